@@ -1,0 +1,331 @@
+"""Attention, FFN, Block, ModelShape and Layout: the values every other part speaks in."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from search_space import counting
+
+
+def _check_size(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{owner}: {name}={value!r}; allowed: integers of 1 or more")
+
+
+def _check_keys(owner: str, values: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise ValueError(f"{owner}: unknown keys {unknown}; allowed: {sorted(allowed)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The attention half of a block.
+
+    Args:
+        kind: "gqa" (softmax attention with `kv_heads` key-value heads), "linear" (one linear
+            map of the normed input, no cache) or "none".
+        kv_heads: Key-value heads; given for "gqa" only.
+
+    Raises:
+        ValueError: The kind is unknown, or `kv_heads` does not go with it.
+
+    Example:
+        >>> Attention("gqa", 3).label
+        'gqa3'
+    """
+
+    kind: str = "gqa"
+    kv_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("gqa", "linear", "none"):
+            raise ValueError(f"attention kind {self.kind!r}; allowed: 'gqa', 'linear', 'none'")
+        if self.kind == "gqa":
+            _check_size("gqa attention", "kv_heads", self.kv_heads)
+        elif self.kv_heads is not None:
+            raise ValueError(f"{self.kind!r} attention has no kv_heads; leave it out")
+
+    @property
+    def label(self) -> str:
+        """The short name: "gqa3", "linear" or "none"."""
+        return f"gqa{self.kv_heads}" if self.kind == "gqa" else self.kind
+
+    @classmethod
+    def from_label(cls, label: str) -> Attention:
+        """Returns the attention that has this label; ValueError if there is none."""
+        match = re.fullmatch(r"gqa(\d+)", label)
+        if match:
+            return cls("gqa", int(match[1]))
+        if label in ("linear", "none"):
+            return cls(label)
+        raise ValueError(f"attention label {label!r}; allowed: 'gqa<kv heads>', 'linear', 'none'")
+
+
+@dataclass(frozen=True, slots=True)
+class FFN:
+    """The feed-forward half of a block.
+
+    Args:
+        kind: "gated" (gate, up and down projections of `width` channels), "linear" or "none".
+        width: Channels; given for "gated" only.
+
+    Raises:
+        ValueError: The kind is unknown, or `width` does not go with it.
+
+    Example:
+        >>> FFN("gated", 768).label
+        'gated768'
+    """
+
+    kind: str = "gated"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("gated", "linear", "none"):
+            raise ValueError(f"FFN kind {self.kind!r}; allowed: 'gated', 'linear', 'none'")
+        if self.kind == "gated":
+            _check_size("gated FFN", "width", self.width)
+        elif self.width is not None:
+            raise ValueError(f"{self.kind!r} FFN has no width; leave it out")
+
+    @property
+    def label(self) -> str:
+        """The short name: "gated768", "linear" or "none"."""
+        return f"gated{self.width}" if self.kind == "gated" else self.kind
+
+    @classmethod
+    def from_label(cls, label: str) -> FFN:
+        """Returns the FFN that has this label; ValueError if there is none."""
+        match = re.fullmatch(r"gated(\d+)", label)
+        if match:
+            return cls("gated", int(match[1]))
+        if label in ("linear", "none"):
+            return cls(label)
+        raise ValueError(f"FFN label {label!r}; allowed: 'gated<width>', 'linear', 'none'")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One attention choice and one FFN choice: the architecture of a decoder layer.
+
+    Example:
+        >>> Block.from_label("gqa1+none").attention
+        Attention(kind='gqa', kv_heads=1)
+    """
+
+    attention: Attention
+    ffn: FFN
+
+    @property
+    def label(self) -> str:
+        """The short name, such as "gqa3+gated768"."""
+        return f"{self.attention.label}+{self.ffn.label}"
+
+    @classmethod
+    def from_label(cls, label: str) -> Block:
+        """Returns the block that has this label; ValueError if there is none."""
+        attention, plus, ffn = label.partition("+")
+        if not plus:
+            raise ValueError(f"block label {label!r}; allowed: '<attention>+<FFN>'")
+        return cls(Attention.from_label(attention), FFN.from_label(ffn))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Block:
+        """Returns the block that `to_dict` wrote; unknown keys are a ValueError."""
+        _check_keys("block", values, ("attention", "ffn"))
+        _check_keys("attention", values["attention"], ("kind", "kv_heads"))
+        _check_keys("ffn", values["ffn"], ("kind", "width"))
+        return cls(Attention(**values["attention"]), FFN(**values["ffn"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """The sizes of a parent that all its layers share.
+
+    Args:
+        layers: Decoder layers.
+        hidden: Width of the residual stream.
+        heads: Query heads.
+        head_dim: Channels per head.
+        kv_heads: Key-value heads; divides `heads`.
+        ffn_width: Channels of the FFN.
+        vocab: Rows of the embedding.
+        tied: Whether the output head is the embedding.
+        attention_bias: Whether q, k, v and o have a bias.
+        mlp_bias: Whether gate, up and down have a bias.
+
+    Raises:
+        ValueError: A size is not a positive integer, or `kv_heads` does not divide `heads`.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    head_dim: int
+    kv_heads: int
+    ffn_width: int
+    vocab: int
+    tied: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "heads", "head_dim", "kv_heads", "ffn_width", "vocab"):
+            _check_size("model shape", name, getattr(self, name))
+        self._check_kv_heads(self.kv_heads)
+
+    @property
+    def parent_block(self) -> Block:
+        """The block every layer of the parent has."""
+        return Block(Attention("gqa", self.kv_heads), FFN("gated", self.ffn_width))
+
+    def _check_kv_heads(self, kv_heads: int) -> None:
+        if self.heads % kv_heads:
+            divisors = [n for n in range(1, self.heads + 1) if self.heads % n == 0]
+            raise ValueError(
+                f"kv_heads={kv_heads} does not divide heads={self.heads}; allowed: {divisors}"
+            )
+
+    def check(self, block: Block) -> None:
+        """Raises ValueError if a layer of this shape cannot hold the block."""
+        kv_heads, width = block.attention.kv_heads, block.ffn.width
+        if kv_heads is not None:
+            self._check_kv_heads(kv_heads)
+            if kv_heads > self.kv_heads:
+                raise ValueError(
+                    f"kv_heads={kv_heads} is more than the parent's {self.kv_heads}; "
+                    f"allowed: divisors of {self.heads} up to {self.kv_heads}"
+                )
+        if width is not None and width > self.ffn_width:
+            raise ValueError(
+                f"FFN width {width} is larger than the parent's {self.ffn_width}; "
+                f"allowed: 1 to {self.ffn_width}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelShape:
+        """Returns the shape that `to_dict` wrote; unknown keys are a ValueError."""
+        _check_keys("model shape", values, tuple(cls.__dataclass_fields__))
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Layout:
+    """One block per layer: the architecture of a child.
+
+    Args:
+        shape: The parent's sizes.
+        blocks: One block per layer.
+
+    Raises:
+        ValueError: The number of blocks is not `shape.layers`, or a block does not fit.
+
+    Example:
+        >>> shape = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2,
+        ...                    ffn_width=16, vocab=32)
+        >>> Layout.parent(shape).replace(0, Block.from_label("none+gated8"))
+        Layout(2 layers, 1,304 parameters: 0 none+gated8 | 1 gqa2+gated16)
+    """
+
+    shape: ModelShape
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if len(self.blocks) != self.shape.layers:
+            raise ValueError(
+                f"{len(self.blocks)} blocks for {self.shape.layers} layers; give one per layer"
+            )
+        for layer, block in enumerate(self.blocks):
+            try:
+                self.shape.check(block)
+            except ValueError as error:
+                raise ValueError(f"layer {layer}: {error}") from None
+
+    @classmethod
+    def parent(cls, shape: ModelShape) -> Layout:
+        """Returns the layout of the unchanged parent."""
+        return cls(shape, (shape.parent_block,) * shape.layers)
+
+    def parameters(self) -> int:
+        """Returns the number of parameters, tied ones counted once."""
+        return counting.parameters(self)
+
+    def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
+        """Returns the bytes one token of one sequence adds to the KV cache."""
+        return counting.kv_bytes_per_token(self, bytes_per_element)
+
+    def diff(self, other: Layout) -> dict[int, tuple[Block, Block]]:
+        """Returns {layer: (own block, the other's)} for the layers that differ."""
+        if self.shape != other.shape:
+            raise ValueError("the two layouts have different shapes; compare within one parent")
+        pairs = enumerate(zip(self.blocks, other.blocks, strict=True))
+        return {layer: pair for layer, pair in pairs if pair[0] != pair[1]}
+
+    def replace(self, layer: int, block: Block) -> Layout:
+        """Returns a copy with another block at one layer."""
+        blocks = list(self.blocks)
+        blocks[layer] = block
+        return Layout(self.shape, tuple(blocks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {"shape": self.shape.to_dict(), "blocks": [b.to_dict() for b in self.blocks]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Layout:
+        """Returns the layout that `to_dict` wrote; unknown keys are a ValueError."""
+        _check_keys("layout", values, ("shape", "blocks"))
+        blocks = tuple(Block.from_dict(block) for block in values["blocks"])
+        return cls(ModelShape.from_dict(values["shape"]), blocks)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the layout as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Layout:
+        """Reads the layout that `save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def _runs(self) -> list[tuple[str, str]]:
+        """Returns (layers, label) for each run of equal layers."""
+        runs, start = [], 0
+        for label, members in groupby(block.label for block in self.blocks):
+            end = start + len(list(members)) - 1
+            runs.append((f"{start}-{end}" if end > start else f"{start}", label))
+            start = end + 1
+        return runs
+
+    def __repr__(self) -> str:
+        runs = " | ".join(f"{layers} {label}" for layers, label in self._runs())
+        return f"Layout({self.shape.layers} layers, {self.parameters():,} parameters: {runs})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(layers)}</td>"
+            + "".join(f"<td>{html.escape(part)}</td>" for part in label.split("+"))
+            + "</tr>"
+            for layers, label in self._runs()
+        )
+        return (
+            f"<table><caption>{self.parameters():,} parameters</caption>"
+            f"<tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table>"
+        )

@@ -1,0 +1,64 @@
+"""Parameters and KV-cache bytes of a shape and a layout.
+
+The conventions are the child's: a sublayer that exists owns its RMSNorm, one that was removed
+owns nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from search_space.blocks import FFN, Attention, Block, Layout, ModelShape
+
+
+def attention_parameters(shape: ModelShape, attention: Attention) -> int:
+    """Returns the parameters of one attention sublayer, its norm included."""
+    if attention.kind == "none":
+        return 0
+    if attention.kind == "linear":
+        return shape.hidden + shape.hidden**2
+    queries = shape.heads * shape.head_dim
+    keys = (attention.kv_heads or 0) * shape.head_dim
+    count = shape.hidden + 2 * shape.hidden * (queries + keys)
+    return count + (queries + 2 * keys + shape.hidden if shape.attention_bias else 0)
+
+
+def ffn_parameters(shape: ModelShape, ffn: FFN) -> int:
+    """Returns the parameters of one FFN sublayer, its norm included."""
+    if ffn.kind == "none":
+        return 0
+    if ffn.kind == "linear":
+        return shape.hidden + shape.hidden**2
+    width = ffn.width or 0
+    count = shape.hidden + 3 * shape.hidden * width
+    return count + (2 * width + shape.hidden if shape.mlp_bias else 0)
+
+
+def block_parameters(shape: ModelShape, block: Block) -> int:
+    """Returns the parameters of one decoder layer."""
+    return attention_parameters(shape, block.attention) + ffn_parameters(shape, block.ffn)
+
+
+def fixed_parameters(shape: ModelShape) -> int:
+    """Returns the parameters no layout changes: embedding, final norm and untied head."""
+    tables = 1 if shape.tied else 2
+    return tables * shape.vocab * shape.hidden + shape.hidden
+
+
+def parameters(layout: Layout) -> int:
+    """Returns the parameters of a layout, a tied head counted once."""
+    body = sum(block_parameters(layout.shape, block) for block in layout.blocks)
+    return body + fixed_parameters(layout.shape)
+
+
+def block_kv_bytes_per_token(shape: ModelShape, block: Block, bytes_per_element: int = 2) -> int:
+    """Returns the bytes one token of one sequence adds to the cache of one layer."""
+    return 2 * (block.attention.kv_heads or 0) * shape.head_dim * bytes_per_element
+
+
+def kv_bytes_per_token(layout: Layout, bytes_per_element: int = 2) -> int:
+    """Returns the bytes one token of one sequence adds to the whole KV cache."""
+    return sum(
+        block_kv_bytes_per_token(layout.shape, block, bytes_per_element) for block in layout.blocks
+    )
