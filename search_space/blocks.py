@@ -241,7 +241,7 @@ class Layout:
         >>> shape = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2,
         ...                    ffn_width=16, vocab=32)
         >>> Layout.parent(shape).replace(0, Block.from_label("none+gated8"))
-        Layout(2 layers, 1,304 parameters: 0 none+gated8 | 1 gqa2+gated16)
+        Layout(2 layers, 1,376 parameters: 0 none+gated8 | 1 gqa2+gated16)
     """
 
     shape: ModelShape

@@ -102,7 +102,7 @@ def test_a_block_that_does_not_fit_is_refused_with_the_layer(label, message):
     ],
 )
 def test_a_malformed_value_is_refused(make):
-    with pytest.raises(ValueError, match="allowed|leave it out|one per layer"):
+    with pytest.raises(ValueError, match=r"allowed|leave it out|one per layer"):
         make()
 
 
