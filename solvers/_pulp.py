@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulp
+from pulp.apis import coin_api
 
 from solvers.errors import SolverError, SolverMissingError
 
-SOLVERS = {"highs": "HiGHS", "cbc": "PULP_CBC_CMD"}
+SOLVERS = ("cbc", "highs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +30,15 @@ class Outcome:
 
 def available_solvers() -> tuple[str, ...]:
     """Returns the names that `solve(solver=...)` accepts on this machine."""
-    found = []
-    for name, attribute in SOLVERS.items():
-        solver = getattr(pulp, attribute, None)
-        if solver is not None and solver(msg=False).available():
-            found.append(name)
-    return tuple(found)
+    return tuple(name for name in SOLVERS if _make(name, {"msg": False}).available())
+
+
+def _make(name: str, options: dict[str, Any]) -> Any:
+    if name == "highs":
+        return pulp.HiGHS(**options)
+    # PuLP 3 carries a CBC binary of its own; PuLP 4 finds one on the PATH or in an extra.
+    bundled = getattr(coin_api, "pulp_cbc_path", None)
+    return pulp.COIN_CMD(path=bundled, **options) if bundled else pulp.COIN_CMD(**options)
 
 
 def make_solver(
@@ -42,9 +46,9 @@ def make_solver(
 ) -> Any:
     """Returns the PuLP solver of this name with its limits set."""
     if name not in SOLVERS:
-        raise ValueError(f"solver {name!r}; allowed: {sorted(SOLVERS)}")
+        raise ValueError(f"solver {name!r}; allowed: {list(SOLVERS)}")
     if name not in available_solvers():
-        fix = {"highs": "pip install highspy", "cbc": 'pip install "pulp<4"'}[name]
+        fix = {"highs": "pip install highspy", "cbc": "pip install pulp[cbc]"}[name]
         raise SolverMissingError(
             f"solver {name!r} is not installed; run: {fix}, or use one of {available_solvers()}"
         )
@@ -52,8 +56,8 @@ def make_solver(
     if threads is not None:
         common["threads"] = threads
     if name == "highs":
-        return pulp.HiGHS(**common, random_seed=seed)
-    return pulp.PULP_CBC_CMD(**common, options=[f"randomSeed {seed + 1}"])
+        return _make(name, {**common, "random_seed": seed})
+    return _make(name, {**common, "options": [f"randomSeed {seed + 1}"]})
 
 
 def read_outcome(problem: Any, returned: Any, *, gap: float) -> Outcome:
@@ -73,7 +77,7 @@ def read_outcome(problem: Any, returned: Any, *, gap: float) -> Outcome:
         )
     if returned == pulp.LpStatusUndefined:
         raise SolverError("the solver gave no status; try another one with solver=")
-    highs = getattr(problem, "solverModel", None)
+    highs: Any = getattr(problem, "solverModel", None)
     info = highs.getInfo() if hasattr(highs, "getInfo") else None
     bound = info.mip_dual_bound if info is not None else None
     feasible = problem.sol_status in (

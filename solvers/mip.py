@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pulp
@@ -63,7 +64,7 @@ def solve(
     return _solution(problem, choices, outcome, time.perf_counter() - start, solver)
 
 
-def _run(problem: ChoiceProblem, backend: object, gap: float) -> tuple[tuple[int, ...], Outcome]:
+def _run(problem: ChoiceProblem, backend: Any, gap: float) -> tuple[tuple[int, ...], Outcome]:
     """Solves the scaled program, tightening it where rounding let a limit slip."""
     margin = 0.0
     for _ in range(4):
@@ -88,7 +89,7 @@ def _run(problem: ChoiceProblem, backend: object, gap: float) -> tuple[tuple[int
     raise SolverError("the solver's choices keep missing a limit by rounding; try another solver")
 
 
-def _program(problem: ChoiceProblem, margin: float) -> tuple[object, list[list[object]], float]:
+def _program(problem: ChoiceProblem, margin: float) -> tuple[Any, list[list[Any]], float]:
     """Builds the program with objective and rows scaled to about one."""
     program = pulp.LpProblem("choice", pulp.LpMinimize)
     variables = [
@@ -112,7 +113,7 @@ def _program(problem: ChoiceProblem, margin: float) -> tuple[object, list[list[o
     return program, variables, scale
 
 
-def _sum(column: Array, variables: Sequence[object]) -> object:
+def _sum(column: Array, variables: Sequence[Any]) -> Any:
     return pulp.lpSum(float(c) * v for c, v in zip(column, variables, strict=True))
 
 
@@ -157,7 +158,7 @@ def _refuse_unreachable(problem: ChoiceProblem) -> None:
         raise InfeasibleError("\n".join(lines))
 
 
-def _explain_conflict(problem: ChoiceProblem, backend: object, gap: float) -> str:
+def _explain_conflict(problem: ChoiceProblem, backend: Any, gap: float) -> str:
     """Returns a minimal set of limits that cannot hold together, found by leaving out one."""
     kept = list(problem.limits)
     for limit in problem.limits:
@@ -165,7 +166,7 @@ def _explain_conflict(problem: ChoiceProblem, backend: object, gap: float) -> st
         if not rest:
             break
         program, _, _ = _program(problem.with_limits(rest), 0.0)
-        outcome = read_outcome(program, program.solve(backend), gap=gap)  # type: ignore[attr-defined]
+        outcome = read_outcome(program, program.solve(backend), gap=gap)
         if not outcome.feasible and not outcome.stopped:
             kept = rest
     limits = " and ".join(str(limit) for limit in kept)

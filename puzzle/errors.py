@@ -1,0 +1,23 @@
+"""The errors that puzzle raises on purpose, under one root."""
+
+__all__ = ["ConstraintError", "DataError", "ParentError", "PuzzleError", "WorkspaceError"]
+
+
+class PuzzleError(Exception):
+    """Root of every error that puzzle raises on purpose."""
+
+
+class ConstraintError(PuzzleError, ValueError):
+    """A constraint, or the scenario it is stated for, is malformed or cannot be applied."""
+
+
+class ParentError(PuzzleError, ValueError):
+    """The parent model cannot be searched: its family is unknown or its weights are not finite."""
+
+
+class DataError(PuzzleError, ValueError):
+    """A data set, or a value that has to be stored, is unusable."""
+
+
+class WorkspaceError(PuzzleError):
+    """The workspace cannot be used: its disk, a lock or a stored artifact is at fault."""

@@ -1,0 +1,120 @@
+"""The serving scenario for which throughput, latency and memory are stated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from puzzle.errors import ConstraintError
+
+__all__ = ["Scenario"]
+
+# Kept as a table of names so that reading a scenario never has to import torch.
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def _require_count(name: str, value: object) -> None:
+    # bool is an int in Python, but Scenario(batch=True) is always a mistake.
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConstraintError(
+            f"Scenario.{name} is {value!r}; it must be a whole number of at least 1: "
+            f"pass e.g. {name}=8."
+        )
+
+
+def _require_dtype(name: str, value: object) -> None:
+    if not isinstance(value, str) or value not in _DTYPE_BYTES:
+        known = ", ".join(_DTYPE_BYTES)
+        raise ConstraintError(f"Scenario.{name} is {value!r}; pass one of these names: {known}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One batch of requests: every prompt is read, then every reply is generated.
+
+    Args:
+        batch: Sequences served together.
+        prompt_tokens: Tokens of each prompt.
+        generated_tokens: Tokens generated for each sequence.
+        weight_dtype: Type of the weights: float32, bfloat16 or float16.
+        cache_dtype: Type of the KV cache; None means the type of the weights.
+
+    Raises:
+        ConstraintError: A count is not a positive int, or a dtype is unknown.
+
+    Example:
+        >>> Scenario(batch=2, prompt_tokens=16, generated_tokens=4).total_tokens
+        40
+    """
+
+    batch: int = 8
+    prompt_tokens: int = 128
+    generated_tokens: int = 128
+    weight_dtype: str = "bfloat16"
+    cache_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "prompt_tokens", "generated_tokens"):
+            _require_count(name, getattr(self, name))
+        _require_dtype("weight_dtype", self.weight_dtype)
+        if self.cache_dtype is not None:
+            _require_dtype("cache_dtype", self.cache_dtype)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one weight."""
+        return _DTYPE_BYTES[self.weight_dtype]
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of one element of the KV cache."""
+        return _DTYPE_BYTES[self.cache_dtype or self.weight_dtype]
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens of one sequence when it is complete: prompt and reply."""
+        return self.prompt_tokens + self.generated_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of the whole batch when it is complete: batch x (prompt + reply)."""
+        return self.batch * self.sequence_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values.
+
+        Returns:
+            A dict that `from_dict` turns back into an equal scenario.
+
+        Example:
+            >>> Scenario(batch=4).to_dict()["batch"]
+            4
+        """
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scenario:
+        """Build a scenario from what `to_dict` returned.
+
+        Args:
+            values: Fields by name; a missing field takes its default.
+
+        Returns:
+            The scenario.
+
+        Raises:
+            ConstraintError: A field is unknown or its value is not allowed.
+
+        Example:
+            >>> Scenario.from_dict({"batch": 4}) == Scenario(batch=4)
+            True
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(str(name) for name in values if name not in known)
+        if unknown:
+            raise ConstraintError(
+                f"Scenario has no field {', '.join(unknown)}; its fields are {', '.join(known)}: "
+                "remove or rename what is not among them."
+            )
+        return cls(**values)
