@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from puzzle.errors import DataError
 from puzzle.workspace import content_hash, hash_tensors
 
