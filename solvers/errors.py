@@ -1,28 +1,41 @@
-"""The errors of the solvers."""
+"""What can go wrong while choosing, one class per thing the caller may want to catch."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from solvers.problem import ChoiceProblem
+
 
 class SolverError(RuntimeError):
-    """Root of the errors raised while solving."""
+    """Root of every error this package raises while solving.
+
+    Malformed problems are refused earlier, with a ``ValueError``, when they are built.
+    """
 
 
 class InfeasibleError(SolverError):
-    """No choice meets all limits.
+    """No choice satisfies every limit; `explanation` says which limits are to blame.
 
-    Attributes:
-        explanation: A few plain lines: which limits cannot hold, alone or together, and what
-            can be reached.
+    Args:
+        problem: The problem that has no solution.
+        explanation: Plain lines, one fact each.
     """
 
-    def __init__(self, explanation: str) -> None:
-        super().__init__(explanation)
+    def __init__(self, problem: ChoiceProblem, explanation: str) -> None:
+        # Both go to args, so that the error survives pickling between processes.
+        super().__init__(problem, explanation)
+        self.problem = problem
         self.explanation = explanation
+
+    def __str__(self) -> str:
+        return f"no choice satisfies every limit\n{self.explanation}"
 
 
 class NoSolutionError(SolverError):
-    """The time limit passed before any choice that meets all limits was found."""
+    """The solver stopped with neither a usable choice nor a proof that there is none."""
 
 
 class SolverMissingError(SolverError):
-    """The solver asked for is not installed; the message says how to get it."""
+    """The solver asked for is not installed; the message holds the command that installs it."""

@@ -1,0 +1,155 @@
+"""build_library(): one forward sweep over the parent, one artifact per layer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from puzzle.data import Windows
+from puzzle.library.fit import RIDGES
+from puzzle.library.layer import BATCH, HELD_OUT, LayerFit
+from puzzle.parents import Parent
+from puzzle.workspace import Artifact, Workspace, save_tensors
+from search_space import Block, Layout, SearchSpace
+
+logger = logging.getLogger(__name__)
+TENSORS, ERRORS = "variants.safetensors", "errors.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Library:
+    """The variants of every layer, on disk.
+
+    Args:
+        parent: The parent they replace parts of.
+        layers: One artifact per layer.
+    """
+
+    parent: Parent
+    layers: tuple[Artifact, ...]
+
+    def errors(self, layer: int) -> dict[str, float]:
+        """Returns the held-out local error of each block of a layer.
+
+        The error is the power of what the block misses, as a share of the power of the parent
+        layer's update of the residual stream: 0 for the parent, 1 for no layer at all.
+        """
+        return dict(self.layers[layer].load_json(ERRORS))
+
+    def block_tensors(
+        self, layer: int, block: Block, own: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Returns the weights of one block under their names within the layer.
+
+        A variant stores only what differs from the parent; the rest is read from the parent.
+
+        Args:
+            layer: The layer.
+            block: The block.
+            own: The parent's tensors of the layer, if at hand.
+        """
+        own = self.parent.layer_tensors(layer) if own is None else own
+        if block == self.parent.shape.parent_block:
+            return own
+        stored = self.layers[layer].load_tensors(TENSORS)
+        return {**_attention(own, stored, block), **_ffn(own, stored, block)}
+
+    def child_tensors(self, layout: Layout) -> dict[str, torch.Tensor]:
+        """Returns the whole state dict of a layout's child."""
+        family = self.parent.family
+        found = {}
+        for layer, block in enumerate(layout.blocks):
+            prefix = family.layer_prefix.format(layer)
+            for name, tensor in self.block_tensors(layer, block).items():
+                found[prefix + name] = tensor
+        outer = [family.embedding, family.norm, *([] if layout.shape.tied else [family.head])]
+        found.update({name: self.parent.tensors[name].to(self.parent.dtype) for name in outer})
+        return found
+
+
+def _below(stored: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+
+
+def _attention(
+    own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], block: Block
+) -> dict[str, torch.Tensor]:
+    if block.attention.kind == "none":
+        return {}
+    norm = {k: v for k, v in own.items() if k.startswith("input_layernorm")}
+    changed = _below(stored, f"attention/{block.attention.label}/")
+    if block.attention.kind == "linear":
+        return {**norm, **changed}
+    return {**norm, **{k: v for k, v in own.items() if k.startswith("self_attn")}, **changed}
+
+
+def _ffn(
+    own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], block: Block
+) -> dict[str, torch.Tensor]:
+    if block.ffn.kind == "none":
+        return {}
+    norm = {k: v for k, v in own.items() if k.startswith("post_attention_layernorm")}
+    changed = _below(stored, f"ffn/{block.attention.label}/{block.ffn.label}/")
+    if block.ffn.kind == "linear":
+        return {**norm, **changed}
+    kept = changed.pop("channels").long()
+    rows = {k: v[kept] for k, v in own.items() if k.startswith(("mlp.gate_proj", "mlp.up_proj"))}
+    bias = {k: v for k, v in own.items() if k == "mlp.down_proj.bias"}
+    return {**norm, **rows, **bias, **changed}
+
+
+@torch.no_grad()
+def build_library(
+    parent: Parent, space: SearchSpace, windows: Windows, *, workspace: Workspace
+) -> Library:
+    """Returns the library of a space, built in one sweep over the parent's layers.
+
+    Finished layers are found by the hash of all they depend on and not built again. Memory
+    holds one layer and the activations of one layer boundary, whatever the depth.
+
+    Args:
+        parent: The parent.
+        space: The alternatives of each layer.
+        windows: The text; only its fit part is used.
+        workspace: Where the layers are stored.
+    """
+    artifacts = [
+        workspace.artifact("library-layer", _spec(parent, space, windows, layer))
+        for layer in range(parent.shape.layers)
+    ]
+    if not all(artifact.exists() for artifact in artifacts):
+        x_BLD = parent.embed(windows.fit)
+        for index in tqdm(range(parent.shape.layers), desc="library", unit="layer"):
+            layer = parent.layer(index)
+            if not artifacts[index].exists():
+                job = LayerFit(parent, index, layer, x_BLD)
+                _write(job, space, workspace, artifacts[index])
+            x_BLD = torch.cat([parent.run(layer, x) for x in x_BLD.split(BATCH)])
+    return Library(parent=parent, layers=tuple(artifacts))
+
+
+def _spec(parent: Parent, space: SearchSpace, windows: Windows, layer: int) -> dict[str, Any]:
+    return {
+        "parent": parent.identity,
+        "layer": layer,
+        "attentions": [a.label for a in space.attentions[layer]],
+        "ffns": [f.label for f in space.ffns[layer]],
+        "fit": windows.hash("fit"),
+        "ridges": list(RIDGES),
+        "held_out": HELD_OUT,
+    }
+
+
+def _write(job: LayerFit, space: SearchSpace, workspace: Workspace, artifact: Artifact) -> None:
+    def build(directory: Path) -> None:
+        job.build(space.attentions[job.index], space.ffns[job.index])
+        save_tensors(directory / TENSORS, job.tensors)
+        (directory / ERRORS).write_text(json.dumps(job.errors, indent=1), encoding="utf-8")
+
+    artifact.write(build)
