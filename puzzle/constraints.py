@@ -11,18 +11,11 @@ from decimal import Context, Decimal, DecimalException
 from typing import Literal
 
 from puzzle.errors import ConstraintError
-from puzzle.scenario import Scenario
+from puzzle.scenario import Scenario, rate, require_total
 from solvers import Limit
 
-__all__ = [
-    "Constraint",
-    "describe_infeasible",
-    "parse_constraint",
-    "parse_constraints",
-    "rate",
-    "to_limit",
-    "to_limits",
-]
+__all__ = ["Constraint", "describe_infeasible", "parse_constraint", "parse_constraints"]
+__all__ += ["rate", "to_limit", "to_limits"]
 
 Relation = Literal[">=", "<="]
 
@@ -46,18 +39,22 @@ class _Resource:
     bare: bool
 
 
+def _speed(additive: str) -> _Resource:
+    return _Resource(additive=additive, relation=">=", units=_RATE_UNITS, bare=True)
+
+
+def _amount(additive: str, units: Mapping[str, str]) -> _Resource:
+    return _Resource(additive=additive, relation="<=", units=units, bare=units is _COUNT_UNITS)
+
+
 _RESOURCES: dict[str, _Resource] = {
-    "throughput": _Resource(additive="seconds", relation=">=", units=_RATE_UNITS, bare=True),
-    "decode_throughput": _Resource(
-        additive="decode_seconds", relation=">=", units=_RATE_UNITS, bare=True
-    ),
-    "prefill_throughput": _Resource(
-        additive="prefill_seconds", relation=">=", units=_RATE_UNITS, bare=True
-    ),
-    "latency": _Resource(additive="seconds", relation="<=", units=_TIME_UNITS, bare=False),
-    "memory": _Resource(additive="memory", relation="<=", units=_BYTE_UNITS, bare=False),
-    "kv_cache": _Resource(additive="kv_cache", relation="<=", units=_BYTE_UNITS, bare=False),
-    "parameters": _Resource(additive="parameters", relation="<=", units=_COUNT_UNITS, bare=True),
+    "throughput": _speed("seconds"),
+    "decode_throughput": _speed("decode_seconds"),
+    "prefill_throughput": _speed("prefill_seconds"),
+    "latency": _amount("seconds", _TIME_UNITS),
+    "memory": _amount("memory", _BYTE_UNITS),
+    "kv_cache": _amount("kv_cache", _BYTE_UNITS),
+    "parameters": _amount("parameters", _COUNT_UNITS),
 }
 
 _AT_LEAST: dict[str, Relation] = dict.fromkeys((">=", ">", "≥"), ">=")
@@ -158,7 +155,7 @@ def _exact_amount(resource: str, value: float) -> str:
         number = _number(value / float(factor))
         # Counts are written "111.5M"; all other units stand apart from their number.
         text = f"{number}{unit}" if known.units is _COUNT_UNITS else f"{number} {unit}"
-        if len(text) < len(best) and _scaled(number, factor) == value:
+        if factor != "1" and len(text) < len(best) and _scaled(number, factor) == value:
             best = text
     return best
 
@@ -260,25 +257,6 @@ def parse_constraints(
     return tuple(found.values())
 
 
-def _positive(totals: Mapping[str, float], name: str, whose: str) -> float:
-    value = totals.get(name)
-    if value is None:
-        raise ConstraintError(
-            f"{whose} lack {name!r} (given: {', '.join(sorted(totals)) or 'nothing'}); measure it."
-        )
-    if not (math.isfinite(value) and value > 0):
-        raise ConstraintError(
-            f"{whose} say {name} = {value!r}; only finite values above zero are allowed: "
-            "measure it again."
-        )
-    return float(value)
-
-
-def _tokens(resource: str, scenario: Scenario) -> int:
-    prefill = resource == "prefill_throughput"
-    return scenario.batch * (scenario.prompt_tokens if prefill else scenario.generated_tokens)
-
-
 def to_limit(constraint: Constraint, *, parent: Mapping[str, float], scenario: Scenario) -> Limit:
     """Convert a constraint to the limit on an additive resource that means the same.
 
@@ -302,10 +280,12 @@ def to_limit(constraint: Constraint, *, parent: Mapping[str, float], scenario: S
     known = _RESOURCES[constraint.resource]
     value = constraint.value
     if constraint.relative:
-        base = _positive(parent, known.additive, "The parent's totals")
+        base = require_total(parent, known.additive, "The parent's totals")
         bound = base / value if known.relation == ">=" else base * value
     elif known.relation == ">=":
-        bound = _tokens(constraint.resource, scenario) / value
+        prefill = known.additive == "prefill_seconds"
+        tokens = scenario.prompt_tokens if prefill else scenario.generated_tokens
+        bound = scenario.batch * tokens / value
     else:
         bound = value
     if not math.isfinite(bound):
@@ -347,35 +327,6 @@ def to_limits(
     return tuple(tightest.values())
 
 
-def rate(resource_totals: Mapping[str, float], scenario: Scenario) -> dict[str, float]:
-    """Turn a model's seconds into the rates that constraints speak of.
-
-    Args:
-        resource_totals: prefill_seconds and decode_seconds; seconds, where absent, is their sum.
-        scenario: What the seconds are for.
-
-    Returns:
-        throughput, decode_throughput, prefill_throughput in tokens/s, and latency in seconds.
-
-    Raises:
-        ConstraintError: A total is missing, or not finite and positive.
-
-    Example:
-        >>> rate({"prefill_seconds": 1.0, "decode_seconds": 3.0}, Scenario(batch=2))["throughput"]
-        64.0
-    """
-    prefill = _positive(resource_totals, "prefill_seconds", "The totals")
-    decode = _positive(resource_totals, "decode_seconds", "The totals")
-    given = "seconds" in resource_totals
-    seconds = _positive(resource_totals, "seconds", "The totals") if given else prefill + decode
-    return {
-        "throughput": _tokens("throughput", scenario) / seconds,
-        "decode_throughput": _tokens("decode_throughput", scenario) / decode,
-        "prefill_throughput": _tokens("prefill_throughput", scenario) / prefill,
-        "latency": seconds,
-    }
-
-
 def _rounded(value: float, relation: Relation) -> str:
     # Three digits, rounded away from the bound: "3.42x is needed, 3.42x is reached" helps nobody.
     exponent = math.floor(math.log10(value)) - 2
@@ -396,7 +347,8 @@ def _readable(resource: str, value: float, relation: Relation) -> str:
         units = {"tokens/s": "1"}
     fitting = {name: float(f) for name, f in units.items() if float(f) <= value}
     name = max(fitting, key=fitting.__getitem__, default=min(units, key=lambda u: float(units[u])))
-    number = _rounded(value / float(units[name]), relation)
+    scaled = value / float(units[name])
+    number = _rounded(scaled, relation) if scaled > 0 else "0"  # the tiniest floats underflow
     return f"{number}{name}" if name in ("", "K", "M") else f"{number} {name}"
 
 
@@ -424,10 +376,9 @@ def describe_infeasible(
     if not (math.isfinite(most_reachable) and most_reachable > 0):
         return f"{constraint} cannot be reached: no value of {resource} can be reached at all"
     absolute = _readable(resource, most_reachable, relation)
-    base = parent.get(resource, parent.get("seconds") if resource == "latency" else None)
-    multiple = ""
-    if base is not None and math.isfinite(base) and base > 0:
-        multiple = f"{_rounded(most_reachable / base, relation)}x"
+    base = parent.get(resource, parent.get("seconds", 0.0) if resource == "latency" else 0.0)
+    ratio = most_reachable / base if base > 0 else 0.0
+    multiple = f"{_rounded(ratio, relation)}x" if 0 < ratio < math.inf else ""
     first, second = (multiple, absolute) if constraint.relative else (absolute, multiple)
     figures = f"{first} ({second})" if first and second else absolute
     word = "most" if relation == ">=" else "least"

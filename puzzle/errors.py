@@ -1,6 +1,7 @@
 """The errors that puzzle raises on purpose, under one root."""
 
-__all__ = ["ConstraintError", "DataError", "ParentError", "PuzzleError", "WorkspaceError"]
+__all__ = ["ConstraintError", "DamagedArtifactError", "DataError", "ParentError", "PuzzleError"]
+__all__ += ["WorkspaceError"]
 
 
 class PuzzleError(Exception):
@@ -21,3 +22,7 @@ class DataError(PuzzleError, ValueError):
 
 class WorkspaceError(PuzzleError):
     """The workspace cannot be used: its disk, a lock or a stored artifact is at fault."""
+
+
+class DamagedArtifactError(WorkspaceError):
+    """A stored artifact is not what was written: a file is missing, cut short or altered."""

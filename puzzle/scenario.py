@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from puzzle.errors import ConstraintError
 
-__all__ = ["Scenario"]
+__all__ = ["Scenario", "rate", "require_total"]
 
 # Kept as a table of names so that reading a scenario never has to import torch.
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -118,3 +119,64 @@ class Scenario:
                 "remove or rename what is not among them."
             )
         return cls(**values)
+
+
+def require_total(totals: Mapping[str, float], name: str, whose: str) -> float:
+    """Return one of a model's totals once it is known to be finite and above zero.
+
+    Args:
+        totals: Totals by resource.
+        name: The resource.
+        whose: How a message names the totals, e.g. "The parent's totals".
+
+    Returns:
+        The total.
+
+    Raises:
+        ConstraintError: The total is missing, or not finite and positive.
+
+    Example:
+        >>> require_total({"seconds": 2}, "seconds", "The totals")
+        2.0
+    """
+    value = totals.get(name)
+    if value is None:
+        raise ConstraintError(
+            f"{whose} lack {name!r} (given: {', '.join(sorted(totals)) or 'nothing'}); measure it."
+        )
+    if not (math.isfinite(value) and value > 0):
+        raise ConstraintError(
+            f"{whose} say {name} = {value!r}; only finite values above zero are allowed: "
+            "measure it again."
+        )
+    return float(value)
+
+
+def rate(resource_totals: Mapping[str, float], scenario: Scenario) -> dict[str, float]:
+    """Turn a model's seconds into the rates that constraints speak of.
+
+    Args:
+        resource_totals: prefill_seconds and decode_seconds; seconds, where absent, is their sum.
+        scenario: What the seconds are for.
+
+    Returns:
+        throughput, decode_throughput, prefill_throughput in tokens/s, and latency in seconds.
+
+    Raises:
+        ConstraintError: A total is missing, or not finite and positive.
+
+    Example:
+        >>> rate({"prefill_seconds": 1.0, "decode_seconds": 3.0}, Scenario(batch=2))["throughput"]
+        64.0
+    """
+    prefill = require_total(resource_totals, "prefill_seconds", "The totals")
+    decode = require_total(resource_totals, "decode_seconds", "The totals")
+    given = "seconds" in resource_totals
+    seconds = require_total(resource_totals, "seconds", "The totals") if given else prefill + decode
+    generated = scenario.batch * scenario.generated_tokens
+    return {
+        "throughput": generated / seconds,
+        "decode_throughput": generated / decode,
+        "prefill_throughput": scenario.batch * scenario.prompt_tokens / prefill,
+        "latency": seconds,
+    }

@@ -8,7 +8,11 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
+import socket
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata as packages
@@ -16,22 +20,15 @@ from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
 
-from puzzle.errors import DataError, WorkspaceError
+from filelock import FileLock
+
+from puzzle.errors import DamagedArtifactError, DataError, WorkspaceError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
     from torch import Tensor
 
-__all__ = [
-    "Artifact",
-    "DamagedArtifactError",
-    "Workspace",
-    "content_hash",
-    "free_bytes",
-    "hash_file",
-    "hash_tensors",
-    "require_free",
-    "save_tensors",
-]
+__all__ = ["Artifact", "DamagedArtifactError", "Workspace", "content_hash", "free_bytes"]
+__all__ += ["hash_file", "hash_tensors", "require_free", "save_tensors"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +44,6 @@ _DISK_ERRORS = {
 }
 
 
-class DamagedArtifactError(WorkspaceError):
-    """A stored artifact is not what was written: a file is missing, cut short or altered."""
-
-
 def _canonical(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return _canonical(value.to_dict())
@@ -63,8 +56,8 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_canonical(item) for item in value]
     raise DataError(
-        f"{value!r} ({type(value).__name__}) cannot be stored as JSON; allowed are None, bool, int, "
-        "finite float, str, lists, dicts with str keys and objects with to_dict(): convert it."
+        f"{value!r} ({type(value).__name__}) cannot be stored as JSON; allowed are None, bool, "
+        "int, finite float, str, lists, dicts with str keys and objects with to_dict(): convert it."
     )
 
 
@@ -130,7 +123,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
         digest.update(f"{len(header)}:{header}".encode())
         # numpy has no bfloat16, so every dtype is seen as bytes; a scalar has to be 1-d for that.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -221,7 +214,7 @@ def _disk_errors(path: Path, root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str) else path
-        # A builder may also fail to read, say, the parent's file; that is not the workspace's fault.
+        # A builder may also fail to read, say, the parent's file: not the workspace's fault.
         if error.errno not in _DISK_ERRORS or not where.absolute().is_relative_to(root):
             raise
         raise WorkspaceError(f"Cannot write {where}: {_DISK_ERRORS[error.errno]}.") from error
@@ -241,12 +234,9 @@ def _fsync(path: Path) -> None:
 
 def _versions() -> dict[str, str]:
     found = {"python": python_version()}
-    for label, name in [
-        ("puzzle", "puzzle-nas"),
-        *((n, n) for n in ("torch", "transformers", "numpy")),
-    ]:
+    for label in ("puzzle", "torch", "transformers", "numpy"):
         try:
-            found[label] = packages.version(name)
+            found[label] = packages.version("puzzle-nas" if label == "puzzle" else label)
         except packages.PackageNotFoundError:
             found[label] = "not installed"
     return found
@@ -509,7 +499,7 @@ class Workspace:
         """
         deleted = []
         for path in sorted((self.root / "tmp").iterdir()):
-            pid, _, host = (path.name.split("-", 2) + ["", ""])[:3]
+            pid, _, host = [*path.name.split("-", 2), "", ""][:3]
             if pid.isdigit() and host == socket.gethostname() and not _alive(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
                 deleted.append(path)
@@ -521,6 +511,6 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # another user's process, so it lives
         return True
     return True
