@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from puzzle.child import assemble
 from puzzle.constraints import Constraint, parse_constraints, to_limits
 from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
@@ -79,7 +81,9 @@ def search(
     own = Layout.parent(model.shape)
     require_free(workspace.root, 2 * own.parameters() * scenario.weight_bytes)
 
-    costs = cost_model or MeasuredCosts.measure(model, space, scenario, workspace=workspace)
+    costs: CostModel = cost_model or MeasuredCosts.measure(
+        model, space, scenario, workspace=workspace
+    )
     parent_cost = layout_cost(costs, own, scenario)
     limits = to_limits(asked, parent=parent_cost, scenario=scenario)
     _refuse_unreachable(_problem(space, costs, scenario, None, limits), parent_cost, scenario)
@@ -126,7 +130,13 @@ def _problem(
                 column.append(cost[name])
     fixed = costs.fixed_cost(space.shape, scenario)
     offsets = {name: fixed[name] for name in RESOURCES}
-    return ChoiceProblem(tuple(groups), score, resources, limits, offsets)  # type: ignore[arg-type]
+    return ChoiceProblem(
+        tuple(groups),
+        np.array(score),
+        {name: np.array(column) for name, column in resources.items()},
+        offsets=offsets,
+        limits=limits,
+    )
 
 
 def _refuse_unreachable(
@@ -135,7 +145,7 @@ def _refuse_unreachable(
     """Raises InfeasibleError, in the user's units, before any long work."""
     lines = []
     for limit in problem.limits:
-        least = problem.reach(limit.resource)[0]
+        least = problem.bounds(limit.resource)[0]
         if limit.at_most is None or least <= limit.at_most:
             continue
         share = parent[limit.resource] / least
@@ -149,7 +159,7 @@ def _refuse_unreachable(
             line += f", which is {share:.2f}x the parent's speed ({tokens / least:.1f} tokens/s)"
         lines.append(line)
     if lines:
-        raise InfeasibleError("\n".join(lines))
+        raise InfeasibleError(problem, "\n".join(lines))
 
 
 def _measure(

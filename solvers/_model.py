@@ -53,13 +53,13 @@ def scale_problem(
     cost, base = _from_group_minimum(problem, problem.score)
     if not shift_score:
         cost, base = problem.score, 0.0
-    scale = float(np.abs(cost).max()) or 1.0
+    scale = _power_of_two(cost)
     rows = []
     for side in one_sided(problem):
         coefficients, upper = _row(problem, side)
-        size = float(np.abs(coefficients).max())
         # A resource that no choice changes is checked before solving; as a row it is empty.
-        if size > 0.0:
+        if np.any(coefficients):
+            size = _power_of_two(coefficients)
             upper -= margins.get(side.text, 0.0)
             rows.append((coefficients / size, upper / size))
     return ScaledModel(
@@ -80,9 +80,16 @@ def _row(problem: ChoiceProblem, side: Limit) -> tuple[FloatArray, float]:
         assert side.at_least is not None
         sign, bound = -1.0, -side.at_least
     coefficients, constant = _from_group_minimum(problem, sign * values)
-    # Room for rounding, so that a limit that equals a choice's own total admits that choice.
-    room = problem.rounding(side.resource)
+    # A tenth of what the check afterwards allows, so that a choice exactly on the limit is not
+    # lost to rounding: CBC gets its numbers as 12 digits of text, and is strict about them.
+    room = 0.1 * problem.tolerance(side.resource)
     return coefficients, math.fsum([bound, -sign * offset, -constant, room])
+
+
+def _power_of_two(values: FloatArray) -> float:
+    """Find the power of two just above the largest size; dividing by it rounds nothing."""
+    largest = float(np.abs(values).max())
+    return math.ldexp(1.0, math.frexp(largest)[1]) if largest > 0.0 else 1.0
 
 
 def _from_group_minimum(problem: ChoiceProblem, values: FloatArray) -> tuple[FloatArray, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -19,11 +20,14 @@ _LOGGER = logging.getLogger(__name__)
 
 _INSTALL = {"highs": "pip install highspy", "cbc": "pip install 'pulp[cbc]'"}
 
+# PuLP 3's codes for prob.status (the first) and prob.sol_status; PuLP 4 has no such names.
+_INFEASIBLE_3, _OPTIMAL_3, _STOPPED_3 = -1, 1, 2
+
 # Ten times inside the tolerance that a solution is checked against afterwards.
 _FEASIBILITY = 1e-10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How to run a solver."""
 
@@ -141,12 +145,13 @@ def read_outcome(prob: Any, returned: Any) -> Outcome:
             ending = Ending.NOTHING
         else:
             ending = Ending.OPTIMAL if name == "Optimal" else Ending.STOPPED
-        return Outcome(ending=ending, bound=_finite(returned.best_bound) or _highs_bound(prob))
-    if prob.status == pulp.LpStatusInfeasible:
+        bound = _finite(returned.best_bound)
+        return Outcome(ending=ending, bound=_highs_bound(prob) if bound is None else bound)
+    if prob.status == _INFEASIBLE_3:
         ending = Ending.INFEASIBLE
-    elif prob.sol_status == pulp.LpSolutionOptimal:
+    elif prob.sol_status == _OPTIMAL_3:
         ending = Ending.OPTIMAL
-    elif prob.sol_status == pulp.LpSolutionIntegerFeasible:
+    elif prob.sol_status == _STOPPED_3:
         ending = Ending.STOPPED
     else:
         ending = Ending.NOTHING
@@ -155,7 +160,7 @@ def read_outcome(prob: Any, returned: Any) -> Outcome:
 
 def _highs_bound(prob: Any) -> float | None:
     """Read the proved bound from HiGHS itself; PuLP 3 does not pass it on."""
-    highs = getattr(prob, "solverModel", None)
+    highs: Any = getattr(prob, "solverModel", None)
     return _finite(highs.getInfo().mip_dual_bound) if hasattr(highs, "getInfo") else None
 
 
@@ -205,8 +210,11 @@ def _backend(settings: Settings) -> Any:
         "threads": settings.threads,
     }
     if settings.solver == "highs":
+        _silence_highs_banner()
         _reset_highs_threads(settings.threads)
         own: dict[str, Any] = {
+            # PuLP 4 silences only the console with msg=False.
+            "output_flag": False,
             "random_seed": settings.seed,
             "mip_feasibility_tolerance": _FEASIBILITY,
             "primal_feasibility_tolerance": _FEASIBILITY,
@@ -222,6 +230,22 @@ def _backend(settings: Settings) -> Any:
     }
     flags = [f"{name} {value}" for name, value in (own | dict(settings.options)).items()]
     return pulp.COIN_CMD(**common, path=_cbc_path(), options=flags)
+
+
+@functools.cache
+def _silence_highs_banner() -> None:
+    """Keep standard output clean: the first ``highspy.Highs()`` of a process prints a banner.
+
+    HiGHS prints it once, and counts it as printed when the console is off. Its constructor in
+    Python already prints, so the console is turned off on the C++ class that it extends.
+    """
+    import highspy
+
+    core: Any = highspy.Highs.__base__
+    if hasattr(core, "setOptionValue"):
+        quiet = core()
+        quiet.setOptionValue("log_to_console", False)
+        quiet.run()
 
 
 def _reset_highs_threads(threads: int | None) -> None:

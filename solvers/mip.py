@@ -34,7 +34,6 @@ def solve(
 ) -> Solution:
     """Find the choice of least total score within every limit.
 
-    The objective and the totals are recomputed from the problem, never taken from the solver.
     The same problem, solver and seed give the same choice, unless the time limit cuts in.
 
     Args:
@@ -57,38 +56,20 @@ def solve(
 
     Example:
         >>> from solvers import ChoiceProblem, Limit, solve
-        >>> problem = ChoiceProblem(
-        ...     groups=(("big", "small"),) * 2,
-        ...     score=[0.0, 0.3, 0.0, 0.1],
-        ...     resources={"memory": [4, 1, 4, 1]},
-        ...     limits=(Limit("memory", at_most=5),),
-        ... )
-        >>> solve(problem).labels
+        >>> two_layers = (("big", "small"),) * 2
+        >>> problem = ChoiceProblem(two_layers, [0.0, 0.3, 0.0, 0.1], {"memory": [4, 1, 4, 1]})
+        >>> solve(problem.with_limits([Limit("memory", at_most=5)])).labels
         ('big', 'small')
     """
     _check_arguments(time_limit, gap, threads, seed)
     require_solver(solver)
-    settings = Settings(
-        solver=solver,
-        time_limit=time_limit,
-        gap=gap,
-        threads=threads,
-        seed=seed,
-        options=dict(options or {}),
-    )
+    settings = Settings(solver, time_limit, gap, threads, seed, dict(options or {}))
     started = time.perf_counter()
     found = search(problem, settings)
     if found is None:
         raise InfeasibleError(problem, explain(problem, settings))
     solution = _solution(problem, found, time.perf_counter() - started, solver)
-    _LOGGER.info(
-        "%s: %s, objective %.6g, gap %.3g, %.2f s",
-        solver,
-        solution.status.value,
-        solution.objective,
-        solution.gap,
-        solution.seconds,
-    )
+    _LOGGER.info("%s: %s, objective %.6g", solver, solution.status, solution.objective)
     return solution
 
 

@@ -8,7 +8,7 @@ import enum
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class Limit:
         return min(above, below)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class ChoiceProblem:
     """Pick exactly one option in each group, within limits, for the least total score.
 
@@ -130,6 +130,7 @@ class ChoiceProblem:
     groups: tuple[tuple[str, ...], ...]
     score: FloatArray
     resources: Mapping[str, FloatArray] = field(default_factory=dict)
+    _: KW_ONLY
     offsets: Mapping[str, float] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
 
@@ -230,18 +231,6 @@ class ChoiceProblem:
         greatest = np.maximum.reduceat(values, self.starts)
         return math.fsum([*least, offset]), math.fsum([*greatest, offset])
 
-    def rounding(self, resource: str) -> float:
-        """Bound the float error of a total of a resource.
-
-        Args:
-            resource: Name of the resource.
-
-        Returns:
-            An absolute amount, a tiny share of the terms added up.
-        """
-        largest = np.maximum.reduceat(np.abs(self.resources[resource]), self.starts)
-        return _ROUNDING * (abs(self.offsets.get(resource, 0.0)) + float(largest.sum()))
-
     def tolerance(self, resource: str) -> float:
         """Say by how much a total may miss a limit and still count as within it.
 
@@ -252,7 +241,9 @@ class ChoiceProblem:
             An absolute amount, about 1e-9 of what the choices can change.
         """
         least, greatest = self.bounds(resource)
-        return _SPAN_TOLERANCE * (greatest - least) + self.rounding(resource)
+        largest = np.maximum.reduceat(np.abs(self.resources[resource]), self.starts)
+        terms = abs(self.offsets.get(resource, 0.0)) + float(largest.sum())
+        return _SPAN_TOLERANCE * (greatest - least) + _ROUNDING * terms
 
     def _checked_values(self, what: str, values: npt.ArrayLike) -> FloatArray:
         array = np.array(values, dtype=np.float64)

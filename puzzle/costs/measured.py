@@ -41,7 +41,7 @@ class MeasuredCosts:
         spread: For each of those, the interquartile range as a share of the median.
     """
 
-    resources = RESOURCES
+    resources: tuple[str, ...] = RESOURCES
 
     def __init__(
         self,
@@ -57,10 +57,11 @@ class MeasuredCosts:
     ) -> MeasuredCosts:
         """Times every sublayer of a space on this device, or reads what was timed before."""
         blocks = _sublayers(space)
+        config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {
             "device": device_record(),
             "scenario": scenario.to_dict(),
-            "config": config_from_layout(parent.config, Layout.parent(parent.shape)).to_dict(),
+            "config": config.to_json_string(),
             "sublayers": sorted(blocks),
             "rounds": ROUNDS,
         }

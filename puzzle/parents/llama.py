@@ -21,7 +21,7 @@ from search_space import ModelShape
 class Llama:
     """Llama and the models that share its architecture and config."""
 
-    model_types = ("llama",)
+    model_types: tuple[str, ...] = ("llama",)
     layer_prefix = "model.layers.{}."
     embedding = "model.embed_tokens.weight"
     norm = "model.norm.weight"
