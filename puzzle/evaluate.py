@@ -53,7 +53,8 @@ def speed(models: dict[str, Any], scenario: Scenario, *, rounds: int = 5) -> dic
         `weights` and its `kv_cache` took.
     """
     size = (scenario.batch, scenario.prompt_tokens)
-    prompt = torch.randint(0, 1000, size, generator=torch.Generator().manual_seed(0))
+    vocab = min(model.config.vocab_size for model in models.values())
+    prompt = torch.randint(0, vocab, size, generator=torch.Generator().manual_seed(0))
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     caches: dict[str, int] = {}
     for turn in tqdm(range(rounds + 1), desc="speed", unit="round"):

@@ -21,7 +21,9 @@ def kv_head_choices(heads: int, kv_heads: int, fewer: int) -> list[list[tuple[in
         for new in range(fewer)
     ]
     depth = max(map(len, used))
-    single = [[(old[min(way, len(old) - 1)],) for old in used] for way in range(depth)]
+    single: list[list[tuple[int, ...]]] = [
+        [(old[min(way, len(old) - 1)],) for old in used] for way in range(depth)
+    ]
     return [*single, [tuple(old) for old in used]]
 
 
