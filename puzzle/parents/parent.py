@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,10 @@ class Parent:
     ) -> None:
         self.family: Family = family_of(config)
         self.shape: ModelShape = self.family.shape(config)
-        self.config, self.tensors, self.tokenizer = config, tensors, tokenizer
+        # Layers run without a mask: sdpa is then causal, where eager attention would see ahead.
+        self.config = copy.deepcopy(config)
+        self.config._attn_implementation = "sdpa"
+        self.tensors, self.tokenizer = tensors, tokenizer
         self.dtype = dtype
         self.identity = content_hash({"weights": identity, "dtype": str(dtype)})
         refuse_non_finite(tensors)
