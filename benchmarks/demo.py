@@ -1,0 +1,63 @@
+"""The README's figures: the demo search, then predicted against measured speed, several times.
+
+Run it with `python benchmarks/demo.py --out puzzle-run`; a finished search is not repeated. It
+prints one JSON object with the device, versions, the result and the spread over repetitions.
+"""
+
+import argparse
+import json
+import statistics
+
+import transformers
+
+import puzzle
+from puzzle.child import assemble
+from puzzle.costs import device_record
+from puzzle.demo import demo_model, demo_text
+from puzzle.evaluate import speed
+from search_space import Layout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default="puzzle-run")
+    parser.add_argument("--constraint", default="throughput >= 1.25x")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    result = puzzle.search(
+        demo_model(),
+        demo_text(),
+        constraints=[options.constraint],
+        out=options.out,
+        seed=options.seed,
+    )
+    parent = result.library.parent
+    own = Layout.parent(parent.shape)
+    models = {
+        "parent": assemble(
+            parent.config, own, result.library.child_tensors(own), dtype=parent.dtype
+        ),
+        "child": result.child(),
+    }
+    gains = []
+    for _ in range(options.repeats):
+        found = speed(models, result.scenario)
+        gains.append(found["parent"]["seconds"] / found["child"]["seconds"])
+    report = {
+        "device": device_record(),
+        "versions": {"puzzle": puzzle.__version__, "transformers": transformers.__version__},
+        "seed": options.seed,
+        "predicted_gain": result.speedup()["predicted"]["throughput"],
+        "measured_gain": {
+            "median": statistics.median(gains),
+            "least": min(gains),
+            "most": max(gains),
+        },
+        "result": result.to_dict(),
+    }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
