@@ -19,6 +19,7 @@ from search_space import Layout
 
 
 def main() -> None:
+    """Runs the search and the repetitions, and prints the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="puzzle-run")
     parser.add_argument("--constraint", default="throughput >= 1.25x")
