@@ -12,21 +12,12 @@ from typing import Any
 
 from puzzle.child import PuzzleForCausalLM, assemble
 from puzzle.library.build import Library
-from puzzle.scenario import Scenario
+from puzzle.scenario import Scenario, rate
 from search_space import Layout
 from solvers import Solution
 
 MIB = 2**20
-
-
-def rates(totals: Mapping[str, float], scenario: Scenario) -> dict[str, float]:
-    """Returns tokens per second: of the whole scenario, of prefill and of decode alone."""
-    generated = scenario.batch * scenario.generated_tokens
-    return {
-        "throughput": generated / totals["seconds"],
-        "prefill_throughput": scenario.batch * scenario.prompt_tokens / totals["prefill_seconds"],
-        "decode_throughput": generated / totals["decode_seconds"],
-    }
+RATES = ("throughput", "prefill_throughput", "decode_throughput")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -58,7 +49,7 @@ class SearchResult:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Returns the rows of the table: name, parent and child predicted, then measured."""
         columns = [
-            {**part[who], **rates(part[who], self.scenario)}
+            {**part[who], **rate(part[who], self.scenario)}
             for part in (self.predicted, self.measured)
             for who in ("parent", "child")
         ]
@@ -81,17 +72,17 @@ class SearchResult:
         """Returns child / parent for each rate, predicted and measured."""
         found = {}
         for name, part in (("predicted", self.predicted), ("measured", self.measured)):
-            parent, child = (rates(part[who], self.scenario) for who in ("parent", "child"))
-            found[name] = {rate: child[rate] / parent[rate] for rate in parent}
+            parent, child = (rate(part[who], self.scenario) for who in ("parent", "child"))
+            found[name] = {key: child[key] / parent[key] for key in RATES}
         return found
 
     def table(self) -> str:
         """Returns parent against child, predicted and measured, as text."""
         head = ("", "parent pred.", "child pred.", "parent meas.", "child meas.")
         rows = [head, *self.rows()]
-        for rate, predicted in self.speedup()["predicted"].items():
-            measured = self.speedup()["measured"][rate]
-            rows.append((f"{rate} gain", "", f"{predicted:.2f}x", "", f"{measured:.2f}x"))
+        for name, predicted in self.speedup()["predicted"].items():
+            measured = self.speedup()["measured"][name]
+            rows.append((f"{name} gain", "", f"{predicted:.2f}x", "", f"{measured:.2f}x"))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         return "\n".join(
             row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 5))

@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 
 from puzzle.child import assemble
-from puzzle.constraints import Constraint, parse_constraints, to_limits
+from puzzle.constraints import (
+    Constraint,
+    describe_infeasible,
+    parse_constraints,
+    to_limit,
+    to_limits,
+)
 from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
 from puzzle.data import DataConfig, windows
 from puzzle.evaluate import quality, speed
 from puzzle.library import build_library
 from puzzle.parents import Parent, open_parent
 from puzzle.result import SearchResult
-from puzzle.scenario import Scenario
+from puzzle.scenario import Scenario, rate
 from puzzle.scoring import replace_one
 from puzzle.workspace import Workspace, require_free
 from search_space import Layout, SearchSpace
@@ -72,6 +78,7 @@ def search(
     scenario = scenario or Scenario()
     asked = parse_constraints(constraints)
     workspace = Workspace(out)
+    workspace.clean()
     model = open_parent(
         parent, workspace=workspace, tokenizer=tokenizer, dtype=scenario.weight_dtype
     )
@@ -86,7 +93,9 @@ def search(
     )
     parent_cost = layout_cost(costs, own, scenario)
     limits = to_limits(asked, parent=parent_cost, scenario=scenario)
-    _refuse_unreachable(_problem(space, costs, scenario, None, limits), parent_cost, scenario)
+    _refuse_unreachable(
+        _problem(space, costs, scenario, None, limits), asked, parent_cost, scenario
+    )
 
     library = build_library(model, space, cut, workspace=workspace)
     scores = replace_one(library, space, cut, workspace=workspace)
@@ -140,24 +149,19 @@ def _problem(
 
 
 def _refuse_unreachable(
-    problem: ChoiceProblem, parent: dict[str, float], scenario: Scenario
+    problem: ChoiceProblem,
+    constraints: Iterable[Constraint],
+    parent: dict[str, float],
+    scenario: Scenario,
 ) -> None:
     """Raises InfeasibleError, in the user's units, before any long work."""
+    least = {name: problem.bounds(name)[0] for name in problem.resources}
+    reached, whole = ({**t, **rate(t, scenario)} for t in (least, parent))
     lines = []
-    for limit in problem.limits:
-        least = problem.bounds(limit.resource)[0]
-        if limit.at_most is None or least <= limit.at_most:
-            continue
-        share = parent[limit.resource] / least
-        line = f"{limit} cannot be reached: the least this space reaches is {least:.6g}"
-        if limit.resource.endswith("seconds"):
-            tokens = scenario.batch * (
-                scenario.prompt_tokens
-                if limit.resource == "prefill_seconds"
-                else scenario.generated_tokens
-            )
-            line += f", which is {share:.2f}x the parent's speed ({tokens / least:.1f} tokens/s)"
-        lines.append(line)
+    for constraint in constraints:
+        limit = to_limit(constraint, parent=parent, scenario=scenario)
+        if limit.slack(least[limit.resource]) < -problem.tolerance(limit.resource):
+            lines.append(describe_infeasible(constraint, reached[constraint.resource], whole))
     if lines:
         raise InfeasibleError(problem, "\n".join(lines))
 
