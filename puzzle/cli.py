@@ -17,7 +17,10 @@ EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 error, 2 usage, 3 infeasible, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.demo == bool(options.parent) or options.demo == bool(options.text):
+        parser.error("give a parent and --text FILE, or --demo alone")
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING)
     # Imported late, so that --help and wrong flags answer at once.
     from puzzle.errors import PuzzleError
@@ -58,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--dtype", default="bfloat16")
     search.add_argument("--seed", type=int, default=0)
     search.add_argument("--out", type=Path, default=Path("puzzle-run"), help="run directory")
+    search.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on with what an earlier run left in --out (the default)",
+    )
     search.add_argument("--json", action="store_true", help="print only JSON on stdout")
     search.add_argument("-v", "--verbose", action="store_true")
     return parser
@@ -65,16 +74,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _search(options: argparse.Namespace) -> int:
     from puzzle.demo import demo_model, demo_text
-    from puzzle.errors import DataError
     from puzzle.scenario import Scenario
     from puzzle.search import search
 
     if options.demo:
-        parent, text = options.parent or demo_model(), demo_text()
-    elif options.parent and options.text:
-        parent, text = options.parent, options.text.read_text(encoding="utf-8")
+        parent, text = demo_model(), demo_text()
     else:
-        raise DataError("give a parent and --text FILE, or --demo")
+        parent, text = options.parent, options.text.read_text(encoding="utf-8")
     result = search(
         parent,
         text,
@@ -88,6 +94,7 @@ def _search(options: argparse.Namespace) -> int:
         space=options.space,
         out=options.out,
         seed=options.seed,
+        resume=options.resume,
     )
     path = result.save(options.out / "child")
     if options.json:

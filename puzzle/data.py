@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from puzzle.errors import DataError
-from puzzle.workspace import content_hash, hash_tensors
+from puzzle.hashing import hash_tensors
 
 PARTS = ("fit", "score", "validation")
 MIN_WINDOWS = {"fit": 8, "score": 2, "validation": 2}
@@ -117,8 +117,11 @@ def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
         The windows of the three parts.
 
     Raises:
-        DataError: There are too few documents or tokens; the message says how many are needed.
+        DataError: There is no tokenizer, or there are too few documents or tokens; the message
+            says how many are needed.
     """
+    if tokenizer is None:
+        raise DataError("the parent has no tokenizer; pass one with tokenizer=")
     found = documents(text)
     order = list(range(len(found)))
     random.Random(config.seed).shuffle(order)
@@ -148,8 +151,3 @@ def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
 
 def _cut(tokens: list[int], wanted: int, window: int) -> torch.Tensor:
     return torch.tensor(tokens[:wanted], dtype=torch.long).view(-1, window)
-
-
-def text_hash(text: Any) -> str:
-    """Returns the content hash of the documents, for manifests."""
-    return content_hash(documents(text))

@@ -18,6 +18,7 @@ from puzzle.constraints import (
 )
 from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
 from puzzle.data import DataConfig, windows
+from puzzle.errors import WorkspaceError
 from puzzle.evaluate import quality, speed
 from puzzle.library import build_library
 from puzzle.parents import Parent, open_parent
@@ -42,6 +43,7 @@ def search(
     out: str | os.PathLike[str] = "puzzle-run",
     solver: str = "highs",
     seed: int = 0,
+    resume: bool = True,
 ) -> SearchResult:
     """Finds, builds and measures the child closest to the parent within the constraints.
 
@@ -60,6 +62,7 @@ def search(
         out: The run directory.
         solver: "highs" or "cbc".
         seed: Seed of the solver; that of the documents is in `data`.
+        resume: Go on with what an earlier run left in `out`; if False, there must be nothing.
 
     Returns:
         The layout, with predictions and measurements; `.save(directory)` writes the child.
@@ -77,8 +80,7 @@ def search(
     """
     scenario = scenario or Scenario()
     asked = parse_constraints(constraints)
-    workspace = Workspace(out)
-    workspace.clean()
+    workspace = _workspace(out, resume)
     model = open_parent(
         parent, workspace=workspace, tokenizer=tokenizer, dtype=scenario.weight_dtype
     )
@@ -101,10 +103,8 @@ def search(
     scores = replace_one(library, space, cut, workspace=workspace)
     problem = _problem(space, costs, scenario, scores, limits)
     solution = solve(problem, solver=solver, seed=seed)
-    layout = Layout(
-        space.shape,
-        tuple(space.blocks(layer)[choice] for layer, choice in enumerate(solution.choices)),
-    )
+    chosen = (space.blocks(layer)[choice] for layer, choice in enumerate(solution.choices))
+    layout = Layout(space.shape, tuple(chosen))
     predicted = {
         "parent": {**parent_cost, "kl": 0.0},
         "child": {**layout_cost(costs, layout, scenario), "kl": solution.objective},
@@ -117,6 +117,17 @@ def search(
         measured=_measure(model, library, layout, scenario, cut.validation),
         library=library,
     )
+
+
+def _workspace(out: str | os.PathLike[str], resume: bool) -> Workspace:
+    workspace = Workspace(out)
+    if not resume and any(workspace.root.glob("*/*/manifest.json")):
+        raise WorkspaceError(
+            f"{workspace.root} holds results of an earlier run; resume it (--resume) or choose "
+            "another run directory (--out)"
+        )
+    workspace.clean()
+    return workspace
 
 
 def _problem(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -22,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from puzzle.errors import DamagedArtifactError, DataError, WorkspaceError
+from puzzle.errors import DamagedArtifactError, WorkspaceError
+from puzzle.hashing import canonical, content_hash, hash_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
     from torch import Tensor
 
-__all__ = ["Artifact", "DamagedArtifactError", "Workspace", "content_hash", "free_bytes"]
-__all__ += ["hash_file", "hash_tensors", "require_free", "save_tensors"]
+__all__ = ["Artifact", "DamagedArtifactError", "Workspace", "free_bytes", "require_free"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,129 +40,6 @@ _DISK_ERRORS = {
     errno.EROFS: "it is on a read-only file system: use another workspace",
     errno.EACCES: "permission is denied: make it writable or use another workspace",
 }
-
-
-def _canonical(value: Any) -> Any:
-    if hasattr(value, "to_dict"):
-        return _canonical(value.to_dict())
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _canonical(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    raise DataError(
-        f"{value!r} ({type(value).__name__}) cannot be stored as JSON; allowed are None, bool, "
-        "int, finite float, str, lists, dicts with str keys and objects with to_dict(): convert it."
-    )
-
-
-def content_hash(value: Any) -> str:
-    """Hash a JSON-like value by its content.
-
-    Args:
-        value: None, bool, int, finite float, str, list, tuple, mapping with str keys, or an
-            object with `to_dict`, nested at will. The order of keys does not count.
-
-    Returns:
-        32 hexadecimal digits.
-
-    Raises:
-        DataError: Part of the value is none of these.
-
-    Example:
-        >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
-        True
-    """
-    text = json.dumps(_canonical(value), sort_keys=True, allow_nan=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def hash_file(path: str | os.PathLike[str]) -> str:
-    """Hash a file's bytes without holding them in memory.
-
-    Args:
-        path: The file.
-
-    Returns:
-        32 hexadecimal digits.
-
-    Raises:
-        OSError: The file cannot be read.
-
-    Example:
-        >>> len(hash_file("pyproject.toml"))
-        32
-    """
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hash tensors by name, dtype, shape and bytes.
-
-    Args:
-        tensors: Tensors by name, on any device; order and strides do not count.
-
-    Returns:
-        32 hexadecimal digits.
-
-    Example:
-        >>> hash_tensors({"w": torch.zeros(2)}) == hash_tensors({"w": torch.zeros(1, 2)})
-        False
-    """
-    import torch
-
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
-        digest.update(f"{len(header)}:{header}".encode())
-        # numpy has no bfloat16, so every dtype is seen as bytes; a scalar has to be 1-d for that.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def save_tensors(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write tensors to a safetensors file.
-
-    Args:
-        path: The file to write.
-        tensors: Tensors by name; views and tensors that share memory are copied.
-        metadata: Text stored in the file's header.
-
-    Raises:
-        WorkspaceError: The file cannot be written.
-
-    Example:
-        >>> save_tensors("w.safetensors", {"w": torch.zeros(2)})
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    ready: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        plain = tensor.detach().contiguous()
-        storage = plain.untyped_storage()
-        # safetensors refuses shared memory; a slice would also drag its whole storage along.
-        if storage.data_ptr() in storages or storage.nbytes() != plain.nbytes:
-            plain = plain.clone()
-        storages.add(plain.untyped_storage().data_ptr())
-        ready[name] = plain
-    try:
-        save_file(ready, path, metadata=dict(metadata) if metadata else None)
-    except (SafetensorError, OSError) as error:  # a full disk reaches Python as either of them
-        raise WorkspaceError(
-            f"Cannot write {path}: {error}. It must be on a writable disk with free space: free "
-            "space there or use another workspace."
-        ) from error
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
@@ -280,7 +155,7 @@ class Artifact:
     def __init__(self, root: Path, kind: str, spec: Mapping[str, Any]) -> None:
         self.root = root
         self.kind = kind
-        self.spec: dict[str, Any] = _canonical(spec)
+        self.spec: dict[str, Any] = canonical(spec)
         self.key = content_hash({"kind": kind, "spec": self.spec, "format": FORMAT_VERSION})
         self.path = root / kind / self.key
         self._verified: set[str] = set()
@@ -324,6 +199,17 @@ class Artifact:
             return False
         return True
 
+    def sound(self) -> bool:
+        """Return whether every file is there with its hash; damage is logged, absence is not."""
+        if not self.path.exists():
+            return False
+        try:
+            self.verify()
+        except DamagedArtifactError as error:
+            logger.warning("damaged: %s", error)
+            return False
+        return True
+
     def verify(self) -> None:
         """Hash every file again; raises DamagedArtifactError that names the first bad one."""
         self._verified.clear()
@@ -363,7 +249,7 @@ class Artifact:
         try:
             with _disk_errors(temp, self.root):
                 temp.mkdir()
-                metadata = _canonical(builder(temp) or {})
+                metadata = canonical(builder(temp) or {})
                 manifest = {
                     "kind": self.kind,
                     "key": self.key,

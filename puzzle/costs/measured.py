@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from puzzle.child import PuzzleForCausalLM, config_from_layout
 from puzzle.costs.device import device_record
 from puzzle.costs.model import RESOURCES, counted_cost
+from puzzle.errors import ConstraintError
 from puzzle.parents import Parent
 from puzzle.scenario import Scenario
 from puzzle.workspace import Workspace
@@ -55,7 +56,18 @@ class MeasuredCosts:
     def measure(
         cls, parent: Parent, space: SearchSpace, scenario: Scenario, *, workspace: Workspace
     ) -> MeasuredCosts:
-        """Times every sublayer of a space on this device, or reads what was timed before."""
+        """Times every sublayer of a space on this device, or reads what was timed before.
+
+        Raises:
+            ConstraintError: The scenario stores the KV cache in another type than the weights,
+                which torch does not do.
+        """
+        if scenario.cache_bytes != scenario.weight_bytes:
+            raise ConstraintError(
+                f"cache_dtype={scenario.cache_dtype!r} with weight_dtype="
+                f"{scenario.weight_dtype!r} cannot be measured with torch, whose cache has the "
+                "type of the weights; leave cache_dtype out or pass a cost_model of your own"
+            )
         blocks = _sublayers(space)
         config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,44 @@ from puzzle.data import Windows
 from puzzle.library.fit import RIDGES
 from puzzle.library.layer import BATCH, HELD_OUT, LayerFit
 from puzzle.parents import Parent
-from puzzle.workspace import Artifact, Workspace, save_tensors
+from puzzle.tensor_files import save_tensors
+from puzzle.workspace import Artifact, Workspace
 from search_space import Block, Layout, SearchSpace
 
-logger = logging.getLogger(__name__)
-TENSORS, ERRORS = "variants.safetensors", "errors.json"
+KIND, TENSORS, ERRORS = "library-layer", "variants.safetensors", "errors.json"
+# Part of every layer's name: raise it when a change of the code changes the weights.
+METHOD = 1
+
+
+class Variants:
+    """The weights of one layer's blocks; what is read from disk is read once.
+
+    A variant stores only what differs from the parent; the rest is the parent's.
+
+    Args:
+        parent: The parent.
+        layer: The layer's number.
+        artifact: The layer's variants.
+    """
+
+    def __init__(self, parent: Parent, layer: int, artifact: Artifact) -> None:
+        self.parent, self.layer, self.artifact = parent, layer, artifact
+
+    @cached_property
+    def own(self) -> dict[str, torch.Tensor]:
+        """The parent's tensors of the layer."""
+        return self.parent.layer_tensors(self.layer)
+
+    @cached_property
+    def stored(self) -> dict[str, torch.Tensor]:
+        """What the variants do not share with the parent."""
+        return self.artifact.load_tensors(TENSORS)
+
+    def block_tensors(self, block: Block) -> dict[str, torch.Tensor]:
+        """Returns the weights of one block under their names within the layer."""
+        if block == self.parent.shape.parent_block:
+            return self.own
+        return {**_attention(self.own, self.stored, block), **_ffn(self.own, self.stored, block)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,23 +75,9 @@ class Library:
         """
         return dict(self.layers[layer].load_json(ERRORS))
 
-    def block_tensors(
-        self, layer: int, block: Block, own: dict[str, torch.Tensor] | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Returns the weights of one block under their names within the layer.
-
-        A variant stores only what differs from the parent; the rest is read from the parent.
-
-        Args:
-            layer: The layer.
-            block: The block.
-            own: The parent's tensors of the layer, if at hand.
-        """
-        own = self.parent.layer_tensors(layer) if own is None else own
-        if block == self.parent.shape.parent_block:
-            return own
-        stored = self.layers[layer].load_tensors(TENSORS)
-        return {**_attention(own, stored, block), **_ffn(own, stored, block)}
+    def variants(self, layer: int) -> Variants:
+        """Returns the weights of a layer's blocks."""
+        return Variants(self.parent, layer, self.layers[layer])
 
     def child_tensors(self, layout: Layout) -> dict[str, torch.Tensor]:
         """Returns the whole state dict of a layout's child."""
@@ -66,7 +85,7 @@ class Library:
         found = {}
         for layer, block in enumerate(layout.blocks):
             prefix = family.layer_prefix.format(layer)
-            for name, tensor in self.block_tensors(layer, block).items():
+            for name, tensor in self.variants(layer).block_tensors(block).items():
                 found[prefix + name] = tensor
         outer = [family.embedding, family.norm, *([] if layout.shape.tied else [family.head])]
         found.update({name: self.parent.tensors[name].to(self.parent.dtype) for name in outer})
@@ -119,23 +138,21 @@ def build_library(
         windows: The text; only its fit part is used.
         workspace: Where the layers are stored.
     """
-    artifacts = [
-        workspace.artifact("library-layer", _spec(parent, space, windows, layer))
-        for layer in range(parent.shape.layers)
-    ]
-    if not all(artifact.exists() for artifact in artifacts):
+    specs = [_spec(parent, space, windows, layer) for layer in range(parent.shape.layers)]
+    artifacts = tuple(workspace.artifact(KIND, spec) for spec in specs)
+    if not all(artifact.sound() for artifact in artifacts):
         x_BLD = parent.embed(windows.fit)
         for index in tqdm(range(parent.shape.layers), desc="library", unit="layer"):
             layer = parent.layer(index)
-            if not artifacts[index].exists():
-                job = LayerFit(parent, index, layer, x_BLD)
-                _write(job, space, workspace, artifacts[index])
+            job = LayerFit(parent, index, layer, x_BLD)
+            workspace.get_or_build(KIND, specs[index], partial(_write, job, space))
             x_BLD = torch.cat([parent.run(layer, x) for x in x_BLD.split(BATCH)])
-    return Library(parent=parent, layers=tuple(artifacts))
+    return Library(parent=parent, layers=artifacts)
 
 
 def _spec(parent: Parent, space: SearchSpace, windows: Windows, layer: int) -> dict[str, Any]:
     return {
+        "method": METHOD,
         "parent": parent.identity,
         "layer": layer,
         "attentions": [a.label for a in space.attentions[layer]],
@@ -146,10 +163,7 @@ def _spec(parent: Parent, space: SearchSpace, windows: Windows, layer: int) -> d
     }
 
 
-def _write(job: LayerFit, space: SearchSpace, workspace: Workspace, artifact: Artifact) -> None:
-    def build(directory: Path) -> None:
-        job.build(space.attentions[job.index], space.ffns[job.index])
-        save_tensors(directory / TENSORS, job.tensors)
-        (directory / ERRORS).write_text(json.dumps(job.errors, indent=1), encoding="utf-8")
-
-    artifact.write(build)
+def _write(job: LayerFit, space: SearchSpace, directory: Path) -> None:
+    job.build(space.attentions[job.index], space.ffns[job.index])
+    save_tensors(directory / TENSORS, job.tensors)
+    (directory / ERRORS).write_text(json.dumps(job.errors, indent=1), encoding="utf-8")

@@ -13,9 +13,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from puzzle.errors import ParentError
+from puzzle.hashing import content_hash, hash_file, hash_tensors
 from puzzle.parents.family import Family, Rope, family_of
 from puzzle.parents.tensors import Shards, refuse_non_finite
-from puzzle.workspace import Workspace, content_hash, hash_file, hash_tensors
+from puzzle.workspace import Workspace
 from search_space import ModelShape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from puzzle.errors import ParentError
 
@@ -45,8 +45,10 @@ class Shards(Mapping[str, torch.Tensor]):
     def _open(self, name: str) -> safe_open:
         try:
             return safe_open(self.directory / name, framework="pt")
-        except Exception as error:
-            raise ParentError(f"{self.directory / name} is damaged: {error}") from error
+        except (SafetensorError, OSError) as error:
+            raise ParentError(
+                f"{self.directory / name} is damaged ({error}); download or save it again"
+            ) from error
 
     def files(self) -> list[Path]:
         """Returns the shard files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,12 +11,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from puzzle.data import Windows
-from puzzle.library.build import Library
+from puzzle.library.build import Library, Variants
 from puzzle.parents import Parent
 from puzzle.workspace import Workspace
 from search_space import Block, SearchSpace
 
-SCORES = "scores.json"
+KIND, SCORES = "replace-one", "scores.json"
 
 
 @torch.no_grad()
@@ -34,32 +35,21 @@ def replace_one(
         workspace: Where finished layers are stored.
     """
     parent = library.parent
-    artifacts = [
-        workspace.artifact(
-            "replace-one",
-            {
-                "library": library.layers[layer].path.name,
-                "blocks": [block.label for block in space.blocks(layer)],
-                "score": windows.hash("score"),
-            },
-        )
+    specs = [
+        {
+            "library": library.layers[layer].key,
+            "blocks": [block.label for block in space.blocks(layer)],
+            "score": windows.hash("score"),
+        }
         for layer in range(parent.shape.layers)
     ]
-    if not all(artifact.exists() for artifact in artifacts):
+    artifacts = [workspace.artifact(KIND, spec) for spec in specs]
+    if not all(artifact.sound() for artifact in artifacts):
         suffix = Suffix(parent, windows.score)
         x_BLD = parent.embed(windows.score)
         for index in tqdm(range(parent.shape.layers), desc="scores", unit="layer"):
-            if not artifacts[index].exists():
-
-                def build(directory: Path, index: int = index, x: torch.Tensor = x_BLD) -> None:
-                    scores = {
-                        block.label: _score(library, suffix, index, block, x)
-                        for block in space.blocks(index)
-                    }
-                    text = json.dumps(scores, indent=1)
-                    (directory / SCORES).write_text(text, encoding="utf-8")
-
-                artifacts[index].write(build)
+            build = partial(_write, library, space, suffix, index, x_BLD)
+            workspace.get_or_build(KIND, specs[index], build)
             x_BLD = parent.run(suffix.layers[index], x_BLD)
     return [dict(artifact.load_json(SCORES)) for artifact in artifacts]
 
@@ -86,16 +76,29 @@ class Suffix:
         return max(0.0, float(kl.mean(dtype=torch.float64)))
 
 
+def _write(
+    library: Library,
+    space: SearchSpace,
+    suffix: Suffix,
+    index: int,
+    x_BLD: torch.Tensor,
+    directory: Path,
+) -> None:
+    variants = library.variants(index)
+    scores = {
+        block.label: _score(variants, suffix, index, block, x_BLD) for block in space.blocks(index)
+    }
+    (directory / SCORES).write_text(json.dumps(scores, indent=1), encoding="utf-8")
+
+
 def _score(
-    library: Library, suffix: Suffix, index: int, block: Block, x_BLD: torch.Tensor
+    variants: Variants, suffix: Suffix, index: int, block: Block, x_BLD: torch.Tensor
 ) -> float:
     from puzzle.child import layer_from_block
 
-    parent = library.parent
+    parent = variants.parent
     if block == parent.shape.parent_block:
         return 0.0
-    own = parent.layer_tensors(index)
-    layer = layer_from_block(
-        parent.config, parent.shape, index, block, library.block_tensors(index, block, own)
-    )
+    tensors = variants.block_tensors(block)
+    layer = layer_from_block(parent.config, parent.shape, index, block, tensors)
     return suffix.kl(parent.run(layer, x_BLD), index + 1)

@@ -1,6 +1,11 @@
 """Claims about the whole path and its stages, on a tiny random parent."""
 
+import errno
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +20,9 @@ from transformers import (
 import puzzle
 from puzzle.cli import main
 from puzzle.data import DataConfig, windows
-from puzzle.errors import ConstraintError, DataError, ParentError
+from puzzle.errors import ConstraintError, DataError, ParentError, WorkspaceError
 from puzzle.evaluate import quality
+from puzzle.library import build as library_module
 from puzzle.library import build_library
 from puzzle.library.fit import Moments, fit
 from puzzle.parents import open_parent
@@ -24,6 +30,7 @@ from puzzle.scoring import replace_one
 from puzzle.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
 
+ROOT = Path(__file__).parents[2]
 DATA = DataConfig(window=16, fit_tokens=512, score_tokens=64, validation_tokens=64)
 SCENARIO = puzzle.Scenario(batch=2, prompt_tokens=8, generated_tokens=8, weight_dtype="float32")
 WORDS = [f"w{i}" for i in range(60)]
@@ -122,7 +129,86 @@ def test_finished_layers_are_not_rebuilt_and_other_text_makes_others(saved, tmp_
     assert {a.path for a in fresh.layers}.isdisjoint({a.path for a in first.layers})
 
 
-def test_the_fit_recovers_a_map_and_never_loses_to_its_prior():
+def test_a_damaged_layer_is_found_and_built_again_the_same(saved, tmp_path):
+    workspace, parent, space, cut = opened(saved, tmp_path)
+    first = build_library(parent, space, cut, workspace=workspace)
+    scores = replace_one(first, space, cut, workspace=workspace)
+    path = first.layers[1].path / "variants.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    again = build_library(parent, space, cut, workspace=workspace)
+    assert path.read_bytes() == whole
+    assert replace_one(again, space, cut, workspace=workspace) == scores
+
+
+KILLED = """
+import os, signal, sys
+import puzzle
+from puzzle import workspace
+from puzzle.data import DataConfig
+from tests.puzzle.test_search import DATA, SCENARIO, text
+builds, build = [], workspace.Artifact._build
+def killing(self, builder):
+    builds.append(self)
+    if len(builds) == int(sys.argv[3]):
+        def writes_half(directory):
+            builder(directory)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return build(self, writes_half)
+    return build(self, builder)
+workspace.Artifact._build = killing
+puzzle.search(sys.argv[1], text(), constraints=["parameters <= 0.8x"], scenario=SCENARIO,
+              data=DATA, out=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("build", [1, 3, 6])
+def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
+    def run(out):
+        return puzzle.search(
+            saved,
+            text(),
+            constraints=["parameters <= 0.8x"],
+            scenario=SCENARIO,
+            data=DATA,
+            out=tmp_path / out,
+        )
+
+    arguments = [sys.executable, "-c", KILLED, str(saved), str(tmp_path / "run"), str(build)]
+    killed = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").glob("*/*/manifest.json")}
+    assert len(finished) == build - 1
+    resumed, whole = run("run"), run("other")
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished
+    assert resumed.layout == whole.layout
+    one, other = (result.child().state_dict() for result in (resumed, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list((tmp_path / "run" / "tmp").iterdir())
+    with pytest.raises(WorkspaceError, match="earlier run"):
+        puzzle.search(saved, text(), constraints=[], out=tmp_path / "run", resume=False)
+
+
+def test_a_search_on_a_full_disk_says_so_and_goes_on_later(saved, tmp_path, monkeypatch):
+    arguments = dict(constraints=["parameters <= 0.8x"], scenario=SCENARIO, data=DATA)
+    real = library_module.save_tensors
+    calls = []
+
+    def full(path, tensors, metadata=None):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, tensors, metadata)
+
+    monkeypatch.setattr(library_module, "save_tensors", full)
+    with pytest.raises(WorkspaceError, match="the disk is full"):
+        puzzle.search(saved, text(), out=tmp_path / "run", **arguments)
+    assert len(list((tmp_path / "run" / "library-layer").iterdir())) == 1
+    assert puzzle.search(saved, text(), out=tmp_path / "run", **arguments).layout
+    assert len(calls) == 4  # the first layer was kept
+
+
+def test_the_fit_recovers_a_map():
     generator = torch.Generator().manual_seed(0)
     phi, truth = (torch.randn(shape, generator=generator) for shape in ((200, 5), (5, 3)))
     train, held_out = Moments(5, 3), Moments(5, 3)
@@ -130,7 +216,21 @@ def test_the_fit_recovers_a_map_and_never_loses_to_its_prior():
     held_out.add(phi[150:], phi[150:] @ truth)
     found = fit(train, held_out, torch.zeros(5, 3), (1e-6,))
     torch.testing.assert_close(found.weight, truth, rtol=1e-3, atol=1e-3)
-    assert fit(train, held_out, truth).ridge is None or found.error < 1e-3
+
+
+def test_a_fit_never_loses_to_its_prior_on_held_out_tokens():
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        # As many features as tokens and pure noise: an unguarded fit would lose every time.
+        phi, y = (torch.randn(60, n, generator=generator) for n in (30, 3))
+        prior = torch.zeros(30, 3)
+        train, held_out = Moments(30, 3), Moments(30, 3)
+        train.add(phi[:30], y[:30])
+        held_out.add(phi[30:], y[30:])
+        unguarded = torch.linalg.lstsq(phi[:30], y[:30]).solution
+        assert held_out.error(unguarded) > held_out.error(prior)
+        found = fit(train, held_out, prior)
+        assert found.error == held_out.error(found.weight) <= held_out.error(prior)
 
 
 def test_search_gives_a_child_within_its_limits_that_reloads(saved, tmp_path):
@@ -153,7 +253,10 @@ def test_search_gives_a_child_within_its_limits_that_reloads(saved, tmp_path):
 
 
 def test_what_cannot_be_reached_is_refused_before_the_library_is_built(saved, tmp_path):
-    with pytest.raises(puzzle.InfeasibleError, match=r"throughput >= 900x cannot be reached: the most this space reaches is \d"):
+    with pytest.raises(
+        puzzle.InfeasibleError,
+        match=r"throughput >= 900x cannot be reached: the most this space reaches is \d",
+    ):
         puzzle.search(
             saved,
             text(),
@@ -175,13 +278,21 @@ def test_bad_parents_and_texts_are_named(saved, tmp_path):
     (saved / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     with pytest.raises(ParentError, match=r"'gpt2' is not supported; known families: \['llama'\]"):
         open_parent(saved, workspace=workspace)
+    with pytest.raises(DataError, match="no tokenizer"):
+        windows(text(), None, DATA)
     with pytest.raises(DataError, match="too short"):
         windows("one\n\ntwo", tokenizer(), DATA)
 
 
 def test_the_command_line_tells_usage_from_errors(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["search"]) == 1
-    assert "--demo" in capsys.readouterr().err
+    for wrong in (["search"], ["search", "model"], ["search", "model", "--demo"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(wrong)
+        assert stopped.value.code == 2
+        assert "--demo" in capsys.readouterr().err
+    (tmp_path / "text").write_text("words")
+    assert main(["search", "./nowhere.gguf", "--text", "text"]) == 1
+    assert "nowhere.gguf" in capsys.readouterr().err
     with pytest.raises(ConstraintError, match="throughput"):
         puzzle.search("nowhere", text(), constraints=["troughput >= 2x"], out=tmp_path / "run")

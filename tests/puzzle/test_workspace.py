@@ -14,16 +14,14 @@ import torch
 
 from puzzle import workspace as module
 from puzzle.errors import DataError, WorkspaceError
+from puzzle.hashing import content_hash, hash_file, hash_tensors
 from puzzle.scenario import Scenario
+from puzzle.tensor_files import save_tensors
 from puzzle.workspace import (
     DamagedArtifactError,
     Workspace,
-    content_hash,
     free_bytes,
-    hash_file,
-    hash_tensors,
     require_free,
-    save_tensors,
 )
 
 ROOT = Path(module.__file__).resolve().parents[1]
