@@ -7,13 +7,14 @@ prints one JSON object with the device, versions, the result and the spread over
 import argparse
 import json
 import statistics
+from dataclasses import replace
 
 import transformers
 
 import puzzle
 from puzzle.child import assemble
 from puzzle.costs import device_record
-from puzzle.demo import demo_model, demo_text
+from puzzle.demo import DEMO_DATA, demo_model, demo_text
 from puzzle.evaluate import speed
 from search_space import Layout
 
@@ -30,6 +31,7 @@ def main() -> None:
         demo_model(),
         demo_text(),
         constraints=[options.constraint],
+        data=replace(DEMO_DATA, seed=options.seed),
         out=options.out,
         seed=options.seed,
     )
@@ -41,19 +43,24 @@ def main() -> None:
         ),
         "child": result.child(),
     }
-    gains = []
+    gains: dict[str, list[float]] = {"seconds": [], "prefill_seconds": [], "decode_seconds": []}
     for _ in range(options.repeats):
         found = speed(models, result.scenario)
-        gains.append(found["parent"]["seconds"] / found["child"]["seconds"])
+        for name, column in gains.items():
+            column.append(found["parent"][name] / found["child"][name])
+    predicted = result.predicted
     report = {
         "device": device_record(),
         "versions": {"puzzle": puzzle.__version__, "transformers": transformers.__version__},
         "seed": options.seed,
-        "predicted_gain": result.speedup()["predicted"]["throughput"],
-        "measured_gain": {
-            "median": statistics.median(gains),
-            "least": min(gains),
-            "most": max(gains),
+        "gain": {
+            name: {
+                "predicted": predicted["parent"][name] / predicted["child"][name],
+                "median": statistics.median(column),
+                "least": min(column),
+                "most": max(column),
+            }
+            for name, column in gains.items()
         },
         "result": result.to_dict(),
     }

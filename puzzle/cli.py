@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 EXAMPLES = """examples:
@@ -73,14 +74,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(options: argparse.Namespace) -> int:
-    from puzzle.demo import demo_model, demo_text
+    from puzzle.data import DataConfig
+    from puzzle.demo import DEMO_DATA, demo_model, demo_text
     from puzzle.scenario import Scenario
     from puzzle.search import search
 
     if options.demo:
-        parent, text = demo_model(), demo_text()
+        parent, text, base = demo_model(), demo_text(), DEMO_DATA
     else:
         parent, text = options.parent, options.text.read_text(encoding="utf-8")
+        base = DataConfig()
     result = search(
         parent,
         text,
@@ -92,6 +95,7 @@ def _search(options: argparse.Namespace) -> int:
             weight_dtype=options.dtype,
         ),
         space=options.space,
+        data=replace(base, seed=options.seed),
         out=options.out,
         seed=options.seed,
         resume=options.resume,

