@@ -14,7 +14,7 @@ import transformers
 import puzzle
 from puzzle.child import assemble
 from puzzle.costs import device_record
-from puzzle.demo import DEMO_DATA, demo_model, demo_text
+from puzzle.demo import DEMO_DATA, demo_text, fetch_demo_model
 from puzzle.evaluate import speed
 from search_space import Layout
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     result = puzzle.search(
-        demo_model(),
+        fetch_demo_model(),
         demo_text(),
         constraints=[options.constraint],
         data=replace(DEMO_DATA, seed=options.seed),

@@ -1,5 +1,8 @@
 """Neural architecture search that makes a pretrained language model faster on your hardware."""
 
+# First, because OpenMP reads its settings when torch is loaded.
+from puzzle import threads as _threads  # noqa: F401
+
 # Importing the child registers it with the transformers Auto classes.
 from puzzle.child import PuzzleConfig, PuzzleForCausalLM
 from puzzle.costs import CostModel, MeasuredCosts

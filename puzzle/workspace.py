@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -20,91 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from puzzle.disk import disk_errors, fsync
 from puzzle.errors import DamagedArtifactError, WorkspaceError
 from puzzle.hashing import canonical, content_hash, hash_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
     from torch import Tensor
 
-__all__ = ["Artifact", "DamagedArtifactError", "Workspace", "free_bytes", "require_free"]
+__all__ = ["Artifact", "Workspace"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 Builder = Callable[[Path], Mapping[str, Any] | None]
-
-_DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full: free space there or use another workspace",
-    errno.EDQUOT: "the disk quota is used up: free space there or use another workspace",
-    errno.EROFS: "it is on a read-only file system: use another workspace",
-    errno.EACCES: "permission is denied: make it writable or use another workspace",
-}
-
-
-def free_bytes(path: str | os.PathLike[str]) -> int:
-    """Return the bytes free on the disk of a path, which need not exist yet.
-
-    Args:
-        path: A path on the disk.
-
-    Returns:
-        Bytes that this user may still write.
-
-    Example:
-        >>> free_bytes(".") >= 0
-        True
-    """
-    place = Path(path).absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free
-
-
-def require_free(path: str | os.PathLike[str], needed: int) -> None:
-    """Fail before long work when its result would not fit on the disk.
-
-    Args:
-        path: Where the result will be written.
-        needed: Bytes that it will take.
-
-    Raises:
-        WorkspaceError: Fewer bytes are free.
-
-    Example:
-        >>> require_free(".", 0)
-    """
-    free = free_bytes(path)
-    if free < needed:
-        raise WorkspaceError(
-            f"{path} has {free / 2**30:.2f} GiB free and {needed / 2**30:.2f} GiB are needed: "
-            "free space there or use another workspace."
-        )
-
-
-@contextmanager
-def _disk_errors(path: Path, root: Path) -> Iterator[None]:
-    """Turn what a disk refuses inside root into a WorkspaceError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str) else path
-        # A builder may also fail to read, say, the parent's file: not the workspace's fault.
-        if error.errno not in _DISK_ERRORS or not where.absolute().is_relative_to(root):
-            raise
-        raise WorkspaceError(f"Cannot write {where}: {_DISK_ERRORS[error.errno]}.") from error
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems cannot sync a directory and say EINVAL.
-        if error.errno != errno.EINVAL:
-            raise
-    finally:
-        os.close(handle)
 
 
 def _versions() -> dict[str, str]:
@@ -120,8 +48,8 @@ def _versions() -> dict[str, str]:
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps({**manifest, "checksum": content_hash(manifest)}, indent=1, sort_keys=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    _fsync(directory / MANIFEST)
-    _fsync(directory)
+    fsync(directory / MANIFEST)
+    fsync(directory)
 
 
 def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
@@ -135,7 +63,7 @@ def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
             )
         if path.is_file():
             files[name] = {"size": path.stat().st_size, "hash": hash_file(path)}
-        _fsync(path)
+        fsync(path)
     return files
 
 
@@ -239,7 +167,7 @@ class Artifact:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         lock = self.root / "locks" / f"{self.kind}-{self.key}.lock"
-        with _disk_errors(lock, self.root), FileLock(lock):
+        with disk_errors(lock, self.root), FileLock(lock):
             yield
 
     def _build(self, builder: Builder) -> None:
@@ -247,7 +175,7 @@ class Artifact:
         temp = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
         started = time.time()
         try:
-            with _disk_errors(temp, self.root):
+            with disk_errors(temp, self.root):
                 temp.mkdir()
                 metadata = canonical(builder(temp) or {})
                 manifest = {
@@ -265,8 +193,8 @@ class Artifact:
                     shutil.rmtree(self.path)
                 self.path.parent.mkdir(exist_ok=True)
                 temp.rename(self.path)
-                _fsync(self.path.parent)
-                _fsync(self.root)
+                fsync(self.path.parent)
+                fsync(self.root)
         finally:
             shutil.rmtree(temp, ignore_errors=True)
         self._verified.clear()
@@ -318,7 +246,7 @@ class Workspace:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             try:
                 probe.write_bytes(bytes(4096))
-                _fsync(probe)
+                fsync(probe)
             finally:
                 probe.unlink(missing_ok=True)
         except OSError as error:

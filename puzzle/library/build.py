@@ -81,14 +81,11 @@ class Library:
 
     def child_tensors(self, layout: Layout) -> dict[str, torch.Tensor]:
         """Returns the whole state dict of a layout's child."""
-        family = self.parent.family
-        found = {}
+        found = self.parent.outer_tensors()
         for layer, block in enumerate(layout.blocks):
-            prefix = family.layer_prefix.format(layer)
+            prefix = self.parent.family.layer_prefix.format(layer)
             for name, tensor in self.variants(layer).block_tensors(block).items():
                 found[prefix + name] = tensor
-        outer = [family.embedding, family.norm, *([] if layout.shape.tied else [family.head])]
-        found.update({name: self.parent.tensors[name].to(self.parent.dtype) for name in outer})
         return found
 
 

@@ -70,6 +70,20 @@ class Parent:
             module = self.family.layer(self.config, index)
         return _loaded(module, self.layer_tensors(index), f"layer {index}")
 
+    def outer_tensors(self) -> dict[str, torch.Tensor]:
+        """Returns the tensors outside the layers: embedding, final norm and untied head."""
+        family = self.family
+        names = [family.embedding, family.norm, *([] if self.shape.tied else [family.head])]
+        return {name: self.tensors[name].to(self.dtype) for name in names}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns the whole parent's tensors by their Hugging Face names."""
+        found = self.outer_tensors()
+        for index in range(self.shape.layers):
+            prefix = self.family.layer_prefix.format(index)
+            found.update({prefix + k: v for k, v in self.layer_tensors(index).items()})
+        return found
+
     def embedding(self) -> torch.Tensor:
         """Returns the embedding table, (vocab, hidden)."""
         return self.tensors[self.family.embedding].to(self.dtype)

@@ -48,12 +48,7 @@ def test_the_unpacked_gguf_is_a_plain_checkpoint_with_the_same_logits(opened):
 def test_the_identity_child_of_the_real_model_knows_paris(opened):
     workspace, parent, _ = opened
     own = Layout.parent(parent.shape)
-    names = [parent.family.embedding, parent.family.norm]
-    state = {name: parent.tensors[name] for name in names}
-    for index in range(parent.shape.layers):
-        prefix = parent.family.layer_prefix.format(index)
-        state.update({prefix + k: v for k, v in parent.layer_tensors(index).items()})
-    child = puzzle.child.assemble(parent.config, own, state, dtype=torch.float32)
+    child = puzzle.child.assemble(parent.config, own, parent.state_dict(), dtype=torch.float32)
     tokens = parent.tokenizer("The capital of France is", return_tensors="pt")
     answer = child.generate(**tokens, max_new_tokens=6, do_sample=False)
     assert "Paris" in parent.tokenizer.decode(answer[0])

@@ -13,16 +13,12 @@ import pytest
 import torch
 
 from puzzle import workspace as module
-from puzzle.errors import DataError, WorkspaceError
+from puzzle.disk import free_bytes, require_free
+from puzzle.errors import DamagedArtifactError, DataError, WorkspaceError
 from puzzle.hashing import content_hash, hash_file, hash_tensors
 from puzzle.scenario import Scenario
 from puzzle.tensor_files import save_tensors
-from puzzle.workspace import (
-    DamagedArtifactError,
-    Workspace,
-    free_bytes,
-    require_free,
-)
+from puzzle.workspace import Workspace
 
 ROOT = Path(module.__file__).resolve().parents[1]
 SPEC = {"seed": 0, "name": "x"}
@@ -255,7 +251,7 @@ def test_a_full_disk_is_refused_at_once(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_fsync", fail)
+    monkeypatch.setattr(module, "fsync", fail)
     with pytest.raises(WorkspaceError, match="No space left"):
         Workspace(tmp_path)
     assert list((tmp_path / "tmp").iterdir()) == []

@@ -1,0 +1,89 @@
+"""What a disk may refuse: asked about before long work, and named when it happens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from puzzle.errors import WorkspaceError
+
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full: free space there or use another workspace",
+    errno.EDQUOT: "the disk quota is used up: free space there or use another workspace",
+    errno.EROFS: "it is on a read-only file system: use another workspace",
+    errno.EACCES: "permission is denied: make it writable or use another workspace",
+}
+
+
+def free_bytes(path: str | os.PathLike[str]) -> int:
+    """Return the bytes free on the disk of a path, which need not exist yet.
+
+    Args:
+        path: A path on the disk.
+
+    Returns:
+        Bytes that this user may still write.
+
+    Example:
+        >>> free_bytes(".") >= 0
+        True
+    """
+    place = Path(path).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def require_free(path: str | os.PathLike[str], needed: int) -> None:
+    """Fail before long work when its result would not fit on the disk.
+
+    Args:
+        path: Where the result will be written.
+        needed: Bytes that it will take.
+
+    Raises:
+        WorkspaceError: Fewer bytes are free.
+
+    Example:
+        >>> require_free(".", 0)
+    """
+    free = free_bytes(path)
+    if free < needed:
+        raise WorkspaceError(
+            f"{path} has {free / 2**30:.2f} GiB free and {needed / 2**30:.2f} GiB are needed: "
+            "free space there or use another workspace."
+        )
+
+
+@contextmanager
+def disk_errors(path: Path, root: Path) -> Iterator[None]:
+    """Turn what a disk refuses inside root into a WorkspaceError that names the path."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:  # how a full disk reaches Python through safetensors
+        raise WorkspaceError(f"Cannot write {path}: {error}; is its disk full?") from error
+    except OSError as error:
+        where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str) else path
+        # A builder may also fail to read, say, the parent's file: not the workspace's fault.
+        if error.errno not in _REFUSALS or not where.absolute().is_relative_to(root):
+            raise
+        raise WorkspaceError(f"Cannot write {where}: {_REFUSALS[error.errno]}.") from error
+
+
+def fsync(path: Path) -> None:
+    """Makes a file, or the list of files of a directory, outlive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync a directory and say EINVAL.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
