@@ -1,7 +1,38 @@
 """What an architecture is: frozen values that import neither torch nor puzzle."""
 
-from search_space import counting
-from search_space.blocks import FFN, Attention, Block, Layout, ModelShape
+from search_space import counting, formats
+from search_space.blocks import FFN, Attention, Block, ModelShape
+from search_space.fusion import Fusion, Run, fusible_runs, plan_fusion
+from search_space.layout import Layout
+from search_space.pipeline import (
+    Pipeline,
+    balance_pipeline,
+    identity_layers,
+    insert_identity_layers,
+    remove_identity_layers,
+)
+from search_space.published import PublishedLayout, published_layout, published_names
 from search_space.space import SearchSpace
 
-__all__ = ["FFN", "Attention", "Block", "Layout", "ModelShape", "SearchSpace", "counting"]
+__all__ = [
+    "FFN",
+    "Attention",
+    "Block",
+    "Fusion",
+    "Layout",
+    "ModelShape",
+    "Pipeline",
+    "PublishedLayout",
+    "Run",
+    "SearchSpace",
+    "balance_pipeline",
+    "counting",
+    "formats",
+    "fusible_runs",
+    "identity_layers",
+    "insert_identity_layers",
+    "plan_fusion",
+    "published_layout",
+    "published_names",
+    "remove_identity_layers",
+]

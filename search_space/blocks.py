@@ -1,18 +1,11 @@
-"""Attention, FFN, Block, ModelShape and Layout: the values every other part speaks in."""
+"""Attention, FFN, Block and ModelShape: the values every other part speaks in."""
 
 from __future__ import annotations
 
-import html
-import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import groupby
-from pathlib import Path
 from typing import Any
-
-from search_space import counting
 
 
 def _check_size(owner: str, name: str, value: Any) -> None:
@@ -20,7 +13,8 @@ def _check_size(owner: str, name: str, value: Any) -> None:
         raise ValueError(f"{owner}: {name}={value!r}; allowed: integers of 1 or more")
 
 
-def _check_keys(owner: str, values: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+def check_keys(owner: str, values: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
+    """Raises ValueError if a mapping has other keys than the allowed ones."""
     unknown = sorted(set(values) - set(allowed))
     if unknown:
         raise ValueError(f"{owner}: unknown keys {unknown}; allowed: {sorted(allowed)}")
@@ -145,9 +139,9 @@ class Block:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Block:
         """Returns the block that `to_dict` wrote; unknown keys are a ValueError."""
-        _check_keys("block", values, ("attention", "ffn"))
-        _check_keys("attention", values["attention"], ("kind", "kv_heads"))
-        _check_keys("ffn", values["ffn"], ("kind", "width"))
+        check_keys("block", values, ("attention", "ffn"))
+        check_keys("attention", values["attention"], ("kind", "kv_heads"))
+        check_keys("ffn", values["ffn"], ("kind", "width"))
         return cls(Attention(**values["attention"]), FFN(**values["ffn"]))
 
 
@@ -199,16 +193,24 @@ class ModelShape:
                 f"kv_heads={kv_heads} does not divide heads={self.heads}; allowed: {divisors}"
             )
 
+    def check_coherent(self, block: Block) -> None:
+        """Raises ValueError if no layer of these sizes can be built from the block."""
+        if block.attention.kv_heads is not None:
+            self._check_kv_heads(block.attention.kv_heads)
+
     def check(self, block: Block) -> None:
-        """Raises ValueError if a layer of this shape cannot hold the block."""
+        """Raises ValueError if the block cannot stand in for one of the parent's.
+
+        An alternative keeps some of the parent's heads and channels, so it has no more of them;
+        a layout may be wider, as fused FFNs are.
+        """
+        self.check_coherent(block)
         kv_heads, width = block.attention.kv_heads, block.ffn.width
-        if kv_heads is not None:
-            self._check_kv_heads(kv_heads)
-            if kv_heads > self.kv_heads:
-                raise ValueError(
-                    f"kv_heads={kv_heads} is more than the parent's {self.kv_heads}; "
-                    f"allowed: divisors of {self.heads} up to {self.kv_heads}"
-                )
+        if kv_heads is not None and kv_heads > self.kv_heads:
+            raise ValueError(
+                f"kv_heads={kv_heads} is more than the parent's {self.kv_heads}; "
+                f"allowed: divisors of {self.heads} up to {self.kv_heads}"
+            )
         if width is not None and width > self.ffn_width:
             raise ValueError(
                 f"FFN width {width} is larger than the parent's {self.ffn_width}; "
@@ -222,110 +224,5 @@ class ModelShape:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelShape:
         """Returns the shape that `to_dict` wrote; unknown keys are a ValueError."""
-        _check_keys("model shape", values, tuple(cls.__dataclass_fields__))
+        check_keys("model shape", values, tuple(cls.__dataclass_fields__))
         return cls(**values)
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Layout:
-    """One block per layer: the architecture of a child.
-
-    Args:
-        shape: The parent's sizes.
-        blocks: One block per layer.
-
-    Raises:
-        ValueError: The number of blocks is not `shape.layers`, or a block does not fit.
-
-    Example:
-        >>> shape = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2,
-        ...                    ffn_width=16, vocab=32)
-        >>> Layout.parent(shape).replace(0, Block.from_label("none+gated8"))
-        Layout(2 layers, 1,376 parameters: 0 none+gated8 | 1 gqa2+gated16)
-    """
-
-    shape: ModelShape
-    blocks: tuple[Block, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "blocks", tuple(self.blocks))
-        if len(self.blocks) != self.shape.layers:
-            raise ValueError(
-                f"{len(self.blocks)} blocks for {self.shape.layers} layers; give one per layer"
-            )
-        for layer, block in enumerate(self.blocks):
-            try:
-                self.shape.check(block)
-            except ValueError as error:
-                raise ValueError(f"layer {layer}: {error}") from None
-
-    @classmethod
-    def parent(cls, shape: ModelShape) -> Layout:
-        """Returns the layout of the unchanged parent."""
-        return cls(shape, (shape.parent_block,) * shape.layers)
-
-    def parameters(self) -> int:
-        """Returns the number of parameters, tied ones counted once."""
-        return counting.parameters(self)
-
-    def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
-        """Returns the bytes one token of one sequence adds to the KV cache."""
-        return counting.kv_bytes_per_token(self, bytes_per_element)
-
-    def diff(self, other: Layout) -> dict[int, tuple[Block, Block]]:
-        """Returns {layer: (own block, the other's)} for the layers that differ."""
-        if self.shape != other.shape:
-            raise ValueError("the two layouts have different shapes; compare within one parent")
-        pairs = enumerate(zip(self.blocks, other.blocks, strict=True))
-        return {layer: pair for layer, pair in pairs if pair[0] != pair[1]}
-
-    def replace(self, layer: int, block: Block) -> Layout:
-        """Returns a copy with another block at one layer."""
-        blocks = list(self.blocks)
-        blocks[layer] = block
-        return Layout(self.shape, tuple(blocks))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {"shape": self.shape.to_dict(), "blocks": [b.to_dict() for b in self.blocks]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Layout:
-        """Returns the layout that `to_dict` wrote; unknown keys are a ValueError."""
-        _check_keys("layout", values, ("shape", "blocks"))
-        blocks = tuple(Block.from_dict(block) for block in values["blocks"])
-        return cls(ModelShape.from_dict(values["shape"]), blocks)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the layout as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Layout:
-        """Reads the layout that `save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-
-    def _runs(self) -> list[tuple[str, str]]:
-        """Returns (layers, label) for each run of equal layers."""
-        runs, start = [], 0
-        for label, members in groupby(block.label for block in self.blocks):
-            end = start + len(list(members)) - 1
-            runs.append((f"{start}-{end}" if end > start else f"{start}", label))
-            start = end + 1
-        return runs
-
-    def __repr__(self) -> str:
-        runs = " | ".join(f"{layers} {label}" for layers, label in self._runs())
-        return f"Layout({self.shape.layers} layers, {self.parameters():,} parameters: {runs})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(layers)}</td>"
-            + "".join(f"<td>{html.escape(part)}</td>" for part in label.split("+"))
-            + "</tr>"
-            for layers, label in self._runs()
-        )
-        return (
-            f"<table><caption>{self.parameters():,} parameters</caption>"
-            f"<tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table>"
-        )

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search_space.blocks import FFN, Attention, Block, Layout, ModelShape
+    from search_space.blocks import FFN, Attention, Block, ModelShape
+    from search_space.layout import Layout
 
 
 def attention_parameters(shape: ModelShape, attention: Attention) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, Layout, ModelShape
+from search_space.blocks import FFN, Attention, Block, ModelShape
+from search_space.layout import Layout
 
 WIDTH_MULTIPLE = 32
 

@@ -8,24 +8,28 @@ import math
 import time
 from dataclasses import dataclass
 
-import numpy as np
-
-from solvers._model import ScaledModel, one_sided, scale_problem
-from solvers._pulp import Ending, Outcome, Settings, run_model
+from solvers._backends import run_program
+from solvers._model import Variation, build_program, one_sided
+from solvers._settings import Ending, Outcome, Settings
 from solvers.errors import NoSolutionError
-from solvers.problem import ChoiceProblem, Limit
+from solvers.limits import Limit
+from solvers.problem import ChoiceProblem
 
 _LOGGER = logging.getLogger(__name__)
 
-# Solvers refuse a limit of zero seconds; a second attempt gets at least this.
+# Solvers refuse a limit of zero seconds; a further attempt gets at least this.
 _LEAST_SECONDS = 0.1
+
+# How many answers past a limit are cut off one by one before the limit itself is tightened.
+_CUTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A choice within the limits, in real units."""
+    """A selection within the limits, in real units."""
 
-    choices: tuple[int, ...]
+    selection: tuple[int, ...]
+    objective: float
     bound: float
     proved: bool
 
@@ -48,91 +52,131 @@ def unreachable(problem: ChoiceProblem) -> tuple[Limit, ...]:
     return tuple(broken)
 
 
-def search(problem: ChoiceProblem, settings: Settings) -> Found | None:
-    """Find the best choice within the limits.
+def search(
+    problem: ChoiceProblem,
+    settings: Settings,
+    *,
+    start: tuple[int, ...] | None = None,
+    floor: float = -math.inf,
+) -> Found | None:
+    """Find the best selection within the limits.
 
     Args:
         problem: The problem.
         settings: Which solver to use, and how.
+        start: A selection to begin from; what is found is never worse, if it is a solution.
+        floor: A bound that is known already.
 
     Returns:
-        The choice, or None if there is none within the limits.
+        The selection, or None if there is none within the limits.
 
     Raises:
-        NoSolutionError: If the solver gave neither a choice nor a proof that there is none.
+        NoSolutionError: If the solver gave neither a selection nor a proof that there is none.
         SolverError: If the solver itself failed.
     """
-    if not problem.limits:
-        return _unlimited(problem)
     if unreachable(problem):
         return None
-    deadline = time.perf_counter() + (settings.time_limit or 0.0)
-    margins: dict[str, float] = {}
-    first: tuple[ScaledModel, Outcome] | None = None
-    for _ in range(2):
+    floor = max(floor, problem.total(problem.columns.least(problem.columns.score))[0])
+    if not problem.limits and problem.distinct is None:
+        best = problem.columns.least(problem.columns.score)
+        return Found(selection=best, objective=floor, bound=floor, proved=True)
+    if start is not None and problem.broken(start):
+        start = None
+    return _Attempts(problem, settings, start, floor).run()
+
+
+class _Attempts:
+    """Solve, check, and solve again without what was wrong."""
+
+    def __init__(
+        self,
+        problem: ChoiceProblem,
+        settings: Settings,
+        start: tuple[int, ...] | None,
+        floor: float,
+    ) -> None:
+        self.problem, self.settings = problem, settings
+        self.start, self.bound = start, floor
         # A relative gap is a share of the whole objective, so then nothing may be taken off it.
-        model = scale_problem(problem, shift_score=settings.gap == 0.0, margins=margins)
-        outcome = run_model(model, settings)
-        first = first or (model, outcome)
-        if outcome.ending is Ending.INFEASIBLE:
-            return None
-        if outcome.choices is None:
-            raise _nothing_found(settings)
-        margins = _broken(problem, outcome.choices)
-        if not margins:
-            return _judge(problem, outcome.choices, first, settings.gap)
-        _LOGGER.warning("solver overstepped %s by a little; solving again", ", ".join(margins))
-        if settings.time_limit is not None:
-            left = max(deadline - time.perf_counter(), _LEAST_SECONDS)
-            settings = dataclasses.replace(settings, time_limit=left)
-    raise NoSolutionError(
-        f"solver {settings.solver!r} twice gave a choice that breaks {', '.join(margins)}; "
-        "use another solver, or move the limit a little"
-    )
+        self.variation = Variation(shift_score=settings.gap == 0.0)
+        self.scale = 1.0
 
+    def run(self) -> Found | None:
+        deadline = time.perf_counter() + (self.settings.time_limit or 0.0)
+        for _ in range(_CUTS + 2):
+            outcome = self._solve()
+            if outcome.ending is Ending.INFEASIBLE and not self.variation.margins:
+                # A start may use all of the tolerance; the solver is given only part of it.
+                return self._keep(self.start) if self.start else None
+            if outcome.selection is None:
+                return self._give_up()
+            broken = self.problem.broken(outcome.selection)
+            if not broken:
+                return self._judge(outcome)
+            _LOGGER.warning("solver overstepped %s by a little; solving again", ", ".join(broken))
+            self._rule_out(outcome.selection)
+            if self.settings.time_limit is not None:
+                left = max(deadline - time.perf_counter(), _LEAST_SECONDS)
+                self.settings = dataclasses.replace(self.settings, time_limit=left)
+        if self.start:
+            return self._keep(self.start)
+        raise NoSolutionError(
+            f"solver {self.settings.solver!r} again and again gave a choice that breaks "
+            f"{', '.join(broken)}; use another solver, or move the limit a little"
+        )
 
-def _unlimited(problem: ChoiceProblem) -> Found:
-    parts = np.split(problem.score, problem.starts[1:])
-    choices = tuple(int(part.argmin()) for part in parts)
-    return Found(choices=choices, bound=problem.evaluate(choices)[0], proved=True)
+    def _solve(self) -> Outcome:
+        program = build_program(self.problem, self.variation)
+        self.scale = program.scale
+        outcome = run_program(program, self.problem.columns, self.settings, self.start)
+        if self.variation.margins:
+            # What is proved of tighter limits does not hold for the problem.
+            return outcome
+        if outcome.bound is not None and program.cost.any():
+            self.bound = max(self.bound, program.base + program.scale * outcome.bound)
+        if outcome.ending is Ending.OPTIMAL and outcome.selection is not None:
+            best = self.problem.total(outcome.selection)[0]
+            self.bound = max(self.bound, best - self.settings.gap * abs(best))
+        return outcome
 
+    def _rule_out(self, selection: tuple[int, ...]) -> None:
+        """Cut the answer off, which loses no solution; as a last resort tighten the limits."""
+        cuts = (*self.variation.cuts, selection)
+        margins: dict[str, float] = {}
+        if len(cuts) > _CUTS:
+            totals = self.problem.total(selection)[1]
+            for side in one_sided(self.problem):
+                over = -side.slack(totals[side.resource])
+                if over > self.problem.tolerance(side.resource):
+                    margins[side.text] = 2.0 * over
+        self.variation = dataclasses.replace(self.variation, cuts=cuts, margins=margins)
 
-def _broken(problem: ChoiceProblem, choices: tuple[int, ...]) -> dict[str, float]:
-    """Map each limit the choice breaks to the margin that would rule the choice out."""
-    totals = problem.evaluate(choices)[1]
-    slacks = {side: side.slack(totals[side.resource]) for side in one_sided(problem)}
-    return {
-        side.text: -2.0 * slack
-        for side, slack in slacks.items()
-        if slack < -problem.tolerance(side.resource)
-    }
+    def _judge(self, outcome: Outcome) -> Found:
+        assert outcome.selection is not None
+        found = self._keep(outcome.selection)
+        ended = outcome.ending is Ending.OPTIMAL and not self.variation.margins
+        if self.start is not None:
+            kept = self._keep(self.start)
+            found = kept if kept.objective < found.objective else found
+        return dataclasses.replace(found, proved=found.proved or ended)
 
+    def _keep(self, selection: tuple[int, ...]) -> Found:
+        objective = self.problem.total(selection)[0]
+        bound = min(self.bound, objective)
+        room = self.settings.gap * abs(objective) + 1e-9 * self.scale
+        return Found(
+            selection=selection,
+            objective=objective,
+            bound=bound,
+            proved=objective - bound <= room,
+        )
 
-def _judge(
-    problem: ChoiceProblem,
-    choices: tuple[int, ...],
-    first: tuple[ScaledModel, Outcome],
-    gap: float,
-) -> Found:
-    """Work out the bound; only the first run's is valid, the second has tighter limits."""
-    model, outcome = first
-    objective = problem.evaluate(choices)[0]
-    kept = outcome.choices == choices
-    known = [math.fsum(np.minimum.reduceat(problem.score, problem.starts))]
-    if outcome.bound is not None and np.any(model.cost):
-        known.append(model.base + model.scale * outcome.bound)
-    if outcome.ending is Ending.OPTIMAL and outcome.choices is not None:
-        best = problem.evaluate(outcome.choices)[0]
-        known.append(best - gap * abs(best))
-    bound = min(max(known), objective)
-    room = gap * abs(objective) + 1e-9 * model.scale
-    proved = (kept and outcome.ending is Ending.OPTIMAL) or objective - bound <= room
-    return Found(choices=choices, bound=bound, proved=proved)
-
-
-def _nothing_found(settings: Settings) -> NoSolutionError:
-    given = "no time limit" if settings.time_limit is None else f"{settings.time_limit:g} seconds"
-    return NoSolutionError(
-        f"solver {settings.solver!r} found no choice within the limits, and no proof that there "
-        f"is none, in {given}; give it more time or loosen a limit"
-    )
+    def _give_up(self) -> Found:
+        if self.start is not None:
+            return self._keep(self.start)
+        limit, solver = self.settings.time_limit, self.settings.solver
+        given = "no time limit" if limit is None else f"{limit:g} seconds"
+        raise NoSolutionError(
+            f"solver {solver!r} found no choice within the limits, and no proof that there "
+            f"is none, in {given}; give it more time or loosen a limit"
+        )

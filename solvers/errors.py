@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from solvers.explain import Explanation
     from solvers.problem import ChoiceProblem
 
 
@@ -20,10 +21,10 @@ class InfeasibleError(SolverError):
 
     Args:
         problem: The problem that has no solution.
-        explanation: Plain lines, one fact each.
+        explanation: What `solvers.explain` returns, or plain lines in its place.
     """
 
-    def __init__(self, problem: ChoiceProblem, explanation: str) -> None:
+    def __init__(self, problem: ChoiceProblem, explanation: Explanation | str) -> None:
         # Both go to args, so that the error survives pickling between processes.
         super().__init__(problem, explanation)
         self.problem = problem

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from solvers._explain import explain
+from solvers._backends import available_solvers, require_solver
 from solvers._model import one_sided
-from solvers._pulp import Settings, available_solvers, require_solver
 from solvers._search import Found, search
+from solvers._settings import Settings
 from solvers.errors import InfeasibleError
-from solvers.problem import ChoiceProblem, Solution, Status
+from solvers.explain import explain_with
+from solvers.problem import ChoiceProblem
+from solvers.solution import Solution, Status
 
-__all__ = ["available_solvers", "solve"]
+__all__ = ["Start", "available_solvers", "solve"]
 
 _LOGGER = logging.getLogger(__name__)
 
-_LARGEST_SEED = 2**31 - 1
+Start = Solution | Sequence[int | None]
 
 
 def solve(
@@ -30,6 +31,7 @@ def solve(
     gap: float = 0.0,
     threads: int | None = None,
     seed: int = 0,
+    start: Start | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Solution:
     """Find the choice of least total score within every limit.
@@ -38,11 +40,14 @@ def solve(
 
     Args:
         problem: The problem.
-        solver: ``"highs"`` or ``"cbc"``; see `available_solvers`.
+        solver: ``"highs"``, ``"scipy"``, ``"cbc"``, or ``"pulp:NAME"`` for solver NAME through
+            PuLP; see `available_solvers`.
         time_limit: Seconds the solver may take, None for as long as it needs.
         gap: Stop once the objective is proved within this share of the best possible.
-        threads: Number of threads, None for the solver's own choice.
-        seed: Seed of the solver's random decisions.
+        threads: Number of threads, None for the solver's own choice; scipy ignores it.
+        seed: Seed of the solver's random decisions; scipy and some of PuLP's ignore it.
+        start: A choice to begin from, or a solution. HiGHS is handed it; with any solver the
+            answer is never worse than it. One that breaks a limit of the problem is ignored.
         options: Further options, by the solver's own names.
 
     Returns:
@@ -61,37 +66,57 @@ def solve(
         >>> solve(problem.with_limits([Limit("memory", at_most=5)])).labels
         ('big', 'small')
     """
-    _check_arguments(time_limit, gap, threads, seed)
-    require_solver(solver)
     settings = Settings(solver, time_limit, gap, threads, seed, dict(options or {}))
+    require_solver(solver)
+    first = read_start(problem, start)
     started = time.perf_counter()
-    found = search(problem, settings)
+    found = search(problem, settings, start=first)
     if found is None:
-        raise InfeasibleError(problem, explain(problem, settings))
-    solution = _solution(problem, found, time.perf_counter() - started, solver)
+        raise InfeasibleError(problem, explain_with(problem, settings))
+    solution = make_solution(problem, found, time.perf_counter() - started, solver)
     _LOGGER.info("%s: %s, objective %.6g", solver, solution.status, solution.objective)
     return solution
 
 
-def _check_arguments(time_limit: float | None, gap: float, threads: int | None, seed: int) -> None:
-    if time_limit is not None and not (math.isfinite(time_limit) and time_limit > 0):
-        raise ValueError(
-            f"time_limit is {time_limit}; give a positive number of seconds, or None for no limit"
-        )
-    if not 0.0 <= gap < 1.0:
-        raise ValueError(f"gap is {gap}; give a share from 0 (exact) up to, not including, 1")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}; give 1 or more, or None for the solver's choice")
-    if not 0 <= seed <= _LARGEST_SEED:
-        raise ValueError(f"seed is {seed}; give a whole number from 0 to {_LARGEST_SEED}")
+def read_start(problem: ChoiceProblem, start: Start | None) -> tuple[int, ...] | None:
+    """Turn a start as users give it into a selection.
+
+    Args:
+        problem: The problem.
+        start: Choices, or a solution of a problem with the same groups and spans.
+
+    Returns:
+        The selection, or None for no start.
+
+    Raises:
+        ValueError: If it does not cover each group once.
+    """
+    if start is None:
+        return None
+    if isinstance(start, Solution):
+        return problem.selection(start.choices, start.spans)
+    return problem.selection(start)
 
 
-def _solution(problem: ChoiceProblem, found: Found, seconds: float, solver: str) -> Solution:
-    objective, totals = problem.evaluate(found.choices)
+def make_solution(problem: ChoiceProblem, found: Found, seconds: float, solver: str) -> Solution:
+    """Say in the words of the problem what was found.
+
+    Args:
+        problem: The problem.
+        found: What was found for it.
+        seconds: How long that took.
+        solver: Name of the solver.
+
+    Returns:
+        The solution.
+    """
+    objective, totals = problem.total(found.selection)
+    choices, spans = problem.columns.split(found.selection)
     return Solution(
         status=Status.OPTIMAL if found.proved else Status.FEASIBLE,
-        choices=found.choices,
-        labels=problem.labels(found.choices),
+        choices=choices,
+        labels=problem.labels(choices, spans),
+        spans=spans,
         objective=objective,
         bound=found.bound,
         gap=(objective - found.bound) / max(abs(objective), 1e-12),

@@ -4,103 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import enum
 import math
-import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from solvers import _checks
+from solvers._columns import BoolArray, Columns, FloatArray
+from solvers.limits import Distinct, Limit
+from solvers.span import Span
 
 # A limit may be missed by this share of what the choices can change (solvers work to a
 # feasibility tolerance) plus this share of the sum's terms (adding floats rounds).
-_SPAN_TOLERANCE = 1e-9
+_RANGE_TOLERANCE = 1e-9
 _ROUNDING = 1e-13
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A bound, from above, from below or both, on the total of one resource.
-
-    Args:
-        resource: Name of the resource.
-        at_most: Largest total allowed, None for no such bound.
-        at_least: Smallest total allowed, None for no such bound.
-
-    Raises:
-        ValueError: If no bound is given, one is not finite, or `at_least` exceeds `at_most`.
-
-    Example:
-        >>> Limit("memory", at_most=20.0).text
-        'memory <= 20'
-    """
-
-    resource: str
-    at_most: float | None = None
-    at_least: float | None = None
-
-    def __post_init__(self) -> None:
-        given = {"at_most": self.at_most, "at_least": self.at_least}
-        bounds = {name: float(bound) for name, bound in given.items() if bound is not None}
-        if not bounds:
-            raise ValueError(
-                f"limit on {self.resource!r} has no bound; give at_most, at_least or both"
-            )
-        for name, bound in bounds.items():
-            if not math.isfinite(bound):
-                raise ValueError(
-                    f"limit on {self.resource!r}: {name} is {bound}; give a finite number, "
-                    "or leave it out for no bound"
-                )
-            object.__setattr__(self, name, bound)
-        if len(bounds) == 2 and bounds["at_least"] > bounds["at_most"]:
-            raise ValueError(
-                f"limit on {self.resource!r}: at_least {bounds['at_least']:g} exceeds at_most "
-                f"{bounds['at_most']:g}; swap them or widen the range"
-            )
-
-    def sides(self) -> tuple[Limit, ...]:
-        """Split the limit into one-sided limits.
-
-        Returns:
-            One or two limits with a single bound each.
-        """
-        if self.at_most is None or self.at_least is None:
-            return (self,)
-        return (
-            Limit(self.resource, at_most=self.at_most),
-            Limit(self.resource, at_least=self.at_least),
-        )
-
-    @property
-    def text(self) -> str:
-        """The limit as an inequality, for instance ``memory <= 20``."""
-        parts = [] if self.at_most is None else [f"{self.resource} <= {self.at_most:.12g}"]
-        if self.at_least is not None:
-            parts.append(f"{self.resource} >= {self.at_least:.12g}")
-        return " and ".join(parts)
-
-    def slack(self, total: float) -> float:
-        """Measure how far a total is inside the limit.
-
-        Args:
-            total: Total of the resource.
-
-        Returns:
-            Distance to the nearer bound, negative when that bound is broken.
-        """
-        above = math.inf if self.at_most is None else self.at_most - total
-        below = math.inf if self.at_least is None else total - self.at_least
-        return min(above, below)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChoiceProblem:
-    """Pick exactly one option in each group, within limits, for the least total score.
+    """Cover each group once, by one of its options or by a span, for the least total score.
 
     Options are numbered through all groups in order, so the arrays have one value for each
     option of group 0, then of group 1, and so on.
@@ -111,10 +35,15 @@ class ChoiceProblem:
         resources: What each option uses, by resource name.
         offsets: What is used whatever is chosen, added to the totals; missing names mean 0.
         limits: Bounds on the totals.
+        pinned: Groups whose option is given, by label or index; negative groups count from the
+            end. No span covers them.
+        spans: Candidates that cover several consecutive groups.
+        distinct: Bound on how many different choices are mixed; a number counts labels over all
+            groups, and 1 means the same choice everywhere.
 
     Raises:
         ValueError: If a group is empty or repeats a label, an array has the wrong size or holds
-            a value that is not finite, or a limit or offset names an unknown resource.
+            a value that is not finite, or anything names an unknown resource, group or option.
 
     Example:
         >>> problem = ChoiceProblem(
@@ -133,19 +62,20 @@ class ChoiceProblem:
     _: KW_ONLY
     offsets: Mapping[str, float] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
+    pinned: Mapping[int, int | str] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
+    distinct: Distinct | int | None = None
+    columns: Columns = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         fix = object.__setattr__
-        fix(self, "groups", _checked_groups(self.groups))
-        fix(self, "score", self._checked_values("score", self.score))
-        fix(
-            self,
-            "resources",
-            {
-                name: self._checked_values(f"resource {name!r}", values)
-                for name, values in self.resources.items()
-            },
-        )
+        fix(self, "groups", _checks.groups(self.groups))
+        fix(self, "score", _checks.values("score", self.score, self.groups))
+        named = {
+            name: _checks.values(f"resource {name!r}", values, self.groups)
+            for name, values in self.resources.items()
+        }
+        fix(self, "resources", named)
         fix(self, "offsets", {name: float(value) for name, value in self.offsets.items()})
         fix(self, "limits", tuple(self.limits))
         for name, value in self.offsets.items():
@@ -154,50 +84,79 @@ class ChoiceProblem:
                 raise ValueError(f"offset of {name!r} is {value}; give a finite number")
         for limit in self.limits:
             self._require_resource(limit.resource, "limit")
+        fix(self, "pinned", _checks.pins(self.pinned, self.groups))
+        fix(self, "spans", tuple(self.spans))
+        for span in self.spans:
+            _checks.span(span, len(self.groups), named)
+        fix(self, "distinct", _checks.distinct(self.distinct, self.groups))
+        fix(self, "columns", self._make_columns())
 
     @property
     def size(self) -> int:
         """Number of options in all groups together."""
-        return sum(len(group) for group in self.groups)
+        return len(self.score)
 
     @property
     def starts(self) -> npt.NDArray[np.intp]:
         """Position of the first option of each group in the arrays."""
         return np.cumsum([0, *(len(group) for group in self.groups[:-1])], dtype=np.intp)
 
-    def evaluate(self, choices: Sequence[int]) -> tuple[float, dict[str, float]]:
+    def evaluate(
+        self, choices: Sequence[int | None], spans: Sequence[int] = ()
+    ) -> tuple[float, dict[str, float]]:
         """Compute the objective and the resource totals of a choice.
 
         Args:
-            choices: Index of the chosen option within its group, for each group.
+            choices: Index of the chosen option within its group, for each group; None where a
+                span covers it.
+            spans: Positions of the chosen spans in `spans`.
 
         Returns:
             The total score, and the total of each resource with its offset.
 
         Raises:
-            ValueError: If there is not one valid index for each group.
+            ValueError: If a group is not covered exactly once, or an index is out of range.
         """
-        chosen = self.starts + np.array(self._checked_choices(choices), dtype=np.intp)
-        totals = {
-            name: math.fsum([*values[chosen], self.offsets.get(name, 0.0)])
-            for name, values in self.resources.items()
-        }
-        return math.fsum(self.score[chosen]), totals
+        return self.total(self.selection(choices, spans))
 
-    def labels(self, choices: Sequence[int]) -> tuple[str, ...]:
-        """Name the chosen options.
+    def labels(self, choices: Sequence[int | None], spans: Sequence[int] = ()) -> tuple[str, ...]:
+        """Name what covers each group.
 
         Args:
-            choices: Index of the chosen option within its group, for each group.
+            choices: As for `evaluate`.
+            spans: As for `evaluate`.
 
         Returns:
-            One label for each group.
+            One label for each group: its option's, or that of the span.
 
         Raises:
-            ValueError: If there is not one valid index for each group.
+            ValueError: As for `evaluate`.
         """
-        checked = self._checked_choices(choices)
-        return tuple(group[index] for group, index in zip(self.groups, checked, strict=True))
+        found = []
+        selection = self.selection(choices, spans)
+        for group, column in enumerate(self.columns.by_group(selection).tolist()):
+            own = column < self.size
+            label = self.groups[group][column - int(self.columns.starts[group])] if own else None
+            found.append(self.spans[column - self.size].label if label is None else label)
+        return tuple(found)
+
+    def violations(
+        self, choices: Sequence[int | None], spans: Sequence[int] = ()
+    ) -> tuple[str, ...]:
+        """List what a choice breaks.
+
+        Args:
+            choices: As for `evaluate`.
+            spans: As for `evaluate`.
+
+        Returns:
+            The limits, pins and bound on distinct choices that do not hold, in words; empty if
+            the choice is a solution.
+
+        Raises:
+            ValueError: As for `evaluate`.
+        """
+        return self.broken(self.selection(choices, spans))
 
     def with_limits(self, limits: Iterable[Limit]) -> ChoiceProblem:
         """Copy the problem with other limits.
@@ -213,23 +172,124 @@ class ChoiceProblem:
         """
         return dataclasses.replace(self, limits=tuple(limits))
 
+    def with_resource(
+        self,
+        name: str,
+        values: npt.ArrayLike,
+        *,
+        spans: Sequence[float] = (),
+        offset: float = 0.0,
+        limit: Limit | None = None,
+    ) -> ChoiceProblem:
+        """Copy the problem with one more resource.
+
+        Args:
+            name: Name of the resource.
+            values: What each option uses.
+            spans: What each span uses.
+            offset: What is used whatever is chosen.
+            limit: A limit to add to the present ones.
+
+        Returns:
+            The copy.
+
+        Raises:
+            ValueError: If there is such a resource already, or the values do not fit.
+        """
+        if name in self.resources:
+            raise ValueError(f"resource {name!r} is there already; choose another name")
+        if len(spans) != len(self.spans):
+            raise ValueError(
+                f"{len(spans)} values of {name!r} for {len(self.spans)} spans; give one for each"
+            )
+        wider = tuple(
+            dataclasses.replace(span, resources={**span.resources, name: float(value)})
+            for span, value in zip(self.spans, spans, strict=True)
+        )
+        return dataclasses.replace(
+            self,
+            resources={**self.resources, name: np.asarray(values, dtype=np.float64)},
+            spans=wider,
+            offsets={**self.offsets, name: offset},
+            limits=(*self.limits, limit) if limit else self.limits,
+        )
+
+    def with_count(
+        self,
+        name: str,
+        counts: Callable[[str], float],
+        *,
+        at_most: float | None = None,
+        at_least: float | None = None,
+    ) -> ChoiceProblem:
+        """Copy the problem with a resource that counts the chosen labels of some sort.
+
+        Args:
+            name: Name of the new resource.
+            counts: Tells of a label whether it counts, or by how much.
+            at_most: Bound on the count, None for none.
+            at_least: Bound on the count, None for none.
+
+        Returns:
+            The copy.
+
+        Raises:
+            ValueError: If there is such a resource already.
+
+        Example:
+            >>> problem = ChoiceProblem((("gqa8", "none"),) * 3, [0, 1] * 3)
+            >>> counted = problem.with_count("attention", lambda x: x != "none", at_most=2)
+            >>> counted.evaluate([0, 1, 0])[1]
+            {'attention': 2.0}
+        """
+        bounded = at_most is not None or at_least is not None
+        return self.with_resource(
+            name,
+            [float(counts(label)) for group in self.groups for label in group],
+            spans=[float(counts(span.label)) for span in self.spans],
+            limit=Limit(name, at_most=at_most, at_least=at_least) if bounded else None,
+        )
+
+    def keep(self, groups: Iterable[int], option: int | str = 0) -> ChoiceProblem:
+        """Copy the problem with some groups pinned to one option.
+
+        Args:
+            groups: The groups, negative ones from the end.
+            option: Index or label of the option they keep, by default their first.
+
+        Returns:
+            The copy; pins that were there stay.
+
+        Raises:
+            ValueError: If there is no such group or option, or it is pinned to another already.
+
+        Example:
+            >>> ChoiceProblem((("a", "b"),) * 4, [1, 0] * 4).keep([0, -1]).pinned
+            {0: 0, 3: 0}
+        """
+        added = _checks.pins(dict.fromkeys(groups, option), self.groups)
+        for group, pin in added.items():
+            if self.pinned.get(group, pin) != pin:
+                raise ValueError(f"group {group} is pinned to another option already; drop a pin")
+        return dataclasses.replace(self, pinned={**self.pinned, **added})
+
     def bounds(self, resource: str) -> tuple[float, float]:
         """Find the range a resource total can take when nothing is limited.
+
+        Pins count here. A bound on distinct choices does not, so that with one the range may be
+        wider than what can be reached.
 
         Args:
             resource: Name of the resource.
 
         Returns:
-            The least and the greatest total, offset included; both are reached by some choice.
+            The least and the greatest total, offset included.
 
         Raises:
             ValueError: If there is no such resource.
         """
         self._require_resource(resource, "bounds")
-        values, offset = self.resources[resource], self.offsets.get(resource, 0.0)
-        least = np.minimum.reduceat(values, self.starts)
-        greatest = np.maximum.reduceat(values, self.starts)
-        return math.fsum([*least, offset]), math.fsum([*greatest, offset])
+        return self.columns.extremes(resource, self.offsets.get(resource, 0.0))
 
     def tolerance(self, resource: str) -> float:
         """Say by how much a total may miss a limit and still count as within it.
@@ -241,41 +301,96 @@ class ChoiceProblem:
             An absolute amount, about 1e-9 of what the choices can change.
         """
         least, greatest = self.bounds(resource)
-        largest = np.maximum.reduceat(np.abs(self.resources[resource]), self.starts)
-        terms = abs(self.offsets.get(resource, 0.0)) + float(largest.sum())
-        return _SPAN_TOLERANCE * (greatest - least) + _ROUNDING * terms
+        largest = np.maximum.reduceat(np.abs(self.resources[resource]), self.columns.starts)
+        sizes = [float(largest.sum()), abs(self.offsets.get(resource, 0.0))]
+        sizes.append(sum(abs(span.resources[resource]) for span in self.spans))
+        return _RANGE_TOLERANCE * (greatest - least) + _ROUNDING * sum(sizes)
 
-    def _checked_values(self, what: str, values: npt.ArrayLike) -> FloatArray:
-        array = np.array(values, dtype=np.float64)
-        if array.shape != (self.size,):
-            raise ValueError(
-                f"{what} has shape {array.shape}; give one value for each of the {self.size} "
-                f"options of the {len(self.groups)} groups, that is shape ({self.size},)"
-            )
-        broken = np.flatnonzero(~np.isfinite(array))
-        if broken.size:
-            at = int(broken[0])
-            group = int(np.searchsorted(self.starts, at, side="right")) - 1
-            label = self.groups[group][at - int(self.starts[group])]
-            raise ValueError(
-                f"{what} of option {label!r} of group {group} is {array[at]} ({broken.size} such "
-                "values in all); give finite numbers, or leave the option out of its group"
-            )
-        array.setflags(write=False)
-        return array
+    def selection(
+        self, choices: Sequence[int | None], spans: Sequence[int] = ()
+    ) -> tuple[int, ...]:
+        """Write a choice as positions among all options and spans.
 
-    def _checked_choices(self, choices: Sequence[int]) -> list[int]:
-        checked = [operator.index(choice) for choice in choices]
-        if len(checked) != len(self.groups):
-            raise ValueError(
-                f"{len(checked)} choices given for {len(self.groups)} groups; give one for each"
-            )
-        for at, (choice, group) in enumerate(zip(checked, self.groups, strict=True)):
-            if not 0 <= choice < len(group):
-                raise ValueError(
-                    f"choice {choice} for group {at} is out of range; give 0 to {len(group) - 1}"
-                )
-        return checked
+        Args:
+            choices: As for `evaluate`.
+            spans: As for `evaluate`.
+
+        Returns:
+            Positions, sorted by group; spans are numbered after all options.
+
+        Raises:
+            ValueError: As for `evaluate`.
+        """
+        return _checks.selection(choices, spans, self.groups, self.columns)
+
+    def total(self, selection: Sequence[int]) -> tuple[float, dict[str, float]]:
+        """Compute the objective and the totals of a selection.
+
+        Args:
+            selection: What `selection` returns.
+
+        Returns:
+            The total score, and the total of each resource with its offset.
+        """
+        chosen = np.array(selection, dtype=np.intp)
+        totals = {
+            name: math.fsum([*values[chosen], self.offsets.get(name, 0.0)])
+            for name, values in self.columns.resources.items()
+        }
+        return math.fsum(self.columns.score[chosen]), totals
+
+    def broken(self, selection: Sequence[int]) -> tuple[str, ...]:
+        """List what a selection breaks.
+
+        Args:
+            selection: What `selection` returns.
+
+        Returns:
+            The limits, pins and bound on distinct choices that do not hold, in words.
+        """
+        totals = self.total(selection)[1]
+        found = [
+            side.text
+            for limit in self.limits
+            for side in limit.sides()
+            if side.slack(totals[side.resource]) < -self.tolerance(side.resource)
+        ]
+        if not self.columns.allowed[list(selection)].all():
+            covering = self.columns.by_group(selection)
+            at = [g for g in self.pinned if not self.columns.allowed[covering[g]]]
+            found.append(f"pins of groups {', '.join(map(str, at))}")
+        distinct = self.distinct
+        if isinstance(distinct, Distinct):
+            codes = self.columns.kinds[list(selection)]
+            if len(set(codes[codes >= 0].tolist())) > distinct.at_most:
+                found.append(distinct.text)
+        return tuple(found)
+
+    def _make_columns(self) -> Columns:
+        sizes = np.array([len(group) for group in self.groups], dtype=np.intp)
+        own = np.repeat(np.arange(len(sizes)), sizes)
+        first = np.concatenate([own, np.array([s.first for s in self.spans], dtype=np.intp)])
+        last = np.concatenate([own, np.array([s.last for s in self.spans], dtype=np.intp)])
+        return Columns(
+            options=self.size,
+            starts=self.starts,
+            first=first,
+            last=last,
+            score=_joined(self.score, [span.score for span in self.spans]),
+            resources={
+                name: _joined(values, [span.resources[name] for span in self.spans])
+                for name, values in self.resources.items()
+            },
+            allowed=self._allowed(first, last),
+            kinds=_checks.kinds(self.distinct, self.groups, len(self.spans)),
+        )
+
+    def _allowed(self, first: npt.NDArray[np.intp], last: npt.NDArray[np.intp]) -> BoolArray:
+        allowed = np.ones(len(first), dtype=bool)
+        for group, pin in self.pinned.items():
+            allowed &= (group < first) | (group > last)
+            allowed[int(self.starts[group]) + int(pin)] = True
+        return allowed
 
     def _require_resource(self, name: str, what: str) -> None:
         if name in self.resources:
@@ -286,72 +401,7 @@ class ChoiceProblem:
         raise ValueError(f"{what} on unknown resource {name!r}; known resources: {known}{hint}")
 
 
-def _checked_groups(groups: Iterable[Iterable[str]]) -> tuple[tuple[str, ...], ...]:
-    checked = []
-    for at, group in enumerate(groups):
-        # A string is an iterable of strings too, and would quietly become single letters.
-        if isinstance(group, str):
-            raise ValueError(f"group {at} is the string {group!r}; give a tuple of labels")
-        labels = tuple(str(label) for label in group)
-        if not labels:
-            raise ValueError(f"group {at} has no options; give at least one, or leave it out")
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(
-                f"group {at} has label {twice[0]!r} more than once; make labels unique"
-            )
-        checked.append(labels)
-    if not checked:
-        raise ValueError("there are no groups; give at least one group of options")
-    return tuple(checked)
-
-
-class Status(enum.StrEnum):
-    """How much is known about a solution.
-
-    OPTIMAL means proved best, to within the gap that was asked for. FEASIBLE means within the
-    limits, while a better one may exist: the solver ran out of time.
-    """
-
-    OPTIMAL = "optimal"
-    FEASIBLE = "feasible"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Solution:
-    """A choice within every limit, with what is known about how good it is.
-
-    Args:
-        status: Whether the choice is proved best.
-        choices: Index of the chosen option within its group, for each group.
-        labels: Label of the chosen option, for each group.
-        objective: Total score.
-        bound: No choice within the limits scores less than this.
-        gap: ``objective - bound`` as a share of the objective's size.
-        resources: Total of each resource, offset included.
-        slack: Distance to each bound of each limit, keyed like ``memory <= 20``.
-        seconds: Wall-clock time taken.
-        solver: Name of the solver.
-    """
-
-    status: Status
-    choices: tuple[int, ...]
-    labels: tuple[str, ...]
-    objective: float
-    bound: float
-    gap: float
-    resources: dict[str, float]
-    slack: dict[str, float]
-    seconds: float
-    solver: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values that ``json`` can write.
-
-        Returns:
-            A dictionary with one entry for each field.
-        """
-        plain = dataclasses.asdict(self)
-        plain["status"] = self.status.value
-        plain["choices"], plain["labels"] = list(self.choices), list(self.labels)
-        return plain
+def _joined(values: FloatArray, more: Sequence[float]) -> FloatArray:
+    joined = np.concatenate([values, np.array(more, dtype=np.float64)]) if more else values
+    joined.setflags(write=False)
+    return joined

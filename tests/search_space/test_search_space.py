@@ -77,14 +77,23 @@ def test_a_layout_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("gqa4+none", r"layer 1: kv_heads=4 does not divide heads=6; allowed: \[1, 2, 3, 6\]"),
-        ("gqa6+none", "more than the parent's 3"),
-        ("none+gated161", "width 161 is larger than the parent's 160"),
+        ("gqa4+none", r"layer 0: kv_heads=4 does not divide heads=6; allowed: \[1, 2, 3, 6\]"),
+        ("gqa6+none", "layer 0: kv_heads=6 is more than the parent's 3"),
+        ("none+gated161", "layer 0: FFN width 161 is larger than the parent's 160"),
     ],
 )
-def test_a_block_that_does_not_fit_is_refused_with_the_layer(label, message):
+def test_a_search_refuses_an_alternative_that_is_no_part_of_the_parents_block(label, message):
+    block = Block.from_label(label)
     with pytest.raises(ValueError, match=message):
-        Layout.parent(SHAPE).replace(1, Block.from_label(label))
+        SearchSpace.uniform(SHAPE, attentions=[block.attention], ffns=[block.ffn])
+
+
+def test_a_layout_may_be_wider_than_the_parent_but_not_incoherent():
+    wide = Layout.parent(SHAPE).replace(1, Block.from_label("gqa6+gated480"))
+    assert Layout.from_dict(wide.to_dict()) == wide
+    assert wide.parameters() - Layout.parent(SHAPE).parameters() == 48 * (2 * 3 * 8 + 3 * 320)
+    with pytest.raises(ValueError, match=r"layer 1: kv_heads=4 does not divide heads=6"):
+        Layout.parent(SHAPE).replace(1, Block.from_label("gqa4+none"))
 
 
 @pytest.mark.parametrize(

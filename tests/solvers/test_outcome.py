@@ -9,7 +9,8 @@ import pytest
 
 from solvers import ChoiceProblem, InfeasibleError, Limit, NoSolutionError, Status, solve
 from solvers import _search as search_module
-from solvers._pulp import Ending, Outcome, read_outcome
+from solvers._pulp import read_outcome
+from solvers._settings import Ending, Outcome
 
 PROBLEM = ChoiceProblem(
     groups=(("a", "b", "c"),),
@@ -35,7 +36,7 @@ def test_pulp_4_stats(status: str, has_solution: bool, ending: Ending) -> None:
         status=SimpleNamespace(name=status), has_solution=has_solution, best_bound=0.0
     )
     # PuLP 4 problems have no status; touching it would fail.
-    assert read_outcome(SimpleNamespace(), stats) == Outcome(ending=ending, bound=0.0)
+    assert read_outcome(SimpleNamespace(), stats) == (ending, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -50,49 +51,86 @@ def test_pulp_4_stats(status: str, has_solution: bool, ending: Ending) -> None:
 )
 def test_pulp_3_attributes(status: int, sol_status: int, ending: Ending) -> None:
     prob = SimpleNamespace(status=status, sol_status=sol_status)
-    assert read_outcome(prob, 1) == Outcome(ending=ending, bound=None)
+    assert read_outcome(prob, 1) == (ending, None)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *outcomes: Outcome) -> list[Any]:
-    models: list[Any] = []
+    programs: list[Any] = []
 
-    def run(model: Any, settings: Any) -> Outcome:
-        models.append(model)
-        return outcomes[len(models) - 1]
+    def run(program: Any, *rest: Any) -> Outcome:
+        programs.append(program)
+        return outcomes[min(len(programs), len(outcomes)) - 1]
 
-    monkeypatch.setattr(search_module, "run_model", run)
-    return models
+    monkeypatch.setattr(search_module, "run_program", run)
+    return programs
 
 
-def test_an_answer_past_the_limit_is_solved_again_tighter(
+def test_an_answer_past_the_limit_is_cut_off_and_the_bound_still_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = Outcome(ending=Ending.OPTIMAL, bound=0.0, choices=(0,))
-    right = Outcome(ending=Ending.OPTIMAL, bound=0.5, choices=(1,))
-    models = scripted(monkeypatch, wrong, right)
+    wrong = Outcome(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
+    right = Outcome(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
+    programs = scripted(monkeypatch, wrong, right)
     solution = solve(PROBLEM)
-    assert models[1].rows[0][1] < models[0].rows[0][1]
-    # The second run's bound holds for tighter limits only, so nothing is proved.
-    assert (solution.choices, solution.status) == ((1,), Status.FEASIBLE)
-    assert solution.bound == 0.0
+    cut = programs[1].rows[-1]
+    assert (cut.at.tolist(), cut.upper) == ([0], 0.0)
+    assert (solution.choices, solution.status, solution.bound) == ((1,), Status.OPTIMAL, 1.0)
 
 
-def test_two_answers_past_the_limit_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = Outcome(ending=Ending.OPTIMAL, bound=0.0, choices=(0,))
-    scripted(monkeypatch, wrong, wrong)
-    with pytest.raises(NoSolutionError, match=r"twice gave a choice that breaks r <= 2\.5"):
+def test_many_answers_past_the_limit_tighten_it_and_prove_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = Outcome(ending=Ending.STOPPED, bound=0.0, selection=(0,))
+    right = Outcome(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
+    programs = scripted(monkeypatch, *[wrong] * 4, right)
+    solution = solve(PROBLEM)
+    limit = len(PROBLEM.groups)  # the rows of the groups come first
+    assert programs[4].rows[limit].upper < programs[0].rows[limit].upper
+    assert (solution.choices, solution.status, solution.bound) == ((1,), Status.FEASIBLE, 0.0)
+
+
+def test_answers_past_the_limit_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, Outcome(ending=Ending.OPTIMAL, bound=0.0, selection=(0,)))
+    with pytest.raises(NoSolutionError, match=r"again and again .* breaks r <= 2\.5"):
+        solve(PROBLEM)
+
+
+def test_no_room_in_tightened_limits_is_not_called_infeasible(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = Outcome(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
+    scripted(monkeypatch, *[wrong] * 4, Outcome(ending=Ending.INFEASIBLE, bound=None))
+    with pytest.raises(NoSolutionError):
         solve(PROBLEM)
 
 
 def test_stopping_early_with_a_choice_is_feasible_with_a_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scripted(monkeypatch, Outcome(ending=Ending.STOPPED, bound=0.25, choices=(2,)))
+    scripted(monkeypatch, Outcome(ending=Ending.STOPPED, bound=0.25, selection=(2,)))
     solution = solve(PROBLEM, time_limit=1.0)
     assert (solution.status, solution.bound, solution.gap) == (Status.FEASIBLE, 1.0, 0.5)
 
 
+def test_a_start_is_returned_when_the_solver_finds_nothing_or_worse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for outcome in (
+        Outcome(ending=Ending.NOTHING, bound=0.0),
+        Outcome(ending=Ending.STOPPED, bound=0.0, selection=(2,)),
+    ):
+        scripted(monkeypatch, outcome)
+        solution = solve(PROBLEM, time_limit=1.0, start=[1])
+        assert (solution.status, solution.objective) == (Status.FEASIBLE, 1.0)
+
+
+def test_a_start_that_breaks_a_limit_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, Outcome(ending=Ending.NOTHING, bound=None))
+    with pytest.raises(NoSolutionError):
+        solve(PROBLEM, time_limit=1.0, start=[0])
+
+
 def test_infeasible_ending_is_an_infeasible_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, *[Outcome(ending=Ending.INFEASIBLE, bound=None)] * 9)
+    scripted(monkeypatch, Outcome(ending=Ending.INFEASIBLE, bound=None))
     with pytest.raises(InfeasibleError):
         solve(PROBLEM)

@@ -1,0 +1,150 @@
+"""Layout: one block per layer."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from search_space import counting
+from search_space.blocks import Block, ModelShape, check_keys
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Layout:
+    """One block per layer: the architecture of a child.
+
+    A block may be wider than the parent's, as fused FFNs are; what a search may choose is up to
+    `SearchSpace`.
+
+    Args:
+        shape: The parent's sizes; its `layers` are those of this layout.
+        blocks: One block per layer.
+
+    Raises:
+        ValueError: The number of blocks is not `shape.layers`, or the KV heads of a block do not
+            divide the query heads.
+
+    Example:
+        >>> shape = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2,
+        ...                    ffn_width=16, vocab=32)
+        >>> Layout.parent(shape).replace(0, Block.from_label("none+gated8"))
+        Layout(2 layers, 1,376 parameters: 0 none+gated8 | 1 gqa2+gated16)
+    """
+
+    shape: ModelShape
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if len(self.blocks) != self.shape.layers:
+            raise ValueError(
+                f"{len(self.blocks)} blocks for {self.shape.layers} layers; give one per layer"
+            )
+        for layer, block in enumerate(self.blocks):
+            try:
+                self.shape.check_coherent(block)
+            except ValueError as error:
+                raise ValueError(f"layer {layer}: {error}") from None
+
+    @classmethod
+    def parent(cls, shape: ModelShape) -> Layout:
+        """Returns the layout of the unchanged parent."""
+        return cls(shape, (shape.parent_block,) * shape.layers)
+
+    @classmethod
+    def published(cls, name: str) -> Layout:
+        """Returns a published layout, such as "llama-3.3-nemotron-super-49b-v1".
+
+        `published_layout` also gives its sources and what of it is inferred.
+
+        Raises:
+            ValueError: There is no published layout of that name.
+        """
+        from search_space.published import published_layout
+
+        return published_layout(name).layout
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        kv_heads: int | None = None,
+        ffn_width: int | None = None,
+    ) -> Layout:
+        """Returns the layout of a model's config.json; see `formats.layout_from_config`."""
+        from search_space.formats import layout_from_config
+
+        return layout_from_config(config, kv_heads=kv_heads, ffn_width=ffn_width)
+
+    def parameters(self) -> int:
+        """Returns the number of parameters, tied ones counted once."""
+        return counting.parameters(self)
+
+    def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
+        """Returns the bytes one token of one sequence adds to the KV cache."""
+        return counting.kv_bytes_per_token(self, bytes_per_element)
+
+    def diff(self, other: Layout) -> dict[int, tuple[Block, Block]]:
+        """Returns {layer: (own block, the other's)} for the layers that differ."""
+        if self.shape != other.shape:
+            raise ValueError("the two layouts have different shapes; compare within one parent")
+        pairs = enumerate(zip(self.blocks, other.blocks, strict=True))
+        return {layer: pair for layer, pair in pairs if pair[0] != pair[1]}
+
+    def replace(self, layer: int, block: Block) -> Layout:
+        """Returns a copy with another block at one layer."""
+        blocks = list(self.blocks)
+        blocks[layer] = block
+        return Layout(self.shape, tuple(blocks))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {"shape": self.shape.to_dict(), "blocks": [b.to_dict() for b in self.blocks]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Layout:
+        """Returns the layout that `to_dict` wrote; unknown keys are a ValueError."""
+        check_keys("layout", values, ("shape", "blocks"))
+        blocks = tuple(Block.from_dict(block) for block in values["blocks"])
+        return cls(ModelShape.from_dict(values["shape"]), blocks)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the layout as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Layout:
+        """Reads the layout that `save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def _runs(self) -> list[tuple[str, str]]:
+        """Returns (layers, label) for each run of equal layers."""
+        runs, start = [], 0
+        for label, members in groupby(block.label for block in self.blocks):
+            end = start + len(list(members)) - 1
+            runs.append((f"{start}-{end}" if end > start else f"{start}", label))
+            start = end + 1
+        return runs
+
+    def __repr__(self) -> str:
+        runs = " | ".join(f"{layers} {label}" for layers, label in self._runs())
+        return f"Layout({self.shape.layers} layers, {self.parameters():,} parameters: {runs})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(layers)}</td>"
+            + "".join(f"<td>{html.escape(part)}</td>" for part in label.split("+"))
+            + "</tr>"
+            for layers, label in self._runs()
+        )
+        return (
+            f"<table><caption>{self.parameters():,} parameters</caption>"
+            f"<tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table>"
+        )

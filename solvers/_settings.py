@@ -1,0 +1,96 @@
+"""How to run a solver, and what a run gives, whichever solver it is."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from solvers._columns import Columns, FloatArray
+from solvers._model import Program
+
+LARGEST_SEED = 2**31 - 1
+
+# Ten times inside the tolerance that a solution is checked against afterwards.
+FEASIBILITY = 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to run a solver.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    solver: str = "highs"
+    time_limit: float | None = None
+    gap: float = 0.0
+    threads: int | None = None
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        limit, threads = self.time_limit, self.threads
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise ValueError(
+                f"time_limit is {limit}; give a positive number of seconds, or None for no limit"
+            )
+        if not 0.0 <= self.gap < 1.0:
+            raise ValueError(
+                f"gap is {self.gap}; give a share from 0 (exact) up to, not including, 1"
+            )
+        if threads is not None and threads < 1:
+            raise ValueError(
+                f"threads is {threads}; give 1 or more, or None for the solver's choice"
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ValueError(f"seed is {self.seed}; give a whole number from 0 to {LARGEST_SEED}")
+
+
+class Ending(enum.Enum):
+    """How a solver run ended."""
+
+    OPTIMAL = "optimal"
+    STOPPED = "stopped with a solution"
+    INFEASIBLE = "infeasible"
+    NOTHING = "stopped without a solution"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a solver run gave: a bound in the units of the program, and what it selected."""
+
+    ending: Ending
+    bound: float | None
+    selection: tuple[int, ...] | None = None
+
+
+def finish(
+    ending: Ending, bound: float | None, values: FloatArray | None, program: Program, all_: Columns
+) -> Outcome:
+    """Read the selection out of a solver's values; values that are none count as nothing.
+
+    Args:
+        ending: How the run ended, by the solver's word.
+        bound: The bound it proved.
+        values: Values of the program's variables.
+        program: What was solved.
+        all_: The columns of the problem.
+
+    Returns:
+        The outcome.
+    """
+    bound = float(bound) if bound is not None and math.isfinite(bound) else None
+    if ending in (Ending.INFEASIBLE, Ending.NOTHING) or values is None:
+        found = ending if ending is Ending.INFEASIBLE else Ending.NOTHING
+        return Outcome(ending=found, bound=bound)
+    chosen = program.columns[np.asarray(values)[: len(program.columns)] > 0.5]
+    if (all_.covered(chosen.tolist()) != 1).any():
+        return Outcome(ending=Ending.NOTHING, bound=bound)
+    ordered = sorted(chosen.tolist(), key=lambda column: int(all_.first[column]))
+    return Outcome(ending=ending, bound=bound, selection=tuple(ordered))
