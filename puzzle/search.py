@@ -25,9 +25,9 @@ from puzzle.library import build_library
 from puzzle.parents import Parent, open_parent
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, rate
-from puzzle.scoring import replace_one
+from puzzle.scoring import Scores, replace_one
 from puzzle.workspace import Workspace
-from search_space import Layout, SearchSpace
+from search_space import Block, Layout, SearchSpace
 from solvers import ChoiceProblem, InfeasibleError, Limit, solve
 
 
@@ -104,8 +104,7 @@ def search(
     scores = replace_one(library, space, cut, workspace=workspace)
     problem = _problem(space, costs, scenario, scores, limits)
     solution = solve(problem, solver=solver, seed=seed)
-    chosen = (space.blocks(layer)[choice] for layer, choice in enumerate(solution.choices))
-    layout = Layout(space.shape, tuple(chosen))
+    layout = Layout(space.shape, tuple(map(Block.from_label, solution.labels)))
     predicted = {
         "parent": {**parent_cost, "kl": 0.0},
         "child": {**layout_cost(costs, layout, scenario), "kl": solution.objective},
@@ -135,7 +134,7 @@ def _problem(
     space: SearchSpace,
     costs: CostModel,
     scenario: Scenario,
-    scores: list[dict[str, float]] | None,
+    scores: Scores | None,
     limits: tuple[Limit, ...],
 ) -> ChoiceProblem:
     """Returns the program; without scores it only tells what can be reached."""
@@ -145,7 +144,7 @@ def _problem(
         blocks = space.blocks(layer)
         groups.append(tuple(block.label for block in blocks))
         for block in blocks:
-            score.append(scores[layer][block.label] if scores else 0.0)
+            score.append(scores.kl(layer, block.label) if scores else 0.0)
             cost = costs.block_cost(layer, block, scenario)
             for name, column in resources.items():
                 column.append(cost[name])

@@ -171,8 +171,7 @@ class Artifact:
             yield
 
     def _build(self, builder: Builder) -> None:
-        # The host is part of the name because a pid says nothing about another machine.
-        temp = self.root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
+        temp = _temporary(self.root)
         started = time.time()
         try:
             with disk_errors(temp, self.root):
@@ -305,6 +304,17 @@ class Workspace:
             artifact._build(builder)
         return artifact
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yields a temporary directory of this process; `clean` finds it after a kill."""
+        directory = _temporary(self.root)
+        try:
+            with disk_errors(directory, self.root):
+                directory.mkdir()
+                yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
     def clean(self) -> list[Path]:
         """Delete temporary directories of processes on this machine that no longer live.
 
@@ -318,6 +328,11 @@ class Workspace:
                 shutil.rmtree(path, ignore_errors=True)
                 deleted.append(path)
         return deleted
+
+
+def _temporary(root: Path) -> Path:
+    # The host is part of the name because a pid says nothing about another machine.
+    return root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
 
 
 def _alive(pid: int) -> bool:

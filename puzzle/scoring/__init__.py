@@ -1,5 +1,7 @@
-"""Scores: how far the parent's next-token distribution moves when a block is replaced."""
+"""Scores: how far the whole model's output moves when one block is replaced."""
 
-from puzzle.scoring.replace_one import replace_one
+from puzzle.scoring.fisher import FisherConfig, fisher
+from puzzle.scoring.replace_one import replace_one, replace_some
+from puzzle.scoring.scores import Score, Scores
 
-__all__ = ["replace_one"]
+__all__ = ["FisherConfig", "Score", "Scores", "fisher", "replace_one", "replace_some"]

@@ -105,8 +105,8 @@ def test_a_replace_one_score_is_the_kl_of_the_child_with_that_block(saved, tmp_p
             parent.config, layout, library.child_tensors(layout), dtype=torch.float32
         )
         measured = quality(reference, child, cut.score)["child"]["kl"]
-        assert scores[layer][label] == pytest.approx(measured, rel=1e-3, abs=1e-5)
-        assert scores[layer][own.blocks[0].label] == 0.0
+        assert scores.kl(layer, label) == pytest.approx(measured, rel=1e-3, abs=1e-5)
+        assert scores.kl(layer, own.blocks[0].label) == 0.0
 
 
 def test_local_errors_are_zero_for_the_parent_and_one_for_no_layer(saved, tmp_path):

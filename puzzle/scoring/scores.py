@@ -1,0 +1,144 @@
+"""Scores: how far each block moves the whole model's output, how that was found, how sure it is."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+# Neighbouring tokens share their surroundings, so a standard error counts stretches of this many
+# tokens as one observation.
+STRETCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One block's score.
+
+    Args:
+        kl: KL(parent || parent with this one block), nats per token; for a task score, how much
+            the task's number falls.
+        error: Standard error of `kl` over the text (and the probes) it was estimated from.
+        method: "exact", "fisher", "calibrated" or "task".
+    """
+
+    kl: float
+    error: float = 0.0
+    method: str = "exact"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Scores(Sequence[Mapping[str, Score]]):
+    """The scores of every block of a space: one mapping from block label to `Score` per layer.
+
+    Example:
+        >>> scores = Scores(({"gqa2+gated8": Score(kl=0.0), "none+none": Score(kl=0.5)},))
+        >>> scores[0]["none+none"].kl, scores.kl(0, "none+none")
+        (0.5, 0.5)
+    """
+
+    layers: tuple[Mapping[str, Score], ...]
+
+    def __getitem__(self, layer: Any) -> Any:
+        return self.layers[layer]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def kl(self, layer: int, label: str) -> float:
+        """Returns the score of one block in nats per token."""
+        return self.layers[layer][label].kl
+
+    def items(self) -> Iterator[tuple[int, str, Score]]:
+        """Yields (layer, block label, score)."""
+        for layer, row in enumerate(self.layers):
+            for label, score in row.items():
+                yield layer, label, score
+
+    def replaced(self, changes: Mapping[tuple[int, str], Score]) -> Scores:
+        """Returns a copy with other scores for some (layer, label)."""
+        rows = (
+            {label: changes.get((layer, label), score) for label, score in row.items()}
+            for layer, row in enumerate(self.layers)
+        )
+        return Scores(tuple(rows))
+
+    def methods(self) -> dict[str, int]:
+        """Returns how many scores each method gave."""
+        counts: dict[str, int] = {}
+        for _, _, score in self.items():
+            counts[score.method] = counts.get(score.method, 0) + 1
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {"layers": [{k: s.to_dict() for k, s in row.items()} for row in self.layers]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scores:
+        """Returns the scores that `to_dict` wrote."""
+        rows = ({k: Score(**s) for k, s in row.items()} for row in values["layers"])
+        return cls(tuple(rows))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {name}" for name, n in sorted(self.methods().items()))
+        return f"Scores({len(self.layers)} layers: {counts})"
+
+    def _repr_html_(self) -> str:
+        """A heat map: layers down, blocks across, darker for more nats per token."""
+        labels = list(dict.fromkeys(label for _, label, _ in self.items()))
+        head = "".join(f"<th>{html.escape(label)}</th>" for label in labels)
+        rows = "".join(
+            f"<tr><th>{layer}</th>{''.join(_cell(row.get(label)) for label in labels)}</tr>"
+            for layer, row in enumerate(self.layers)
+        )
+        caption = "KL in nats per token, one block replaced"
+        return f"<table><caption>{caption}</caption><tr><th>layer</th>{head}</tr>{rows}</table>"
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return "<td></td>"
+    # Logarithmic: half a shade for each factor of ten from 0.0001 to 10 nats.
+    share = min(1.0, max(0.0, (math.log10(max(score.kl, 1e-5)) + 4) / 5))
+    text = "white" if share > 0.5 else "black"
+    light = round(255 - 195 * share)
+    style = f"background:rgb({light},{light},255);color:{text};text-align:right"
+    title = f"{score.method}, standard error {score.error:.2g}"
+    return f'<td style="{style}" title="{title}">{score.kl:.3g}</td>'
+
+
+def mean_and_error(values_BL: torch.Tensor) -> tuple[float, float]:
+    """Returns the mean of per-token values and its standard error over stretches of tokens.
+
+    Args:
+        values_BL: One value per token, (windows, length).
+    """
+    return combine(stretch_means(values_BL))
+
+
+def stretch_means(values_BL: torch.Tensor) -> list[float]:
+    """Returns the means of stretches of `STRETCH` tokens (or of a whole shorter window)."""
+    length = values_BL.shape[1]
+    pieces = max(1, length // STRETCH)
+    kept = values_BL[:, : pieces * (length // pieces)].double()
+    means: list[float] = kept.reshape(kept.shape[0] * pieces, -1).mean(1).tolist()
+    return means
+
+
+def combine(means: Iterable[float]) -> tuple[float, float]:
+    """Returns the mean of observations and its standard error; 0 where there is only one."""
+    found = list(means)
+    mean = math.fsum(found) / len(found)
+    if len(found) < 2:
+        return mean, 0.0
+    variance = math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1)
+    return mean, math.sqrt(variance / len(found))
