@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from solver_cases import brute_force, problems
@@ -60,6 +62,8 @@ def test_a_solution_at_hand_is_not_solved_again_and_must_be_one() -> None:
     assert isinstance(solution, Solution)
     assert sensitivity(PROBLEM, solution=solution)[0].certain
     assert not sensitivity(PROBLEM, solution=solution.choices)[0].certain
+    rough = dataclasses.replace(solution, gap=1e-4)
+    assert not sensitivity(PROBLEM, solution=rough)[0].certain
     with pytest.raises(ValueError, match="the solution breaks r <= 6"):
         sensitivity(PROBLEM, solution=[0, 0])
 
