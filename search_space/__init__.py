@@ -2,7 +2,8 @@
 
 from search_space import counting, formats
 from search_space.blocks import FFN, Attention, Block, ModelShape
-from search_space.fusion import Fusion, Run, fusible_runs, plan_fusion
+from search_space.drawing import layout_svg, plot_layout
+from search_space.fusion import Fusion, Run, candidate_runs, fusible_runs, plan_fusion
 from search_space.layout import Layout
 from search_space.pipeline import (
     Pipeline,
@@ -26,12 +27,15 @@ __all__ = [
     "Run",
     "SearchSpace",
     "balance_pipeline",
+    "candidate_runs",
     "counting",
     "formats",
     "fusible_runs",
     "identity_layers",
     "insert_identity_layers",
+    "layout_svg",
     "plan_fusion",
+    "plot_layout",
     "published_layout",
     "published_names",
     "remove_identity_layers",

@@ -138,6 +138,8 @@ class Layout:
         return f"Layout({self.shape.layers} layers, {self.parameters():,} parameters: {runs})"
 
     def _repr_html_(self) -> str:
+        from search_space.drawing import layout_svg
+
         rows = "".join(
             f"<tr><td>{html.escape(layers)}</td>"
             + "".join(f"<td>{html.escape(part)}</td>" for part in label.split("+"))
@@ -145,6 +147,6 @@ class Layout:
             for layers, label in self._runs()
         )
         return (
-            f"<table><caption>{self.parameters():,} parameters</caption>"
-            f"<tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table>"
+            f"{layout_svg(self)}<details><summary>blocks</summary>"
+            f"<table><tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table></details>"
         )

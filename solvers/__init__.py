@@ -8,24 +8,36 @@ from solvers.errors import InfeasibleError, NoSolutionError, SolverError, Solver
 from solvers.explain import Explanation, Reach, explain
 from solvers.limits import Distinct, Limit
 from solvers.mip import available_solvers, solve
+from solvers.pool import BestOver, best_over, frontier, pool
 from solvers.problem import ChoiceProblem
+from solvers.refine import Evaluation, Refined, refine
+from solvers.sensitivity import Sensitivity, sensitivity
 from solvers.solution import Solution, Status
 from solvers.span import Span
 
 __all__ = [
+    "BestOver",
     "ChoiceProblem",
     "Distinct",
+    "Evaluation",
     "Explanation",
     "InfeasibleError",
     "Limit",
     "NoSolutionError",
     "Reach",
+    "Refined",
+    "Sensitivity",
     "Solution",
     "SolverError",
     "SolverMissingError",
     "Span",
     "Status",
     "available_solvers",
+    "best_over",
     "explain",
+    "frontier",
+    "pool",
+    "refine",
+    "sensitivity",
     "solve",
 ]

@@ -6,11 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from solver_cases import knapsack
 
 from solvers import ChoiceProblem, InfeasibleError, Limit, NoSolutionError, Status, solve
 from solvers import _search as search_module
+from solvers._highs import run_highs
+from solvers._model import Variation, build_program
 from solvers._pulp import read_outcome
-from solvers._settings import Ending, Outcome
+from solvers._settings import Ending, Outcome, Settings
 
 PROBLEM = ChoiceProblem(
     groups=(("a", "b", "c"),),
@@ -134,3 +137,17 @@ def test_infeasible_ending_is_an_infeasible_error(monkeypatch: pytest.MonkeyPatc
     scripted(monkeypatch, Outcome(ending=Ending.INFEASIBLE, bound=None))
     with pytest.raises(InfeasibleError):
         solve(PROBLEM)
+
+
+def test_highs_takes_the_start_as_its_first_solution() -> None:
+    problem = knapsack(1, 40, 6, 3)
+    best = solve(problem, gap=0.01)
+    columns = problem.columns
+    program = build_program(problem, Variation())
+    # Without nodes and heuristics HiGHS has only what it was given.
+    idle = {"mip_max_nodes": 0, "mip_heuristic_effort": 0.0, "presolve": "off"}
+    start = problem.selection(best.choices)
+    outcome = run_highs(program, columns, Settings(options=idle), start)
+    assert outcome.selection is not None
+    assert problem.total(outcome.selection)[0] <= best.objective
+    assert run_highs(program, columns, Settings(options=idle), None).selection is None

@@ -1,0 +1,79 @@
+"""Claims about the pictures of a layout."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from search_space import Block, Layout, ModelShape, layout_svg, plot_layout
+from search_space.drawing import LEGEND, bars
+
+SHAPE = ModelShape(layers=7, hidden=8, heads=4, head_dim=4, kv_heads=4, ffn_width=16, vocab=32)
+LABELS = [
+    "gqa4+gated16", "gqa1+gated8", "linear+gated4", "none+linear", "none+gated40", "none+none",
+    "gqa2+none",
+]  # fmt: skip
+LAYOUT = Layout(SHAPE, tuple(map(Block.from_label, LABELS)))
+
+
+def test_the_bars_are_the_shares_of_the_parent_and_name_the_kind():
+    attention, ffn = bars(LAYOUT)
+    assert [(bar.kind, bar.share) for bar in attention] == [
+        ("attention", 1.0), ("attention", 0.25), ("linear", 0), ("none", 0), ("none", 0),
+        ("identity", 0), ("attention", 0.5),
+    ]  # fmt: skip
+    assert [(bar.kind, bar.share) for bar in ffn] == [
+        ("ffn", 1.0), ("ffn", 0.5), ("ffn", 0.25), ("linear", 0), ("wide", 2.5),
+        ("identity", 0), ("none", 0),
+    ]  # fmt: skip
+
+
+def test_the_svg_is_well_formed_and_has_bars_axes_and_a_legend_of_what_occurs():
+    root = ElementTree.fromstring(layout_svg(LAYOUT, title="<a & b>"))
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [element.text for element in root.iter(f"{space}text")]
+    assert {"<a & b>", "attention", "FFN", "layer", "x2.5", "100%", *LEGEND.values()} <= {*texts}
+    heights = [float(e.get("height")) for e in root.iter(f"{space}rect") if e.get("x")]
+    assert max(heights) == pytest.approx(90 / 1.3, abs=0.01)
+    plain = ElementTree.fromstring(layout_svg(Layout.parent(SHAPE)))
+    assert LEGEND["linear"] not in [e.text for e in plain.iter(f"{space}text")]
+
+
+def test_kinds_differ_without_colour():
+    """Hatching, crosses or rows tell apart every two kinds that share a row."""
+    linear = layout_svg(LAYOUT.replace(0, Block.from_label("linear+gated16")))
+    assert linear.count("url(#puzzle-hatch)") == layout_svg(LAYOUT).count("url(#puzzle-hatch)") + 1
+
+
+@pytest.mark.parametrize("name", ["llama-3.3-nemotron-super-49b-v1", "decilm-7b"])
+def test_the_notebook_shows_the_drawing_and_the_blocks(name):
+    shown = Layout.published(name)._repr_html_()
+    assert "<svg" in shown
+    assert "<td>" in shown
+
+
+def test_the_plot_has_a_bar_of_the_right_height_per_layer_and_is_written_as_png(tmp_path):
+    figure = plot_layout(LAYOUT, tmp_path / "layout.png")
+    heights = {
+        (row, round(bar.get_x() + bar.get_width() / 2)): bar.get_height()
+        for row, axis in enumerate(figure.axes)
+        for bar in axis.patches
+    }
+    for row, drawn in enumerate(bars(LAYOUT)):
+        for bar in drawn:
+            if bar.kind not in ("none", "identity"):
+                assert heights[row, bar.layer] == pytest.approx(bar.height)
+    assert (tmp_path / "layout.png").read_bytes().startswith(b"\x89PNG")
+    assert [axis.get_ylabel().split("\n")[0] for axis in figure.axes] == ["attention", "FFN"]
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from search_space import Layout, plot_layout\n"
+        "try: plot_layout(Layout.published('decilm-7b'))\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'puzzle-nas[plots]'" in done.stdout
