@@ -21,6 +21,8 @@ from puzzle.workspace import Artifact, Workspace
 from search_space import Block, SearchSpace
 
 KIND, SCORES = "replace-one", "scores.json"
+# Part of every artifact's name: raise it when what is stored changes.
+FORMAT = 2
 # Blocks whose suffixes run in one batch.
 PACK = 4
 
@@ -89,6 +91,7 @@ def _artifact(
     workspace: Workspace,
 ) -> Artifact:
     spec = {
+        "format": FORMAT,
         "library": library.layers[layer].key,
         "blocks": [block.label for block in blocks],
         "score": windows.hash("score"),
