@@ -16,16 +16,20 @@ from puzzle.scenario import Scenario
 
 
 @torch.no_grad()
-def quality(parent: Any, child: Any, tokens_NL: torch.Tensor) -> dict[str, dict[str, float]]:
+def quality(
+    parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool = True
+) -> dict[str, dict[str, float]]:
     """Returns KL to the parent, perplexity and next-token agreement of both models.
 
     Args:
         parent: The parent as a causal language model.
         child: The child.
         tokens_NL: Validation windows, (windows, length).
+        progress: Whether a bar is shown.
     """
     sums = torch.zeros(4, dtype=torch.float64)
-    for tokens in tqdm(tokens_NL.split(1), desc="validation", unit="window"):
+    bar = tqdm(tokens_NL.split(1), desc="validation", unit="window", disable=not progress)
+    for tokens in bar:
         log_p, log_q = (torch.log_softmax(m(tokens).logits[0].float(), -1) for m in (parent, child))
         kl = nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
         target = tokens[0, 1:, None]

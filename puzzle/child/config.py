@@ -58,6 +58,8 @@ def config_from_layout(parent_config: LlamaConfig, layout: Layout) -> PuzzleConf
     values = parent_config.to_dict()
     for name in ("model_type", "architectures", "layer_types", "transformers_version", "blocks"):
         values.pop(name, None)
+    # A fused layout has fewer layers than the parent.
+    values["num_hidden_layers"] = layout.shape.layers
     return PuzzleConfig(**values, blocks=[block.label for block in layout.blocks])
 
 

@@ -55,10 +55,8 @@ def fuse_child(
         raise ValueError(f"norms={norms!r}; allowed: 'last', 'own'")
     layout = layout_from_config(model.config)
     fused = fusion.apply(layout)
-    config = copy.deepcopy(model.config)
-    config.num_hidden_layers = fused.shape.layers
     tensors = _fused_tensors(model.state_dict(), layout.shape.layers, fusion, norms)
-    found = assemble(config, fused, tensors, dtype=model.dtype).to(model.device)
+    found = assemble(model.config, fused, tensors, dtype=model.dtype).to(model.device)
     found.set_attn_implementation(model.config._attn_implementation)
     found.generation_config = copy.deepcopy(model.generation_config)
     return found

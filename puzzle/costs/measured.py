@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,23 @@ class MeasuredCosts:
 
     @classmethod
     def measure(
-        cls, parent: Parent, space: SearchSpace, scenario: Scenario, *, workspace: Workspace
+        cls,
+        parent: Parent,
+        space: SearchSpace,
+        scenario: Scenario,
+        *,
+        workspace: Workspace,
+        extra: Iterable[Block] = (),
     ) -> MeasuredCosts:
         """Times every sublayer of a space on this device, or reads what was timed before.
+
+        Args:
+            parent: The parent.
+            space: Whose sublayers are timed.
+            scenario: Batch and lengths.
+            workspace: Where the times are stored.
+            extra: Further blocks to time, such as the fused ones of
+                `search_space.fusion.candidate_runs`; they may be wider than the parent's.
 
         Raises:
             ConstraintError: The scenario stores the KV cache in another type than the weights,
@@ -68,7 +84,7 @@ class MeasuredCosts:
                 f"{scenario.weight_dtype!r} cannot be measured with torch, whose cache has the "
                 "type of the weights; leave cache_dtype out or pass a cost_model of your own"
             )
-        blocks = _sublayers(space)
+        blocks = _sublayers(space, extra)
         config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {
             "device": device_record(),
@@ -124,13 +140,9 @@ def _parts(block: Block) -> list[str]:
     return [half.label for half in halves if half != NOTHING]
 
 
-def _sublayers(space: SearchSpace) -> dict[str, Block]:
-    labels = {
-        part
-        for layer in range(space.shape.layers)
-        for block in space.blocks(layer)
-        for part in _parts(block)
-    }
+def _sublayers(space: SearchSpace, extra: Iterable[Block]) -> dict[str, Block]:
+    own = (block for layer in range(space.shape.layers) for block in space.blocks(layer))
+    labels = {part for block in chain(own, extra) for part in _parts(block)}
     return {label: Block.from_label(label) for label in labels}
 
 
@@ -158,8 +170,13 @@ def _time_all(
 
 
 def _model(parent: Parent, block: Block) -> PuzzleForCausalLM:
-    """Returns a child with the same block in all layers and random weights."""
-    layout = Layout(parent.shape, (block,) * parent.shape.layers)
+    """Returns a child with the same block in all layers and random weights.
+
+    A block wider than the parent's comes in as many copies as take no more than the parent.
+    """
+    members = -(-(block.ffn.width or 0) // parent.shape.ffn_width)
+    depth = max(2, parent.shape.layers // max(1, members))
+    layout = Layout(replace(parent.shape, layers=depth), (block,) * depth)
     before = torch.get_default_dtype()
     torch.set_default_dtype(parent.dtype)
     try:
