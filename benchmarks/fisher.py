@@ -6,6 +6,7 @@ run directory cost nothing, so take a fresh one to compare costs.
 """
 
 import argparse
+import itertools
 import json
 import time
 
@@ -69,7 +70,7 @@ def compare(exact: Scores, found: Scores, shape: ModelShape) -> dict[str, object
     }
     truth, estimate = (np.array([s.kl(*key) for key in keys]) for s in (exact, found))
     ratios = {}
-    for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
+    for low, high in itertools.pairwise(EDGES):
         inside = (truth >= low) & (truth < high)
         if inside.any():
             ratios[f"{low:g} to {high:g}"] = round(
