@@ -1,0 +1,128 @@
+"""Hybrid scores: Fisher for all, calibrated on some exact ones, exact where it is large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from puzzle.data import Windows
+from puzzle.errors import DataError
+from puzzle.library.build import Library
+from puzzle.scoring.fisher import FisherConfig, fisher
+from puzzle.scoring.replace_one import replace_some
+from puzzle.scoring.scores import Score, Scores
+from puzzle.workspace import Workspace
+from search_space import Block, SearchSpace
+
+Key = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridConfig:
+    """Where exact scores are paid for.
+
+    Args:
+        anchors: Blocks scored exactly to calibrate the others, spread evenly over the ranks of
+            the Fisher scores.
+        trust: Nats per token above which a calibrated score is not trusted, and replaced by the
+            exact one; None for never.
+        fisher: How many probes.
+    """
+
+    anchors: int = 24
+    trust: float | None = 0.2
+    fisher: FisherConfig = field(default_factory=FisherConfig)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.anchors, int) or self.anchors < 2:
+            raise DataError(f"anchors={self.anchors!r}; allowed: integers of 2 or more")
+        if self.trust is not None and not (math.isfinite(self.trust) and self.trust > 0):
+            raise DataError(f"trust={self.trust!r}; allowed: nats above 0, or None for no limit")
+
+
+def hybrid(
+    library: Library,
+    space: SearchSpace,
+    windows: Windows,
+    *,
+    workspace: Workspace,
+    config: HybridConfig | None = None,
+) -> Scores:
+    """Returns a score for every block; each says whether it is exact or calibrated.
+
+    Args:
+        library: The variants.
+        space: Which blocks to score.
+        windows: The text; only its score part is used.
+        workspace: Where scores are stored.
+        config: Where exact scores are paid for.
+    """
+    config = config or HybridConfig()
+    estimates = fisher(library, space, windows, workspace=workspace, config=config.fisher)
+    keys = anchor_keys(estimates, config.anchors)
+    exact = _exact(library, windows, workspace, keys)
+    found = calibrate(estimates, exact)
+    if config.trust is not None:
+        doubted = [
+            (layer, label)
+            for layer, label, score in found.items()
+            if score.method == "calibrated" and score.kl > config.trust
+        ]
+        found = found.replaced(_exact(library, windows, workspace, doubted))
+    return found
+
+
+def anchor_keys(estimates: Scores, count: int) -> list[Key]:
+    """Returns (layer, label) of blocks whose estimates are spread evenly over the ranks."""
+    ranked = sorted(
+        ((layer, label) for layer, label, score in estimates.items() if score.kl > 0),
+        key=lambda key: (estimates.kl(*key), key),
+    )
+    # The middle of each of `count` equal stretches of ranks.
+    at = {int((2 * i + 1) * len(ranked) / (2 * count)) for i in range(count)}
+    return [ranked[i] for i in sorted(at) if i < len(ranked)]
+
+
+def calibrate(estimates: Scores, exact: Mapping[Key, Score]) -> Scores:
+    """Returns estimates mended by the monotone map that fits the exact scores best.
+
+    The map is fitted to logarithms by isotonic regression and is straight between the anchors;
+    beyond them the ratio of the outermost holds. Anchors keep their exact score. A calibrated
+    score's standard error holds the scatter of the anchors around the map.
+
+    Args:
+        estimates: A score for every block.
+        exact: Exact scores of some blocks, by (layer, label).
+    """
+    pairs = sorted(
+        (math.log(estimates.kl(*key)), math.log(score.kl))
+        for key, score in exact.items()
+        if estimates.kl(*key) > 0 and score.kl > 0
+    )
+    if not pairs:
+        return estimates
+    at, truth = (np.array(column) for column in zip(*pairs, strict=True))
+    fitted = isotonic_regression(truth).x
+    scatter = float(np.sqrt(np.mean((truth - fitted) ** 2)))
+    changes: dict[Key, Score] = {}
+    for layer, label, score in estimates.items():
+        if score.kl > 0:
+            factor = math.exp(float(np.interp(math.log(score.kl), at, fitted - at)))
+            kl = score.kl * factor
+            error = math.hypot(score.error * factor, kl * scatter)
+            changes[layer, label] = Score(kl=kl, error=error, method="calibrated")
+    return estimates.replaced({**changes, **exact})
+
+
+def _exact(
+    library: Library, windows: Windows, workspace: Workspace, keys: list[Key]
+) -> dict[Key, Score]:
+    wanted: dict[int, list[Block]] = {}
+    for layer, label in keys:
+        wanted.setdefault(layer, []).append(Block.from_label(label))
+    found = replace_some(library, wanted, windows, workspace=workspace)
+    return {(layer, label): found[layer][label] for layer, label in keys}

@@ -1,0 +1,84 @@
+"""Claims about calibrated and hybrid scores."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from puzzle.errors import DataError
+from puzzle.library import build_library
+from puzzle.scoring import FisherConfig, HybridConfig, Score, Scores, hybrid, replace_one
+from puzzle.scoring.hybrid import anchor_keys, calibrate
+from search_space import SearchSpace
+from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
+
+
+def estimates_of(values):
+    return Scores(({str(i): Score(kl=v, error=v / 10) for i, v in enumerate(values)},))
+
+
+def test_a_power_law_between_estimate_and_truth_is_found_from_its_ends():
+    values = [1e-4 * 3**i for i in range(9)]
+    truth = {i: 2 * values[i] ** 0.9 for i in range(9)}
+    exact = {(0, str(i)): Score(kl=truth[i]) for i in (0, 8)}
+    found = calibrate(estimates_of(values), exact)
+    for i in range(9):
+        assert found.kl(0, str(i)) == pytest.approx(truth[i], rel=1e-9)
+        assert found[0][str(i)].method == ("exact" if i in (0, 8) else "calibrated")
+
+
+positive = st.floats(1e-6, 10.0)
+
+
+@given(st.lists(positive, min_size=3, max_size=30, unique=True), st.data())
+def test_calibration_never_reverses_the_order_of_two_estimates(values, data):
+    indices = data.draw(st.lists(st.sampled_from(range(len(values))), min_size=1, unique=True))
+    exact = {(0, str(i)): Score(kl=data.draw(positive)) for i in indices}
+    found = calibrate(estimates_of(values), exact)
+    rest = sorted((i for i in range(len(values)) if i not in indices), key=values.__getitem__)
+    mended = [found.kl(0, str(i)) for i in rest]
+    assert all(b >= a * (1 - 1e-9) for a, b in itertools.pairwise(mended))
+
+
+@given(st.integers(1, 60), st.integers(2, 12))
+def test_anchors_are_spread_over_the_ranks(blocks, count):
+    values = [0.0, *(1.1**i for i in range(blocks))]
+    keys = anchor_keys(estimates_of(values), count)
+    assert len(keys) == len(set(keys)) == min(count, blocks)
+    ranks = [int(label) for _, label in keys]
+    assert 0 not in ranks  # the parent's own block scores nothing
+    gaps = [b - a for a, b in itertools.pairwise(ranks)]
+    assert not gaps or max(gaps) <= math.ceil(blocks / count)
+
+
+def test_what_is_doubted_is_exact_and_each_score_says_how_it_was_found(saved, tmp_path):  # noqa: F811
+    workspace, parent, _, cut = opened(saved, tmp_path)
+    space = SearchSpace.preset(parent.shape, "small")
+    library = build_library(parent, space, cut, workspace=workspace)
+    exact = replace_one(library, space, cut, workspace=workspace)
+    probes = FisherConfig(probes=16, rounds=1)
+
+    def run(trust):
+        config = HybridConfig(anchors=5, trust=trust, fisher=probes)
+        return hybrid(library, space, cut, workspace=workspace, config=config)
+
+    values = sorted(score.kl for _, _, score in exact.items())
+    trust = values[len(values) // 2]
+    found = run(trust)
+    for layer, label, score in found.items():
+        if score.method == "exact":
+            assert score.kl == pytest.approx(exact.kl(layer, label), rel=1e-4)
+        elif score.method == "calibrated":
+            assert score.kl <= trust
+    assert found.methods()["calibrated"] > 0
+    assert run(None).methods()["exact"] == 5
+    own = parent.shape.parent_block.label
+    assert all(found.kl(layer, own) == 0.0 for layer in range(parent.shape.layers))
+
+
+@pytest.mark.parametrize("wrong", [{"anchors": 1}, {"trust": 0.0}, {"trust": math.inf}])
+def test_a_wrong_config_is_refused(wrong):
+    with pytest.raises(DataError, match="allowed"):
+        HybridConfig(**wrong)
