@@ -125,8 +125,9 @@ class SearchResult:
                 self._write(Path(name))
                 files = sorted(Path(name).iterdir(), key=lambda file: file.name == "config.json")
                 # A single file left from before would be read instead of new shards.
-                for old in (*path.glob("model*.safetensors"), *path.glob("*.index.json")):
-                    old.unlink()
+                stale = [path / "config.json", *path.glob("model*.safetensors")]
+                for old in (*stale, *path.glob("*.index.json")):
+                    old.unlink(missing_ok=True)
                 for file in files:
                     file.replace(path / file.name)
         return path

@@ -4,8 +4,8 @@ For small changes KL(parent || child) is half the change's square in the Fisher 
 parent's next-token distribution p. With eps ~ N(0, I) the vector u = sqrt(p) eps - p (sqrt(p).eps)
 has covariance diag(p) - p p', so one backward pass with u as the logits' cotangent gives, at every
 layer boundary i, a sample g_i whose covariance is that metric. A block that changes the residual
-stream by delta scores mean((g_i . delta)^2) / 2, one sample per position and probe (Amari 1998,
-section 2, for the metric; Martens 2020, section 9, for the sampling).
+stream by delta scores mean((g_i . delta)^2) / 2, one sample per position and probe. That leaves
+out what the changes at two positions do together, so only at the last layer is it unbiased.
 
 It is an underestimate that grows with the change: see `puzzle.scoring.hybrid`.
 """
@@ -13,7 +13,7 @@ It is an underestimate that grows with the change: see `puzzle.scoring.hybrid`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ def _round(
         "library": [artifact.key for artifact in library.layers],
         "blocks": [[block.label for block in space.blocks(layer)] for layer in layers],
         "score": windows.hash("score"),
-        **{k: v for k, v in asdict(config).items() if k in ("probes", "seed")},
+        "probes": config.probes,
+        "seed": config.seed,
         "round": number,
     }
 
