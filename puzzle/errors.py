@@ -1,7 +1,7 @@
 """The errors that puzzle raises on purpose, under one root."""
 
-__all__ = ["ConstraintError", "DamagedArtifactError", "DataError", "ParentError", "PuzzleError"]
-__all__ += ["WorkspaceError"]
+__all__ = ["ConstraintError", "CostModelError", "DamagedArtifactError", "DataError"]
+__all__ += ["ParentError", "PuzzleError", "WorkspaceError"]
 
 
 class PuzzleError(Exception):
@@ -10,6 +10,10 @@ class PuzzleError(Exception):
 
 class ConstraintError(PuzzleError, ValueError):
     """A constraint, or the scenario it is stated for, is malformed or cannot be applied."""
+
+
+class CostModelError(PuzzleError, ValueError):
+    """A cost model is unknown, lacks a cost, or returns what is none: NaN, text, wrong names."""
 
 
 class ParentError(PuzzleError, ValueError):

@@ -82,6 +82,16 @@ class Scenario:
         """Tokens of the whole batch when it is complete: batch x (prompt + reply)."""
         return self.batch * self.sequence_tokens
 
+    @property
+    def decoded_tokens(self) -> int:
+        """Tokens that the output head computes: one for each prompt, then every generated one."""
+        return self.batch * (1 + self.generated_tokens)
+
+    @property
+    def attended_pairs(self) -> int:
+        """Pairs of a token and one that it attends to, itself included, in the whole batch."""
+        return self.batch * self.sequence_tokens * (self.sequence_tokens + 1) // 2
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values.
 

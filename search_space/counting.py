@@ -1,4 +1,4 @@
-"""Parameters and KV-cache bytes of a shape and a layout.
+"""Parameters, KV-cache bytes and FLOPs of a shape and a layout.
 
 The conventions are the child's: a sublayer that exists owns its RMSNorm, one that was removed
 owns nothing.
@@ -63,3 +63,41 @@ def kv_bytes_per_token(layout: Layout, bytes_per_element: int = 2) -> int:
     return sum(
         block_kv_bytes_per_token(layout.shape, block, bytes_per_element) for block in layout.blocks
     )
+
+
+def attention_flops(shape: ModelShape, attention: Attention, *, tokens: int, pairs: int) -> int:
+    """Returns the operations of one attention sublayer, a multiply-add counted as two.
+
+    Args:
+        shape: The parent's sizes.
+        attention: The sublayer.
+        tokens: Tokens that pass through it.
+        pairs: Pairs of a token and one it attends to, itself included, over all sequences.
+    """
+    if attention.kind == "none":
+        return 0
+    if attention.kind == "linear":
+        return 2 * tokens * shape.hidden**2
+    queries = shape.heads * shape.head_dim
+    keys = (attention.kv_heads or 0) * shape.head_dim
+    return 4 * tokens * shape.hidden * (queries + keys) + 4 * pairs * queries
+
+
+def ffn_flops(shape: ModelShape, ffn: FFN, *, tokens: int) -> int:
+    """Returns the operations of one FFN sublayer, a multiply-add counted as two."""
+    if ffn.kind == "none":
+        return 0
+    if ffn.kind == "linear":
+        return 2 * tokens * shape.hidden**2
+    return 6 * tokens * shape.hidden * (ffn.width or 0)
+
+
+def block_flops(shape: ModelShape, block: Block, *, tokens: int, pairs: int) -> int:
+    """Returns the operations of one decoder layer, its matrix products alone."""
+    attention = attention_flops(shape, block.attention, tokens=tokens, pairs=pairs)
+    return attention + ffn_flops(shape, block.ffn, tokens=tokens)
+
+
+def head_flops(shape: ModelShape) -> int:
+    """Returns the operations of the output head for one token."""
+    return 2 * shape.hidden * shape.vocab

@@ -44,7 +44,7 @@ class MeasuredCosts:
         spread: For each of those, the interquartile range as a share of the median.
     """
 
-    resources: tuple[str, ...] = RESOURCES
+    resources: Mapping[str, str] = RESOURCES
 
     def __init__(
         self,

@@ -1,24 +1,61 @@
-"""The CostModel protocol, and the cost of a whole layout."""
+"""The CostModel protocol, and the resources that have a fixed meaning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from puzzle.scenario import Scenario
-from search_space import Block, Layout, ModelShape, counting
+from search_space import Block, ModelShape, counting
 
-RESOURCES = ("prefill_seconds", "decode_seconds", "seconds", "memory", "kv_cache", "parameters")
+__all__ = ["RESOURCES", "STANDARD_UNITS", "CostModel", "counted_cost"]
+
+RESOURCES: Mapping[str, str] = MappingProxyType(
+    {
+        "prefill_seconds": "s",
+        "decode_seconds": "s",
+        "seconds": "s",
+        "memory": "bytes",
+        "kv_cache": "bytes",
+        "parameters": "parameters",
+    }
+)
+"""What every built-in model of time gives, each with its unit."""
+
+STANDARD_UNITS: Mapping[str, str] = MappingProxyType(
+    {**RESOURCES, "peak_memory": "bytes", "flops": "FLOP", "energy": "J"}
+)
+"""Every resource whose name has a fixed meaning, and so a fixed unit."""
 
 
 class CostModel(Protocol):
     """What a block, and what everything else, takes of each resource.
 
+    A layout costs the fixed cost plus the sum over its blocks. Resources are open: a model names
+    what it likes, each with a unit ("cycles" in "cycles"), and what it names can be constrained
+    and minimised. Only the names of `STANDARD_UNITS` have a fixed meaning. All amounts are for
+    the whole scenario: every prompt read and every reply generated, once.
+
+    A block that cannot run in the scenario, for want of memory say, costs `math.inf` of
+    something and is never chosen.
+
     Attributes:
-        resources: Names of the resources; those in `RESOURCES` can be constrained by name.
+        resources: Unit of each resource, by name.
+
+    Example:
+        >>> class Cycles:
+        ...     resources = {"cycles": "cycles"}
+        ...     def block_cost(self, layer, block, scenario):
+        ...         return {"cycles": 0.1 * (block.ffn.width or 0) * scenario.total_tokens}
+        ...     def fixed_cost(self, shape, scenario):
+        ...         return {"cycles": 0.0}
     """
 
-    resources: tuple[str, ...]
+    @property
+    def resources(self) -> Mapping[str, str]:
+        """Unit of each resource, by name."""
+        ...
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> Mapping[str, float]:
         """Returns what one block takes in the scenario, by resource."""
@@ -29,20 +66,11 @@ class CostModel(Protocol):
         ...
 
 
-def layout_cost(costs: CostModel, layout: Layout, scenario: Scenario) -> dict[str, float]:
-    """Returns what a whole layout takes, by resource."""
-    total = dict(costs.fixed_cost(layout.shape, scenario))
-    for layer, block in enumerate(layout.blocks):
-        for name, value in costs.block_cost(layer, block, scenario).items():
-            total[name] = total.get(name, 0.0) + value
-    return total
-
-
 def counted_cost(shape: ModelShape, block: Block, scenario: Scenario) -> dict[str, float]:
     """Returns memory, KV cache and parameters of a block: bytes, bytes and a count."""
     parameters = counting.block_parameters(shape, block)
     per_token = counting.block_kv_bytes_per_token(shape, block, scenario.cache_bytes)
-    cache = scenario.batch * (scenario.prompt_tokens + scenario.generated_tokens) * per_token
+    cache = scenario.total_tokens * per_token
     return {
         "memory": float(parameters * scenario.weight_bytes + cache),
         "kv_cache": float(cache),

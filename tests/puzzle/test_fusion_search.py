@@ -8,8 +8,9 @@ import torch
 from puzzle.child import layout_from_config
 from puzzle.child.fusion import fuse_child
 from puzzle.costs import RESOURCES
+from puzzle.costs.checked import layout_cost
 from puzzle.costs.measured import MeasuredCosts
-from puzzle.costs.model import counted_cost, layout_cost
+from puzzle.costs.model import counted_cost
 from puzzle.errors import ConstraintError
 from puzzle.evaluate import quality
 from puzzle.fusion_search import choose_fusion

@@ -1,0 +1,51 @@
+"""Sizes and operations that need no measuring, added to cost models that lack them."""
+
+from __future__ import annotations
+
+from puzzle.costs.model import STANDARD_UNITS, CostModel, counted_cost
+from puzzle.scenario import Scenario
+from search_space import Block, ModelShape, counting
+
+__all__ = ["with_counts"]
+
+COUNTED = ("memory", "kv_cache", "parameters", "flops")
+
+
+def with_counts(costs: CostModel, shape: ModelShape) -> CostModel:
+    """Returns the model with memory, kv_cache, parameters and flops counted where it lacks them.
+
+    Args:
+        costs: The model; what it gives itself stays.
+        shape: The parent's sizes.
+
+    Returns:
+        A cost model that can be constrained on all that can be counted.
+    """
+    return _Counted(costs, shape)
+
+
+class _Counted:
+    """A cost model and, where it is silent, what follows from the sizes alone."""
+
+    def __init__(self, costs: CostModel, shape: ModelShape) -> None:
+        self.costs, self.shape = costs, shape
+        self._added = [name for name in COUNTED if name not in costs.resources]
+        self.resources = {**costs.resources, **{n: STANDARD_UNITS[n] for n in self._added}}
+
+    def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
+        tokens, pairs = scenario.total_tokens, scenario.attended_pairs
+        flops = counting.block_flops(self.shape, block, tokens=tokens, pairs=pairs)
+        counted = {**counted_cost(self.shape, block, scenario), "flops": float(flops)}
+        own = self.costs.block_cost(layer, block, scenario)
+        return {**own, **{name: counted[name] for name in self._added}}
+
+    def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
+        parameters = float(counting.fixed_parameters(shape))
+        counted = {
+            "memory": parameters * scenario.weight_bytes,
+            "kv_cache": 0.0,
+            "parameters": parameters,
+            "flops": float(counting.head_flops(shape) * scenario.decoded_tokens),
+        }
+        own = self.costs.fixed_cost(shape, scenario)
+        return {**own, **{name: counted[name] for name in self._added}}
