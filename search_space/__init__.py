@@ -3,8 +3,17 @@
 from search_space import counting, formats
 from search_space.blocks import FFN, Attention, Block, ModelShape
 from search_space.drawing import layout_svg, plot_layout
+from search_space.engines import (
+    ENGINES,
+    Engine,
+    UnsupportedLayoutError,
+    check_layout,
+    engine_table,
+    engines_for,
+)
 from search_space.fusion import Fusion, Run, candidate_runs, fusible_runs, plan_fusion
 from search_space.layout import Layout
+from search_space.options import LayerOptions
 from search_space.pipeline import (
     Pipeline,
     balance_pipeline,
@@ -12,23 +21,32 @@ from search_space.pipeline import (
     insert_identity_layers,
     remove_identity_layers,
 )
+from search_space.presets import PRESETS
 from search_space.published import PublishedLayout, published_layout, published_names
 from search_space.space import SearchSpace
 
 __all__ = [
+    "ENGINES",
     "FFN",
+    "PRESETS",
     "Attention",
     "Block",
+    "Engine",
     "Fusion",
+    "LayerOptions",
     "Layout",
     "ModelShape",
     "Pipeline",
     "PublishedLayout",
     "Run",
     "SearchSpace",
+    "UnsupportedLayoutError",
     "balance_pipeline",
     "candidate_runs",
+    "check_layout",
     "counting",
+    "engine_table",
+    "engines_for",
     "formats",
     "fusible_runs",
     "identity_layers",

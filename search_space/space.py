@@ -1,51 +1,20 @@
-"""SearchSpace: the alternatives allowed at each layer, and named presets."""
+"""SearchSpace: the alternatives allowed at each layer."""
 
 from __future__ import annotations
 
-import difflib
 import html
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from search_space.blocks import FFN, Attention, Block, ModelShape
 from search_space.layout import Layout
+from search_space.options import LayerOptions, layers_named
+from search_space.presets import preset_named
 
-WIDTH_MULTIPLE = 32
-
-
-def _widths(shape: ModelShape, shares: Iterable[float]) -> list[FFN]:
-    """Returns gated FFNs at shares of the parent's width, rounded to an efficient multiple."""
-    multiple = WIDTH_MULTIPLE if shape.ffn_width >= 4 * WIDTH_MULTIPLE else 1
-    widths = {max(multiple, round(shape.ffn_width * s / multiple) * multiple) for s in shares}
-    return [FFN("gated", width) for width in sorted(widths, reverse=True)]
-
-
-def _fewer_kv_heads(shape: ModelShape) -> list[Attention]:
-    counts = [n for n in range(shape.kv_heads - 1, 0, -1) if shape.heads % n == 0]
-    return [Attention("gqa", count) for count in counts]
-
-
-Alternatives = tuple[list[Attention], list[FFN]]
-
-
-def _default(shape: ModelShape) -> Alternatives:
-    attentions = [*_fewer_kv_heads(shape), Attention("linear"), Attention("none")]
-    return attentions, [*_widths(shape, (0.75, 0.5, 0.25)), FFN("linear"), FFN("none")]
-
-
-def _small(shape: ModelShape) -> Alternatives:
-    attentions = [*_fewer_kv_heads(shape)[-1:], Attention("none")]
-    return attentions, [*_widths(shape, (0.75, 0.5)), FFN("none")]
-
-
-PRESETS: Mapping[str, Callable[[ModelShape], Alternatives]] = {
-    "default": _default,
-    "small": _small,
-    "attention": lambda shape: (_default(shape)[0], []),
-    "ffn": lambda shape: ([], _default(shape)[1]),
-}
+LayerKey = int | str | range
+Exceptions = Mapping[LayerKey, LayerOptions | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -96,7 +65,7 @@ class SearchSpace:
         *,
         attentions: Iterable[Attention | str] = (),
         ffns: Iterable[FFN | str] = (),
-        keep: Iterable[int] = (),
+        keep: Iterable[LayerKey] = (),
     ) -> SearchSpace:
         """Returns the space with the same alternatives in all layers.
 
@@ -104,7 +73,7 @@ class SearchSpace:
             shape: The parent's sizes.
             attentions: Attention alternatives or labels; the parent's own is added.
             ffns: FFN alternatives or labels; the parent's own is added.
-            keep: Layers that stay as they are; negative ones count from the end.
+            keep: Layers that stay as they are: 0, -1, "4-7" or a range.
 
         Raises:
             ValueError: A label or layer does not exist, or a choice does not fit the shape.
@@ -114,7 +83,7 @@ class SearchSpace:
         columns = [f if isinstance(f, FFN) else FFN.from_label(f) for f in ffns]
         attention_row = (own.attention, *(a for a in rows if a != own.attention))
         ffn_row = (own.ffn, *(f for f in columns if f != own.ffn))
-        kept = {_layer_index(shape, layer) for layer in keep}
+        kept = {layer for key in keep for layer in layers_named(shape, key)}
         layers = range(shape.layers)
         return cls(
             shape,
@@ -123,18 +92,100 @@ class SearchSpace:
         )
 
     @classmethod
-    def preset(cls, shape: ModelShape, name: str, *, keep: Iterable[int] = ()) -> SearchSpace:
-        """Returns a named space: "default", "small", "attention" or "ffn".
+    def from_options(
+        cls,
+        shape: ModelShape,
+        options: LayerOptions | None = None,
+        *,
+        keep: Iterable[LayerKey] = (),
+        exceptions: Exceptions | None = None,
+        **changes: Any,
+    ) -> SearchSpace:
+        """Returns the space in which every layer may become what the options say.
+
+        Args:
+            shape: The parent's sizes.
+            options: What a layer may become; everything if not given.
+            keep: Layers that stay as they are: 0, -1, "4-7" or a range.
+            exceptions: Layers with other options, named likewise: whole `LayerOptions`, or the
+                options that differ. A later entry wins where two name a layer.
+            **changes: Options to replace: `attention`, `kv_heads`, `ffn`, `ffn_shares`,
+                `multiple`.
 
         Raises:
-            ValueError: There is no preset of that name.
+            ValueError: An option or layer does not exist, or a choice does not fit the shape.
+
+        Example:
+            >>> shape = ModelShape(layers=3, hidden=8, heads=2, head_dim=4, kv_heads=2,
+            ...                    ffn_width=1024, vocab=32)
+            >>> space = SearchSpace.from_options(
+            ...     shape, attention="none", ffn="gated", ffn_shares=[0.5, 0.25], keep=[0],
+            ...     exceptions={-1: {"attention": ()}})
+            >>> [len(space.blocks(layer)) for layer in range(3)]
+            [1, 6, 3]
         """
-        if name not in PRESETS:
-            close = difflib.get_close_matches(name, PRESETS, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise ValueError(f"search space {name!r}{hint}; allowed: {sorted(PRESETS)}")
-        attentions, ffns = PRESETS[name](shape)
-        return cls.uniform(shape, attentions=attentions, ffns=ffns, keep=keep)
+        usual = (options or LayerOptions()).changed(changes)
+        at = dict.fromkeys(range(shape.layers), usual)
+        for key, values in (exceptions or {}).items():
+            at |= dict.fromkeys(layers_named(shape, key), usual.changed(values))
+        nothing = LayerOptions(attention=(), ffn=())
+        for key in keep:
+            at |= dict.fromkeys(layers_named(shape, key), nothing)
+        own = shape.parent_block
+        return cls(
+            shape,
+            tuple((own.attention, *row.attentions(shape)) for row in at.values()),
+            tuple((own.ffn, *row.ffns(shape)) for row in at.values()),
+        )
+
+    @classmethod
+    def preset(
+        cls,
+        shape: ModelShape,
+        name: str,
+        *,
+        keep: Iterable[LayerKey] = (),
+        exceptions: Exceptions | None = None,
+        **changes: Any,
+    ) -> SearchSpace:
+        """Returns a named space.
+
+        - "default": attention with every divisor of the parent's KV heads, linear, none; FFNs of
+          87, 75, 62.5, 50, 37.5, 25, 20 and 10 %, linear, none.
+        - "small": the fewest KV heads or no attention; FFNs of 75 and 50 %, or none.
+        - "attention", "ffn": one half of "default".
+        - "no-op-only": sublayers are kept or removed.
+        - "puzzle-paper": the 54 blocks of arXiv 2411.19146 (for a parent of 8 KV heads).
+        - "nemotron-super": attention kept or removed, FFNs narrowed or removed, as in arXiv
+          2505.00949.
+        - "serving:vllm", "serving:llama.cpp" and so on for each of `search_space.ENGINES`: what
+          that engine runs at the variant's own cost, in widths that it prefers.
+
+        Args:
+            shape: The parent's sizes.
+            name: One of the above.
+            keep: As in `from_options`.
+            exceptions: As in `from_options`; they come after the preset's own.
+            **changes: As in `from_options`; they hold for all layers.
+
+        Raises:
+            ValueError: There is no preset of that name, or as in `from_options`.
+
+        Example:
+            >>> shape = ModelShape(layers=80, hidden=8192, heads=64, head_dim=128, kv_heads=8,
+            ...                    ffn_width=28672, vocab=128256)
+            >>> len(SearchSpace.preset(shape, "puzzle-paper").blocks(0))
+            54
+        """
+        preset = preset_named(name, shape)
+        merged: dict[LayerKey, LayerOptions | Mapping[str, Any]] = {
+            layer: options.changed(changes) for layer, options in preset.exceptions.items()
+        }
+        # Re-inserted, so that a key of the preset's own does not keep its earlier place.
+        for key, values in (exceptions or {}).items():
+            merged.pop(key, None)
+            merged[key] = values
+        return cls.from_options(shape, preset.options, keep=keep, exceptions=merged, **changes)
 
     def blocks(self, layer: int) -> tuple[Block, ...]:
         """Returns every block allowed at a layer, the parent's first."""
@@ -187,14 +238,6 @@ class SearchSpace:
             for layer, (attentions, ffns) in enumerate(zip(self.attentions, self.ffns, strict=True))
         )
         return f"<table><tr><th>layer</th><th>attention</th><th>FFN</th></tr>{rows}</table>"
-
-
-def _layer_index(shape: ModelShape, layer: int) -> int:
-    if not -shape.layers <= layer < shape.layers:
-        raise ValueError(
-            f"keep names layer {layer}; allowed: {-shape.layers} to {shape.layers - 1}"
-        )
-    return layer % shape.layers
 
 
 def _parent_first(layer: int, choices: Iterable[Any], parent: Any) -> tuple[Any, ...]:

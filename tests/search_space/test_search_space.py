@@ -115,24 +115,6 @@ def test_a_malformed_value_is_refused(make):
         make()
 
 
-def test_presets_hold_the_parent_and_kept_layers_have_nothing_else():
-    for name in ("default", "small", "attention", "ffn"):
-        space = SearchSpace.preset(SHAPE, name, keep=[0, -1])
-        assert space.contains(Layout.parent(SHAPE))
-        assert [len(space.blocks(i)) for i in (0, 3)] == [1, 1]
-        assert space.blocks(1)[0] == SHAPE.parent_block
-        assert SearchSpace.from_dict(space.to_dict()) == space
-    assert len(SearchSpace.preset(SHAPE, "default").blocks(0)) == 5 * 6
-    assert SearchSpace.preset(SHAPE, "small").log10_size == pytest.approx(4 * 1.0792, abs=0.01)
-
-
-def test_a_misspelt_preset_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'small'"):
-        SearchSpace.preset(SHAPE, "smal")
-    with pytest.raises(ValueError, match="keep names layer 4"):
-        SearchSpace.preset(SHAPE, "small", keep=[4])
-
-
 def test_importing_search_space_imports_neither_torch_nor_puzzle():
     code = "import sys, search_space; print([m for m in ('torch', 'puzzle') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

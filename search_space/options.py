@@ -1,0 +1,127 @@
+"""LayerOptions: what a layer may become, said in kinds, KV heads and shares of the width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from search_space.blocks import FFN, Attention, ModelShape, check_keys
+
+WIDTH_MULTIPLE = 32
+FFN_SHARES = (0.87, 0.75, 0.625, 0.5, 0.375, 0.25, 0.2, 0.1)
+
+_ATTENTION_KINDS = ("gqa", "linear", "none")
+_FFN_KINDS = ("gated", "linear", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerOptions:
+    """The alternatives to a parent's sublayers; the parent's own always come on top.
+
+    Args:
+        attention: Kinds of attention: "gqa" stands for fewer KV heads.
+        kv_heads: KV heads that "gqa" may have; by default every divisor of the parent's.
+        ffn: Kinds of FFN: "gated" stands for narrower ones.
+        ffn_shares: Widths of "gated", as shares of the parent's.
+        multiple: Widths are rounded to the nearest multiple of this, and are at least one of it;
+            by default 32 (1 in FFNs of less than 128 channels).
+
+    Raises:
+        ValueError: A kind is unknown, or a number out of range.
+
+    Example:
+        >>> shape = ModelShape(layers=2, hidden=8, heads=4, head_dim=4, kv_heads=4,
+        ...                    ffn_width=1024, vocab=32)
+        >>> options = LayerOptions(ffn=["gated", "none"], ffn_shares=[0.5, 0.1], multiple=256)
+        >>> [choice.label for choice in options.ffns(shape)]
+        ['gated512', 'gated256', 'none']
+        >>> [choice.label for choice in options.attentions(shape)]
+        ['gqa2', 'gqa1', 'linear', 'none']
+    """
+
+    attention: tuple[str, ...] = _ATTENTION_KINDS
+    kv_heads: tuple[int, ...] | None = None
+    ffn: tuple[str, ...] = _FFN_KINDS
+    ffn_shares: tuple[float, ...] = FFN_SHARES
+    multiple: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("attention", _ATTENTION_KINDS), ("ffn", _FFN_KINDS)):
+            object.__setattr__(self, name, _kinds(name, getattr(self, name), allowed))
+        object.__setattr__(self, "ffn_shares", tuple(self.ffn_shares))
+        if self.kv_heads is not None:
+            object.__setattr__(self, "kv_heads", tuple(self.kv_heads))
+        wrong = [share for share in self.ffn_shares if not 0 < share <= 1]
+        if wrong:
+            raise ValueError(f"ffn_shares {wrong}; allowed: above 0 up to 1, such as 0.5")
+        if self.multiple is not None and self.multiple < 1:
+            raise ValueError(f"multiple={self.multiple}; allowed: integers of 1 or more")
+
+    def changed(self, values: LayerOptions | Mapping[str, Any]) -> LayerOptions:
+        """Returns these options with some replaced; ValueError names unknown ones."""
+        if isinstance(values, LayerOptions):
+            return values
+        check_keys("layer options", values, tuple(LayerOptions.__dataclass_fields__))
+        return replace(self, **values)
+
+    def attentions(self, shape: ModelShape) -> tuple[Attention, ...]:
+        """Returns the attention alternatives for a parent, most KV heads first."""
+        found = []
+        if "gqa" in self.attention:
+            counts = self.kv_heads
+            if counts is None:
+                counts = tuple(n for n in range(1, shape.kv_heads) if shape.kv_heads % n == 0)
+            found = [Attention("gqa", n) for n in sorted(set(counts), reverse=True)]
+        found += [Attention(kind) for kind in ("linear", "none") if kind in self.attention]
+        return tuple(choice for choice in found if choice != shape.parent_block.attention)
+
+    def ffns(self, shape: ModelShape) -> tuple[FFN, ...]:
+        """Returns the FFN alternatives for a parent, the widest first."""
+        multiple = self.multiple
+        if multiple is None:
+            multiple = WIDTH_MULTIPLE if shape.ffn_width >= 4 * WIDTH_MULTIPLE else 1
+        widths: set[int] = set()
+        if "gated" in self.ffn:
+            rounded = (round(shape.ffn_width * s / multiple) * multiple for s in self.ffn_shares)
+            widths = {max(multiple, width) for width in rounded}
+        found = [FFN("gated", w) for w in sorted(widths, reverse=True) if w < shape.ffn_width]
+        return (*found, *(FFN(kind) for kind in ("linear", "none") if kind in self.ffn))
+
+
+def _kinds(name: str, kinds: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    found = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    unknown = [kind for kind in found if kind not in allowed]
+    if unknown:
+        raise ValueError(f"{name} kinds {unknown}; allowed: {', '.join(allowed)}")
+    return found
+
+
+def layers_named(shape: ModelShape, key: int | str | range) -> list[int]:
+    """Returns the layers that a key names: 3, -1, "4-7" or range(4, 8).
+
+    Raises:
+        ValueError: The key is malformed, or a layer does not exist.
+
+    Example:
+        >>> shape = ModelShape(layers=8, hidden=8, heads=2, head_dim=4, kv_heads=2,
+        ...                    ffn_width=16, vocab=32)
+        >>> layers_named(shape, "4-6"), layers_named(shape, -1)
+        ([4, 5, 6], [7])
+    """
+    try:
+        found = [int(key)] if not isinstance(key, range) else list(key)
+    except ValueError:
+        first, dash, last = str(key).partition("-")
+        if not (dash and first.strip().isdigit() and last.strip().isdigit()):
+            raise ValueError(
+                f"layers {key!r}; allowed: a layer such as 3 or -1, '4-7', or a range"
+            ) from None
+        found = list(range(int(first), int(last) + 1))
+    wrong = [layer for layer in found if not -shape.layers <= layer < shape.layers]
+    if wrong or not found:
+        what = f"layer {wrong[0]}" if wrong else "no layer"
+        raise ValueError(
+            f"layers {key!r} name {what}; allowed: {-shape.layers} to {shape.layers - 1}"
+        )
+    return [layer % shape.layers for layer in found]
