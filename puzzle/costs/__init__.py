@@ -11,16 +11,23 @@ from puzzle.costs.counted import with_counts
 from puzzle.costs.device import device_record
 from puzzle.costs.measured import MeasuredCosts
 from puzzle.costs.model import RESOURCES, STANDARD_UNITS, CostModel
+from puzzle.costs.roofline import Efficiency, Roofline
+from puzzle.costs.specs import SPECS, DeviceSpec, device_spec
 
 __all__ = [
     "RESOURCES",
+    "SPECS",
     "STANDARD_UNITS",
     "CostModel",
+    "DeviceSpec",
+    "Efficiency",
     "MeasuredCosts",
+    "Roofline",
     "check_resources",
     "checked_block_cost",
     "checked_fixed_cost",
     "device_record",
+    "device_spec",
     "layout_cost",
     "usable_blocks",
     "with_counts",

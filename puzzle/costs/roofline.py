@@ -1,0 +1,247 @@
+"""Roofline: costs from operations, bytes and a device's peak rates, for planning without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from puzzle.costs.model import RESOURCES
+from puzzle.costs.specs import DeviceSpec, device_spec
+from puzzle.errors import CostModelError
+from puzzle.scenario import Scenario
+from search_space import FFN, Attention, Block, ModelShape, counting
+
+__all__ = ["Efficiency", "Roofline"]
+
+# int4 carries a 16-bit scale for each group of 128 weights.
+FORMAT_BYTES = {
+    "float32": 4.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5 + 2 / 128,
+}
+CACHE_FORMATS = ("float32", "bfloat16", "float16", "fp8", "int8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """The shares of the peak rates that programs reach.
+
+    The defaults of `compute`, `memory` and `synchronise` were fitted to published throughputs of
+    two models on H100 SXM in FP8 (docs/hardware.md); `link` and `launch` are assumed.
+
+    Args:
+        compute: Share of the peak operations per second, in (0, 1].
+        memory: Share of the peak bandwidth, in (0, 1].
+        link: Share of the link's bandwidth, in (0, 1].
+        launch: Seconds that each sublayer takes in each pass, whatever its size.
+        synchronise: Further seconds of each all-reduce, where there are several devices.
+
+    Raises:
+        CostModelError: A share is outside (0, 1], or a time is negative.
+    """
+
+    compute: float = 0.67
+    memory: float = 0.62
+    link: float = 0.7
+    launch: float = 5e-6
+    synchronise: float = 2.5e-5
+
+    def __post_init__(self) -> None:
+        for name in ("compute", "memory", "link"):
+            if not 0 < getattr(self, name) <= 1:
+                raise CostModelError(
+                    f"Efficiency.{name} is {getattr(self, name)!r}; give a share above 0, up to 1"
+                )
+        for name in ("launch", "synchronise"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise CostModelError(f"Efficiency.{name} is {value!r}; give seconds, 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Work of one sublayer in one pass, on one device."""
+
+    flops: float
+    bytes: float
+
+
+class Roofline:
+    """Seconds from the slower of computing and moving, per product, plus communication.
+
+    Each matrix product takes as long as its operations at the device's peak rate or its bytes at
+    the device's bandwidth, whichever is longer, each at a stated efficiency (Williams et al.,
+    2009). The attention's products with the cache are taken apart from its projections. With
+    several devices each holds its share of heads and channels, and every sublayer ends in an
+    all-reduce of its output, 2 (n - 1) / n of its bytes over the link in each direction.
+
+    Decoding reads all weights once per step, and a cache that grows from the prompt to the whole
+    sequence. `memory`, `kv_cache` and `peak_memory` are of one device; `parameters` and `flops`
+    are of all. `peak_memory` adds the widest activations of the prompt and the logits. Energy is
+    not modelled.
+
+    Args:
+        spec: The device, or its name in `puzzle.costs.SPECS`.
+        shape: The parent's sizes.
+        tensor_parallel: Devices that share each layer.
+        weight_dtype: Format of the blocks' weights, None for the scenario's: float32, bfloat16,
+            float16, fp8, int8 or int4. Embedding and head stay in the scenario's. fp8 and int8
+            also compute at that rate where the device has one; int4 computes in 16 bits.
+        cache_dtype: Format of the KV cache, None for the scenario's.
+        efficiency: The shares of the peak rates that are reached.
+
+    Raises:
+        CostModelError: The device, a format or the number of devices is not known.
+
+    Example:
+        >>> shape = ModelShape(layers=32, hidden=4096, heads=32, head_dim=128, kv_heads=8,
+        ...                    ffn_width=14336, vocab=128256)
+        >>> costs = Roofline("h100-sxm", shape, weight_dtype="fp8")
+        >>> costs.block_cost(0, shape.parent_block, Scenario())["kv_cache"]
+        8388608.0
+    """
+
+    additive = "sublayers"
+
+    def __init__(
+        self,
+        spec: DeviceSpec | str,
+        shape: ModelShape,
+        *,
+        tensor_parallel: int = 1,
+        weight_dtype: str | None = None,
+        cache_dtype: str | None = None,
+        efficiency: Efficiency | None = None,
+    ) -> None:
+        self.spec = spec if isinstance(spec, DeviceSpec) else device_spec(spec)
+        self.shape, self.efficiency = shape, efficiency or Efficiency()
+        self.weight_dtype = _format("weight_dtype", weight_dtype, tuple(FORMAT_BYTES))
+        self.cache_dtype = _format("cache_dtype", cache_dtype, CACHE_FORMATS)
+        self.devices = _devices(tensor_parallel, shape, self.spec)
+        self.resources: Mapping[str, str] = {**RESOURCES, "peak_memory": "bytes", "flops": "FLOP"}
+
+    def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
+        """Returns what one block takes; the same in every layer."""
+        parts = [part for part in (block.attention, block.ffn) if part.kind != "none"]
+        prompt, steps = scenario.prompt_tokens, scenario.generated_tokens
+        prefill = sum(self._sublayer_seconds(part, scenario, prompt, 0.0) for part in parts)
+        # Bytes and operations grow linearly with the cache: the mean length stands for all steps.
+        mean = prompt + (steps - 1) / 2
+        decode = steps * sum(self._sublayer_seconds(part, scenario, 1, mean) for part in parts)
+        parameters = counting.block_parameters(self.shape, block)
+        cache = scenario.total_tokens * self._cache_bytes(block.attention, scenario)
+        memory = parameters * self._weight_bytes(scenario) / self.devices + cache
+        flops = counting.block_flops(
+            self.shape, block, tokens=scenario.total_tokens, pairs=scenario.attended_pairs
+        )
+        return {
+            "prefill_seconds": prefill,
+            "decode_seconds": decode,
+            "seconds": prefill + decode,
+            "memory": memory,
+            "kv_cache": cache,
+            "parameters": float(parameters),
+            "peak_memory": memory,
+            "flops": float(flops),
+        }
+
+    def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
+        """Returns what embedding and head take, and the widest activations."""
+        head = shape.vocab * shape.hidden
+        per_token = counting.head_flops(shape) / self.devices
+        size = head * scenario.weight_bytes / self.devices
+        one_pass = _Pass(scenario.batch * per_token, size)
+        once = self._seconds(one_pass, scenario.weight_dtype) + self.efficiency.launch
+        parameters = float(counting.fixed_parameters(shape))
+        memory = parameters * scenario.weight_bytes / self.devices
+        # Residual stream, its norm, queries and the gate and up channels of the widest FFN.
+        width = (
+            2 * shape.hidden + (shape.heads * shape.head_dim + 2 * shape.ffn_width) / self.devices
+        )
+        activations = scenario.batch * scenario.prompt_tokens * width * scenario.weight_bytes
+        logits = 4.0 * scenario.batch * shape.vocab
+        return {
+            "prefill_seconds": once,
+            "decode_seconds": scenario.generated_tokens * once,
+            "seconds": once + scenario.generated_tokens * once,
+            "memory": memory,
+            "kv_cache": 0.0,
+            "parameters": parameters,
+            "peak_memory": memory + activations + logits,
+            "flops": float(counting.head_flops(shape) * scenario.decoded_tokens),
+        }
+
+    def _sublayer_seconds(
+        self, part: Attention | FFN, scenario: Scenario, length: int, cached: float
+    ) -> float:
+        """Returns the seconds of one pass of `length` new tokens after `cached` ones."""
+        shape, tokens = self.shape, scenario.batch * length
+        activations = 2.0 * tokens * shape.hidden * scenario.weight_bytes
+        if isinstance(part, Attention):
+            flops = counting.attention_flops(shape, part, tokens=tokens, pairs=0)
+            parameters = counting.attention_parameters(shape, part)
+        else:
+            flops = counting.ffn_flops(shape, part, tokens=tokens)
+            parameters = counting.ffn_parameters(shape, part)
+        weights = parameters * self._weight_bytes(scenario) / self.devices
+        products = _Pass(flops / self.devices, weights + activations)
+        seconds = self._seconds(products, self._compute_format(scenario))
+        if isinstance(part, Attention) and part.kind == "gqa":
+            pairs = scenario.batch * length * (cached + (length + 1) / 2)
+            scores = 4 * pairs * shape.heads * shape.head_dim / self.devices
+            moved = scenario.batch * (cached + length) * self._cache_bytes(part, scenario)
+            seconds += self._seconds(_Pass(scores, moved), scenario.weight_dtype)
+        return seconds + self._all_reduce(activations / 2) + self.efficiency.launch
+
+    def _seconds(self, work: _Pass, number_format: str) -> float:
+        rates = self.spec.flops
+        wanted = "bfloat16" if number_format in ("float16", "int4") else number_format
+        peak = rates.get(wanted, rates["bfloat16"])
+        compute = work.flops / (peak * self.efficiency.compute)
+        return max(compute, work.bytes / (self.spec.bandwidth * self.efficiency.memory))
+
+    def _all_reduce(self, size: float) -> float:
+        if self.devices == 1:
+            return 0.0
+        moved = 2 * (self.devices - 1) / self.devices * size
+        return moved / (self.spec.link * self.efficiency.link) + self.efficiency.synchronise
+
+    def _weight_bytes(self, scenario: Scenario) -> float:
+        return FORMAT_BYTES[self.weight_dtype or scenario.weight_dtype]
+
+    def _compute_format(self, scenario: Scenario) -> str:
+        return self.weight_dtype or scenario.weight_dtype
+
+    def _cache_bytes(self, attention: Attention, scenario: Scenario) -> float:
+        """Returns the bytes of one token on one device, which holds one KV head or more."""
+        own_format = self.cache_dtype or scenario.cache_dtype or scenario.weight_dtype
+        heads = (attention.kv_heads or 0) / self.devices
+        return (
+            2 * (max(1.0, heads) if heads else 0.0) * self.shape.head_dim * FORMAT_BYTES[own_format]
+        )
+
+
+def _format(name: str, value: str | None, known: tuple[str, ...]) -> str | None:
+    if value is not None and value not in known:
+        raise CostModelError(
+            f"{name}={value!r}; allowed: None (the scenario's), {', '.join(known)}"
+        )
+    return value
+
+
+def _devices(count: int, shape: ModelShape, spec: DeviceSpec) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1 or shape.heads % count:
+        divisors = [n for n in range(1, min(shape.heads, 64) + 1) if shape.heads % n == 0]
+        raise CostModelError(
+            f"tensor_parallel={count!r}; allowed: divisors of the {shape.heads} heads: {divisors}"
+        )
+    if count > 1 and not spec.link:
+        raise CostModelError(
+            f"tensor_parallel={count}, but {spec.name!r} has no link to other devices; use 1, or "
+            "a DeviceSpec with a link"
+        )
+    return count
