@@ -7,10 +7,12 @@ from puzzle import threads as _threads  # noqa: F401
 from puzzle.child import PuzzleConfig, PuzzleForCausalLM
 from puzzle.costs import CostModel, MeasuredCosts
 from puzzle.data import DataConfig
-from puzzle.errors import PuzzleError
+from puzzle.errors import ExportError, PuzzleError
+from puzzle.export import Exported, export
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario
 from puzzle.search import search
+from puzzle.serve_check import ServeCheck, serve_check
 from search_space import FFN, Attention, Block, Layout, ModelShape, SearchSpace
 from solvers import InfeasibleError
 
@@ -21,6 +23,8 @@ __all__ = [
     "Block",
     "CostModel",
     "DataConfig",
+    "ExportError",
+    "Exported",
     "InfeasibleError",
     "Layout",
     "MeasuredCosts",
@@ -31,5 +35,8 @@ __all__ = [
     "Scenario",
     "SearchResult",
     "SearchSpace",
+    "ServeCheck",
+    "export",
     "search",
+    "serve_check",
 ]

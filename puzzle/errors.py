@@ -30,3 +30,7 @@ class WorkspaceError(PuzzleError):
 
 class DamagedArtifactError(WorkspaceError):
     """A stored artifact is not what was written: a file is missing, cut short or altered."""
+
+
+class ExportError(PuzzleError, ValueError):
+    """A child cannot be written for an engine, or the engine cannot be run here."""

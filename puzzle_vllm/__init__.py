@@ -1,0 +1,16 @@
+"""The plugin that lets vLLM open exported children without a flag.
+
+It is a package of its own because vLLM imports its plugins in every process: this one imports
+nothing but transformers, which vLLM has loaded.
+"""
+
+from __future__ import annotations
+
+
+def register() -> None:
+    """Makes the `nemotron-nas` config known to transformers; vLLM calls it when it starts."""
+    from transformers import AutoConfig
+
+    from puzzle_vllm.configuration_decilm import DeciLMConfig
+
+    AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig, exist_ok=True)
