@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 
+def _likeliest(logits: Any) -> int:
+    return int(logits[0, -1].argmax().item())
+
+
 def _greedy(model: Any, prompt: list[int], tokens: int) -> tuple[list[int], float, float]:
     """Returns the continuation, and the seconds of the prompt and of the tokens after it."""
     import mlx.core as mx
@@ -17,10 +21,10 @@ def _greedy(model: Any, prompt: list[int], tokens: int) -> tuple[list[int], floa
 
     cache = make_prompt_cache(model)
     start = time.perf_counter()
-    token = int(mx.argmax(model(mx.array(prompt)[None], cache=cache)[0, -1]).item())
+    token = _likeliest(model(mx.array(prompt)[None], cache=cache))
     middle, found = time.perf_counter(), [token]
     while len(found) < tokens:
-        token = int(mx.argmax(model(mx.array([[token]]), cache=cache)[0, -1]).item())
+        token = _likeliest(model(mx.array([[token]]), cache=cache))
         found.append(token)
     return found, middle - start, time.perf_counter() - middle
 
