@@ -1,10 +1,18 @@
-"""Residual streams at layer boundaries, kept in memory-mapped files."""
+"""Residual streams in memory-mapped files, and running over them in batches."""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Boundaries:
@@ -21,15 +29,68 @@ class Boundaries:
 
     def __init__(self, directory: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         self.directory, self.shape, self.dtype = directory, shape, dtype
+        directory.mkdir(exist_ok=True)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Returns the tensor of this number, writable; zeros if nothing was written."""
-        size = 1
-        for length in self.shape:
-            size *= length
-        path = str(self.directory / f"{index}.bin")
-        return torch.from_file(path, shared=True, size=size, dtype=self.dtype).view(self.shape)
+        """Returns the tensor of this number, writable; zeros if nothing was written.
+
+        Raises:
+            OSError: The disk has no room for it.
+        """
+        path, size = self.directory / f"{index}.bin", math.prod(self.shape)
+        if not path.exists():
+            _reserve(path, size * self.dtype.itemsize)
+        return torch.from_file(str(path), shared=True, size=size, dtype=self.dtype).view(self.shape)
 
     def drop(self, index: int) -> None:
         """Deletes the tensor of this number, if it was written."""
         (self.directory / f"{index}.bin").unlink(missing_ok=True)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Makes a file of zeros with its room on the disk.
+
+    Writing to a mapped page that the disk has no room for kills the process, where a full disk
+    met here is an error.
+    """
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        zeros = bytes(1 << 20)
+        for start in range(0, size, len(zeros)):
+            file.write(zeros[: size - start])
+
+
+def in_batches(rows: range, size: int, compute: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
+    """Yields (rows, what `compute` returns for them), batch by batch.
+
+    Where the device has not enough memory for a batch, it and all later ones are halved.
+
+    Args:
+        rows: First and last row.
+        size: Rows per batch.
+        compute: Must leave nothing behind when it fails.
+
+    Raises:
+        torch.OutOfMemoryError: Not even one row fits.
+
+    Example:
+        >>> [found for _, found in in_batches(range(5), 2, lambda rows: rows.stop - rows.start)]
+        [2, 2, 1]
+    """
+    start = rows.start
+    while start < rows.stop:
+        part = slice(start, min(start + size, rows.stop))
+        try:
+            found = compute(part)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            logger.warning("out of device memory; going on with batches of %d windows", size)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        yield part, found
+        start = part.stop

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cached_property, partial
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +14,23 @@ import torch
 from tqdm.auto import tqdm
 
 from puzzle.data import Windows
-from puzzle.library.fit import RIDGES
-from puzzle.library.layer import BATCH, HELD_OUT, LayerFit
+from puzzle.library.config import LibraryConfig
+from puzzle.library.distill import LayerDistill
+from puzzle.library.errors import LocalError
+from puzzle.library.layer import LayerFit
+from puzzle.library.streams import Streams
+from puzzle.library.sweep import Sweep
+from puzzle.library.variants import TENSORS, Variants
 from puzzle.parents import Parent
 from puzzle.tensor_files import save_tensors
 from puzzle.workspace import Artifact, Workspace
 from search_space import Block, Layout, SearchSpace
 
-KIND, TENSORS, ERRORS = "library-layer", "variants.safetensors", "errors.json"
+KIND, DISTILLED, ERRORS = "library-layer", "library-distilled", "errors.json"
 # Part of every layer's name: raise it when a change of the code changes the weights.
-METHOD = 1
-
-
-class Variants:
-    """The weights of one layer's blocks; what is read from disk is read once.
-
-    A variant stores only what differs from the parent; the rest is the parent's.
-
-    Args:
-        parent: The parent.
-        layer: The layer's number.
-        artifact: The layer's variants.
-    """
-
-    def __init__(self, parent: Parent, layer: int, artifact: Artifact) -> None:
-        self.parent, self.layer, self.artifact = parent, layer, artifact
-
-    @cached_property
-    def own(self) -> dict[str, torch.Tensor]:
-        """The parent's tensors of the layer."""
-        return self.parent.layer_tensors(self.layer)
-
-    @cached_property
-    def stored(self) -> dict[str, torch.Tensor]:
-        """What the variants do not share with the parent."""
-        return self.artifact.load_tensors(TENSORS)
-
-    def block_tensors(self, block: Block) -> dict[str, torch.Tensor]:
-        """Returns the weights of one block under their names within the layer."""
-        if block == self.parent.shape.parent_block:
-            return self.own
-        return {**_attention(self.own, self.stored, block), **_ffn(self.own, self.stored, block)}
+METHOD = 2
+logger = logging.getLogger(__name__)
+Rows = Sequence[tuple[Block, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,20 +45,20 @@ class Library:
     parent: Parent
     layers: tuple[Artifact, ...]
 
-    def errors(self, layer: int) -> dict[str, float]:
-        """Returns the held-out local error of each block of a layer.
-
-        The error is the power of what the block misses, as a share of the power of the parent
-        layer's update of the residual stream: 0 for the parent, 1 for no layer at all.
-        """
-        return dict(self.layers[layer].load_json(ERRORS))
+    def errors(self, layer: int) -> dict[str, LocalError]:
+        """Returns the held-out local errors of a layer's variants, by name."""
+        return LocalError.read(self.layers[layer].load_json(ERRORS))
 
     def variants(self, layer: int) -> Variants:
         """Returns the weights of a layer's blocks."""
         return Variants(self.parent, layer, self.layers[layer])
 
     def child_tensors(self, layout: Layout) -> dict[str, torch.Tensor]:
-        """Returns the whole state dict of a layout's child."""
+        """Returns the whole state dict of a layout's child.
+
+        Raises:
+            PuzzleError: The library does not have one of the blocks.
+        """
         found = self.parent.outer_tensors()
         for layer, block in enumerate(layout.blocks):
             prefix = self.parent.family.layer_prefix.format(layer)
@@ -89,78 +67,149 @@ class Library:
         return found
 
 
-def _below(stored: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
-
-
-def _attention(
-    own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], block: Block
-) -> dict[str, torch.Tensor]:
-    if block.attention.kind == "none":
-        return {}
-    norm = {k: v for k, v in own.items() if k.startswith("input_layernorm")}
-    changed = _below(stored, f"attention/{block.attention.label}/")
-    if block.attention.kind == "linear":
-        return {**norm, **changed}
-    return {**norm, **{k: v for k, v in own.items() if k.startswith("self_attn")}, **changed}
-
-
-def _ffn(
-    own: dict[str, torch.Tensor], stored: dict[str, torch.Tensor], block: Block
-) -> dict[str, torch.Tensor]:
-    if block.ffn.kind == "none":
-        return {}
-    norm = {k: v for k, v in own.items() if k.startswith("post_attention_layernorm")}
-    changed = _below(stored, f"ffn/{block.attention.label}/{block.ffn.label}/")
-    if block.ffn.kind == "linear":
-        return {**norm, **changed}
-    kept = changed.pop("channels").long()
-    rows = {k: v[kept] for k, v in own.items() if k.startswith(("mlp.gate_proj", "mlp.up_proj"))}
-    bias = {k: v for k, v in own.items() if k == "mlp.down_proj.bias"}
-    return {**norm, **rows, **bias, **changed}
-
-
-@torch.no_grad()
 def build_library(
-    parent: Parent, space: SearchSpace, windows: Windows, *, workspace: Workspace
+    parent: Parent,
+    space: SearchSpace,
+    windows: Windows,
+    *,
+    workspace: Workspace,
+    config: LibraryConfig | None = None,
+    around: Layout | None = None,
 ) -> Library:
     """Returns the library of a space, built in one sweep over the parent's layers.
 
     Finished layers are found by the hash of all they depend on and not built again. Memory
-    holds one layer and the activations of one layer boundary, whatever the depth.
+    holds one layer and one batch; the activations of one layer are in memory-mapped files, so
+    that neither grows with depth.
 
     Args:
         parent: The parent.
         space: The alternatives of each layer.
         windows: The text; only its fit part is used.
         workspace: Where the layers are stored.
+        config: How variants are fitted and distilled.
+        around: A layout of the space whose child's activations enter each layer's variants, which
+            then make up for what the layers below lost: a second round. By default the parent's.
+
+    Raises:
+        ParentError: A layer's activations are not finite in the parent's number format.
     """
-    specs = [_spec(parent, space, windows, layer) for layer in range(parent.shape.layers)]
-    artifacts = tuple(workspace.artifact(KIND, spec) for spec in specs)
-    if not all(artifact.sound() for artifact in artifacts):
-        x_BLD = parent.embed(windows.fit)
+    rows = [space.blocks(layer) for layer in range(parent.shape.layers)]
+    return _build(parent, rows, windows, workspace, config or LibraryConfig(), around)
+
+
+def heal(
+    parent: Parent,
+    layout: Layout,
+    windows: Windows,
+    *,
+    workspace: Workspace,
+    config: LibraryConfig | None = None,
+) -> Library:
+    """Returns a library of one layout, each block fitted to the stream that its child feeds it.
+
+    One sweep from the first layer to the last: every last map, also that of a block like the
+    parent's, is refitted to bring the residual stream back to the parent's.
+
+    Args:
+        parent: The parent.
+        layout: The layout.
+        windows: The text; only its fit part is used.
+        workspace: Where the layers are stored.
+        config: How the blocks are fitted and distilled.
+    """
+    rows = [(block,) for block in layout.blocks]
+    return _build(parent, rows, windows, workspace, config or LibraryConfig(), layout)
+
+
+@torch.no_grad()
+def _build(
+    parent: Parent,
+    rows: Rows,
+    windows: Windows,
+    workspace: Workspace,
+    config: LibraryConfig,
+    around: Layout | None,
+) -> Library:
+    fits, finals = _artifacts(parent, rows, windows, workspace, config, around)
+    if all(artifact.sound() for artifact in finals):
+        return Library(parent=parent, layers=finals)
+    _warn_of_little_text(parent, windows, config)
+    with workspace.scratch() as scratch:
+        sweep = Sweep(parent, windows.fit, scratch, config.held_out, child=around is not None)
         for index in tqdm(range(parent.shape.layers), desc="library", unit="layer"):
-            layer = parent.layer(index)
-            job = LayerFit(parent, index, layer, x_BLD)
-            workspace.get_or_build(KIND, specs[index], partial(_write, job, space))
-            x_BLD = torch.cat([parent.run(layer, x) for x in x_BLD.split(BATCH)])
-    return Library(parent=parent, layers=artifacts)
+            layer, streams = sweep.enter(index)
+            job = LayerFit(parent, layer, streams, config)
+            workspace.get_or_build(KIND, fits[index].spec, partial(_fit, job, rows[index]))
+            if config.bld is not None:
+                variants = Variants(parent, index, fits[index])
+                lessons = LayerDistill(variants, streams, config.bld)
+                build = partial(_distill, lessons, rows[index], fits[index])
+                workspace.get_or_build(DISTILLED, finals[index].spec, build)
+            block = None if around is None else around.blocks[index]
+            sweep.leave(index, Variants(parent, index, finals[index]), block)
+    return Library(parent=parent, layers=finals)
 
 
-def _spec(parent: Parent, space: SearchSpace, windows: Windows, layer: int) -> dict[str, Any]:
-    return {
-        "method": METHOD,
-        "parent": parent.identity,
-        "layer": layer,
-        "attentions": [a.label for a in space.attentions[layer]],
-        "ffns": [f.label for f in space.ffns[layer]],
-        "fit": windows.hash("fit"),
-        "ridges": list(RIDGES),
-        "held_out": HELD_OUT,
-    }
+def _artifacts(
+    parent: Parent,
+    rows: Rows,
+    windows: Windows,
+    workspace: Workspace,
+    config: LibraryConfig,
+    around: Layout | None,
+) -> tuple[tuple[Artifact, ...], tuple[Artifact, ...]]:
+    """Returns the closed-form artifact of each layer, and the final one, which may be the same."""
+    fits: list[Artifact] = []
+    finals: list[Artifact] = []
+    text = windows.hash("fit")
+    for index, row in enumerate(rows):
+        spec: dict[str, Any] = {
+            "method": METHOD,
+            "parent": parent.identity,
+            "layer": index,
+            "blocks": [block.label for block in row],
+            "fit": text,
+            "config": config.fit_spec(),
+        }
+        if around is not None:
+            below = finals[-1].key if finals else ""
+            spec["child"] = {"block": around.blocks[index].label, "below": below}
+        fits.append(workspace.artifact(KIND, spec))
+        finals.append(fits[-1])
+        if config.bld is not None:
+            lessons = {"fit": fits[-1].key, "bld": asdict(config.bld)}
+            finals[-1] = workspace.artifact(DISTILLED, lessons)
+    return tuple(fits), tuple(finals)
 
 
-def _write(job: LayerFit, space: SearchSpace, directory: Path) -> None:
-    job.build(space.attentions[job.index], space.ffns[job.index])
-    save_tensors(directory / TENSORS, job.tensors)
-    (directory / ERRORS).write_text(json.dumps(job.errors, indent=1), encoding="utf-8")
+def _fit(job: LayerFit, blocks: tuple[Block, ...], directory: Path) -> None:
+    job.build(blocks)
+    _write(directory, job.tensors, job.errors)
+
+
+def _distill(
+    lessons: LayerDistill, blocks: tuple[Block, ...], fitted: Artifact, directory: Path
+) -> None:
+    _write(directory, *lessons.train(blocks, LocalError.read(fitted.load_json(ERRORS))))
+
+
+def _write(
+    directory: Path, tensors: dict[str, torch.Tensor], errors: dict[str, LocalError]
+) -> None:
+    save_tensors(directory / TENSORS, tensors)
+    text = json.dumps({name: error.to_dict() for name, error in errors.items()}, indent=1)
+    (directory / ERRORS).write_text(text, encoding="utf-8")
+
+
+def _warn_of_little_text(parent: Parent, windows: Windows, config: LibraryConfig) -> None:
+    count, length = windows.fit.shape
+    tokens = Streams.split(count, config.held_out) * length
+    widest = max(parent.shape.ffn_width, parent.shape.heads * parent.shape.head_dim)
+    if tokens < widest:
+        logger.warning(
+            "%d tokens are fitted and the widest map has %d inputs: fits stay near the parent's "
+            "weights; more text (fit_tokens) makes better variants",
+            tokens,
+            widest,
+        )

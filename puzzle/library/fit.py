@@ -1,46 +1,90 @@
-"""The closed-form fit of a last linear map, from second moments alone.
+"""The closed-form fit of a last linear map.
 
 With Phi the activations entering the map (T x k) and Y what it should return (T x d), all that
-a ridge fit around a prior needs is Phi'Phi, Phi'Y and ||Y||^2. They are summed over batches
-once, and serve every prior, every subset of columns and every ridge.
+a ridge fit around a prior needs is Phi'Phi and Phi'Y. They are summed over batches once, and
+serve every prior, every subset of columns and every ridge; the ridge is chosen on tokens that
+were not summed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+# Below this many features one product is faster than the triangle in pieces.
+TRIANGLE, PIECES = 1024, 4
 
 
 class Moments:
-    """Sums of Phi'Phi (k x k), Phi'Y (k x d) and ||Y||^2, in float32."""
+    """Sums of Phi'Phi (k x k) and Phi'Y (k x d), in float32.
 
-    def __init__(self, features: int, outputs: int) -> None:
-        self.gram = torch.zeros(features, features)
-        self.cross = torch.zeros(features, outputs)
-        self.power = 0.0
+    Args:
+        features: k.
+        outputs: d.
+        device: Where the sums are kept.
+    """
+
+    def __init__(self, features: int, outputs: int, device: torch.device | str = "cpu") -> None:
+        self._lower = torch.zeros(features, features, device=device)
+        self.cross = torch.zeros(features, outputs, device=device)
+        self.tokens = 0
 
     def add(self, phi_TK: torch.Tensor, y_TD: torch.Tensor) -> None:
         """Adds a batch of T tokens."""
         phi_TK, y_TD = phi_TK.float(), y_TD.float()
-        self.gram.addmm_(phi_TK.T, phi_TK)
+        self.tokens += len(phi_TK)
         self.cross.addmm_(phi_TK.T, y_TD)
-        self.power += float(y_TD.square().sum(dtype=torch.float64))
+        width = phi_TK.shape[1]
+        if width < TRIANGLE:
+            self._lower.addmm_(phi_TK.T, phi_TK)
+            return
+        step = -(-width // PIECES)
+        for start in range(0, width, step):
+            end = min(start + step, width)
+            self._lower[start:end, :end].addmm_(phi_TK[:, start:end].T, phi_TK[:, :end])
+
+    @property
+    def gram(self) -> torch.Tensor:
+        """Phi'Phi, both triangles."""
+        lower = self._lower.tril()
+        return lower + lower.tril(-1).T
 
     def columns(self, kept: torch.Tensor) -> Moments:
-        """Returns the moments of a subset of the features."""
+        """Returns the moments of a subset of the features, in ascending order."""
         part = Moments(0, 0)
-        part.gram, part.cross = self.gram[kept][:, kept], self.cross[kept]
-        part.power = self.power
+        part._lower, part.cross = self._lower[kept][:, kept], self.cross[kept]
+        part.tokens = self.tokens
+        return part
+
+
+class HeldOut:
+    """Features and targets of the tokens that choose between fits."""
+
+    def __init__(self) -> None:
+        self.phi: list[torch.Tensor] = []
+        self.target: list[torch.Tensor] = []
+
+    def add(self, phi_TK: torch.Tensor, y_TD: torch.Tensor) -> None:
+        """Adds a batch of T tokens."""
+        self.phi.append(phi_TK)
+        self.target.append(y_TD)
+
+    def columns(self, kept: torch.Tensor) -> HeldOut:
+        """Returns the same tokens with a subset of the features."""
+        part = HeldOut()
+        part.phi, part.target = [phi[:, kept] for phi in self.phi], self.target
         return part
 
     def error(self, weight_KD: torch.Tensor) -> float:
         """Returns ||Phi W - Y||^2."""
-        quadratic = ((self.gram @ weight_KD) * weight_KD).sum(dtype=torch.float64)
-        mixed = (self.cross * weight_KD).sum(dtype=torch.float64)
-        return max(0.0, float(quadratic - 2 * mixed) + self.power)
+        pairs = zip(self.phi, self.target, strict=True)
+        return sum(float((phi.float() @ weight_KD - y).square().sum()) for phi, y in pairs)
+
+    def power(self) -> float:
+        """Returns ||Y||^2."""
+        return sum(float(y.square().sum()) for y in self.target)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,9 +104,9 @@ class Fit:
 
 def fit(
     train: Moments,
-    held_out: Moments,
+    held_out: HeldOut,
     prior_KD: torch.Tensor,
-    ridges: tuple[float, ...] = RIDGES,
+    ridges: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
 ) -> Fit:
     """Returns the ridge fit around a prior that does best on held-out tokens.
 
@@ -71,25 +115,28 @@ def fit(
 
     Args:
         train: Moments of the tokens that are fitted.
-        held_out: Moments of the tokens that choose the ridge.
+        held_out: The tokens that choose the ridge.
         prior_KD: Map to start from, (k, d).
         ridges: Ridges tried, as shares of the mean feature power.
 
     Example:
-        >>> moments = Moments(1, 1)
-        >>> moments.add(torch.ones(4, 1), 2 * torch.ones(4, 1))
-        >>> round(fit(moments, moments, torch.zeros(1, 1), (1e-6,)).weight.item(), 3)
+        >>> train, held_out = Moments(1, 1), HeldOut()
+        >>> for tokens in (train, held_out):
+        ...     tokens.add(torch.ones(4, 1), 2 * torch.ones(4, 1))
+        >>> round(fit(train, held_out, torch.zeros(1, 1), (1e-6,)).weight.item(), 3)
         2.0
     """
     prior_KD = prior_KD.float()
     best = Fit(weight=prior_KD, error=held_out.error(prior_KD), ridge=None)
-    target = train.cross - train.gram @ prior_KD
-    scale = float(train.gram.diagonal().mean())
-    if scale <= 0.0:
+    gram = train.gram
+    target = train.cross - gram @ prior_KD
+    scale = float(gram.diagonal().mean()) if len(gram) else 0.0
+    if not scale > 0.0:
         return best
-    identity = torch.eye(train.gram.shape[0])
+    power = gram.diagonal().clone()
     for ridge in ridges:
-        factor, failed = torch.linalg.cholesky_ex(train.gram + ridge * scale * identity)
+        gram.diagonal().copy_(power + ridge * scale)
+        factor, failed = torch.linalg.cholesky_ex(gram)
         if failed:
             continue
         weight = prior_KD + torch.cholesky_solve(target, factor)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from puzzle.child import layer_from_block
-from puzzle.library.build import Variants
+from puzzle.library.variants import ATTENTION, FEED_FORWARD, Variants
 from search_space import FFN, Attention, Block
 
 NO_ATTENTION, NO_FFN = Attention("none"), FFN("none")
@@ -42,13 +42,14 @@ class LayerOutputs:
         if block.attention.kind == "none":
             return x_BLD
         half = Block(block.attention, NO_FFN)
-        return self._run(half, block, ("input_layernorm", "self_attn"), half.label, x_BLD)
+        return self._run(half, block, ATTENTION, half.label, x_BLD)
 
     def _ffn(self, block: Block, x_BLD: torch.Tensor) -> torch.Tensor:
         if block.ffn.kind == "none":
             return x_BLD
         half = Block(NO_ATTENTION, block.ffn)
-        return self._run(half, block, ("post_attention_layernorm", "mlp"), block.label, x_BLD)
+        key = self.variants.ffn_key(block)
+        return self._run(half, block, FEED_FORWARD, key, x_BLD)
 
     def _run(
         self, half: Block, whole: Block, names: tuple[str, ...], key: str, x_BLD: torch.Tensor
@@ -58,5 +59,6 @@ class LayerOutputs:
             found = self.variants.block_tensors(whole)
             tensors = {name: value for name, value in found.items() if name.startswith(names)}
             index = self.variants.layer
-            self._halves[key] = layer_from_block(parent.config, parent.shape, index, half, tensors)
+            module = layer_from_block(parent.config, parent.shape, index, half, tensors)
+            self._halves[key] = module.to(parent.device)
         return parent.run(self._halves[key], x_BLD)

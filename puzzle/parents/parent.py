@@ -30,6 +30,7 @@ class Parent:
         tensors: Its weights by name, read lazily.
         tokenizer: Its tokenizer, if it has one.
         dtype: Number format in which it runs.
+        device: Where its layers run, one at a time.
         identity: Content hash of config and weights.
 
     Raises:
@@ -44,6 +45,7 @@ class Parent:
         *,
         dtype: torch.dtype,
         identity: str,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.family: Family = family_of(config)
         self.shape: ModelShape = self.family.shape(config)
@@ -51,7 +53,7 @@ class Parent:
         self.config = copy.deepcopy(config)
         self.config._attn_implementation = "sdpa"
         self.tensors, self.tokenizer = tensors, tokenizer
-        self.dtype = dtype
+        self.dtype, self.device = dtype, torch.device(device)
         self.identity = content_hash({"weights": identity, "dtype": str(dtype)})
         refuse_non_finite(tensors)
 
@@ -68,7 +70,7 @@ class Parent:
         """Returns one decoder layer, loaded; nothing else of the parent is read."""
         with torch.device("meta"):
             module = self.family.layer(self.config, index)
-        return _loaded(module, self.layer_tensors(index), f"layer {index}")
+        return _loaded(module, self.layer_tensors(index), f"layer {index}").to(self.device)
 
     def outer_tensors(self) -> dict[str, torch.Tensor]:
         """Returns the tensors outside the layers: embedding, final norm and untied head."""
@@ -90,7 +92,7 @@ class Parent:
 
     def embed(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream that enters layer 0, (B, L, hidden)."""
-        return nn.functional.embedding(tokens_BL, self.embedding())
+        return nn.functional.embedding(tokens_BL, self.embedding()).to(self.device)
 
     def head(self) -> nn.Sequential:
         """Returns final norm and output head: residual stream in, logits out."""
@@ -99,11 +101,13 @@ class Parent:
             out = nn.Linear(self.shape.hidden, self.shape.vocab, bias=False)
         table = self.embedding() if self.shape.tied else self.tensors[self.family.head]
         norm = _loaded(norm, {"weight": self.tensors[self.family.norm].to(self.dtype)}, "norm")
-        return nn.Sequential(norm, _loaded(out, {"weight": table.to(self.dtype)}, "head"))
+        linear = _loaded(out, {"weight": table.to(self.dtype)}, "head")
+        return nn.Sequential(norm, linear).to(self.device)
 
     def rope(self, length: int) -> Rope:
         """Returns the rotary tables of `length` positions."""
-        return self.family.rope(self.config, length)
+        cos, sin = self.family.rope(self.config, length)
+        return cos.to(self.device), sin.to(self.device)
 
     def run(self, layer: nn.Module, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream after a layer made by `layer`."""
@@ -124,6 +128,7 @@ def open_parent(
     workspace: Workspace,
     tokenizer: Any = None,
     dtype: str = "bfloat16",
+    device: torch.device | str = "cpu",
     revision: str | None = None,
     token: str | None = None,
     local_files_only: bool = False,
@@ -136,6 +141,7 @@ def open_parent(
         workspace: Where a GGUF is unpacked, once.
         tokenizer: Tokenizer; by default the one beside the weights.
         dtype: "float32", "bfloat16" or "float16".
+        device: Where its layers run, one at a time.
         revision: Hub revision.
         token: Hub token.
         local_files_only: Never ask the hub.
@@ -150,7 +156,7 @@ def open_parent(
     if dtype not in DTYPES:
         raise ParentError(f"dtype={dtype!r}; allowed: {sorted(DTYPES)}")
     if isinstance(source, PreTrainedModel):
-        return _from_model(source, tokenizer, DTYPES[dtype])
+        return _from_model(source, tokenizer, DTYPES[dtype], device)
     path = Path(source)
     if path.is_file():
         if path.suffix != ".gguf":
@@ -164,16 +170,18 @@ def open_parent(
     identity = content_hash({f.name: hash_file(f) for f in (*shards.files(), path / "config.json")})
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    return Parent(config, shards, tokenizer, dtype=DTYPES[dtype], identity=identity)
+    return Parent(config, shards, tokenizer, dtype=DTYPES[dtype], device=device, identity=identity)
 
 
-def _from_model(model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype) -> Parent:
+def _from_model(
+    model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype, device: torch.device | str
+) -> Parent:
     family_of(model.config)
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     identity = content_hash(
         {"weights": hash_tensors(tensors), "config": model.config.to_json_string()}
     )
-    return Parent(model.config, tensors, tokenizer, dtype=dtype, identity=identity)
+    return Parent(model.config, tensors, tokenizer, dtype=dtype, device=device, identity=identity)
 
 
 def _download(hub_id: str, revision: str | None, token: str | None, local: bool) -> Path:

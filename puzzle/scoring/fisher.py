@@ -168,8 +168,6 @@ class Sweep:
         self.tokens, self.probes = tokens_BL, probes
         shape = (*tokens_BL.shape, self.parent.shape.hidden)
         folders = [directory / name for name in ("x", "g")]
-        for folder in folders:
-            folder.mkdir()
         self.x = Boundaries(folders[0], shape, self.parent.dtype)
         self.g = Boundaries(folders[1], (probes, *shape), self.parent.dtype)
 

@@ -24,7 +24,7 @@ from puzzle.errors import ConstraintError, DataError, ParentError, WorkspaceErro
 from puzzle.evaluate import quality
 from puzzle.library import build as library_module
 from puzzle.library import build_library
-from puzzle.library.fit import Moments, fit
+from puzzle.library.fit import HeldOut, Moments, fit
 from puzzle.parents import open_parent
 from puzzle.scoring import replace_one
 from puzzle.workspace import Workspace
@@ -112,10 +112,11 @@ def test_a_replace_one_score_is_the_kl_of_the_child_with_that_block(saved, tmp_p
 def test_local_errors_are_zero_for_the_parent_and_one_for_no_layer(saved, tmp_path):
     workspace, parent, space, cut = opened(saved, tmp_path)
     errors = build_library(parent, space, cut, workspace=workspace).errors(1)
-    assert errors[parent.shape.parent_block.label] == 0.0
-    assert errors["none+none"] == pytest.approx(1.0)
+    assert errors["ffn/gqa3/gated64"].value == errors["attention/gqa3"].value == 0.0
+    assert errors["attention/none"].value == errors["ffn/gqa3/none"].value == 1.0
+    assert errors["ffn/none/none"].value == pytest.approx(1.0)
     # The prior is a candidate of every fit, and for a linear FFN the prior is to do nothing.
-    assert errors["none+linear"] <= errors["none+none"]
+    assert errors["ffn/none/linear"].fitted <= errors["ffn/none/none"].value
 
 
 def test_finished_layers_are_not_rebuilt_and_other_text_makes_others(saved, tmp_path):
@@ -211,7 +212,7 @@ def test_a_search_on_a_full_disk_says_so_and_goes_on_later(saved, tmp_path, monk
 def test_the_fit_recovers_a_map():
     generator = torch.Generator().manual_seed(0)
     phi, truth = (torch.randn(shape, generator=generator) for shape in ((200, 5), (5, 3)))
-    train, held_out = Moments(5, 3), Moments(5, 3)
+    train, held_out = Moments(5, 3), HeldOut()
     train.add(phi[:150], phi[:150] @ truth)
     held_out.add(phi[150:], phi[150:] @ truth)
     found = fit(train, held_out, torch.zeros(5, 3), (1e-6,))
@@ -224,7 +225,7 @@ def test_a_fit_never_loses_to_its_prior_on_held_out_tokens():
         # As many features as tokens and pure noise: an unguarded fit would lose every time.
         phi, y = (torch.randn(60, n, generator=generator) for n in (30, 3))
         prior = torch.zeros(30, 3)
-        train, held_out = Moments(30, 3), Moments(30, 3)
+        train, held_out = Moments(30, 3), HeldOut()
         train.add(phi[:30], y[:30])
         held_out.add(phi[30:], y[30:])
         unguarded = torch.linalg.lstsq(phi[:30], y[:30]).solution

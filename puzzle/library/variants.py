@@ -1,0 +1,100 @@
+"""Variants: the weights of one layer's blocks, read from disk."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+from puzzle.errors import PuzzleError
+from puzzle.library.layer import attention_key, ffn_key
+from puzzle.parents import Parent
+from puzzle.workspace import Artifact
+from search_space import Block
+
+TENSORS = "variants.safetensors"
+ATTENTION, FEED_FORWARD = ("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp")
+Tensors = dict[str, torch.Tensor]
+
+
+class Variants:
+    """The weights of one layer's blocks; what is read from disk is read once.
+
+    A variant stores only what differs from the parent; the rest is the parent's.
+
+    Args:
+        parent: The parent.
+        layer: The layer's number.
+        artifact: The layer's variants.
+    """
+
+    def __init__(self, parent: Parent, layer: int, artifact: Artifact) -> None:
+        self.parent, self.layer, self.artifact = parent, layer, artifact
+
+    @cached_property
+    def own(self) -> Tensors:
+        """The parent's tensors of the layer."""
+        return self.parent.layer_tensors(self.layer)
+
+    @cached_property
+    def stored(self) -> Tensors:
+        """What the variants do not share with the parent."""
+        return self.artifact.load_tensors(TENSORS)
+
+    def block_tensors(self, block: Block) -> Tensors:
+        """Returns the weights of one block under their names within the layer.
+
+        Raises:
+            PuzzleError: The library does not have the block; the message lists what it has.
+        """
+        return {**self._attention(block), **self._ffn(block)}
+
+    def ffn_key(self, block: Block) -> str:
+        """Returns the name of the FFN that goes with a block's attention."""
+        own = self.parent.shape.parent_block.attention
+        coupled = ffn_key(block.attention, block.ffn)
+        return coupled if self._below(coupled) else ffn_key(own, block.ffn)
+
+    def _attention(self, block: Block) -> Tensors:
+        kind = block.attention.kind
+        if kind == "none":
+            return {}
+        changed = self._below(attention_key(block.attention))
+        if not changed and block.attention != self.parent.shape.parent_block.attention:
+            raise self._missing(block)
+        names = ATTENTION if kind == "gqa" else ATTENTION[:1]
+        return {**_named(self.own, names), **changed}
+
+    def _ffn(self, block: Block) -> Tensors:
+        kind = block.ffn.kind
+        if kind == "none":
+            return {}
+        changed = self._below(self.ffn_key(block))
+        if not changed and block.ffn != self.parent.shape.parent_block.ffn:
+            raise self._missing(block)
+        own = _named(self.own, FEED_FORWARD if kind == "gated" else FEED_FORWARD[:1])
+        if "channels" in changed:
+            kept = changed.pop("channels").long()
+            for name, tensor in own.items():
+                if name.startswith(("mlp.gate_proj", "mlp.up_proj")):
+                    own[name] = tensor[kept]
+        return {**own, **changed}
+
+    def _below(self, key: str) -> Tensors:
+        prefix = f"{key}/"
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.stored.items()
+            if name.startswith(prefix)
+        }
+
+    def _missing(self, block: Block) -> PuzzleError:
+        have = sorted({name.rpartition("/")[0] for name in self.stored})
+        return PuzzleError(
+            f"the library has no {block.label!r} for layer {self.layer}; beside the parent's own "
+            f"it has {', '.join(have) or 'nothing'}: build it with a search space that holds it"
+        )
+
+
+def _named(tensors: Tensors, prefixes: tuple[str, ...]) -> Tensors:
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
