@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from puzzle.errors import ConstraintError
 
-__all__ = ["Scenario", "rate", "require_total"]
+__all__ = ["Scenario", "Workload", "rate", "require_total"]
 
+_NAME = re.compile(r"[A-Za-z_][\w-]*")
 # Kept as a table of names so that reading a scenario never has to import torch.
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -131,6 +133,96 @@ class Scenario:
         return cls(**values)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Scenarios that one child serves, and how often each comes up.
+
+    Args:
+        scenarios: The scenarios by name; a single one may have the empty name.
+        weights: How often each is run, in any unit; only the ratios matter.
+
+    Raises:
+        ConstraintError: There is no scenario, a name cannot stand in a constraint, a weight is
+            not positive, or the scenarios store weights in different types.
+
+    Example:
+        >>> chat, long = Scenario(prompt_tokens=128), Scenario(prompt_tokens=2048)
+        >>> Workload.of({"chat": (chat, 3.0), "summarise": long}).weights
+        {'chat': 3.0, 'summarise': 1.0}
+    """
+
+    scenarios: Mapping[str, Scenario]
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not self.scenarios:
+            raise ConstraintError("A workload needs a scenario; give one, or several by name.")
+        for name, scenario in self.scenarios.items():
+            named = isinstance(name, str) and _NAME.fullmatch(name)
+            if not named and (name != "" or len(self.scenarios) > 1):
+                raise ConstraintError(
+                    f"The scenario name {name!r} cannot stand in a constraint; use letters, "
+                    "digits, _ and -, such as 'chat'."
+                )
+            weight = self.weights.get(name)
+            if not isinstance(scenario, Scenario) or isinstance(weight, bool):
+                raise ConstraintError(
+                    f"The scenario {name!r} is {scenario!r} with weight {weight!r}; give a "
+                    "Scenario, or (Scenario, weight)."
+                )
+            if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ConstraintError(
+                    f"The weight of scenario {name!r} is {weight!r}; give a number above zero."
+                )
+        types = {scenario.weight_dtype for scenario in self.scenarios.values()}
+        if len(types) > 1:
+            raise ConstraintError(
+                f"The scenarios store weights as {', '.join(sorted(types))}; one child has one "
+                "type: use the same weight_dtype."
+            )
+
+    @classmethod
+    def of(cls, value: WorkloadLike) -> Workload:
+        """Build a workload from one scenario, or from several by name with or without weights.
+
+        Args:
+            value: A scenario, a workload, or {name: scenario or (scenario, weight)}.
+
+        Returns:
+            The workload; weights left out are 1.
+
+        Raises:
+            ConstraintError: As for the class.
+        """
+        if isinstance(value, Workload):
+            return value
+        if isinstance(value, Scenario):
+            return cls(scenarios={"": value}, weights={"": 1.0})
+        if not isinstance(value, Mapping):
+            raise ConstraintError(f"{value!r} is no scenario; give a Scenario or several by name.")
+        pairs = {
+            n: v if isinstance(v, tuple) and len(v) == 2 else (v, 1.0) for n, v in value.items()
+        }
+        return cls(
+            scenarios={name: scenario for name, (scenario, _) in pairs.items()},
+            weights={name: weight for name, (_, weight) in pairs.items()},
+        )
+
+    def find(self, name: str) -> Scenario:
+        """Return the scenario of a name.
+
+        Raises:
+            ConstraintError: There is none.
+        """
+        if name not in self.scenarios:
+            known = ", ".join(filter(None, self.scenarios)) or "none with a name"
+            raise ConstraintError(f"There is no scenario {name!r}; there are: {known}.")
+        return self.scenarios[name]
+
+
+WorkloadLike = Scenario | Workload | Mapping[str, Scenario | tuple[Scenario, float]]
+
+
 def require_total(totals: Mapping[str, float], name: str, whose: str) -> float:
     """Return one of a model's totals once it is known to be finite and above zero.
 
@@ -170,7 +262,8 @@ def rate(resource_totals: Mapping[str, float], scenario: Scenario) -> dict[str, 
         scenario: What the seconds are for.
 
     Returns:
-        throughput, decode_throughput, prefill_throughput in tokens/s, and latency in seconds.
+        throughput, decode_throughput, prefill_throughput in tokens/s; latency, ttft and tpot in
+        seconds, as docs/constraints.md defines them.
 
     Raises:
         ConstraintError: A total is missing, or not finite and positive.
@@ -189,4 +282,6 @@ def rate(resource_totals: Mapping[str, float], scenario: Scenario) -> dict[str, 
         "decode_throughput": generated / decode,
         "prefill_throughput": scenario.batch * scenario.prompt_tokens / prefill,
         "latency": seconds,
+        "ttft": prefill,
+        "tpot": decode / scenario.generated_tokens,
     }

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from puzzle.child import assemble
-from puzzle.constraints import (
-    Constraint,
-    describe_infeasible,
-    parse_constraints,
-    to_limit,
-    to_limits,
-)
+from puzzle.constraints import Constraint, parse_constraints
 from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
 from puzzle.data import DataConfig, windows
 from puzzle.disk import require_free
@@ -23,6 +17,7 @@ from puzzle.errors import WorkspaceError
 from puzzle.evaluate import quality, speed
 from puzzle.library import build_library
 from puzzle.parents import Parent, open_parent
+from puzzle.requirements import describe_infeasible, to_limit, to_limits
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, rate
 from puzzle.scoring import Scores, replace_one

@@ -7,6 +7,7 @@ from puzzle.costs.checked import (
     layout_cost,
     usable_blocks,
 )
+from puzzle.costs.columns import block_columns, check_columns, fixed_columns, layout_columns
 from puzzle.costs.counted import with_counts
 from puzzle.costs.device import device_record
 from puzzle.costs.measured import MeasuredCosts
@@ -23,11 +24,15 @@ __all__ = [
     "Efficiency",
     "MeasuredCosts",
     "Roofline",
+    "block_columns",
+    "check_columns",
     "check_resources",
     "checked_block_cost",
     "checked_fixed_cost",
     "device_record",
     "device_spec",
+    "fixed_columns",
+    "layout_columns",
     "layout_cost",
     "usable_blocks",
     "with_counts",

@@ -5,17 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puzzle.constraints import (
-    Constraint,
-    describe_infeasible,
-    parse_constraint,
-    parse_constraints,
-    rate,
-    to_limit,
-    to_limits,
-)
+from puzzle.constraints import Constraint, parse_constraint, parse_constraints
 from puzzle.errors import ConstraintError
-from puzzle.scenario import Scenario
+from puzzle.requirements import describe_infeasible, to_limit, to_limits
+from puzzle.scenario import Scenario, rate
 from solvers import Limit
 
 FASTER = ["throughput", "decode_throughput", "prefill_throughput"]
@@ -97,7 +90,7 @@ def test_canonical_text_is_the_natural_one(text):
     [
         ("thruput >= 2x", "Unknown resource 'thruput'.* did you mean 'throughput'.*kv_cache"),
         ("Memory <= 2 GiB", "did you mean 'memory'"),
-        ("flops <= 2x", "Known resources are throughput"),
+        ("watts <= 2x", "Known resources are throughput"),
         ("throughput <= 2x", "takes only at least; write 'throughput >= "),
         ("memory >= 2 GiB", "takes only at most; write 'memory <= "),
         ("memory <= 2 s", "Unit 's' does not fit memory; allowed units: KiB"),
@@ -219,6 +212,8 @@ def test_rates_are_tokens_over_their_own_seconds():
         "decode_throughput": 200 / 3,
         "prefill_throughput": 400.0,
         "latency": 4.0,
+        "ttft": 1.0,
+        "tpot": 3.0 / 50,
     }
     assert rate(PARENT, SCENARIO) == expected
     assert rate({"prefill_seconds": 1.0, "decode_seconds": 3.0}, SCENARIO) == expected
