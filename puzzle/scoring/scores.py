@@ -21,9 +21,9 @@ class Score:
 
     Args:
         kl: KL(parent || parent with this one block), nats per token; for a task score, how much
-            the task's number falls.
+            the task's number falls; for a cosine score, that distance.
         error: Standard error of `kl` over the text (and the probes) it was estimated from.
-        method: "exact", "fisher", "calibrated" or "task".
+        method: "exact", "fisher", "calibrated", "task" or "cosine".
     """
 
     kl: float
