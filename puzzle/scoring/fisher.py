@@ -13,22 +13,25 @@ It is an underestimate that grows with the change: see `puzzle.scoring.hybrid`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 from tqdm.auto import tqdm
 
 from puzzle.activations import Boundaries
+from puzzle.child import layer_from_block
 from puzzle.data import Windows
 from puzzle.errors import DataError
 from puzzle.library.build import Library
 from puzzle.library.outputs import LayerOutputs
+from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
 from puzzle.workspace import Artifact, Workspace
-from search_space import SearchSpace
+from search_space import Layout, SearchSpace
 
 KIND, SAMPLES = "fisher", "samples.json"
 # Windows run together.
@@ -152,24 +155,43 @@ def _round(
 
 
 class Sweep:
-    """The forward and backward sweep of one round.
+    """A forward and a backward sweep over the parent, or over a child of the library.
 
     Args:
         library: The variants.
         tokens_BL: Score windows.
         directory: Where boundaries are kept.
         probes: Probes drawn, K.
+        layout: The model that is swept; the parent if not given.
+        reference: The parent's outputs on the windows; with them the gradient of
+            KL(parent || swept model) takes one more place, the last, after the probes.
     """
 
     def __init__(
-        self, library: Library, tokens_BL: torch.Tensor, directory: Path, probes: int
+        self,
+        library: Library,
+        tokens_BL: torch.Tensor,
+        directory: Path,
+        probes: int,
+        *,
+        layout: Layout | None = None,
+        reference: Reference | None = None,
     ) -> None:
         self.library, self.parent = library, library.parent
-        self.tokens, self.probes = tokens_BL, probes
+        self.tokens, self.probes, self.reference = tokens_BL, probes, reference
+        self.layout = layout or Layout.parent(self.parent.shape)
+        self.cotangents = probes + (reference is not None)
         shape = (*tokens_BL.shape, self.parent.shape.hidden)
         folders = [directory / name for name in ("x", "g")]
         self.x = Boundaries(folders[0], shape, self.parent.dtype)
-        self.g = Boundaries(folders[1], (probes, *shape), self.parent.dtype)
+        self.g = Boundaries(folders[1], (self.cotangents, *shape), self.parent.dtype)
+
+    def _layer(self, index: int) -> nn.Module:
+        parent, block = self.parent, self.layout.blocks[index]
+        if block == parent.shape.parent_block:
+            return parent.layer(index)
+        tensors = self.library.variants(index).block_tensors(block)
+        return layer_from_block(parent.config, parent.shape, index, block, tensors)
 
     def _batches(self) -> list[slice]:
         starts = range(0, len(self.tokens), BATCH)
@@ -181,7 +203,7 @@ class Sweep:
         parent, depth = self.parent, self.parent.shape.layers
         self.x[0].copy_(parent.embed(self.tokens))
         for index in tqdm(range(depth), desc="fisher, forward", unit="layer"):
-            layer, below, above = parent.layer(index), self.x[index], self.x[index + 1]
+            layer, below, above = self._layer(index), self.x[index], self.x[index + 1]
             for rows in self._batches():
                 above[rows] = parent.run(layer, below[rows])
 
@@ -195,45 +217,58 @@ class Sweep:
             logits = head(x_LD).float()
             p = torch.softmax(logits.detach(), -1)
             root = p.sqrt()
-            for k in range(self.probes):
-                eps = torch.randn(p.shape, generator=generator)
-                u = root * eps - p * (root * eps).sum(-1, keepdim=True)
-                keep = k + 1 < self.probes
+            for k in range(self.cotangents):
+                if k < self.probes:
+                    eps = torch.randn(p.shape, generator=generator)
+                    u = root * eps - p * (root * eps).sum(-1, keepdim=True)
+                else:
+                    u = p - self._parents(row)
+                keep = k + 1 < self.cotangents
                 (found,) = torch.autograd.grad(logits, x_LD, u, retain_graph=keep)
                 g[k, row] = found
 
+    def _parents(self, row: int) -> torch.Tensor:
+        assert self.reference is not None
+        return self.reference.distribution(row)
+
     def backward(self, space: SearchSpace) -> Samples:
         """Returns, per layer and block, one observation per probe and stretch of text."""
-        depth = self.parent.shape.layers
-        samples: Samples = [{} for _ in range(depth)]
-        for index in tqdm(reversed(range(depth)), desc="fisher", unit="layer", total=depth):
-            layer = self.parent.layer(index)
-            outputs = LayerOutputs(self.library.variants(index))
-            found: dict[str, list[float]] = {block.label: [] for block in space.blocks(index)}
-            del found[self.parent.shape.parent_block.label]  # it changes nothing
-            x, above, below = self.x[index], self.g[index + 1], self.g[index]
-            for rows in self._batches():
-                g = above[:, rows]
-                y = self._through(layer, x[rows], g, below[:, rows])
-                for block, out in self._blocks(outputs, space, index, x[rows]):
-                    a = torch.einsum("kbld,bld->kbl", g.float(), out.float() - y.float())
-                    # Probes innermost, so that every other observation is another probe's.
-                    columns = [stretch_means(one.square() / 2) for one in a]
-                    found[block.label] += [v for row in zip(*columns, strict=True) for v in row]
-            samples[index] = {self.parent.shape.parent_block.label: [0.0], **found}
-            self.g.drop(index + 1)
+        samples: Samples = [{block.label: [0.0]} for block in self.layout.blocks]
+        for index, label, a_KBL in self.changes(space):
+            # Probes innermost, so that every other observation is another probe's.
+            columns = [stretch_means(one.square() / 2) for one in a_KBL]
+            found = samples[index].setdefault(label, [])
+            found += [v for row in zip(*columns, strict=True) for v in row]
         return samples
 
-    @torch.no_grad()
-    def _blocks(
-        self, outputs: LayerOutputs, space: SearchSpace, index: int, x: torch.Tensor
-    ) -> Any:
-        own = self.parent.shape.parent_block
-        return list(outputs([b for b in space.blocks(index) if b != own], x))
+    def changes(self, space: SearchSpace) -> Iterator[tuple[int, str, torch.Tensor]]:
+        """Yields (layer, block label, g.delta) from the top down, one batch of windows at a time.
+
+        g.delta is per cotangent, window and position; the swept model's own blocks change nothing
+        and are left out.
+        """
+        depth = self.parent.shape.layers
+        for index in tqdm(reversed(range(depth)), desc="fisher", unit="layer", total=depth):
+            layer, own = self._layer(index), self.layout.blocks[index]
+            outputs = LayerOutputs(self.library.variants(index))
+            others = [block for block in space.blocks(index) if block != own]
+            x, above, below = self.x[index], self.g[index + 1], self.g[index]
+            for rows in self._batches():
+                g_KBLD = above[:, rows]
+                y = self._through(layer, x[rows], g_KBLD, below[:, rows]).float()
+                with torch.no_grad():
+                    for block, out in outputs(others, x[rows]):
+                        delta = out.float() - y
+                        yield (
+                            index,
+                            block.label,
+                            torch.einsum("kbld,bld->kbl", g_KBLD.float(), delta),
+                        )
+            self.g.drop(index + 1)
 
     def _through(
         self,
-        layer: torch.nn.Module,
+        layer: nn.Module,
         x_BLD: torch.Tensor,
         g_KBLD: torch.Tensor,
         out_KBLD: torch.Tensor,
@@ -241,8 +276,8 @@ class Sweep:
         """Takes the gradients below a layer; returns the layer's output."""
         x_BLD = x_BLD.clone().requires_grad_(True)
         y = self.parent.run(layer, x_BLD)
-        for k in range(self.probes):
-            keep = k + 1 < self.probes
+        for k in range(self.cotangents):
+            keep = k + 1 < self.cotangents
             (found,) = torch.autograd.grad(y, x_BLD, g_KBLD[k], retain_graph=keep)
             out_KBLD[k] = found
         return y.detach()

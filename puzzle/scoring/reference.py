@@ -26,7 +26,7 @@ class Reference:
         self.head, self.y = head, y_BLD
         vocab: Any = head[1].out_features
         fits = 4 * vocab * y_BLD.shape[0] * y_BLD.shape[1] <= CACHED_BYTES
-        self._cached = [self._distribution(y_LD) for y_LD in y_BLD] if fits else None
+        self._cached = [self._output(y_LD) for y_LD in y_BLD] if fits else None
 
     def distance(self, name: str, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns one of `DISTANCES` by name, per token."""
@@ -46,16 +46,21 @@ class Reference:
         ours, theirs = norm(x_BLD).float(), norm(self.y[: len(x_BLD)]).float()
         return 1.0 - nn.functional.cosine_similarity(ours, theirs, dim=-1)
 
+    def distribution(self, row: int) -> torch.Tensor:
+        """Returns the parent's next-token probabilities on one window, (length, vocab)."""
+        return self._row(row)[0]
+
     def _row_kl(self, row: int, x_LD: torch.Tensor) -> torch.Tensor:
-        p_LV, negative_entropy_L = (
-            self._distribution(self.y[row]) if self._cached is None else self._cached[row]
-        )
+        p_LV, negative_entropy_L = self._row(row)
         # sum p (log p - log q), written so that log q, as large as the logits, is never stored.
         z_LV = self.head(x_LD).float()
         expected_L = torch.bmm(p_LV[:, None], z_LV[:, :, None])[:, 0, 0]
         return negative_entropy_L - expected_L + torch.logsumexp(z_LV, -1)
 
-    def _distribution(self, y_LD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _row(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._output(self.y[row]) if self._cached is None else self._cached[row]
+
+    def _output(self, y_LD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         log_p_LV = torch.log_softmax(self.head(y_LD).float(), -1)
         p_LV = log_p_LV.exp()
         return p_LV, torch.bmm(p_LV[:, None], log_p_LV[:, :, None])[:, 0, 0]
