@@ -1,5 +1,19 @@
 """Choosing among layouts by measuring them."""
 
+from puzzle.choosing.around import halved, rescored, scores_around
+from puzzle.choosing.choose import EFFORTS, Choice, Effort, best_of_pool, choose, refined
 from puzzle.choosing.measure import Measure, measured_kl
 
-__all__ = ["Measure", "measured_kl"]
+__all__ = [
+    "EFFORTS",
+    "Choice",
+    "Effort",
+    "Measure",
+    "best_of_pool",
+    "choose",
+    "halved",
+    "measured_kl",
+    "refined",
+    "rescored",
+    "scores_around",
+]

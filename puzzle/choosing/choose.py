@@ -1,0 +1,219 @@
+"""From a program to a layout: how much measuring goes into the choice is the effort."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from puzzle.choosing.around import halved, layout_of, rescored
+from puzzle.choosing.measure import Measure
+from puzzle.errors import DataError
+from puzzle.hashing import content_hash, hash_tensors
+from puzzle.scoring.scores import Score
+from puzzle.workspace import Workspace
+from search_space import Layout, SearchSpace
+from solvers import ChoiceProblem, Solution, pool, refine
+
+KIND, CHOICE = "choice", "choice.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What is measured before a layout is chosen.
+
+    Args:
+        pool: How many of the program's best layouts are measured, each different from the others
+            in a tenth of the layers; with 1 the program's optimum is chosen unmeasured.
+        rounds: Most trust-region rounds around the best (`puzzle.choosing.around`).
+        moves: Measurements of a local search after that (`solvers.refine`).
+        exact: Whether the program starts from exact replace-one scores, not from hybrid ones.
+    """
+
+    pool: int = 1
+    rounds: int = 0
+    moves: int = 0
+    exact: bool = False
+
+
+EFFORTS: Mapping[str, Effort] = MappingProxyType(
+    {
+        "fast": Effort(),
+        "default": Effort(pool=4, rounds=3),
+        "thorough": Effort(pool=8, rounds=8, moves=200),
+    }
+)
+
+
+def effort_named(name: str) -> Effort:
+    """Returns one of `EFFORTS`.
+
+    Raises:
+        DataError: There is none of that name.
+    """
+    if name not in EFFORTS:
+        raise DataError(f"effort={name!r}; allowed: {', '.join(EFFORTS)}")
+    return EFFORTS[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The layout chosen.
+
+    Args:
+        layout: The layout.
+        predicted: The sum of its blocks' scores.
+        measured: Its KL to the parent on the score text; None if it was not measured. It chose
+            the layout, so on other text it is a little higher.
+    """
+
+    layout: Layout
+    predicted: float
+    measured: Score | None = None
+
+
+def choose(
+    problem: ChoiceProblem,
+    optimum: Solution,
+    measure: Measure,
+    space: SearchSpace,
+    effort: Effort,
+    *,
+    workspace: Workspace,
+    solver: str = "highs",
+    seed: int = 0,
+) -> Choice:
+    """Returns the layout that measures best among what an effort looks at.
+
+    Args:
+        problem: The program.
+        optimum: Its solution.
+        measure: Decides; on score text.
+        space: The blocks of the problem.
+        effort: How much is measured.
+        workspace: Where the choice is stored, and sweeps keep their activations meanwhile.
+        solver: As in `solvers.solve`.
+        seed: Seed of solver, probes and moves.
+    """
+    own = Layout.parent(space.shape)
+    best = layout_of(own, optimum.labels)
+    if effort == Effort(exact=effort.exact):
+        return Choice(layout=best, predicted=optimum.objective)
+    spec = {
+        "effort": asdict(effort),
+        "problem": _digest(problem),
+        "library": [artifact.key for artifact in measure.library.layers],
+        "score": hash_tensors({"score": measure.tokens}),
+        "solver": [solver, seed],
+    }
+
+    def build(directory: Path) -> None:
+        found = _found(problem, best, measure, space, effort, workspace, solver, seed)
+        text = json.dumps({"layout": found.to_dict(), "measured": measure(found).to_dict()})
+        (directory / CHOICE).write_text(text, encoding="utf-8")
+
+    stored = workspace.get_or_build(KIND, spec, build).load_json(CHOICE)
+    layout = Layout.from_dict(stored["layout"])
+    return Choice(
+        layout=layout,
+        predicted=problem.evaluate(_choices(problem, layout))[0],
+        measured=Score(**stored["measured"]),
+    )
+
+
+def _found(
+    problem: ChoiceProblem,
+    best: Layout,
+    measure: Measure,
+    space: SearchSpace,
+    effort: Effort,
+    workspace: Workspace,
+    solver: str,
+    seed: int,
+) -> Layout:
+    best = best_of_pool(problem, best, measure, effort.pool, solver=solver, seed=seed)
+    best = rescored(
+        problem,
+        best,
+        measure,
+        space,
+        workspace=workspace,
+        rounds=effort.rounds,
+        solver=solver,
+        seed=seed,
+    )
+    return refined(problem, best, measure, effort.moves, seed=seed)
+
+
+def best_of_pool(
+    problem: ChoiceProblem,
+    best: Layout,
+    measure: Measure,
+    count: int,
+    *,
+    solver: str = "highs",
+    seed: int = 0,
+) -> Layout:
+    """Returns the best measured of the program's best layouts, some way apart.
+
+    Args:
+        problem: The program.
+        best: Its optimum.
+        measure: Decides.
+        count: How many layouts.
+        solver: As in `solvers.solve`.
+        seed: Seed of the solver.
+    """
+    if count < 2:
+        return best
+    apart = max(1, len(problem.groups) // 10)
+    found = pool(problem, count, apart, solver=solver, seed=seed)
+    return halved([best, *(layout_of(best, each.labels) for each in found)], measure)
+
+
+def refined(
+    problem: ChoiceProblem, start: Layout, measure: Measure, moves: int, *, seed: int = 0
+) -> Layout:
+    """Returns a layout that measures no worse than a start, by local search.
+
+    Args:
+        problem: The program.
+        start: A layout within its limits.
+        measure: Decides; moves are first measured on a quarter of its text.
+        moves: Measurements in all.
+        seed: Seed of the proposals.
+    """
+    if moves < 2:
+        return start
+    quarter = max(1, len(measure.tokens) // 4)
+
+    def value(windows: int | None) -> Any:
+        def run(choices: tuple[int, ...]) -> float:
+            labels = (row[at] for row, at in zip(problem.groups, choices, strict=True))
+            return measure(layout_of(start, labels), windows=windows).kl
+
+        return run
+
+    levels = [value(quarter), value(None)]
+    found = refine(problem, _choices(problem, start), levels, moves, seed=seed)
+    return layout_of(start, found.labels)
+
+
+def _choices(problem: ChoiceProblem, layout: Layout) -> list[int]:
+    pairs = zip(problem.groups, layout.blocks, strict=True)
+    return [row.index(block.label) for row, block in pairs]
+
+
+def _digest(problem: ChoiceProblem) -> str:
+    return content_hash(
+        {
+            "groups": [list(row) for row in problem.groups],
+            "score": problem.score.tolist(),
+            "resources": {name: values.tolist() for name, values in problem.resources.items()},
+            "offsets": dict(problem.offsets),
+            "limits": [str(limit) for limit in problem.limits],
+        }
+    )

@@ -1,0 +1,205 @@
+"""Claims about measuring and choosing layouts, on a tiny random parent."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from puzzle.child import assemble
+from puzzle.choosing import (
+    EFFORTS,
+    Effort,
+    Measure,
+    best_of_pool,
+    choose,
+    halved,
+    measured_kl,
+    refined,
+    rescored,
+    scores_around,
+)
+from puzzle.choosing import measure as measure_module
+from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers, within
+from puzzle.choosing.choose import effort_named
+from puzzle.errors import ConstraintError, DataError
+from puzzle.evaluate import quality
+from puzzle.library import build_library
+from puzzle.scoring import replace_one
+from search_space import Block, Layout, SearchSpace, counting
+from solvers import ChoiceProblem, Limit, solve
+from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def built(saved, tmp_path):  # noqa: F811 - the fixture imported above
+    workspace, parent, _, cut = opened(saved, tmp_path)
+    space = SearchSpace.preset(parent.shape, "small")
+    library = build_library(parent, space, cut, workspace=workspace)
+    return workspace, parent, space, cut, library
+
+
+def problem_of(space, scores, share):
+    rows = [space.blocks(layer) for layer in range(space.shape.layers)]
+    sizes = [counting.block_parameters(space.shape, block) for row in rows for block in row]
+    whole = sum(counting.block_parameters(space.shape, row[0]) for row in rows)
+    return ChoiceProblem(
+        tuple(tuple(block.label for block in row) for row in rows),
+        [scores.kl(layer, block.label) for layer, row in enumerate(rows) for block in row],
+        {"parameters": np.array(sizes, dtype=float)},
+        limits=(Limit("parameters", at_most=share * whole),),
+    )
+
+
+def layouts(space):
+    rows = [space.blocks(layer) for layer in range(space.shape.layers)]
+    return [Layout(space.shape, blocks) for blocks in itertools.product(*rows)]
+
+
+def test_a_measured_kl_is_that_of_the_assembled_child(built):
+    _, parent, _, cut, library = built
+    own = Layout.parent(parent.shape)
+    reference = assemble(parent.config, own, library.child_tensors(own), dtype=torch.float32)
+    layout = own.replace(0, Block.from_label("none+gated32")).replace(
+        2, Block.from_label("gqa1+none")
+    )
+    child = assemble(parent.config, layout, library.child_tensors(layout), dtype=torch.float32)
+    expected = quality(reference, child, cut.score)["child"]["kl"]
+    found = measured_kl(library, layout, cut.score)
+    assert found.kl == pytest.approx(expected, rel=1e-4)
+    assert measured_kl(library, own, cut.score).kl == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kept", [0, 2**28])
+def test_a_shared_prefix_is_not_run_again_and_changes_no_result(built, monkeypatch, kept):
+    _, _, space, cut, library = built
+    monkeypatch.setattr(measure_module, "PREFIX_BYTES", kept)
+    monkeypatch.setattr(measure_module, "LAYER_BYTES", kept)
+    measure = Measure(library, cut.score)
+    some = layouts(space)[::97]
+    for layout in some:
+        assert measure(layout).kl == measured_kl(library, layout, cut.score).kl
+    before = measure.layers_run
+    first, *_, last = space.blocks(2)
+    base = some[-1]
+    for block in (first, last):
+        measure(base.replace(2, block))
+    # With room for prefixes, layers 0 and 1 are known.
+    assert measure.layers_run - before <= (2 if kept else 6)
+    before = measure.layers_run
+    measure(base.replace(2, last))
+    assert measure.layers_run == before
+
+
+def test_scores_around_a_child_are_its_second_order_expansion_at_the_last_layer(built):
+    workspace, parent, space, cut, library = built
+    measure = Measure(library, cut.score)
+    last = parent.shape.layers - 1
+    base = Layout.parent(parent.shape).replace(1, Block.from_label("none+gated32"))
+    scores = scores_around(measure, space, base, workspace=workspace, probes=64)
+    assert all(scores.kl(i, block.label) == 0.0 for i, block in enumerate(base.blocks))
+    head, rows = parent.head().double(), len(cut.score)
+    p = torch.softmax(head(measure.residual(Layout.parent(parent.shape), rows).double()), -1)
+    y = measure.residual(base, rows).double()
+    q = torch.softmax(head(y), -1)
+    for block in space.blocks(last)[1:]:
+        step = 1e-5 * (measure.residual(base.replace(last, block), rows).double() - y)
+        change = (head(y + step) - head(y - step)) / 2e-5
+        slope = ((q - p) * change).sum(-1).mean()
+        bend = ((q * change**2).sum(-1) - (q * change).sum(-1) ** 2).mean() / 2
+        expected = pytest.approx(float(slope + bend), abs=0.15 * float(bend))
+        assert scores.kl(last, block.label) == expected
+
+
+def test_scores_around_a_child_see_that_a_step_back_to_the_parent_helps(built):
+    workspace, parent, space, cut, library = built
+    measure = Measure(library, cut.score)
+    base = Layout.parent(parent.shape).replace(1, Block.from_label("gqa1+gated48"))
+    scores = scores_around(measure, space, base, workspace=workspace, probes=32)
+    assert scores.kl(1, parent.shape.parent_block.label) < 0.0
+    assert measure(base).kl > measure(Layout.parent(parent.shape)).kl
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5])
+def test_measuring_never_makes_the_choice_worse_and_keeps_the_limit(built, share):
+    workspace, _, space, cut, library = built
+    scores = replace_one(library, space, cut, workspace=workspace)
+    problem = problem_of(space, scores, share)
+    measure = Measure(library, cut.score)
+    start = Layout(space.shape, tuple(map(Block.from_label, solve(problem).labels)))
+    whole = measure(start).kl
+    tried = [
+        best_of_pool(problem, start, measure, 4),
+        rescored(problem, start, measure, space, workspace=workspace, rounds=2),
+        refined(problem, start, measure, 30),
+    ]
+    allowed = [x for x in layouts(space) if within(problem, [b.label for b in x.blocks])]
+    best = min(measure(layout).kl for layout in allowed)
+    for layout in tried:
+        assert layout in allowed
+        assert best <= measure(layout).kl <= whole
+
+
+def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
+    workspace, _, space, cut, library = built
+    problem = problem_of(space, replace_one(library, space, cut, workspace=workspace), 0.6)
+    optimum, measure = solve(problem), Measure(library, cut.score)
+    effort = Effort(pool=3, rounds=1, moves=8)
+    first = choose(problem, optimum, measure, space, effort, workspace=workspace)
+    assert first.measured.kl == measure(first.layout).kl
+    again = Measure(library, cut.score)
+    before = again.layers_run
+    assert choose(problem, optimum, again, space, effort, workspace=workspace) == first
+    assert again.layers_run == before
+    fast = choose(problem, optimum, measure, space, EFFORTS["fast"], workspace=workspace)
+    assert fast.measured is None
+    assert fast.predicted == optimum.objective
+
+
+def test_halving_measures_most_layouts_on_little_text(built):
+    _, _, space, cut, library = built
+    measure = Measure(library, cut.score)
+    calls = []
+
+    class Counting:
+        tokens = cut.score
+
+        def __call__(self, layout, *, windows=None):
+            calls.append(windows)
+            return measure(layout, windows=windows)
+
+    some = layouts(space)[5:800:100]
+    best = halved(some, Counting())
+    assert measure(best).kl <= measure(some[0]).kl
+    assert sum(n is None for n in calls) <= 3
+
+
+def test_baselines_keep_the_limit_and_are_what_they_say(built):
+    workspace, parent, space, cut, library = built
+    scores = replace_one(library, space, cut, workspace=workspace)
+    problem = problem_of(space, scores, 0.55)
+    own = parent.shape.parent_block
+    ladder = [own.label, "gqa3+gated48", "gqa3+gated32", "gqa3+none", "none+none"]
+    even = uniform(problem, ladder)
+    assert len(set(even)) <= 2
+    found = [even, greedy(problem), at_random(problem, seed=3, share=0.9)]
+    dropped = whole_layers(problem, [0.3, 0.1, 0.2], empty="none+none")
+    assert dropped == (own.label, "none+none", "none+none")
+    for labels in [*found, dropped]:
+        assert within(problem, labels)
+        choices = [row.index(label) for row, label in zip(problem.groups, labels, strict=True)]
+        assert problem.evaluate(choices)[0] >= solve(problem).objective - 1e-9
+    assert at_random(problem, seed=3, share=0.9) == found[2]
+    impossible = problem.with_limits([Limit("parameters", at_most=-1.0)])
+    for baseline in (
+        lambda: uniform(impossible, ladder),
+        lambda: greedy(impossible),
+        lambda: whole_layers(impossible, [0.0] * 3, empty="none+none"),
+    ):
+        with pytest.raises(ConstraintError, match="limit"):
+            baseline()
+
+
+def test_an_unknown_effort_is_refused_with_those_allowed():
+    with pytest.raises(DataError, match="allowed: fast, default, thorough"):
+        effort_named("heroic")
