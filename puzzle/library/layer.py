@@ -265,6 +265,8 @@ class LayerFit:
         if self.config.start == "puzzle":
             return start, LocalError(before=before, fitted=before)
         found = fit(train, held_out, prior, self.config.ridges)
+        if before * power < found.error:
+            return start, LocalError(before=before, fitted=before)
         error = LocalError(before=before, fitted=found.error / power, ridge=found.ridge)
         return found.weight, error
 
