@@ -154,7 +154,7 @@ def test_distillation_never_makes_a_variant_worse_and_is_deterministic(tmp_path)
         len(trained) == 10
     )  # two attentions; two FFNs behind gqa2, three behind linear and none each
     assert all(error.distilled <= error.fitted + 1e-6 for error in trained)
-    assert sum(e.distilled for e in trained) < 0.97 * sum(e.fitted for e in trained)
+    assert sum(e.distilled for e in trained) < 0.99 * sum(e.fitted for e in trained)
     label = "gqa1+gated24"
     start = build_library(parent, space, cut, workspace=workspace)
     assert missed(library, 1, label, cut.fit) < missed(start, 1, label, cut.fit)
