@@ -5,14 +5,15 @@ from __future__ import annotations
 import html
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from puzzle.child import PuzzleForCausalLM, assemble
-from puzzle.disk import disk_errors, require_free
+from puzzle.child.generation import inherit_generation_config
+from puzzle.disk import require_free
+from puzzle.export.files import save_tokenizer, staged
 from puzzle.library.build import Library
 from puzzle.scenario import Scenario, rate
 from search_space import Layout
@@ -46,7 +47,9 @@ class SearchResult:
         """Returns the child, assembled from the library."""
         parent = self.library.parent
         tensors = self.library.child_tensors(self.layout)
-        return assemble(parent.config, self.layout, tensors, dtype=parent.dtype)
+        model = assemble(parent.config, self.layout, tensors, dtype=parent.dtype)
+        inherit_generation_config(model, getattr(parent.tensors, "directory", None))
+        return model
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Returns the rows of the table: name, parent and child predicted, then measured."""
@@ -119,23 +122,14 @@ class SearchResult:
         """
         path = Path(directory)
         require_free(path.parent, 2 * self.layout.parameters() * self.scenario.weight_bytes)
-        with disk_errors(path, path.absolute().parent):
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
-                self._write(Path(name))
-                files = sorted(Path(name).iterdir(), key=lambda file: file.name == "config.json")
-                # A single file left from before would be read instead of new shards.
-                stale = [path / "config.json", *path.glob("model*.safetensors")]
-                for old in (*stale, *path.glob("*.index.json")):
-                    old.unlink(missing_ok=True)
-                for file in files:
-                    file.replace(path / file.name)
+        with staged(path) as stage:
+            self._write(stage)
         return path
 
     def _write(self, path: Path) -> None:
         self.child().save_pretrained(path)
         if self.library.parent.tokenizer is not None:
-            self.library.parent.tokenizer.save_pretrained(path)
+            save_tokenizer(self.library.parent.tokenizer, path)
         text = json.dumps(self.to_dict(), indent=1)
         (path / "puzzle_layout.json").write_text(text + "\n", encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer
 
 from puzzle.disk import disk_errors
 
@@ -77,6 +80,38 @@ def copy_tokenizer(source: str | os.PathLike[str], directory: Path) -> bool:
     """
     found = _copy(Path(source), directory, TOKENIZER_FILES)
     return any(name.startswith(("tokenizer", "vocab")) for name in found)
+
+
+def save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    """Writes a tokenizer, as copies of the files it was loaded from where they still say it all.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        directory: Where the files go.
+    """
+    source = Path(tokenizer.name_or_path)
+    if source.is_dir() and any(source.glob("tokenizer*")) and _unchanged(tokenizer, source):
+        copy_tokenizer(source, directory)
+    else:
+        tokenizer.save_pretrained(directory)
+
+
+def _unchanged(tokenizer: Any, source: Path) -> bool:
+    stored = AutoTokenizer.from_pretrained(source)
+    same = [
+        getattr(tokenizer, name, None) == getattr(stored, name, None)
+        for name in ("chat_template", "special_tokens_map", "padding_side", "model_max_length")
+    ]
+    one, other = (_lasting(each) for each in (tokenizer, stored))
+    return all(same) and one is not None and one == other
+
+
+def _lasting(tokenizer: Any) -> dict[str, Any] | None:
+    """Returns what a fast tokenizer is, without the padding and truncation of its last call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    return {**json.loads(backend.to_str()), "padding": None, "truncation": None}
 
 
 def copy_legal(source: str | os.PathLike[str], directory: Path) -> None:

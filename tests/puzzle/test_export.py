@@ -14,11 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+)
 
 from puzzle.child import PuzzleForCausalLM, assemble, config_from_layout
+from puzzle.child.generation import inherit_generation_config
 from puzzle.errors import ExportError
-from puzzle.export import export
+from puzzle.export import add_modelling_file, export
+from puzzle.export.files import save_tokenizer
 from puzzle.export.lowering import each_layer, lower, needs_ffn_biases
 from puzzle.export.shards import ShardWriter
 from puzzle.parents import LLAMA
@@ -337,3 +345,82 @@ def test_files_of_the_tokenizer_are_copied_byte_by_byte(tmp_path):
     assert (tmp_path / "out" / "generation_config.json").is_file()
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+
+
+WITHOUT_PUZZLE = """
+import sys, torch
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("puzzle", "puzzle_vllm", "search_space", "solvers"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from transformers import AutoModelForCausalLM
+from safetensors.torch import save_file
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+tokens = torch.arange(2, 14)[None]
+logits = model(tokens).logits.detach()
+text = model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=6,
+                      do_sample=False, pad_token_id=0)
+save_file({"logits": logits, "text": text}, sys.argv[2])
+"""
+
+
+@torch.no_grad()
+def test_a_self_contained_child_loads_without_puzzle_and_says_the_same(tmp_path):
+    labels = ["none+gated9", "linear+linear", "gqa1+none"]
+    model = child_of(labels)
+    model.save_pretrained(tmp_path / "child")
+    add_modelling_file(tmp_path / "child")
+    script = tmp_path / "load.py"
+    script.write_text(WITHOUT_PUZZLE)
+    command = [sys.executable, "-P", str(script), str(tmp_path / "child"), str(tmp_path / "out")]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+    found, tokens = load_file(tmp_path / "out"), torch.arange(2, 14)[None]
+    assert torch.equal(found["logits"], model(tokens).logits)
+    text = model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=6,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    assert torch.equal(found["text"], text)
+    # With puzzle its own classes are used, and nothing is asked.
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "child")
+    assert type(again) is PuzzleForCausalLM
+
+
+def test_only_a_child_gets_a_modelling_file(tmp_path):
+    CONFIG.save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match=r"holds no child .model_type 'llama'"):
+        add_modelling_file(tmp_path)
+
+
+def test_a_tokenizer_is_copied_as_it_is_stored_unless_it_was_changed(tmp_path):
+    byte_level_tokenizer(eos_token="<end>").save_pretrained(tmp_path / "parent")
+    template = tmp_path / "parent" / "chat_template.jinja"
+    template.write_bytes(b"{{ messages }}{#  odd\r\nspacing #}")
+    file = tmp_path / "parent" / "tokenizer.json"
+    file.write_bytes(b"\n" + file.read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "parent")
+    tokenizer(["a", "abc"], padding=False, truncation=True, max_length=2)
+    for name in ("same", "changed"):
+        (tmp_path / name).mkdir()
+    save_tokenizer(tokenizer, tmp_path / "same")
+    for stored in (template, file):
+        assert (tmp_path / "same" / stored.name).read_bytes() == stored.read_bytes()
+    tokenizer.chat_template = "{{ other }}"
+    save_tokenizer(tokenizer, tmp_path / "changed")
+    assert (tmp_path / "changed" / "chat_template.jinja").read_text() == "{{ other }}"
+
+
+def test_a_child_ends_its_text_where_the_parent_does(tmp_path):
+    stored = GenerationConfig(eos_token_id=[2, 7], temperature=0.6, do_sample=True)
+    stored.save_pretrained(tmp_path)
+    for labels in (MIXED, ["none+gated64"] * 3):
+        model = child_of(labels)
+        inherit_generation_config(model, tmp_path)
+        assert model.generation_config.eos_token_id == [2, 7]
+        assert model.generation_config.temperature == 0.6
+        assert (model.generation_config.use_cache is False) is (labels is not MIXED)

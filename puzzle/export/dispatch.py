@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from puzzle.disk import require_free
 from puzzle.errors import ExportError
-from puzzle.export.files import copy_legal, copy_tokenizer, staged
+from puzzle.export.files import copy_legal, copy_tokenizer, save_tokenizer, staged
 from puzzle.export.gguf import plan_gguf, write_gguf
 from puzzle.export.gguf_tokenizer import (
     Field,
@@ -150,7 +150,7 @@ def _write_companions(source: Source, directory: Path) -> None:
     if source.directory is not None:
         copy_legal(source.directory, directory)
     if source.tokenizer is not None:
-        source.tokenizer.save_pretrained(directory)
+        save_tokenizer(source.tokenizer, directory)
     elif source.directory is not None:
         copy_tokenizer(source.directory, directory)
     if source.generation_config is not None:

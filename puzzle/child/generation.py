@@ -1,0 +1,23 @@
+"""How a child generates: as its parent does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import GenerationConfig, PreTrainedModel
+
+
+def inherit_generation_config(model: PreTrainedModel, directory: Path | None) -> None:
+    """Gives a child its parent's generation config: sampling, and the tokens that end a text.
+
+    Args:
+        model: The child; changed in place.
+        directory: Where the parent is stored; nothing happens if it has no generation config.
+    """
+    if directory is None or not (directory / "generation_config.json").is_file():
+        return
+    inherited = GenerationConfig.from_pretrained(directory)
+    if not model.config.use_cache:
+        # Without attention there is nothing to cache.
+        inherited.use_cache = False
+    model.generation_config = inherited
