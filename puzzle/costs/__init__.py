@@ -14,6 +14,7 @@ from puzzle.costs.measured import MeasuredCosts
 from puzzle.costs.model import RESOURCES, STANDARD_UNITS, CostModel
 from puzzle.costs.roofline import Efficiency, Roofline
 from puzzle.costs.specs import SPECS, DeviceSpec, device_spec
+from puzzle.costs.table import Table
 
 __all__ = [
     "RESOURCES",
@@ -24,6 +25,7 @@ __all__ = [
     "Efficiency",
     "MeasuredCosts",
     "Roofline",
+    "Table",
     "block_columns",
     "check_columns",
     "check_resources",
