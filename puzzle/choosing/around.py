@@ -78,6 +78,7 @@ def rescored(
     *,
     workspace: Workspace,
     rounds: int,
+    windows: int | None = None,
     radii: Iterable[int] = RADII,
     solver: str = "highs",
     seed: int = 0,
@@ -94,13 +95,16 @@ def rescored(
         space: The blocks of the problem.
         workspace: Where sweeps keep their activations meanwhile.
         rounds: Most rounds; they end early when no step is better.
+        windows: How many of the text's windows the scores are taken on; half if not given.
         radii: Numbers of layers that a step may change.
         solver: As in `solvers.solve`.
         seed: Seed of probes and solver.
     """
-    best = start
+    best, windows = start, windows or max(1, len(measure.tokens) // 2)
     for number in range(rounds):
-        scores = scores_around(measure, space, best, workspace=workspace, seed=seed + number)
+        scores = scores_around(
+            measure, space, best, workspace=workspace, windows=windows, seed=seed + number
+        )
         steps = _steps(problem, best, scores, radii, solver, seed)
         found = halved([best, *steps], measure)
         if found == best:

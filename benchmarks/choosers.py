@@ -1,0 +1,306 @@
+"""What chooses best? Layouts of SmolLM2 by a dozen choosers, at equal size or equal decode time.
+
+Run it with `nice python benchmarks/choosers.py --out choosers-run`: it goes on where it stopped.
+It writes choosers.json (layouts, validation figures, CPU-seconds) and choosers.md into the run
+directory. With `--only 0.55` it stays with the budgets whose name contains that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from interactions import interacting
+from texts import docstrings
+
+from puzzle.choosing import Measure, best_of_pool, refined, rescored
+from puzzle.choosing.around import layout_of
+from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers
+from puzzle.costs import MeasuredCosts, device_record
+from puzzle.data import DataConfig, windows
+from puzzle.demo import fetch_demo_model
+from puzzle.library import build_library
+from puzzle.parents import open_parent
+from puzzle.scenario import Scenario
+from puzzle.scoring import FisherConfig, Scores, block_influence, fisher, hybrid, replace_one
+from puzzle.workspace import Workspace
+from search_space import Layout, SearchSpace, counting
+from solvers import ChoiceProblem, Limit, solve
+
+DATA = DataConfig(fit_tokens=16384, score_tokens=2048, validation_tokens=8192)
+ATTENTIONS, WIDTHS = ("gqa3", "gqa1", "none"), (1536, 1152, 768, 384)
+LADDER = [f"gqa3+gated{width}" for width in WIDTHS] + ["gqa3+none", "none+none"]
+EMPTY = "none+none"
+PROBES = FisherConfig(probes=2, rounds=1)
+SCENARIO = Scenario(batch=8, prompt_tokens=128, generated_tokens=128)
+VALIDATION_WINDOWS = 16
+ROUNDS, MOVES, POOL = 4, 96, 8
+
+
+class Study:
+    """Model, text, library and scores, each made when first asked for and kept on disk."""
+
+    def __init__(self, out: str) -> None:
+        self.workspace = Workspace(out)
+        self.parent = open_parent(fetch_demo_model(), workspace=self.workspace)
+        ffns = [*(f"gated{width}" for width in WIDTHS), "none"]
+        self.space = SearchSpace.uniform(self.parent.shape, attentions=ATTENTIONS, ffns=ffns)
+        self.cut = windows(_texts(Path(out) / "texts.json"), self.parent.tokenizer, DATA)
+        self.own = Layout.parent(self.parent.shape)
+
+    @cached_property
+    def library(self):
+        """The variants."""
+        return build_library(self.parent, self.space, self.cut, workspace=self.workspace)
+
+    def scores(self, how: str) -> Scores:
+        """Scores by name."""
+        place = (self.library, self.space, self.cut)
+        if how == "cosine":
+            return replace_one(*place, workspace=self.workspace, distance="cosine")
+        if how == "fisher":
+            return fisher(*place, workspace=self.workspace, config=PROBES)
+        return {"exact": replace_one, "hybrid": hybrid}[how](*place, workspace=self.workspace)
+
+    @cached_property
+    def measure(self) -> Measure:
+        """Measures on the score text."""
+        return Measure(self.library, self.cut.score)
+
+    @cached_property
+    def judge(self) -> Measure:
+        """Measures on the validation text; nothing is chosen with it."""
+        return Measure(self.library, self.cut.validation[:VALIDATION_WINDOWS])
+
+    @cached_property
+    def costs(self) -> MeasuredCosts:
+        """Measured seconds."""
+        return MeasuredCosts.measure(self.parent, self.space, SCENARIO, workspace=self.workspace)
+
+    @cached_property
+    def influence(self) -> tuple[float, ...]:
+        """Block influence of the layers."""
+        return block_influence(self.parent, self.cut.score)
+
+
+def _texts(path: Path) -> list[str]:
+    # Reading all the packages takes a minute, so it is done once.
+    if not path.exists():
+        path.write_text(json.dumps(docstrings()), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What layouts may cost.
+
+    Args:
+        resource: "parameters", "decode" (seconds) or "layers".
+        share: Of the parent's blocks; for "layers" the number dropped.
+    """
+
+    resource: str
+    share: float
+
+    @property
+    def name(self) -> str:
+        """The budget in the report."""
+        return f"{self.resource} {self.share:g}"
+
+    def space(self, study: Study) -> SearchSpace:
+        """Blocks that may be chosen."""
+        if self.resource == "layers":
+            return SearchSpace.preset(study.parent.shape, "no-op-only")
+        return study.space
+
+    def problem(self, study: Study, scores: Scores) -> ChoiceProblem:
+        """The program for some scores."""
+        space, shape = self.space(study), study.parent.shape
+        rows = [space.blocks(layer) for layer in range(shape.layers)]
+        if self.resource == "layers":
+            # Whole layers only.
+            rows = [(row[0], row[-1]) for row in rows]
+        price = {
+            "parameters": lambda b: float(counting.block_parameters(shape, b)),
+            "decode": lambda b: study.costs.block_cost(0, b, SCENARIO)["decode_seconds"],
+            "layers": lambda b: float(b.label != EMPTY),
+        }[self.resource]
+        whole = shape.layers * price(shape.parent_block)
+        most = shape.layers - self.share if self.resource == "layers" else self.share * whole
+        return ChoiceProblem(
+            tuple(tuple(block.label for block in row) for row in rows),
+            [scores.kl(layer, b.label) for layer, row in enumerate(rows) for b in row],
+            {self.resource: [price(block) for row in rows for block in row]},
+            limits=(Limit(self.resource, at_most=most),),
+        )
+
+
+Chooser = Callable[[Study, Budget], tuple[str, ...]]
+
+
+def additive(how: str) -> Chooser:
+    """The program's optimum with some scores."""
+    return lambda study, budget: solve(budget.problem(study, study.scores(how))).labels
+
+
+def measured(step: Callable[..., Layout]) -> Chooser:
+    """A step from the optimum with hybrid scores, decided by measured KL."""
+
+    def run(study: Study, budget: Budget) -> tuple[str, ...]:
+        problem = budget.problem(study, study.scores("hybrid"))
+        start = layout_of(study.own, solve(problem).labels)
+        found = step(study, budget, problem, start)
+        return tuple(block.label for block in found.blocks)
+
+    return run
+
+
+def _pool(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
+    return best_of_pool(problem, start, study.measure, POOL)
+
+
+def _refine(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
+    return refined(problem, start, study.measure, MOVES)
+
+
+def _around(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
+    space, place = budget.space(study), study.workspace
+    return rescored(problem, start, study.measure, space, workspace=place, rounds=ROUNDS)
+
+
+def _both(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
+    # The trust region's layout is known by now: only its search is added.
+    labels = STATE[budget.name]["trust region"]["labels"]
+    return refined(problem, layout_of(start, labels), study.measure, MOVES)
+
+
+def _drawn(seed: int) -> Chooser:
+    return lambda study, budget: at_random(
+        budget.problem(study, study.scores("hybrid")), seed=seed, share=0.98
+    )
+
+
+CHOOSERS: dict[str, Chooser] = {
+    "random, 1st": _drawn(1),
+    "random, 2nd": _drawn(2),
+    "random, 3rd": _drawn(3),
+    "uniform width": lambda s, b: uniform(b.problem(s, s.scores("hybrid")), LADDER),
+    "whole layers, block influence": lambda s, b: whole_layers(
+        b.problem(s, s.scores("hybrid")), s.influence, empty=EMPTY
+    ),
+    "greedy, hybrid": lambda s, b: greedy(b.problem(s, s.scores("hybrid"))),
+    "additive cosine": additive("cosine"),
+    "additive exact": additive("exact"),
+    "additive Fisher": additive("fisher"),
+    "additive hybrid": additive("hybrid"),
+    "interactions, half": lambda s, b: interacting(s, b.problem(s, s.scores("hybrid")), 0.5),
+    "interactions, quarter": lambda s, b: interacting(s, b.problem(s, s.scores("hybrid")), 0.25),
+    f"best of {POOL}": measured(_pool),
+    f"local search, {MOVES}": measured(_refine),
+    "trust region": measured(_around),
+    "trust region, then search": measured(_both),
+}
+PARTIAL = ("random, 1st", "uniform width", "additive cosine", "additive hybrid", "trust region")
+DROPS = ("whole layers, block influence", "additive cosine", "additive exact", "additive hybrid")
+DROPS += (f"best of {POOL}", f"local search, {MOVES}", "trust region")
+BUDGETS = {
+    **{Budget("parameters", share): tuple(CHOOSERS) for share in (0.55, 0.7, 0.4, 0.85)},
+    **{Budget("layers", count): DROPS for count in (8, 4)},
+    **{Budget("decode", share): PARTIAL for share in (0.7, 0.55, 0.85, 0.4)},
+}
+STATE: dict[str, dict[str, dict]] = {}
+
+
+@torch.no_grad()
+def validate(judge: Measure, layout: Layout) -> dict[str, float]:
+    """Returns KL, perplexity and next-token agreement on the validation text."""
+    x_BLD, sums = judge.residual(layout, len(judge.tokens)), torch.zeros(3)
+    kl = judge.reference.kl(x_BLD).mean()
+    for row, x_LD in enumerate(x_BLD):
+        z, target = judge.head(x_LD).float(), judge.tokens[row, 1:]
+        loss = torch.nn.functional.cross_entropy(z[:-1], target)
+        agree = (z.argmax(-1) == judge.reference.distribution(row).argmax(-1)).float().mean()
+        sums += torch.stack([kl, loss, agree]) / len(x_BLD)
+    kl, loss, agree = sums.tolist()
+    return {"kl": kl, "perplexity": math.exp(loss), "agreement": agree}
+
+
+def run(study: Study, path: Path, only: str) -> None:
+    """Fills the state, one chooser at a time."""
+    for budget, names in BUDGETS.items():
+        if only not in budget.name:
+            continue
+        entries = STATE.setdefault(budget.name, {})
+        for name in names:
+            if name in entries:
+                continue
+            started = time.process_time()
+            labels = CHOOSERS[name](study, budget)
+            seconds = time.process_time() - started
+            layout = layout_of(study.own, labels)
+            known = [e for e in entries.values() if tuple(e["labels"]) == labels]
+            found = known[0]["validation"] if known else validate(study.judge, layout)
+            entry = {"labels": labels, "cpu_seconds": round(seconds, 1), "validation": found}
+            entry["score_kl"] = study.measure(layout).kl
+            problem = budget.problem(study, study.scores("hybrid"))
+            choices = [row.index(one) for row, one in zip(problem.groups, labels, strict=True)]
+            entry["predicted"], entry["resources"] = problem.evaluate(choices)
+            entries[name] = entry
+            save(path, study)
+            print(f"{budget.name}: {name}: {found['kl']:.4f}  ({seconds:.0f} s)", flush=True)
+
+
+def save(path: Path, study: Study) -> None:
+    """Writes JSON and the tables."""
+    report = {"device": device_record(), "data": str(DATA), "seed": 0, "budgets": STATE}
+    report["parent"] = validate(study.judge, study.own)
+    path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    path.with_suffix(".md").write_text(tables(), encoding="utf-8")
+
+
+def tables() -> str:
+    """Returns one markdown table per kind of budget: KL / perplexity / agreement."""
+    parts = []
+    for resource in ("parameters", "layers", "decode"):
+        names = [b.name for b in BUDGETS if b.resource == resource and b.name in STATE]
+        if not names:
+            continue
+        rows = [n for n in CHOOSERS if any(n in STATE[name] for name in names)]
+        lines = [f"| chooser | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        lines += [f"| {row} | {' | '.join(_cell(name, row) for name in names)} |" for row in rows]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(budget: str, row: str) -> str:
+    entry = STATE[budget].get(row)
+    if entry is None:
+        return ""
+    found = entry["validation"]
+    return f"{found['kl']:.3f} / {found['perplexity']:.1f} / {found['agreement']:.3f}"
+
+
+def main() -> None:
+    """Runs what is missing and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default="choosers-run")
+    parser.add_argument("--only", default="", help="part of a budget's name")
+    options = parser.parse_args()
+    path = Path(options.out) / "choosers.json"
+    if path.exists():
+        STATE.update(json.loads(path.read_text(encoding="utf-8"))["budgets"])
+        for entries in STATE.values():
+            for entry in entries.values():
+                entry["labels"] = tuple(entry["labels"])
+    run(Study(options.out), path, options.only)
+
+
+if __name__ == "__main__":
+    main()
