@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         "--constraint", action="append", help='such as "throughput >= 1.25x"; repeatable'
     )
     search.add_argument("--space", default="small", help="preset: small, default, attention, ffn")
+    search.add_argument(
+        "--effort",
+        default="default",
+        choices=("fast", "default", "thorough"),
+        help="how much is measured before a layout is chosen",
+    )
     search.add_argument("--batch", type=int, default=8)
     search.add_argument("--prompt-tokens", type=int, default=128)
     search.add_argument("--generated-tokens", type=int, default=128)
@@ -95,6 +101,7 @@ def _search(options: argparse.Namespace) -> int:
             weight_dtype=options.dtype,
         ),
         space=options.space,
+        effort=options.effort,
         data=replace(base, seed=options.seed),
         out=options.out,
         seed=options.seed,

@@ -29,7 +29,8 @@ class SearchResult:
 
     Args:
         layout: The child's architecture.
-        solution: The program's solution, with status, bound and gap.
+        solution: The program's solution, with status, bound and gap; the layout may be another,
+            near it, that measured better.
         scenario: What the speeds are of.
         predicted: Resources of "parent" and "child" by the cost model, and the child's score.
         measured: The same by running both, with quality on the validation text.

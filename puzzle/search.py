@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from puzzle.child import assemble
+from puzzle.choosing import choose, effort_named
 from puzzle.constraints import Constraint, parse_constraints
 from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
 from puzzle.data import DataConfig, windows
@@ -20,7 +21,7 @@ from puzzle.parents import Parent, open_parent
 from puzzle.requirements import describe_infeasible, to_limit, to_limits
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, rate
-from puzzle.scoring import Scores, replace_one
+from puzzle.scoring import Scores, hybrid
 from puzzle.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
 from solvers import ChoiceProblem, InfeasibleError, Limit, solve
@@ -33,6 +34,7 @@ def search(
     constraints: str | Iterable[str | Constraint],
     scenario: Scenario | None = None,
     space: SearchSpace | str = "small",
+    effort: str = "default",
     cost_model: CostModel | None = None,
     data: DataConfig | None = None,
     tokenizer: Any = None,
@@ -52,6 +54,9 @@ def search(
         constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"].
         scenario: Batch, prompt and generated tokens, and number formats.
         space: The alternatives of each layer, or the name of a preset.
+        effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
+            scores; "default" measures some layouts near it and moves to better ones for a few
+            minutes; "thorough" goes on longer. See `puzzle.choosing.EFFORTS`.
         cost_model: Costs of blocks; by default they are measured on this device.
         data: How much text is used.
         tokenizer: Tokenizer; by default the one beside the parent.
@@ -74,7 +79,7 @@ def search(
         >>> result = puzzle.search("model", text,
         ...                        constraints=["throughput >= 1.25x"])  # doctest: +SKIP
     """
-    scenario = scenario or Scenario()
+    scenario, steps = scenario or Scenario(), effort_named(effort)
     asked = parse_constraints(constraints)
     workspace = _workspace(out, resume)
     model = open_parent(
@@ -96,13 +101,16 @@ def search(
     )
 
     library = build_library(model, space, cut, workspace=workspace)
-    scores = replace_one(library, space, cut, workspace=workspace)
+    scores = hybrid(library, space, cut, workspace=workspace)
     problem = _problem(space, costs, scenario, scores, limits)
     solution = solve(problem, solver=solver, seed=seed)
-    layout = Layout(space.shape, tuple(map(Block.from_label, solution.labels)))
+    choice = choose(
+        problem, solution, library, space, cut, steps, workspace=workspace, solver=solver, seed=seed
+    )
+    layout = choice.layout
     predicted = {
         "parent": {**parent_cost, "kl": 0.0},
-        "child": {**layout_cost(costs, layout, scenario), "kl": solution.objective},
+        "child": {**layout_cost(costs, layout, scenario), "kl": choice.predicted},
     }
     return SearchResult(
         layout=layout,

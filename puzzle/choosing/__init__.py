@@ -1,7 +1,15 @@
 """Choosing among layouts by measuring them."""
 
 from puzzle.choosing.around import halved, rescored, scores_around
-from puzzle.choosing.choose import EFFORTS, Choice, Effort, best_of_pool, choose, refined
+from puzzle.choosing.choose import (
+    EFFORTS,
+    Choice,
+    Effort,
+    best_of_pool,
+    choose,
+    effort_named,
+    refined,
+)
 from puzzle.choosing.measure import Measure, measured_kl
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "Measure",
     "best_of_pool",
     "choose",
+    "effort_named",
     "halved",
     "measured_kl",
     "refined",

@@ -11,8 +11,10 @@ from typing import Any
 
 from puzzle.choosing.around import halved, layout_of, rescored
 from puzzle.choosing.measure import Measure
+from puzzle.data import Windows
 from puzzle.errors import DataError
-from puzzle.hashing import content_hash, hash_tensors
+from puzzle.hashing import content_hash
+from puzzle.library.build import Library
 from puzzle.scoring.scores import Score
 from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace
@@ -30,13 +32,11 @@ class Effort:
             in a tenth of the layers; with 1 the program's optimum is chosen unmeasured.
         rounds: Most trust-region rounds around the best (`puzzle.choosing.around`).
         moves: Measurements of a local search after that (`solvers.refine`).
-        exact: Whether the program starts from exact replace-one scores, not from hybrid ones.
     """
 
     pool: int = 1
     rounds: int = 0
     moves: int = 0
-    exact: bool = False
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
@@ -78,8 +78,9 @@ class Choice:
 def choose(
     problem: ChoiceProblem,
     optimum: Solution,
-    measure: Measure,
+    library: Library,
     space: SearchSpace,
+    windows: Windows,
     effort: Effort,
     *,
     workspace: Workspace,
@@ -91,8 +92,9 @@ def choose(
     Args:
         problem: The program.
         optimum: Its solution.
-        measure: Decides; on score text.
+        library: The variants.
         space: The blocks of the problem.
+        windows: The text; only its score part is used.
         effort: How much is measured.
         workspace: Where the choice is stored, and sweeps keep their activations meanwhile.
         solver: As in `solvers.solve`.
@@ -100,17 +102,18 @@ def choose(
     """
     own = Layout.parent(space.shape)
     best = layout_of(own, optimum.labels)
-    if effort == Effort(exact=effort.exact):
+    if effort == Effort():
         return Choice(layout=best, predicted=optimum.objective)
     spec = {
         "effort": asdict(effort),
         "problem": _digest(problem),
-        "library": [artifact.key for artifact in measure.library.layers],
-        "score": hash_tensors({"score": measure.tokens}),
+        "library": [artifact.key for artifact in library.layers],
+        "score": windows.hash("score"),
         "solver": [solver, seed],
     }
 
     def build(directory: Path) -> None:
+        measure = Measure(library, windows.score)
         found = _found(problem, best, measure, space, effort, workspace, solver, seed)
         text = json.dumps({"layout": found.to_dict(), "measured": measure(found).to_dict()})
         (directory / CHOICE).write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from puzzle.choosing import (
     Measure,
     best_of_pool,
     choose,
+    effort_named,
     halved,
     measured_kl,
     refined,
@@ -21,7 +22,6 @@ from puzzle.choosing import (
 )
 from puzzle.choosing import measure as measure_module
 from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers, within
-from puzzle.choosing.choose import effort_named
 from puzzle.errors import ConstraintError, DataError
 from puzzle.evaluate import quality
 from puzzle.library import build_library
@@ -143,15 +143,22 @@ def test_measuring_never_makes_the_choice_worse_and_keeps_the_limit(built, share
 def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
     workspace, _, space, cut, library = built
     problem = problem_of(space, replace_one(library, space, cut, workspace=workspace), 0.6)
-    optimum, measure = solve(problem), Measure(library, cut.score)
+    optimum = solve(problem)
+
+    def run(effort):
+        return choose(problem, optimum, library, space, cut, effort, workspace=workspace)
+
     effort = Effort(pool=3, rounds=1, moves=8)
-    first = choose(problem, optimum, measure, space, effort, workspace=workspace)
-    assert first.measured.kl == measure(first.layout).kl
-    again = Measure(library, cut.score)
-    before = again.layers_run
-    assert choose(problem, optimum, again, space, effort, workspace=workspace) == first
-    assert again.layers_run == before
-    fast = choose(problem, optimum, measure, space, EFFORTS["fast"], workspace=workspace)
+    first = run(effort)
+    assert first.measured.kl == measured_kl(library, first.layout, cut.score).kl
+    choices = [
+        row.index(block.label)
+        for row, block in zip(problem.groups, first.layout.blocks, strict=True)
+    ]
+    assert first.predicted == pytest.approx(problem.evaluate(choices)[0])
+    assert run(effort) == first
+    assert len(list((workspace.root / "choice").iterdir())) == 1
+    fast = run(EFFORTS["fast"])
     assert fast.measured is None
     assert fast.predicted == optimum.objective
 
