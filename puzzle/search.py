@@ -23,7 +23,7 @@ from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, rate
 from puzzle.scoring import Scores, hybrid
 from puzzle.workspace import Workspace
-from search_space import Block, Layout, SearchSpace
+from search_space import Layout, SearchSpace
 from solvers import ChoiceProblem, InfeasibleError, Limit, solve
 
 
