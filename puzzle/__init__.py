@@ -5,12 +5,22 @@ from puzzle import threads as _threads  # noqa: F401
 
 # Importing the child registers it with the transformers Auto classes.
 from puzzle.child import PuzzleConfig, PuzzleForCausalLM
-from puzzle.costs import CostModel, MeasuredCosts
+from puzzle.costs import (
+    Corrected,
+    CostModel,
+    DeviceSpec,
+    Efficiency,
+    MeasuredCosts,
+    Profile,
+    Roofline,
+    Table,
+)
 from puzzle.data import DataConfig
-from puzzle.errors import ExportError, PuzzleError
+from puzzle.devices import Device, devices
+from puzzle.errors import CostModelError, ExportError, PuzzleError
 from puzzle.export import Exported, export
 from puzzle.result import SearchResult
-from puzzle.scenario import Scenario
+from puzzle.scenario import Scenario, Workload
 from puzzle.search import search
 from puzzle.serve_check import ServeCheck, serve_check
 from search_space import FFN, Attention, Block, Layout, ModelShape, SearchSpace
@@ -21,21 +31,31 @@ __all__ = [
     "FFN",
     "Attention",
     "Block",
+    "Corrected",
     "CostModel",
+    "CostModelError",
     "DataConfig",
+    "Device",
+    "DeviceSpec",
+    "Efficiency",
     "ExportError",
     "Exported",
     "InfeasibleError",
     "Layout",
     "MeasuredCosts",
     "ModelShape",
+    "Profile",
     "PuzzleConfig",
     "PuzzleError",
     "PuzzleForCausalLM",
+    "Roofline",
     "Scenario",
     "SearchResult",
     "SearchSpace",
     "ServeCheck",
+    "Table",
+    "Workload",
+    "devices",
     "export",
     "search",
     "serve_check",

@@ -7,11 +7,21 @@ from puzzle.costs.checked import (
     layout_cost,
     usable_blocks,
 )
+from puzzle.costs.choose import cost_model
 from puzzle.costs.columns import block_columns, check_columns, fixed_columns, layout_columns
+from puzzle.costs.correction import (
+    Corrected,
+    Correction,
+    fit_correction,
+    meet,
+    tighten,
+)
 from puzzle.costs.counted import with_counts
-from puzzle.costs.device import device_record
+from puzzle.costs.device import device_record, software_versions
 from puzzle.costs.measured import MeasuredCosts
 from puzzle.costs.model import RESOURCES, STANDARD_UNITS, CostModel
+from puzzle.costs.nvml import EnergyMeter
+from puzzle.costs.profile import Profile
 from puzzle.costs.roofline import Efficiency, Roofline
 from puzzle.costs.specs import SPECS, DeviceSpec, device_spec
 from puzzle.costs.table import Table
@@ -20,10 +30,14 @@ __all__ = [
     "RESOURCES",
     "SPECS",
     "STANDARD_UNITS",
+    "Corrected",
+    "Correction",
     "CostModel",
     "DeviceSpec",
     "Efficiency",
+    "EnergyMeter",
     "MeasuredCosts",
+    "Profile",
     "Roofline",
     "Table",
     "block_columns",
@@ -31,11 +45,16 @@ __all__ = [
     "check_resources",
     "checked_block_cost",
     "checked_fixed_cost",
+    "cost_model",
     "device_record",
     "device_spec",
+    "fit_correction",
     "fixed_columns",
     "layout_columns",
     "layout_cost",
+    "meet",
+    "software_versions",
+    "tighten",
     "usable_blocks",
     "with_counts",
 ]

@@ -1,16 +1,44 @@
-"""What the costs were measured on; part of the name of every measured artifact."""
+"""What costs are taken on: part of the name of every measured artifact and of every profile."""
 
 from __future__ import annotations
 
 import platform
+from importlib import metadata
 from typing import Any
 
 import psutil
 import torch
 
+from puzzle.costs.nvml import gpu_record
 
-def device_record() -> dict[str, Any]:
-    """Returns processor, cores, threads and torch version as JSON values."""
+__all__ = ["device_record", "software_versions"]
+
+PACKAGES = ("puzzle-nas", "torch", "transformers", "numpy")
+
+
+def device_record(device: str = "cpu") -> dict[str, Any]:
+    """Returns what identifies a device, as JSON values.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1".
+
+    Returns:
+        For a CPU: processor, cores, threads and torch version. For a GPU: name, memory, compute
+        capability, power limit, clocks and driver as NVML has them, CUDA and torch versions.
+
+    Raises:
+        RuntimeError: There is no such CUDA device.
+    """
+    if torch.device(device).type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return {
+            "name": found.name,
+            "memory": found.total_memory,
+            "capability": f"{found.major}.{found.minor}",
+            **gpu_record(str(getattr(found, "uuid", ""))),
+            "cuda": torch.version.cuda,
+            "torch": torch.__version__,
+        }
     return {
         "processor": platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(logical=True),
@@ -18,3 +46,14 @@ def device_record() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def software_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that costs depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

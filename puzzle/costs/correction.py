@@ -1,0 +1,250 @@
+"""Predicted against measured: an affine correction, its error, and limits tightened by it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import numpy as np
+from scipy.optimize import nnls
+
+from puzzle.costs.model import CostModel
+from puzzle.errors import CostModelError
+from puzzle.scenario import Scenario
+from search_space import Block, ModelShape
+from solvers import Limit
+
+__all__ = ["Corrected", "Correction", "Outcome", "fit_correction", "meet", "tighten"]
+
+MOST_ROUNDS = 3
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """measured = scale x (what the blocks are predicted to take) + fixed, and how well it holds.
+
+    Args:
+        scale: What block costs are multiplied by.
+        fixed: What takes the place of the fixed cost.
+        predicted: Predicted totals of the layouts, before correction.
+        measured: The same, measured.
+        error_before: Median of |predicted / measured - 1|.
+        error: The same after the correction, each layout predicted from a fit to the others;
+            with fewer than four layouts NaN, for nothing is left to check with.
+    """
+
+    scale: float
+    fixed: float
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+    error_before: float
+    error: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns plain JSON values, the scatter included."""
+        return {
+            "scale": self.scale,
+            "fixed": self.fixed,
+            "predicted": list(self.predicted),
+            "measured": list(self.measured),
+            "error_before": self.error_before,
+            "error": None if math.isnan(self.error) else self.error,
+        }
+
+
+def fit_correction(
+    predicted: Sequence[float], measured: Sequence[float], *, fixed: float = 0.0
+) -> Correction:
+    """Fits a correction to a few layouts, by least squares of the relative error.
+
+    Neither the scale nor the fixed part can become negative. Layouts that all take nearly the
+    same cannot tell a fixed part from a scale: then, as with a single layout, the fixed part is
+    scaled like the rest.
+
+    Args:
+        predicted: Totals that the cost model predicts, fixed cost included.
+        measured: Totals of the same layouts, measured.
+        fixed: The predicted fixed cost among them.
+
+    Raises:
+        CostModelError: There is no layout, the numbers differ, or one is not above zero.
+
+    Example:
+        >>> found = fit_correction([1.0, 2.0, 3.0], [1.3, 2.4, 3.5], fixed=0.5)
+        >>> round(found.scale, 6), round(found.fixed, 6)
+        (1.1, 0.75)
+    """
+    for name, values in (("predicted", predicted), ("measured", measured)):
+        if not all(math.isfinite(value) and value > 0 for value in values):
+            raise CostModelError(f"{name} totals are {list(values)}; all have to be above zero")
+    if len(predicted) != len(measured) or not predicted:
+        raise CostModelError(
+            f"{len(predicted)} predicted and {len(measured)} measured totals; give both of one or "
+            "more layouts"
+        )
+    scale, rest = _fit(predicted, measured, fixed)
+    left = []
+    if len(predicted) >= 4:
+        for out in range(len(predicted)):
+            others = [i for i in range(len(predicted)) if i != out]
+            s, c = _fit([predicted[i] for i in others], [measured[i] for i in others], fixed)
+            left.append(abs((s * (predicted[out] - fixed) + c) / measured[out] - 1))
+    before = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+    return Correction(
+        scale=scale,
+        fixed=rest,
+        predicted=tuple(predicted),
+        measured=tuple(measured),
+        error_before=statistics.median(before),
+        error=statistics.median(left) if left else math.nan,
+    )
+
+
+def _fit(
+    predicted: Sequence[float], measured: Sequence[float], fixed: float
+) -> tuple[float, float]:
+    p, m = np.array(predicted, dtype=float), np.array(measured, dtype=float)
+    if np.ptp(p) < 0.02 * p.mean():
+        scale = float((p / m).sum() / ((p / m) ** 2).sum())
+        return scale, scale * fixed
+    (scale, rest), _ = nnls(np.stack([(p - fixed) / m, 1 / m], axis=1), np.ones(len(m)))
+    return float(scale), float(rest)
+
+
+class Corrected:
+    """A cost model whose seconds are corrected by what whole layouts were measured to take.
+
+    Args:
+        costs: The model.
+        corrections: For each scenario that was measured, the corrections of `prefill_seconds` and
+            `decode_seconds`, or of any other resource but `seconds`, which stays their sum. In
+            any other scenario the model is left as it is.
+
+    Raises:
+        CostModelError: A correction is of a resource the model does not give, or of `seconds`
+            where the model also gives its two parts.
+    """
+
+    def __init__(
+        self, costs: CostModel, corrections: Mapping[Scenario, Mapping[str, Correction]]
+    ) -> None:
+        self.costs, self.corrections = costs, corrections
+        self.resources = costs.resources
+        parts = {"prefill_seconds", "decode_seconds"}
+        for given in corrections.values():
+            unknown = sorted(set(given) - set(costs.resources))
+            if unknown or ("seconds" in given and parts <= set(costs.resources)):
+                raise CostModelError(
+                    f"corrections of {', '.join(given)}; {type(costs).__name__} gives "
+                    f"{', '.join(costs.resources)}; seconds are corrected by their two parts"
+                )
+
+    def _summed(self, cost: dict[str, float]) -> dict[str, float]:
+        if {"prefill_seconds", "decode_seconds", "seconds"} <= set(cost):
+            cost["seconds"] = cost["prefill_seconds"] + cost["decode_seconds"]
+        return cost
+
+    def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
+        """Returns the model's cost, scaled."""
+        cost = dict(self.costs.block_cost(layer, block, scenario))
+        for name, correction in self.corrections.get(scenario, {}).items():
+            cost[name] *= correction.scale
+        return self._summed(cost)
+
+    def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
+        """Returns the fixed cost that was fitted."""
+        cost = dict(self.costs.fixed_cost(shape, scenario))
+        for name, correction in self.corrections.get(scenario, {}).items():
+            cost[name] = correction.fixed
+        return self._summed(cost)
+
+
+def tighten(limit: Limit, error: float) -> Limit:
+    """Returns the limit to predict within so that a measurement off by the error keeps it.
+
+    Args:
+        limit: A limit with one bound.
+        error: measured / predicted - 1.
+
+    Raises:
+        CostModelError: The error goes to the good side, so that there is nothing to tighten.
+
+    Example:
+        >>> tighten(Limit("seconds", at_most=5.4), 0.08).at_most
+        5.0
+    """
+    upper = limit.at_most is not None
+    if not math.isfinite(error) or (error <= 0 if upper else not -1 < error < 0):
+        raise CostModelError(
+            f"an error of {error:+.1%} does not break {limit.text!r}; tighten only what is missed"
+        )
+    bound = limit.bound / (1 + error)
+    return replace(limit, at_most=bound) if upper else replace(limit, at_least=bound)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(Generic[_T]):
+    """What `meet` came to.
+
+    Args:
+        found: The last solution.
+        measured: Its measured totals, by resource.
+        limits: The limits it was solved with, tightened or not.
+        rounds: How often was solved.
+        missed: The original limits that its measurement still misses, in words.
+    """
+
+    found: _T
+    measured: Mapping[str, float]
+    limits: tuple[Limit, ...]
+    rounds: int
+    missed: tuple[str, ...]
+
+
+def meet(
+    limits: Sequence[Limit],
+    solve: Callable[[tuple[Limit, ...]], _T],
+    predicted: Callable[[_T], Mapping[str, float]],
+    measure: Callable[[_T], Mapping[str, float]],
+    *,
+    rounds: int = MOST_ROUNDS,
+) -> Outcome[_T]:
+    """Solves, measures, and where a measurement misses a limit tightens it and solves again.
+
+    Args:
+        limits: What the measurement has to keep; each with one bound.
+        solve: Returns a solution within limits; it may raise when there is none.
+        predicted: Totals by resource that the solution is predicted to have.
+        measure: Measured totals by resource; a resource that is not measured is taken on trust.
+        rounds: How often to solve at most.
+
+    Returns:
+        The last solution, and what it still misses.
+    """
+    current = {limit: limit for limit in limits}
+    for turn in range(1, rounds + 1):
+        found = solve(tuple(current.values()))
+        got, expected = measure(found), predicted(found)
+        missed = [
+            limit
+            for limit in limits
+            if limit.resource in got and limit.slack(got[limit.resource]) < 0
+        ]
+        if not missed or turn == rounds:
+            break
+        for limit in missed:
+            # The prediction kept the limit, so its error is what broke it; and the new bound is
+            # below that prediction, so the same solution cannot come back.
+            error = got[limit.resource] / expected[limit.resource] - 1
+            current[limit] = tighten(limit, error)
+    return Outcome(
+        found=found,
+        measured=got,
+        limits=tuple(current.values()),
+        rounds=turn,
+        missed=tuple(limit.text for limit in missed),
+    )

@@ -1,0 +1,256 @@
+"""A profile: every cost of a space in one scenario, with what it was taken on, in one file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzle.costs.checked import check_resources, checked_block_cost, checked_fixed_cost
+from puzzle.costs.model import CostModel
+from puzzle.disk import disk_errors
+from puzzle.errors import CostModelError
+from puzzle.hashing import content_hash
+from puzzle.scenario import Scenario
+from search_space import Block, ModelShape, SearchSpace
+
+__all__ = ["Profile"]
+
+FORMAT = 1
+Row = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The costs of all blocks of a space in one scenario; a cost model that fits into a file.
+
+    Measure on the machine that has the device, save, and search anywhere.
+
+    Args:
+        device: What it was taken on, as `puzzle.costs.device_record` gives it.
+        versions: Versions of what ran, as `puzzle.costs.software_versions` gives them.
+        scenario: The only scenario it is for.
+        shape: The sizes of the parent it is for.
+        resources: Units by resource.
+        fixed: The fixed cost.
+        rows: Distinct tables of block costs, by label.
+        layers: Which of them each layer has.
+
+    Example:
+        >>> from puzzle.costs import Roofline
+        >>> shape = ModelShape(layers=2, hidden=64, heads=4, head_dim=16, kv_heads=2,
+        ...                    ffn_width=256, vocab=100)
+        >>> space = SearchSpace.preset(shape, "small")
+        >>> profile = Profile.take(Roofline("h100-sxm", shape), space, Scenario(),
+        ...                        device={"name": "h100-sxm, modelled"})
+        >>> profile.save("h100.json")  # doctest: +SKIP
+    """
+
+    device: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    scenario: Scenario
+    shape: ModelShape
+    resources: Mapping[str, str]
+    fixed: Mapping[str, float]
+    rows: Sequence[Row]
+    layers: Sequence[int]
+
+    @classmethod
+    def take(
+        cls,
+        costs: CostModel,
+        space: SearchSpace,
+        scenario: Scenario,
+        *,
+        device: Mapping[str, Any],
+        versions: Mapping[str, Any] | None = None,
+        extra: Iterable[Block] = (),
+    ) -> Profile:
+        """Asks a cost model for everything.
+
+        Args:
+            costs: The model, such as one measured on this device.
+            space: The blocks to ask for.
+            scenario: The scenario to ask for.
+            device: What the costs are of.
+            versions: What ran.
+            extra: Further blocks of every layer, such as fused ones.
+
+        Raises:
+            CostModelError: The model returns what is no cost.
+        """
+        more, rows, layers = tuple(extra), [], []
+        for layer in range(space.shape.layers):
+            row = {
+                block.label: checked_block_cost(costs, layer, block, scenario)
+                for block in (*space.blocks(layer), *more)
+            }
+            if row not in rows:
+                rows.append(row)
+            layers.append(rows.index(row))
+        return cls(
+            device=dict(device),
+            versions=dict(versions or {}),
+            scenario=scenario,
+            shape=space.shape,
+            resources=check_resources(costs),
+            fixed=checked_fixed_cost(costs, space.shape, scenario),
+            rows=tuple(rows),
+            layers=tuple(layers),
+        )
+
+    def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
+        """Returns what one block takes.
+
+        Raises:
+            CostModelError: The scenario is another one, or the block was not priced.
+        """
+        self.require(scenario=scenario)
+        row = self.rows[self.layers[layer]] if layer < len(self.layers) else {}
+        if block.label not in row:
+            raise CostModelError(
+                f"the profile of {self.name} has no block {block.label} in layer {layer}; take "
+                "it over a space that has it"
+            )
+        return dict(row[block.label])
+
+    def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
+        """Returns what every model takes.
+
+        Raises:
+            CostModelError: The scenario or the shape is another one.
+        """
+        self.require(scenario=scenario, shape=shape)
+        return dict(self.fixed)
+
+    @property
+    def name(self) -> str:
+        """A name of the device."""
+        found = self.device.get("name") or self.device.get("processor") or "a device without a name"
+        return str(found)
+
+    def require(
+        self,
+        *,
+        device: Mapping[str, Any] | None = None,
+        versions: Mapping[str, Any] | None = None,
+        scenario: Scenario | None = None,
+        shape: ModelShape | None = None,
+    ) -> None:
+        """Raises CostModelError, naming every difference, unless the profile is of what is given.
+
+        A shape may have other layers: fusion takes some away.
+        """
+        wanted: list[tuple[str, Mapping[str, Any], Mapping[str, Any] | None]] = [
+            ("device", self.device, device),
+            ("versions", self.versions, versions),
+            ("scenario", self.scenario.to_dict(), scenario.to_dict() if scenario else None),
+            ("shape", _without_layers(self.shape), _without_layers(shape) if shape else None),
+        ]
+        found = [
+            f"{part} {key}: {own.get(key)!r} in the profile, {asked.get(key)!r} here"
+            for part, own, asked in wanted
+            if asked is not None
+            for key in sorted({*own, *asked})
+            if own.get(key) != asked.get(key)
+        ]
+        if found:
+            raise CostModelError(
+                f"the profile of {self.name} is not for this: {'; '.join(found)}. Take one here, "
+                "or choose what it is for"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; an infinite cost is the text "inf"."""
+        return {
+            "format": FORMAT,
+            "device": dict(self.device),
+            "versions": dict(self.versions),
+            "scenario": self.scenario.to_dict(),
+            "shape": self.shape.to_dict(),
+            "resources": dict(self.resources),
+            "fixed": dict(self.fixed),
+            "rows": [{label: _plain(cost) for label, cost in row.items()} for row in self.rows],
+            "layers": list(self.layers),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the profile as JSON with a checksum, whole or not at all.
+
+        Raises:
+            WorkspaceError: The disk is full or cannot be written.
+        """
+        target, values = Path(path), self.to_dict()
+        text = json.dumps({**values, "checksum": content_hash(values)}, indent=1)
+        with disk_errors(target, target.absolute().parent):
+            beside = target.with_name(f".{target.name}.partial")
+            beside.write_text(text + "\n", encoding="utf-8")
+            beside.replace(target)
+        return target
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: Mapping[str, Any] | None = None,
+        versions: Mapping[str, Any] | None = None,
+        scenario: Scenario | None = None,
+        shape: ModelShape | None = None,
+    ) -> Profile:
+        """Reads what `save` wrote.
+
+        Args:
+            path: The file.
+            device: Refuse it unless it was taken on this; None takes any, to plan for another.
+            versions: Refuse it unless this ran; None takes any.
+            scenario: Refuse it unless it is for this scenario.
+            shape: Refuse it unless it is for a parent of these sizes.
+
+        Raises:
+            CostModelError: The file is no profile, was altered, or is of something else; the
+                message names the differences.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            checksum = values.pop("checksum")
+        except OSError as error:
+            raise CostModelError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise CostModelError(
+                f"{path} is no profile: it holds no JSON with a checksum"
+            ) from error
+        if values.get("format") != FORMAT:
+            raise CostModelError(
+                f"{path} has format {values.get('format')!r}; this version reads {FORMAT}: take "
+                "the profile again"
+            )
+        if checksum != content_hash(values):
+            raise CostModelError(f"{path} was altered or cut: its checksum differs; take it again")
+        profile = cls(
+            device=values["device"],
+            versions=values["versions"],
+            scenario=Scenario.from_dict(values["scenario"]),
+            shape=ModelShape.from_dict(values["shape"]),
+            resources=values["resources"],
+            fixed=values["fixed"],
+            rows=[
+                {label: {n: float(v) for n, v in cost.items()} for label, cost in row.items()}
+                for row in values["rows"]
+            ],
+            layers=values["layers"],
+        )
+        profile.require(device=device, versions=versions, scenario=scenario, shape=shape)
+        return profile
+
+
+def _without_layers(shape: ModelShape) -> dict[str, Any]:
+    return {name: value for name, value in shape.to_dict().items() if name != "layers"}
+
+
+def _plain(cost: Mapping[str, float]) -> dict[str, float | str]:
+    return {name: "inf" if math.isinf(value) else value for name, value in cost.items()}
