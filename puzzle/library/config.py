@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from puzzle.errors import DataError
+from puzzle.library.fit import RIDGES
 from search_space import Attention
 
 COUPLINGS = ("none", "removed", "all")
@@ -80,7 +81,7 @@ class LibraryConfig:
 
     coupling: str = "removed"
     start: str = "fitted"
-    ridges: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0)
+    ridges: tuple[float, ...] = RIDGES
     held_out: float = 0.125
     bld: BLDConfig | None = None
 

@@ -15,6 +15,7 @@ import torch
 
 # Below this many features one product is faster than the triangle in pieces.
 TRIANGLE, PIECES = 1024, 4
+RIDGES = (0.01, 0.05, 0.2, 0.8, 3.0)
 
 
 class Moments:
@@ -106,7 +107,7 @@ def fit(
     train: Moments,
     held_out: HeldOut,
     prior_KD: torch.Tensor,
-    ridges: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0),
+    ridges: Sequence[float] = RIDGES,
 ) -> Fit:
     """Returns the ridge fit around a prior that does best on held-out tokens.
 
@@ -134,13 +135,18 @@ def fit(
     if not scale > 0.0:
         return best
     power = gram.diagonal().clone()
-    for ridge in ridges:
+    last = float("inf")
+    # From the strongest ridge down; once a weaker one does worse, still weaker ones do too.
+    for ridge in sorted(ridges, reverse=True):
         gram.diagonal().copy_(power + ridge * scale)
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed:
-            continue
+            break
         weight = prior_KD + torch.cholesky_solve(target, factor)
         error = held_out.error(weight)
         if error < best.error:
             best = Fit(weight=weight, error=error, ridge=ridge)
+        if error > last:
+            break
+        last = error
     return best
