@@ -69,7 +69,7 @@ class Library:
 
 def build_library(
     parent: Parent,
-    space: SearchSpace,
+    space: SearchSpace | Layout,
     windows: Windows,
     *,
     workspace: Workspace,
@@ -84,7 +84,7 @@ def build_library(
 
     Args:
         parent: The parent.
-        space: The alternatives of each layer.
+        space: The alternatives of each layer; of a layout, its blocks alone.
         windows: The text; only its fit part is used.
         workspace: Where the layers are stored.
         config: How variants are fitted and distilled.
@@ -94,7 +94,10 @@ def build_library(
     Raises:
         ParentError: A layer's activations are not finite in the parent's number format.
     """
-    rows = [space.blocks(layer) for layer in range(parent.shape.layers)]
+    if isinstance(space, Layout):
+        rows = [(block,) for block in space.blocks]
+    else:
+        rows = [space.blocks(layer) for layer in range(parent.shape.layers)]
     return _build(parent, rows, windows, workspace, config or LibraryConfig(), around)
 
 
@@ -118,8 +121,7 @@ def heal(
         workspace: Where the layers are stored.
         config: How the blocks are fitted and distilled.
     """
-    rows = [(block,) for block in layout.blocks]
-    return _build(parent, rows, windows, workspace, config or LibraryConfig(), layout)
+    return build_library(parent, layout, windows, workspace=workspace, config=config, around=layout)
 
 
 @torch.no_grad()

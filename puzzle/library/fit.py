@@ -49,11 +49,13 @@ class Moments:
     @property
     def gram(self) -> torch.Tensor:
         """Phi'Phi, both triangles."""
-        lower = self._lower.tril()
-        return lower + lower.tril(-1).T
+        whole = self._lower.tril()
+        return whole.add_(whole.tril(-1).T)
 
     def columns(self, kept: torch.Tensor) -> Moments:
         """Returns the moments of a subset of the features, in ascending order."""
+        if len(kept) == len(self._lower):
+            return self  # a copy of the largest matrix there is would be dear
         part = Moments(0, 0)
         part._lower, part.cross = self._lower[kept][:, kept], self.cross[kept]
         part.tokens = self.tokens
