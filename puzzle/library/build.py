@@ -95,7 +95,7 @@ def build_library(
         ParentError: A layer's activations are not finite in the parent's number format.
     """
     if isinstance(space, Layout):
-        rows = [(block,) for block in space.blocks]
+        rows: Rows = [(block,) for block in space.blocks]
     else:
         rows = [space.blocks(layer) for layer in range(parent.shape.layers)]
     return _build(parent, rows, windows, workspace, config or LibraryConfig(), around)
