@@ -1,9 +1,9 @@
 """What a variant's start and gradient steps are worth: an ablation on SmolLM2.
 
-Starts: ours (closed form, FFNs behind removed attention coupled), ours with all FFNs decoupled, and
-the Puzzle paper's (mean-pooled heads, W_O W_V, W_down W_up, sliced channels; no fit). Each with 0
-or more tokens of blockwise local distillation. Told are the local error and the replace-one KL of the
-variants of some layers, and the KL of whole children at two budgets.
+Starts: ours (closed form, FFNs behind removed attention coupled), ours with all FFNs decoupled,
+and the Puzzle paper's (mean-pooled heads, W_O W_V, W_down W_up, sliced channels; no fit). Each with
+0 or more tokens of blockwise local distillation. Told are the local error and the replace-one KL
+of the variants of some layers, and the KL of whole children at two budgets.
 
     OMP_NUM_THREADS=1 python benchmarks/bld.py --out bld-run --tokens 0 16384 65536
 """
