@@ -17,6 +17,7 @@ from puzzle.costs import (
 )
 from puzzle.data import DataConfig
 from puzzle.devices import Device, devices
+from puzzle.distill import DistillConfig, DistillResult, distill
 from puzzle.errors import CostModelError, ExportError, PuzzleError
 from puzzle.export import Exported, export
 from puzzle.result import SearchResult
@@ -37,6 +38,8 @@ __all__ = [
     "DataConfig",
     "Device",
     "DeviceSpec",
+    "DistillConfig",
+    "DistillResult",
     "Efficiency",
     "ExportError",
     "Exported",
@@ -56,6 +59,7 @@ __all__ = [
     "Table",
     "Workload",
     "devices",
+    "distill",
     "export",
     "search",
     "serve_check",

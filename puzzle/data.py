@@ -7,12 +7,13 @@ only ever used to report; nothing is chosen with it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from puzzle.chat import render_chat
 from puzzle.errors import DataError
 from puzzle.hashing import hash_tensors
 
@@ -62,11 +63,11 @@ class Windows:
         return hash_tensors({part: getattr(self, part)})
 
 
-def documents(text: Any) -> list[str]:
+def documents(text: Any, tokenizer: Any = None) -> list[str]:
     """Returns the documents of a string, a list of strings, or a dataset with a text column.
 
-    One string is split at blank lines. Rows with `messages` instead of text are joined turn by
-    turn as `role: content`.
+    One string is split at blank lines. Rows with `messages` instead of text are rendered by the
+    tokenizer's chat template, or joined as `role: content` if there is none.
 
     Raises:
         DataError: The input is none of these, or it holds no text.
@@ -78,7 +79,7 @@ def documents(text: Any) -> list[str]:
     if isinstance(text, str):
         found = [part.strip() for part in text.split("\n\n")]
     elif isinstance(text, Iterable):
-        found = [_row_text(row) for row in text]
+        found = [row_text(row, tokenizer) for row in text]
     else:
         raise DataError(
             f"text is a {type(text).__name__}; give a string, a list of strings, or a dataset "
@@ -90,13 +91,23 @@ def documents(text: Any) -> list[str]:
     return found
 
 
-def _row_text(row: Any) -> str:
+def row_text(row: Any, tokenizer: Any = None, *, thinking: str | None = None) -> str:
+    """Returns the text of one row: a string, or a mapping with `text` or `messages`.
+
+    Args:
+        row: The row.
+        tokenizer: Renders `messages`, as in `puzzle.chat.render_chat`.
+        thinking: Mode in which `messages` are rendered.
+
+    Raises:
+        DataError: The row is none of these.
+    """
     if isinstance(row, str):
         return row.strip()
-    if isinstance(row, dict) and isinstance(row.get("text"), str):
+    if isinstance(row, Mapping) and isinstance(row.get("text"), str):
         return str(row["text"]).strip()
-    if isinstance(row, dict) and isinstance(row.get("messages"), Sequence):
-        return "\n".join(f"{turn['role']}: {turn['content']}" for turn in row["messages"])
+    if isinstance(row, Mapping) and isinstance(row.get("messages"), Sequence):
+        return render_chat(row["messages"], tokenizer, thinking=thinking)
     raise DataError(
         f"a row of the text is {row!r:.80}; give strings, or rows with 'text' or 'messages'"
     )
@@ -122,7 +133,7 @@ def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
     """
     if tokenizer is None:
         raise DataError("the parent has no tokenizer; pass one with tokenizer=")
-    found = documents(text)
+    found = documents(text, tokenizer)
     order = list(range(len(found)))
     random.Random(config.seed).shuffle(order)
     wanted = {part: config.windows(part) * config.window for part in PARTS}

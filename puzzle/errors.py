@@ -1,7 +1,7 @@
 """The errors that puzzle raises on purpose, under one root."""
 
 __all__ = ["ConstraintError", "CostModelError", "DamagedArtifactError", "DataError"]
-__all__ += ["ParentError", "PuzzleError", "WorkspaceError"]
+__all__ += ["DivergedError", "ParentError", "PuzzleError", "WorkspaceError"]
 
 
 class PuzzleError(Exception):
@@ -22,6 +22,10 @@ class ParentError(PuzzleError, ValueError):
 
 class DataError(PuzzleError, ValueError):
     """A data set, or a value that has to be stored, is unusable."""
+
+
+class DivergedError(PuzzleError):
+    """Training came to a loss or a gradient that is not finite."""
 
 
 class WorkspaceError(PuzzleError):

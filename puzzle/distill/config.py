@@ -1,0 +1,180 @@
+"""DistillConfig: everything a distillation is set up with besides models and data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from puzzle.errors import DataError
+
+LOSSES = ("cosine", "mse", "kl", "reverse_kl", "lm")
+PRECISIONS = ("no", "bf16")
+THINKING = ("both", "on", "off")
+# These change how a run is computed or watched, not what it computes.
+_NOT_RESULTS = frozenset(
+    {
+        "micro_batch",
+        "gradient_checkpointing",
+        "vocab_chunk",
+        "shard",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "evaluate_every",
+        "log_every",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillConfig:
+    """How a child is distilled from its parent.
+
+    Args:
+        losses: Weights of the terms that are added up. "cosine": 1 - cos of the residual streams,
+            mean over layer boundaries and tokens; "mse": their squared distance, as a share of
+            the parent's power; "kl": KL(parent || child) of the next-token distributions, in nats
+            per token; "reverse_kl": KL(child || parent); "lm": cross-entropy of the text. The
+            default is that of Puzzle (arXiv 2411.19146, section 5), which leaves "lm" out.
+        tokens: Tokens that are trained on, over all steps.
+        length: Tokens per window; documents are packed, so that every window is full.
+        batch: Windows per optimiser step, over all processes.
+        micro_batch: Windows per forward pass of one process; the rest is accumulated.
+        learning_rate: Highest learning rate.
+        warmup: Share of the steps in which the rate rises from zero.
+        final_share: What the cosine leaves of the rate at the last step.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        max_grad_norm: Gradients longer than this are shortened to it.
+        mixed_precision: "bf16" or "no"; None takes what `accelerate launch` was told. Weights are
+            updated in float32 either way.
+        gradient_checkpointing: Recompute the child's layers in the backward pass to save memory.
+        vocab_chunk: Logits of this many tokens of the vocabulary exist at a time.
+        shard: Whether both models are sharded over the processes (FSDP2); None takes what
+            `accelerate launch` was told.
+        boundaries: Pairs of child layer and parent layer whose outputs are compared. By default
+            each layer's with the parent's of the same number, which is right as long as the child
+            has as many: a layer that lost both sublayers still has its place. A child with fused
+            layers needs them; see `boundary_pairs`.
+        thinking: For `messages` and a chat template with a switch: "both" takes the modes in
+            turns, "on" or "off" takes one.
+        shuffle_buffer: Documents among which a streamed data set is shuffled.
+        checkpoint_every: Steps between checkpoints.
+        keep_checkpoints: Newest checkpoints that are kept.
+        evaluate_every: Steps between measurements on the validation text; 0 only at the end.
+        validation_windows: Windows that are cut from validation text.
+        log_every: Steps between log entries.
+        seed: Order of the documents.
+
+    Raises:
+        DataError: A value is not allowed; the message says which are.
+    """
+
+    losses: Mapping[str, float] = field(default_factory=lambda: {"cosine": 1.0, "kl": 1.0})
+    tokens: int = 10_000_000
+    length: int = 1024
+    batch: int = 16
+    micro_batch: int = 4
+    learning_rate: float = 1e-4
+    warmup: float = 0.05
+    final_share: float = 0.1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    mixed_precision: str | None = None
+    gradient_checkpointing: bool = False
+    vocab_chunk: int = 8192
+    shard: bool | None = None
+    boundaries: tuple[tuple[int, int], ...] | None = None
+    thinking: str = "both"
+    shuffle_buffer: int = 1000
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    evaluate_every: int = 0
+    validation_windows: int = 16
+    log_every: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_losses()
+        for name in ("tokens", "batch", "micro_batch", "vocab_chunk", "shuffle_buffer"):
+            self._check_count(name, 1)
+        self._check_count("length", 2)
+        for name in ("checkpoint_every", "keep_checkpoints", "log_every", "validation_windows"):
+            self._check_count(name, 1)
+        self._check_count("evaluate_every", 0)
+        self._check_number("learning_rate", 0.0, math.inf, open_low=True)
+        self._check_number("max_grad_norm", 0.0, math.inf, open_low=True)
+        self._check_number("weight_decay", 0.0, math.inf)
+        self._check_number("warmup", 0.0, 1.0)
+        self._check_number("final_share", 0.0, 1.0)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise DataError(f"betas={self.betas!r}; allowed: two numbers from 0 to below 1")
+        if self.mixed_precision not in (None, *PRECISIONS):
+            raise DataError(
+                f"mixed_precision={self.mixed_precision!r}; allowed: 'bf16', 'no' or None (fp16 "
+                "would need its loss scaled and is not supported)"
+            )
+        if self.thinking not in THINKING:
+            raise DataError(f"thinking={self.thinking!r}; allowed: {THINKING}")
+
+    def _check_losses(self) -> None:
+        if not self.losses or any(name not in LOSSES for name in self.losses):
+            raise DataError(f"losses={dict(self.losses)!r}; allowed: weights by name of {LOSSES}")
+        bad = {k: w for k, w in self.losses.items() if not (math.isfinite(w) and w > 0)}
+        if bad:
+            raise DataError(f"weights of losses {bad}; allowed: positive numbers")
+
+    def _check_count(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise DataError(f"{name}={value!r}; allowed: integers of {least} or more")
+
+    def _check_number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
+        value = getattr(self, name)
+        inside = isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
+        if not inside or (open_low and value == low):
+            raise DataError(
+                f"{name}={value!r}; allowed: numbers {'above' if open_low else 'from'} {low:g}"
+                + ("" if high == math.inf else f" to {high:g}")
+            )
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that the tokens are enough for, at least one."""
+        return max(1, self.tokens // (self.batch * self.length))
+
+    def rate(self, step: int) -> float:
+        """Returns the learning rate of a step, counted from 0: linear warm-up, then a cosine.
+
+        Example:
+            >>> config = DistillConfig(tokens=1024 * 16 * 10, warmup=0.2, learning_rate=1.0)
+            >>> [round(config.rate(step), 2) for step in (0, 1, 2, 9)]
+            [0.5, 1.0, 0.97, 0.13]
+        """
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        done = (step + 1 - warm) / max(1, self.steps - warm + 1)
+        share = self.final_share + (1 - self.final_share) * (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate * share
+
+    def accumulation(self, processes: int) -> int:
+        """Returns the forward passes of each process per step.
+
+        Raises:
+            DataError: The batch cannot be dealt out evenly.
+        """
+        passes, rest = divmod(self.batch, self.micro_batch * processes)
+        if rest or not passes:
+            raise DataError(
+                f"batch={self.batch} cannot be dealt out to {processes} process(es) with "
+                f"micro_batch={self.micro_batch}; allowed: multiples of "
+                f"{self.micro_batch * processes}"
+            )
+        return passes
+
+    def result_fields(self) -> dict[str, Any]:
+        """Returns the fields that change what comes out, which name the checkpoints of a run."""
+        return {name: v for name, v in asdict(self).items() if name not in _NOT_RESULTS}

@@ -1,0 +1,108 @@
+"""Claims about conversations rendered by chat templates, with and without a thinking switch."""
+
+import pytest
+from jinja2 import Environment
+
+from puzzle.chat import render_chat, thinking_switch
+from puzzle.data import documents
+from puzzle.errors import DataError
+
+PLAIN = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
+# As Qwen3 does it: the switch shows in the prompt for the next answer only.
+ARGUMENT = PLAIN.replace(
+    "<|assistant|>{% endif %}",
+    "<|assistant|>{% if enable_thinking is defined and not enable_thinking %}"
+    "<think></think>{% endif %}{% endif %}",
+)
+# As the Nemotron models do it: the system message holds the switch, which is stripped.
+SYSTEM = """{% set ns = namespace(off=false) %}{% for m in messages %}\
+{% if '/no_think' in m.content %}{% set ns.off = true %}{% endif %}\
+<|{{ m.role }}|>{{ m.content | replace('/no_think', '') | replace('/think', '') | trim }}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>\
+{% if ns.off %}<think></think>{% else %}<think>{% endif %}{% endif %}"""
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + (
+    PLAIN
+)
+CHAT = [
+    {"role": "user", "content": "two and two"},
+    {"role": "assistant", "content": "four"},
+]
+
+
+class Template:
+    """A tokenizer as far as chat templates go: transformers' own renderer, no vocabulary."""
+
+    def __init__(self, chat_template):
+        self.chat_template = chat_template
+
+    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt, **arguments):
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        assert not tokenize
+        rendered, _ = render_jinja_template(
+            [messages],
+            chat_template=self.chat_template,
+            add_generation_prompt=add_generation_prompt,
+            **arguments,
+        )
+        return rendered[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [(PLAIN, None), (ARGUMENT, "argument"), (SYSTEM, "system"), (NO_SYSTEM, None), (None, None)],
+)
+def test_the_switch_is_found_by_trying_it(template, expected):
+    assert thinking_switch(Template(template)) == expected
+
+
+def test_a_plain_template_renders_as_jinja_does_whatever_the_mode():
+    expected = Environment().from_string(PLAIN).render(messages=CHAT)
+    for mode in (None, "on", "off"):
+        assert render_chat(CHAT, Template(PLAIN), thinking=mode) == expected
+
+
+def test_a_switch_in_the_prompt_stands_before_the_last_answer():
+    tokenizer = Template(ARGUMENT)
+    off = render_chat(CHAT, tokenizer, thinking="off")
+    assert off == "<|user|>two and two<|end|>\n<|assistant|><think></think>four<|end|>\n"
+    on = render_chat(CHAT, tokenizer, thinking="on")
+    assert on == off.replace("<think></think>", "")
+    # A conversation that ends with a question has no answer to put it before.
+    assert "<think>" not in render_chat(CHAT[:1], tokenizer, thinking="off")
+
+
+def test_a_switch_in_the_system_message_is_put_there_and_stripped():
+    for system in ([], [{"role": "system", "content": "Be brief."}]):
+        off = render_chat([*system, *CHAT], Template(SYSTEM), thinking="off")
+        assert "no_think" not in off
+        assert off.endswith("<|assistant|><think></think>four<|end|>\n")
+        assert off.startswith("<|system|>Be brief." if system else "<|system|><|end|>")
+        on = render_chat([*system, *CHAT], Template(SYSTEM), thinking="on")
+        assert on.endswith("<|assistant|><think>four<|end|>\n")
+
+
+def test_a_search_reads_conversations_through_the_template():
+    rows = [{"messages": CHAT}, "plain text"]
+    rendered = render_chat(CHAT, Template(PLAIN))
+    assert documents(rows, Template(PLAIN)) == [rendered, "plain text"]
+    assert documents(rows) == ["user: two and two\nassistant: four", "plain text"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "match"),
+    [
+        (["hello"], "'role' and 'content'"),
+        ([{"role": "user"}], "no 'content'"),
+        ([{"role": "system", "content": "x"}, *CHAT], "refuses turns of roles"),
+    ],
+)
+def test_a_bad_conversation_is_named(messages, match):
+    with pytest.raises(DataError, match=match):
+        render_chat(messages, Template(NO_SYSTEM))
+
+
+def test_an_unknown_mode_is_named():
+    with pytest.raises(DataError, match="'on', 'off'"):
+        render_chat(CHAT, Template(PLAIN), thinking="both")
