@@ -2,9 +2,8 @@
 
 Throughputs, tokens/s for each H100 SXM in FP8 (weights and cache) with TensorRT-LLM: Puzzle, arXiv
 2411.19146, table of Nemotron-51B and Llama-3.1-70B. The table gives no batch sizes: the model takes
-the best one up to 256 that fits into 95 % of the memory with the cache of complete sequences. (Of
-twelve such rules that were tried on all rows this one left the least error; the others left 1.2 to
-1.9 times as much.)
+the best one up to 256 that fits into 95 % of the memory with the cache of complete sequences. (This
+rule was chosen on all rows, as the one of twelve that left the least error.)
 
 Latencies, tokens/s of one sequence on eight H100: FFN Fusion, arXiv 2503.18908. Precision and
 lengths are not given: FP8 and 128 tokens in and out are assumed.
