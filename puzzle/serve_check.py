@@ -160,6 +160,11 @@ def serve_check(
         raise ExportError(f"quantisation={quantisation!r} is for llama.cpp; {engine} takes dtype")
     exact = dtype == "float32" or quantisation == "f32"
     ids = TokenIds(Path(directory), prompt, text)
+    if engine == "llama.cpp" and ids.tokenizer is None:
+        raise ExportError(
+            f"{directory} has no tokenizer, without which llama.cpp's server does not start; save "
+            "the parent's beside the child"
+        )
     with tempfile.TemporaryDirectory(prefix="puzzle-serve-") as name:
         path = Path(directory)
         if engine != "transformers":
@@ -182,6 +187,7 @@ def serve_check(
             else {"prompt_tokens": prompt_tokens, "new_tokens": prompt_tokens, "repeats": repeats},
             "context": max(len(ids.text), len(ids.prompt), prompt_tokens) * 2 + new_tokens + 8,
             "threads": threads,
+            "end": next(iter(ids.ends), None),
             "exact": exact,
         }
         found = run_engine(runner, request, python=python, timeout=timeout)
@@ -217,7 +223,7 @@ def _end_tokens(directory: Path) -> set[int]:
     file = directory / "generation_config.json"
     file = file if file.is_file() else directory / "config.json"
     ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    return set(ends) if isinstance(ends, list) else {ends}
+    return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
 def _runner(engine: str) -> Path:

@@ -8,6 +8,8 @@ engine lives in, without puzzle. The request holds
 - text: token ids, of which the `top` most likely next tokens after each prefix from
   `first` tokens on are asked for;
 - speed: {"prompt_tokens", "new_tokens", "repeats"}, or null;
+- end: a token that ends a text, or null;
+- clock: "cpu" (llama.cpp only) to have tokens per CPU-second of the process, not per second;
 - threads, exact (full precision where the engine would otherwise round its cache).
 
 The answer holds `version`, `greedy` (ids), `top` (per position, [[id, log-probability], ...] with

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
 
 
 def _server(request: dict[str, Any]) -> Any:
@@ -27,33 +29,62 @@ def _server(request: dict[str, Any]) -> Any:
 
 
 def _complete(server: Any, prompt: list[int], tokens: int, **options: Any) -> dict[str, Any]:
-    body = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "top_k": 1}
-    return server.handle_completions({**body, "n_probs": 1, "cache_prompt": True, **options})
+    body = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "top_k": 1, **options}
+    # llama.cpp's own interface: the one of OpenAI's form leaves out tokens that end in the middle
+    # of a character.
+    asked = Request(
+        f"{server.listening_address}/completion",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    # The server is on this machine, whatever proxy there is to others.
+    with build_opener(ProxyHandler({})).open(asked) as answer:
+        return json.load(answer)
 
 
-def _positions(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    return answer["choices"][0]["logprobs"]["content"]
+def _likely(server: Any, prompt: list[int], request: dict[str, Any]) -> list[list[float]]:
+    """Returns the most likely next tokens with their log-probabilities."""
+    options: dict[str, Any] = {"n_probs": request["top"], "cache_prompt": True}
+    if request["end"] is not None:
+        # Probabilities are those before the bias; but without it, a token that ends in the middle
+        # of a character would be held back with its probabilities.
+        options["logit_bias"] = [[request["end"], 1e4]]
+    answer = _complete(server, prompt, 1, **options)["completion_probabilities"]
+    return [[token["id"], token["logprob"]] for token in answer[0]["top_logprobs"]]
+
+
+def _speed(server: Any, text: list[int], speed: dict[str, int]) -> tuple[float, float]:
+    """Returns tokens per second of the prompt and of the tokens after it."""
+    prompt = (text * speed["prompt_tokens"])[: speed["prompt_tokens"]]
+    options = {"cache_prompt": False, "ignore_eos": True}
+    timings = _complete(server, prompt, speed["new_tokens"], **options)["timings"]
+    return timings["prompt_per_second"], timings["predicted_per_second"]
+
+
+def _cpu_speed(server: Any, text: list[int], speed: dict[str, int]) -> tuple[float, float]:
+    """Returns the same per CPU-second of this process, for machines that others use too."""
+    length, tokens = speed["prompt_tokens"], speed["new_tokens"]
+    seconds = []
+    for count in (1, tokens + 1):
+        start = time.process_time()
+        _speed(server, text, {"prompt_tokens": length, "new_tokens": count})
+        seconds.append(time.process_time() - start)
+    return length / seconds[0], tokens / (seconds[1] - seconds[0])
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Returns the answer to a request; see the package's docstring."""
     server = _server(request)
-    answer = _complete(server, request["prompt"], request["new_tokens"])
-    greedy = [position["id"] for position in _positions(answer)]
-    text, top = request["text"], []
-    for length in range(request["first"], len(text) + 1):
-        answer = _complete(server, text[:length], 1, n_probs=request["top"])
-        likely = _positions(answer)[0]["top_logprobs"]
-        top.append([[token["id"], token["logprob"]] for token in likely])
-    prefill, decode = [], []
+    answer = _complete(server, request["prompt"], request["new_tokens"], return_tokens=True)
+    text = request["text"]
+    lengths = range(request["first"], len(text) + 1)
+    top = [_likely(server, text[:length], request) for length in lengths]
     speed = request["speed"] or {"repeats": 0}
-    for _ in range(speed["repeats"]):
-        prompt = (text * speed["prompt_tokens"])[: speed["prompt_tokens"]]
-        options = {"n_probs": 0, "cache_prompt": False, "ignore_eos": True}
-        timings = _complete(server, prompt, speed["new_tokens"], **options)["timings"]
-        prefill.append(timings["prompt_per_second"])
-        decode.append(timings["predicted_per_second"])
+    measure = _cpu_speed if request.get("clock") == "cpu" else _speed
+    rates = [measure(server, text, speed) for _ in range(speed["repeats"])]
+    prefill, decode = ([rate[part] for rate in rates] for part in (0, 1))
     named = f"llama.cpp in xllamacpp {version('xllamacpp')}"
+    greedy = answer["tokens"]
     return {"version": named, "greedy": greedy, "top": top, "prefill": prefill, "decode": decode}
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 POSITIONS = 500
 MODULES = {"llama.cpp": "xllamacpp", "mlx": "mlx_lm"}
+# vLLM lives in an environment of its own; benchmarks/serve_vllm.sh makes one and sets this.
+VLLM_PYTHON = os.environ.get("PUZZLE_VLLM_PYTHON")
 EVERYTHING = LayerOptions(ffn_shares=(0.5, 0.066), multiple=1)
 # By layer of 30: every kind of each half, in the first layer, the last, and next to each other.
 CHILDREN = {
@@ -115,11 +118,14 @@ def test_the_children_hold_every_variant_in_every_special_place():
 
 
 @pytest.mark.parametrize("name", CHILDREN)
-@pytest.mark.parametrize("engine", MODULES)
+@pytest.mark.parametrize("engine", [*MODULES, "vllm"])
 def test_an_engine_says_what_torch_says(engine, name, saved):
-    if importlib.util.find_spec(MODULES[engine]) is None:
+    python = VLLM_PYTHON if engine == "vllm" else None
+    if python is None and importlib.util.find_spec(MODULES.get(engine, engine)) is None:
         pytest.skip(f"{engine} is not installed: {ENGINES[engine].install}")
-    found = serve_check(saved(name), engine=engine, text=english(POSITIONS), speed=False)
+    found = serve_check(
+        saved(name), engine=engine, python=python, text=english(POSITIONS), speed=False
+    )
     assert found.positions >= POSITIONS
     assert found.agreement >= 0.99, str(found)
     assert found.greedy_equal, str(found)

@@ -71,6 +71,7 @@ def test_answers_that_differ_do_not_pass_and_text_is_compared_up_to_its_end(chil
         ({"engine": "vllm"}, r"vllm is not installed .* run: pip install vllm"),
         ({"engine": "transformers", "python": "/no/python"}, "cannot be started"),
         ({"engine": "transformers", "quantisation": "q8_0"}, "is for llama.cpp"),
+        ({"engine": "llama.cpp"}, "has no tokenizer|llama.cpp is not installed"),
     ],
 )
 def test_a_missing_engine_or_wrong_option_is_said(child, options, message):

