@@ -39,10 +39,16 @@ def _generate(model: Any, prompt: list[int], tokens: int, **options: Any) -> lis
     return found[0, len(prompt) :].tolist()
 
 
-def _seconds(model: Any, prompt: list[int], tokens: int) -> float:
-    start = time.perf_counter()
-    _generate(model, prompt, tokens, min_new_tokens=tokens)
-    return time.perf_counter() - start
+def _speed(model: Any, prompt: list[int], tokens: int) -> tuple[float, float]:
+    """Returns tokens per second of the prompt and of the tokens after it."""
+    times = [time.perf_counter()]
+
+    def note(*_: Any, **__: Any) -> bool:
+        times.append(time.perf_counter())
+        return False
+
+    _generate(model, prompt, tokens + 1, min_new_tokens=tokens + 1, stopping_criteria=[note])
+    return len(prompt) / (times[1] - times[0]), tokens / (times[-1] - times[1])
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
@@ -57,14 +63,10 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         values, ids = torch.log_softmax(logits, -1).topk(request["top"])
         pairs = zip(ids.tolist(), values.tolist(), strict=True)
         top = [[list(pair) for pair in zip(*row, strict=True)] for row in pairs]
-        prefill, decode = [], []
-        speed = request["speed"] or {"repeats": 0}
-        for _ in range(speed["repeats"]):
-            length, tokens = speed["prompt_tokens"], speed["new_tokens"]
-            prompt = (text * length)[:length]
-            before, whole = _seconds(model, prompt, 1), _seconds(model, prompt, tokens + 1)
-            prefill.append(length / before)
-            decode.append(tokens / (whole - before))
+        speed = request["speed"] or {"repeats": 0, "prompt_tokens": 0, "new_tokens": 0}
+        prompt = (text * speed["prompt_tokens"])[: speed["prompt_tokens"]]
+        rates = [_speed(model, prompt, speed["new_tokens"]) for _ in range(speed["repeats"])]
+    prefill, decode = ([rate[part] for rate in rates] for part in (0, 1))
     named = f"transformers {transformers.__version__}"
     return {"version": named, "greedy": greedy, "top": top, "prefill": prefill, "decode": decode}
 

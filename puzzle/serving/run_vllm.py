@@ -61,10 +61,14 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         pairs = sorted(((value.logprob, token) for token, value in row.items()), reverse=True)
         top.append([[token, log] for log, token in pairs[: request["top"]]])
     prefill, decode = [], []
-    speed = request["speed"] or {"repeats": 0}
-    for _ in range(speed["repeats"]):
+    speed = request["speed"] or {"repeats": -1}
+    for turn in range(speed["repeats"] + 1):
         length, tokens = speed["prompt_tokens"], speed["new_tokens"]
         prompt = (text * length)[:length]
+        if not turn:
+            # What happens once only, such as compiling, is no part of the speed.
+            _seconds(engine, prompt, tokens + 1)
+            continue
         before, whole = _seconds(engine, prompt, 1), _seconds(engine, prompt, tokens + 1)
         prefill.append(length / before)
         decode.append(tokens / (whole - before))
