@@ -1,7 +1,8 @@
 """The errors that puzzle raises on purpose, under one root."""
 
 __all__ = ["ConstraintError", "CostModelError", "DamagedArtifactError", "DataError"]
-__all__ += ["DivergedError", "ParentError", "PuzzleError", "WorkspaceError"]
+__all__ += ["DivergedError", "EngineError", "ExportError", "ParentError", "PuzzleError"]
+__all__ += ["WorkspaceError"]
 
 
 class PuzzleError(Exception):
@@ -38,3 +39,7 @@ class DamagedArtifactError(WorkspaceError):
 
 class ExportError(PuzzleError, ValueError):
     """A child cannot be written for an engine, or the engine cannot be run here."""
+
+
+class EngineError(PuzzleError):
+    """A serving engine is missing, crashed, hung or answered with what is no measurement."""

@@ -1,5 +1,6 @@
 """Costs: what each block takes of the target device in a scenario."""
 
+from puzzle.costs.calibrated import EngineCalibrated
 from puzzle.costs.checked import (
     check_resources,
     checked_block_cost,
@@ -18,6 +19,7 @@ from puzzle.costs.correction import (
 )
 from puzzle.costs.counted import with_counts
 from puzzle.costs.device import device_record, software_versions
+from puzzle.costs.engines import Command, LlamaCpp, TorchGenerate
 from puzzle.costs.measured import MeasuredCosts
 from puzzle.costs.model import RESOURCES, STANDARD_UNITS, CostModel
 from puzzle.costs.nvml import EnergyMeter
@@ -30,16 +32,20 @@ __all__ = [
     "RESOURCES",
     "SPECS",
     "STANDARD_UNITS",
+    "Command",
     "Corrected",
     "Correction",
     "CostModel",
     "DeviceSpec",
     "Efficiency",
     "EnergyMeter",
+    "EngineCalibrated",
+    "LlamaCpp",
     "MeasuredCosts",
     "Profile",
     "Roofline",
     "Table",
+    "TorchGenerate",
     "block_columns",
     "check_columns",
     "check_resources",

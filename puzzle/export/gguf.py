@@ -62,7 +62,9 @@ def plan_gguf(source: Source, kind: str) -> tuple[Layout, list[WrittenLayer]]:
     return lower(source.layout, "llama.cpp", multiple=BLOCK if kind in QUANTISED else 1)
 
 
-def write_gguf(source: Source, file: Path, *, kind: str, tokenizer: Sequence[Field]) -> Layout:
+def write_gguf(
+    source: Source, file: Path, *, kind: str, tokenizer: Sequence[Field], progress: bool = True
+) -> Layout:
     """Writes one GGUF file.
 
     Args:
@@ -70,6 +72,7 @@ def write_gguf(source: Source, file: Path, *, kind: str, tokenizer: Sequence[Fie
         file: The file to write.
         kind: One of `TYPES`; vectors, and rows that do not fill whole blocks, stay unquantised.
         tokenizer: Its tokenizer's fields.
+        progress: Whether a bar is shown.
 
     Returns:
         The layout that was written.
@@ -91,7 +94,8 @@ def write_gguf(source: Source, file: Path, *, kind: str, tokenizer: Sequence[Fie
         _add(writer, "rope_freqs.weight", factors, "f32")
     biases = source.layout.shape.mlp_bias
     steps = each_layer(source.layout, layers, source.tensors, ffn_biases=biases)
-    for number, layer, tensors in tqdm(steps, desc="export", unit="layer", total=len(layers)):
+    bar = tqdm(steps, desc="export", unit="layer", total=len(layers), disable=not progress)
+    for number, layer, tensors in bar:
         for name, tensor in _renamed(source.layout, layer.block, tensors):
             # The identity that a linear map ends in has to stay one.
             exact = layer.ffn == "linear" and name == "ffn_down.weight" and kind in QUANTISED

@@ -1,0 +1,123 @@
+"""Running a command that may crash or hang, with its log kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from puzzle.errors import EngineError
+
+LOG_LINES = 12
+
+
+def run_command(
+    command: Sequence[str],
+    *,
+    timeout: float,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """Runs a command and returns what it printed; what it said on stderr is added to a log.
+
+    Args:
+        command: Program and arguments; no shell reads them.
+        timeout: Seconds after which the command and all that it started are killed.
+        log: File to which the command line and stderr are appended; it stays.
+        environment: Variables set on top of this process's own.
+
+    Raises:
+        EngineError: The program does not exist, ended with an error or ran out of time; the
+            message holds the end of the log and says where all of it is.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as errors:
+        errors.write(f"$ {' '.join(command)}\n")
+        errors.flush()
+        try:
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,  # so that its children can be killed with it
+                text=True,
+            )
+        except OSError as error:
+            raise EngineError(
+                f"{command[0]!r} cannot be run ({error}); it must be a program on the PATH or a "
+                "path: install it or correct the command"
+            ) from error
+        with process:
+            try:
+                output, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                raise EngineError(
+                    f"{command[0]} gave no answer in {timeout:g} s and was stopped; raise timeout= "
+                    f"or see what it waits for.{_end_of(log)}"
+                ) from None
+            finally:
+                _kill_group(process)
+        errors.write(output)
+    if process.returncode:
+        raise EngineError(f"{command[0]} {_ending(process.returncode)}.{_end_of(log)}")
+    return output
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kills what is left of the command: itself, and children that outlived it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ending(code: int) -> str:
+    if code > 0:
+        return f"ended with exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    tail = "\n".join(lines[-LOG_LINES:])
+    return f" Its log is {log}" + (f"; the end of it:\n{tail}" if tail else " and is empty")
+
+
+def last_json(output: str, who: str) -> dict[str, Any]:
+    """Returns the JSON object on the last line of an output that is one.
+
+    Raises:
+        EngineError: There is none, or it holds NaN or an infinity.
+    """
+    for line in reversed(output.splitlines()):
+        if not line.lstrip().startswith("{"):
+            continue
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        _refuse_non_finite(found, line, who)
+        return found
+    raise EngineError(
+        f"{who} printed no JSON object on a line of its own; its output ends with "
+        f"{output[-200:]!r}: print the measurement as one line of JSON"
+    )
+
+
+def _refuse_non_finite(value: Any, line: str, who: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EngineError(
+            f"{who} answered {line.strip()[:200]!r}; only finite numbers are measurements: look "
+            "for a division by a time of zero, or a run that generated nothing"
+        )
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in items:
+        _refuse_non_finite(item, line, who)

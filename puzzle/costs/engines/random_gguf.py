@@ -1,0 +1,102 @@
+"""A GGUF of random weights, written by the exporter of children: as fast as a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puzzle.child import PuzzleConfig, PuzzleForCausalLM, layout_from_config
+from puzzle.errors import EngineError
+from puzzle.export.gguf import TYPES, write_gguf
+from puzzle.export.gguf_tokenizer import Field
+from puzzle.export.source import Source
+
+FILE = "model.gguf"
+STRIP = 64  # random rows that a matrix repeats: its numbers do not change its speed
+
+
+class RandomTensors(Mapping[str, torch.Tensor]):
+    """The tensors of a child by name, each made when it is asked for.
+
+    Args:
+        config: Config of the child.
+        dtype: Their number format.
+    """
+
+    def __init__(self, config: PuzzleConfig, dtype: torch.dtype) -> None:
+        with torch.device("meta"):
+            self._shapes = {k: v.shape for k, v in PuzzleForCausalLM(config).state_dict().items()}
+        self._dtype = dtype
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        shape = self._shapes[name]
+        if len(shape) == 1:
+            return torch.ones(shape, dtype=self._dtype)
+        rows, columns = shape
+        strip = torch.randn(min(rows, STRIP), columns, generator=self._generator) * columns**-0.5
+        return strip.to(self._dtype).repeat(-(-rows // STRIP), 1)[:rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def write_random_gguf(config: PuzzleConfig, directory: Path, weights: str) -> Path:
+    """Writes `model.gguf` into a directory.
+
+    Args:
+        config: Config of the child.
+        directory: An existing directory.
+        weights: Type of the matrices, one of `puzzle.export.gguf.TYPES`.
+
+    Raises:
+        EngineError: The package gguf is missing, or the type is unknown.
+        ExportError: llama.cpp cannot run the layout.
+    """
+    _gguf(weights)
+    tensors = RandomTensors(config, torch.float32)
+    source = Source(config=config, layout=layout_from_config(config), tensors=tensors)
+    write_gguf(source, directory / FILE, kind=weights, tokenizer=_tokenizer(config), progress=False)
+    return directory / FILE
+
+
+def bytes_per_weight(weights: str) -> float:
+    """Returns the bytes that a weight of a type takes; EngineError if there is no such type."""
+    gguf = _gguf(weights)
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[weights.upper()]]
+    return float(size / block)
+
+
+def _gguf(weights: str) -> Any:
+    if weights not in TYPES:
+        raise EngineError(f"weights={weights!r}; allowed: {', '.join(TYPES)}")
+    try:
+        import gguf
+    except ImportError:
+        raise EngineError(
+            "models for llama.cpp are written with the package gguf; run: "
+            'pip install "puzzle-nas[serve-llama]"'
+        ) from None
+    return gguf
+
+
+def _tokenizer(config: PuzzleConfig) -> list[Field]:
+    """Returns a vocabulary of the right size: prompts are token ids, so any does."""
+    from gguf import GGUFValueType as Kind
+
+    vocab = config.vocab_size
+    tokens = [f"t{token}" for token in range(vocab)]
+    return [
+        Field("tokenizer.ggml.model", "gpt2", Kind.STRING),
+        Field("tokenizer.ggml.pre", "default", Kind.STRING),
+        Field("tokenizer.ggml.tokens", tokens, Kind.ARRAY, Kind.STRING),
+        Field("tokenizer.ggml.token_type", [1] * vocab, Kind.ARRAY, Kind.INT32),
+        Field("tokenizer.ggml.merges", ["t 0"], Kind.ARRAY, Kind.STRING),
+        Field("tokenizer.ggml.eos_token_id", 0, Kind.UINT32),
+    ]

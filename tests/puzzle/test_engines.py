@@ -1,0 +1,251 @@
+"""Claims about serving engines as black boxes: real processes that work, crash, hang and lie."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from transformers import LlamaConfig
+
+from puzzle.child import config_from_layout
+from puzzle.costs.engines import Command, LlamaCpp, Timing, TorchGenerate
+from puzzle.costs.engines.process import last_json, run_command
+from puzzle.errors import EngineError
+from puzzle.scenario import Scenario
+from search_space import Block, Layout, ModelShape
+
+SCENARIO = Scenario(batch=2, prompt_tokens=6, generated_tokens=32, weight_dtype="float32")
+CONFIG = LlamaConfig(
+    num_hidden_layers=4,
+    hidden_size=64,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=96,
+    vocab_size=128,
+    max_position_embeddings=512,
+    tie_word_embeddings=True,
+)
+SHAPE = ModelShape(
+    layers=4, hidden=64, heads=4, head_dim=16, kv_heads=2, ffn_width=96, vocab=128, tied=True
+)
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None,
+    reason="xllamacpp has no wheel for this platform; the extra [test] installs it elsewhere",
+)
+
+
+def config(*labels):
+    blocks = tuple(map(Block.from_label, labels))
+    return config_from_layout(CONFIG, Layout(SHAPE, blocks) if labels else Layout.parent(SHAPE))
+
+
+def python(code, tmp_path, **options):
+    options = {"timeout": 20, "log": tmp_path / "engine.log", **options}
+    return run_command([sys.executable, "-c", code], **options)
+
+
+def test_what_a_command_prints_is_returned_and_its_stderr_is_kept(tmp_path):
+    code = "import sys; print('out'); print('complaint', file=sys.stderr)"
+    assert python(code, tmp_path).split() == ["out"]
+    assert "complaint" in (tmp_path / "engine.log").read_text()
+
+
+def test_a_crash_is_told_with_the_end_of_the_log(tmp_path):
+    with pytest.raises(EngineError, match=r"exit code 3.*engine\.log(.|\n)*no such layer") as found:
+        python("import sys; print('no such layer', file=sys.stderr); sys.exit(3)", tmp_path)
+    assert str(tmp_path) in str(found.value)
+    with pytest.raises(EngineError, match="SIGABRT"):
+        python("import os; os.abort()", tmp_path)
+
+
+def test_a_hang_ends_at_the_time_out_with_all_it_started(tmp_path):
+    code = (
+        "import subprocess, sys, time, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "print('waiting for a lock', file=sys.stderr, flush=True)\n"
+        "time.sleep(60)"
+    )
+    with pytest.raises(EngineError, match=r"no answer in 1\.5 s(.|\n)*waiting for a lock"):
+        python(code, tmp_path, timeout=1.5)
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not os.path.exists(f"/proc/{pid}") or "Z" in _state(pid):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child of the command still runs")
+
+
+def _state(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_a_missing_program_is_named(tmp_path):
+    with pytest.raises(EngineError, match="'no-such-engine' cannot be run"):
+        run_command(["no-such-engine"], timeout=1, log=tmp_path / "log")
+    with pytest.raises(EngineError, match="no-such-engine"):
+        Command(command="no-such-engine {model}").check()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ('{"throughput": NaN}', "only finite numbers"),
+        ('{"a": [1, -Infinity]}', "only finite numbers"),
+        ("done\n", "printed no JSON object"),
+        ("{broken\n", "printed no JSON object"),
+    ],
+)
+def test_an_output_without_numbers_is_refused(output, message):
+    with pytest.raises(EngineError, match=message):
+        last_json(output, "engine")
+
+
+def test_the_last_json_object_of_an_output_counts():
+    assert last_json('{"a": 1}\nloading {\n{"a": 2}\nbye\n', "engine") == {"a": 2}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 0.0, -1.0, float("inf")])
+def test_a_time_that_is_none_is_refused(bad):
+    with pytest.raises(EngineError, match="decode"):
+        Timing(prefill=(1.0,), decode=(bad,))
+    with pytest.raises(EngineError, match="no times"):
+        Timing()
+
+
+def command(tmp_path, code, **options):
+    script = tmp_path / "engine.py"
+    script.write_text(code)
+    line = f"{sys.executable} {script} {{model}} {{batch}} {{generated_tokens}}"
+    return Command(command=line, weights=False, **options)
+
+
+def run(engine, tmp_path, *configs, scenario=SCENARIO):
+    models = []
+    for index, each in enumerate(configs):
+        models.append(tmp_path / f"model-{index}")
+        models[-1].mkdir()
+        engine.write(each, scenario, models[-1])
+    return engine.run(models, scenario, log=tmp_path / "log")
+
+
+def test_a_command_is_given_the_layout_and_the_scenario(tmp_path):
+    code = (
+        "import json, sys, pathlib\n"
+        "layout = json.loads((pathlib.Path(sys.argv[1]) / 'layout.json').read_text())\n"
+        "kinds = [block['ffn']['kind'] for block in layout['blocks']]\n"
+        "tokens = int(sys.argv[2]) * int(sys.argv[3])\n"
+        "print(json.dumps({'throughput': tokens / kinds.count('none')}))"
+    )
+    labels = ["gqa2+none", "none+gated96", "gqa2+none", "none+linear"]
+    (timing,) = run(command(tmp_path, code), tmp_path, config(*labels))
+    assert timing.seconds == pytest.approx((2.0,))
+    assert timing.phases == ("seconds",)
+
+
+def test_a_command_may_tell_prefill_and_decode_apart(tmp_path):
+    code = 'print(\'{"prefill_throughput": 24, "decode_throughput": 2}\')'
+    (timing,) = run(command(tmp_path, code), tmp_path, config())
+    assert timing.median("prefill") == pytest.approx(0.5)
+    assert timing.median("decode") == pytest.approx(32.0)
+    assert timing.median("seconds") == pytest.approx(32.5)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print('{\"throughput\": NaN}')", "only finite"),
+        ("print('{\"throughput\": 0}')", "throughput = 0"),
+        ('print(\'{"throughput": "fast"}\')', "throughput = 'fast'"),
+        ("print('{\"prefill_throughput\": 1}')", "must hold prefill_throughput and"),
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL"),
+    ],
+)
+def test_a_command_that_measures_nothing_is_an_error(tmp_path, code, message):
+    with pytest.raises(EngineError, match=message):
+        run(command(tmp_path, code), tmp_path, config())
+
+
+def test_a_command_has_to_say_where_the_model_goes():
+    with pytest.raises(EngineError, match=r"write \{model\}"):
+        Command(command="bench --model here")
+
+
+def test_a_command_gets_weights_that_load(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    engine = Command(command="true {model}")
+    labels = ["gqa1+none", "none+linear", "linear+gated32", "none+none"]
+    engine.write(config(*labels), SCENARIO, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert Layout.load(tmp_path / "layout.json").blocks[0] == model.config.block(0)
+
+
+def test_torch_generates_all_layouts_and_tells_prefill_from_decode(tmp_path):
+    engine = TorchGenerate(rounds=2)
+    engine.check()
+    found = run(engine, tmp_path, config(), config("gqa1+none", "none+linear", *["none+none"] * 2))
+    assert [(len(t.prefill), len(t.decode)) for t in found] == [(2, 2), (2, 2)]
+    assert json.dumps(engine.record())
+
+
+def test_a_device_torch_lacks_is_an_error_before_long_work():
+    with pytest.raises(EngineError, match=r"torch .* cannot use 'cuda:99'"):
+        TorchGenerate(device="cuda:99").check()
+    with pytest.raises(EngineError, match="clock='cpu'"):
+        TorchGenerate(device="cuda", clock="cpu")
+    with pytest.raises(EngineError, match="allowed: 'wall', 'cpu'"):
+        LlamaCpp(clock="sun")
+
+
+def test_llama_cpp_missing_says_what_to_install(tmp_path):
+    bare = tmp_path / "python"
+    # Without site there are no installed packages.
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(EngineError, match="-m pip install xllamacpp"):
+        LlamaCpp(python=str(bare)).check()
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("weights", [None, "f16", "q8_0"])
+def test_llama_cpp_runs_every_sublayer_in_every_place(tmp_path, weights):
+    engine = LlamaCpp(weights=weights, threads=1, rounds=2, clock="cpu")
+    engine.check()
+    odd = config("none+linear", "gqa1+none", "linear+gated32", "none+none")
+    none = config(*["gqa2+none", "none+none"] * 2)
+    # Long enough for decoding to stand out of what a request takes anyway.
+    long = Scenario(batch=2, prompt_tokens=6, generated_tokens=200, weight_dtype="float32")
+    found = run(engine, tmp_path, config(), odd, none, scenario=long)
+    assert [len(timing.decode) for timing in found] == [2, 2, 2]
+    assert json.dumps(engine.record())
+
+
+@needs_llama_cpp
+def test_a_model_that_llama_cpp_cannot_read_is_an_error_with_its_log(tmp_path):
+    engine = LlamaCpp(threads=1, rounds=1)
+    engine.write(config(), SCENARIO, tmp_path)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(EngineError, match=r"log is .*engine\.log"):
+        engine.run([tmp_path], SCENARIO, log=tmp_path / "engine.log")
+
+
+def test_a_gguf_type_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(EngineError, match="weights='q9'"):
+        LlamaCpp(weights="q9").write(config(), SCENARIO, tmp_path)
+
+
+def test_the_worker_needs_nothing_of_ours():
+    from puzzle.costs.engines.llama_cpp import WORKER
+
+    code = f"import runpy, sys; runpy.run_path({str(WORKER)!r}); print('torch' in sys.modules)"
+    command = [sys.executable, "-I", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
