@@ -20,7 +20,7 @@ from puzzle.devices import Device, devices
 from puzzle.distill import DistillConfig, DistillResult, distill
 from puzzle.errors import CostModelError, ExportError, PuzzleError
 from puzzle.export import Exported, export
-from puzzle.result import SearchResult
+from puzzle.result import SearchResult, load_result
 from puzzle.scenario import Scenario, Workload
 from puzzle.search import search
 from puzzle.serve_check import ServeCheck, serve_check
@@ -61,6 +61,7 @@ __all__ = [
     "devices",
     "distill",
     "export",
+    "load_result",
     "search",
     "serve_check",
 ]

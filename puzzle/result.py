@@ -13,13 +13,17 @@ from typing import Any
 from puzzle.child import PuzzleForCausalLM, assemble
 from puzzle.child.generation import inherit_generation_config
 from puzzle.disk import require_free
-from puzzle.export.files import save_tokenizer, staged
+from puzzle.errors import DataError
+from puzzle.export.files import copy_tokenizer, save_tokenizer, staged
 from puzzle.library.build import Library
+from puzzle.report import Evidence
+from puzzle.report.card import model_card
 from puzzle.scenario import Scenario, rate
 from search_space import Layout
 from solvers import Solution
 
 MIB = 2**20
+RECORD, EVIDENCE = "puzzle_layout.json", "puzzle_evidence.json"
 RATES = ("throughput", "prefill_throughput", "decode_throughput")
 
 
@@ -34,7 +38,9 @@ class SearchResult:
         scenario: What the speeds are of.
         predicted: Resources of "parent" and "child" by the cost model, and the child's score.
         measured: The same by running both, with quality on the validation text.
-        library: Where the weights are.
+        library: Where the weights are; None for a result read from a directory.
+        evidence: What the layout was chosen from, for the report.
+        saved: The directory that a result was read from, which holds its child.
     """
 
     layout: Layout
@@ -42,10 +48,14 @@ class SearchResult:
     scenario: Scenario
     predicted: Mapping[str, Mapping[str, float]]
     measured: Mapping[str, Mapping[str, float]]
-    library: Library
+    library: Library | None = None
+    evidence: Evidence | None = None
+    saved: Path | None = None
 
     def child(self) -> PuzzleForCausalLM:
-        """Returns the child, assembled from the library."""
+        """Returns the child, assembled from the library or read from where it was saved."""
+        if self.library is None:
+            return PuzzleForCausalLM.from_pretrained(self.saved, dtype="auto").eval()
         parent = self.library.parent
         tensors = self.library.child_tensors(self.layout)
         model = assemble(parent.config, self.layout, tensors, dtype=parent.dtype)
@@ -107,7 +117,10 @@ class SearchResult:
         }
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
-        """Writes the child in Hugging Face format, its tokenizer, and `puzzle_layout.json`.
+        """Writes the child in Hugging Face format, with its tokenizer, model card and evidence.
+
+        `puzzle_layout.json` holds the layout and the figures, `puzzle_evidence.json` what it was
+        chosen from, README.md the model card; `load_result` reads the result back.
 
         Everything is written beside the directory first and moved into it file by file, the
         config last: what cannot be loaded yet does not look like a model.
@@ -129,10 +142,14 @@ class SearchResult:
 
     def _write(self, path: Path) -> None:
         self.child().save_pretrained(path)
-        if self.library.parent.tokenizer is not None:
+        if self.library is None:
+            copy_tokenizer(self.saved or path, path)
+        elif self.library.parent.tokenizer is not None:
             save_tokenizer(self.library.parent.tokenizer, path)
-        text = json.dumps(self.to_dict(), indent=1)
-        (path / "puzzle_layout.json").write_text(text + "\n", encoding="utf-8")
+        _write_json(path / RECORD, self.to_dict())
+        if self.evidence is not None:
+            _write_json(path / EVIDENCE, self.evidence.to_dict())
+        (path / "README.md").write_text(model_card(self), encoding="utf-8")
 
     def __repr__(self) -> str:
         gain = self.speedup()["measured"]["throughput"]
@@ -141,3 +158,40 @@ class SearchResult:
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.table())}</pre>{self.layout._repr_html_()}"
+
+
+def load_result(directory: str | os.PathLike[str]) -> SearchResult:
+    """Returns the result that `SearchResult.save` wrote; its child is read when asked for.
+
+    Args:
+        directory: Where the child was saved, or the run directory that has it in `child`.
+
+    Raises:
+        DataError: There is no saved result.
+    """
+    path = Path(directory)
+    found = [each for each in (path, path / "child") if (each / RECORD).is_file()]
+    if not found:
+        raise DataError(
+            f"{path} has no {RECORD}; give the directory that result.save() wrote, or the run "
+            "directory of 'puzzle search'"
+        )
+    values = json.loads((found[0] / RECORD).read_text(encoding="utf-8"))
+    evidence = found[0] / EVIDENCE
+    return SearchResult(
+        layout=Layout.from_dict(values["layout"]),
+        solution=Solution.from_dict(values["solution"]),
+        scenario=Scenario.from_dict(values["scenario"]),
+        predicted=values["predicted"],
+        measured=values["measured"],
+        evidence=_read_evidence(evidence) if evidence.is_file() else None,
+        saved=found[0],
+    )
+
+
+def _read_evidence(file: Path) -> Evidence:
+    return Evidence.from_dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

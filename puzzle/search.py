@@ -18,6 +18,7 @@ from puzzle.errors import WorkspaceError
 from puzzle.evaluate import quality, speed
 from puzzle.library import build_library
 from puzzle.parents import Parent, open_parent
+from puzzle.report import Evidence, describe_run
 from puzzle.requirements import describe_infeasible, to_limit, to_limits
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, rate
@@ -81,13 +82,21 @@ def search(
     """
     scenario, steps = scenario or Scenario(), effort_named(effort)
     asked = parse_constraints(constraints)
+    settings = {
+        "space": space if isinstance(space, str) else None,
+        "effort": effort,
+        "cost_model": type(cost_model).__name__ if cost_model else None,
+        "solver": solver,
+        "seed": seed,
+    }
     workspace = _workspace(out, resume)
     model = open_parent(
         parent, workspace=workspace, tokenizer=tokenizer, dtype=scenario.weight_dtype
     )
     if isinstance(space, str):
         space = SearchSpace.preset(model.shape, space)
-    cut = windows(text, model.tokenizer, data or DataConfig(seed=seed))
+    data = data or DataConfig(seed=seed)
+    cut = windows(text, model.tokenizer, data)
     own = Layout.parent(model.shape)
     require_free(workspace.root, 2 * own.parameters() * scenario.weight_bytes)
 
@@ -119,6 +128,16 @@ def search(
         predicted=predicted,
         measured=_measure(model, library, layout, scenario, cut.validation),
         library=library,
+        evidence=Evidence(
+            problem=problem,
+            scores=scores,
+            errors=tuple(map(library.errors, range(len(library.layers)))),
+            constraints=asked,
+            measured=choice.measured,
+            run=describe_run(
+                source=parent, parent=model, data=data, windows=cut, costs=costs, **settings
+            ),
+        ),
     )
 
 

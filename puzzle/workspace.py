@@ -35,7 +35,8 @@ MANIFEST = "manifest.json"
 Builder = Callable[[Path], Mapping[str, Any] | None]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that results depend on."""
     found = {"python": python_version()}
     for label in ("puzzle", "torch", "transformers", "numpy"):
         try:
@@ -183,7 +184,7 @@ class Artifact:
                     "spec": self.spec,
                     "files": _list_files(temp),
                     "metadata": metadata,
-                    "versions": _versions(),
+                    "versions": versions(),
                     "created": started,
                     "seconds": time.time() - started,
                 }

@@ -124,7 +124,7 @@ class Layout:
         """Reads the layout that `save` wrote."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
-    def _runs(self) -> list[tuple[str, str]]:
+    def runs(self) -> list[tuple[str, str]]:
         """Returns (layers, label) for each run of equal layers."""
         runs, start = [], 0
         for label, members in groupby(block.label for block in self.blocks):
@@ -134,7 +134,7 @@ class Layout:
         return runs
 
     def __repr__(self) -> str:
-        runs = " | ".join(f"{layers} {label}" for layers, label in self._runs())
+        runs = " | ".join(f"{layers} {label}" for layers, label in self.runs())
         return f"Layout({self.shape.layers} layers, {self.parameters():,} parameters: {runs})"
 
     def _repr_html_(self) -> str:
@@ -144,7 +144,7 @@ class Layout:
             f"<tr><td>{html.escape(layers)}</td>"
             + "".join(f"<td>{html.escape(part)}</td>" for part in label.split("+"))
             + "</tr>"
-            for layers, label in self._runs()
+            for layers, label in self.runs()
         )
         return (
             f"{layout_svg(self)}<details><summary>blocks</summary>"

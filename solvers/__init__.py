@@ -8,6 +8,7 @@ from solvers.errors import InfeasibleError, NoSolutionError, SolverError, Solver
 from solvers.explain import Explanation, Reach, explain
 from solvers.limits import Distinct, Limit
 from solvers.mip import available_solvers, solve
+from solvers.plain import problem_from_dict, problem_to_dict
 from solvers.pool import BestOver, best_over, frontier, pool
 from solvers.problem import ChoiceProblem
 from solvers.refine import Evaluation, Refined, refine
@@ -37,6 +38,8 @@ __all__ = [
     "explain",
     "frontier",
     "pool",
+    "problem_from_dict",
+    "problem_to_dict",
     "refine",
     "sensitivity",
     "solve",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,3 +62,18 @@ class Solution:
         for name in ("choices", "labels", "spans"):
             plain[name] = list(plain[name])
         return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Solution:
+        """Build the solution that `to_dict` wrote.
+
+        Args:
+            values: The plain values.
+
+        Returns:
+            The solution.
+        """
+        plain = {**values, "status": Status(values["status"])}
+        for name in ("choices", "labels", "spans"):
+            plain[name] = tuple(plain[name])
+        return cls(**plain)

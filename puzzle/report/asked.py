@@ -1,0 +1,139 @@
+"""The constraints as they were asked for, as they turned out, and what more room would buy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from puzzle.quantities import readable
+from puzzle.requirements import Requirement, requirements
+from solvers import ChoiceProblem, Sensitivity, SolverError, sensitivity
+
+if TYPE_CHECKING:
+    from puzzle.report.evidence import Evidence
+    from puzzle.result import SearchResult
+
+SECONDS = 10.0
+"""Most that one solve for a report may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """One constraint and how it turned out, in its own units; "" where that is not known.
+
+    Args:
+        text: The constraint.
+        predicted: The child's figure by the cost model.
+        measured: The child's figure as it was measured.
+        slack: How far inside the bound the prediction is, as a share of the bound.
+        met: Whether the measurement is within the bound; None if it was not measured.
+        more: What loosening the bound would buy; None where no solve told.
+    """
+
+    text: str
+    predicted: str = ""
+    measured: str = ""
+    slack: float | None = None
+    met: bool | None = None
+    more: str | None = None
+
+
+def asked(result: SearchResult, *, solve_again: bool = False) -> tuple[Asked, ...]:
+    """Returns how each constraint turned out.
+
+    Args:
+        result: A result with evidence; without, there is nothing to return.
+        solve_again: Whether to find what more room would buy, which takes two solves for each.
+    """
+    evidence = result.evidence
+    if evidence is None:
+        return ()
+    whole = {"predicted": totals(result, "parent"), "measured": result.measured["parent"]}
+    own = {"predicted": totals(result, "child"), "measured": result.measured["child"]}
+    gains = _gains(evidence, result) if solve_again else {}
+    return tuple(
+        _asked(requirement, own, whole, evidence.problem, gains)
+        for requirement in requirements(evidence.constraints, result.scenario)
+    )
+
+
+def totals(result: SearchResult, who: str) -> dict[str, float]:
+    """Returns the predicted totals of "parent" or "child", the program's own columns included."""
+    found = dict(result.predicted[who])
+    if result.evidence is not None:
+        problem = result.evidence.problem
+        blocks = [block.label for block in result.layout.blocks]
+        labels = [row[0] for row in problem.groups] if who == "parent" else blocks
+        pairs = list(zip(problem.groups, labels, strict=True))
+        # A layer that is fused with others is none of its group's options.
+        if all(label in row for row, label in pairs):
+            found = {**problem.evaluate([row.index(label) for row, label in pairs])[1], **found}
+    return found
+
+
+def _gains(evidence: Evidence, result: SearchResult) -> Mapping[str, Sensitivity]:
+    try:
+        found = sensitivity(
+            evidence.problem, solution=result.solution, step=0.05, time_limit=SECONDS
+        )
+    except (SolverError, ValueError):
+        # A solution of other limits, such as tightened ones, is none of this problem.
+        return {}
+    return {each.limit.text: each for each in found}
+
+
+def _asked(
+    requirement: Requirement,
+    own: Mapping[str, Mapping[str, float]],
+    whole: Mapping[str, Mapping[str, float]],
+    problem: ChoiceProblem,
+    gains: Mapping[str, Sensitivity],
+) -> Asked:
+    constraint, name = requirement.constraint, requirement.column.name
+    row = Asked(text=str(constraint))
+    parents = {name: _total(requirement, whole["predicted"])}
+    if (total := _total(requirement, own["predicted"])) is None or parents[name] is None:
+        return row
+    limit = requirement.limit({key: value for key, value in parents.items() if value})
+    row = replace(
+        row,
+        predicted=_amount(requirement, total, parents[name]),
+        slack=limit.slack(total) / abs(limit.bound) if limit.bound else None,
+    )
+    if limit.text in gains:
+        row = replace(row, more=_bought(requirement, gains[limit.text], parents[name]))
+    # The cost model's columns at another batch were not run.
+    plain = all(term.resource in own["measured"] for term in requirement.column.terms)
+    if not plain or constraint.at:
+        return row
+    total, parent = (_total(requirement, part["measured"]) for part in (own, whole))
+    if total is None or parent is None:
+        return row
+    met = requirement.limit({name: parent}).slack(total) >= -1e-9 * abs(total)
+    return replace(row, measured=_amount(requirement, total, parent), met=met)
+
+
+def _total(requirement: Requirement, found: Mapping[str, float]) -> float | None:
+    column = requirement.column
+    if column.name in found:
+        return found[column.name]
+    if any(term.resource not in found for term in column.terms):
+        return None
+    return sum(term.factor * found[term.resource] for term in column.terms)
+
+
+def _amount(requirement: Requirement, total: float, parent: float | None) -> str:
+    constraint = requirement.constraint
+    value = requirement.amount(total) if total > 0 else 0.0
+    if constraint.relative and parent:
+        return f"{value / requirement.amount(parent):.3g}x"
+    return readable(constraint.quantity, value, constraint.relation) if value > 0 else "0"
+
+
+def _bought(requirement: Requirement, found: Sensitivity, parent: float | None) -> str:
+    at = _amount(requirement, found.limit.moved(found.step).bound, parent)
+    text = f"at {at}: " + (f"{found.gain:.3g} nats/token less" if found.gain > 0 else "nothing")
+    if found.next_budget is not None:
+        text += f"; the next better layout is at {_amount(requirement, found.next_budget, parent)}"
+    return text if found.certain else f"{text} (not proved)"

@@ -1,0 +1,114 @@
+"""Evidence: what a layout was chosen from, kept so that the choice can be shown and repeated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from puzzle.constraints import Constraint
+from puzzle.costs.device import device_record
+from puzzle.data import PARTS, DataConfig, Windows
+from puzzle.library.errors import LocalError
+from puzzle.parents import Parent
+from puzzle.scoring import Scores
+from puzzle.scoring.scores import Score
+from puzzle.workspace import versions
+from solvers import ChoiceProblem, problem_from_dict, problem_to_dict
+
+Errors = tuple[Mapping[str, LocalError], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Evidence:
+    """What a layout was chosen from.
+
+    Args:
+        problem: The program: every block's score and resources, and the limits.
+        scores: The scores, with how each was found and how sure it is.
+        errors: Local errors of every layer's variants, by name; empty if there is no library.
+        constraints: The limits as they were asked for.
+        measured: KL of the chosen layout on the score text, which chose it; None if the program's
+            optimum was taken unmeasured.
+        run: Parent, text, settings, versions and device, as `describe_run` returns them.
+    """
+
+    problem: ChoiceProblem
+    scores: Scores
+    errors: Errors = ()
+    constraints: tuple[Constraint, ...] = ()
+    measured: Score | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "problem": problem_to_dict(self.problem),
+            "scores": self.scores.to_dict(),
+            "errors": [{k: e.to_dict() for k, e in layer.items()} for layer in self.errors],
+            "constraints": [asdict(constraint) for constraint in self.constraints],
+            "measured": self.measured.to_dict() if self.measured else None,
+            "run": dict(self.run),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
+        """Returns the evidence that `to_dict` wrote."""
+        measured = values["measured"]
+        return cls(
+            problem=problem_from_dict(values["problem"]),
+            scores=Scores.from_dict(values["scores"]),
+            errors=tuple(LocalError.read(layer) for layer in values["errors"]),
+            constraints=tuple(
+                Constraint(**{**given, "at": tuple((name, n) for name, n in given["at"])})
+                for given in values["constraints"]
+            ),
+            measured=Score(**measured) if measured else None,
+            run=values["run"],
+        )
+
+
+def describe_run(
+    *, source: Any, parent: Parent, data: DataConfig, windows: Windows, costs: Any, **settings: Any
+) -> dict[str, Any]:
+    """Returns all that a search has to be given to find the same again, as JSON values.
+
+    Args:
+        source: The parent as it was given to `search`.
+        parent: The parent opened.
+        data: How the text was cut.
+        windows: The text; its hashes are kept, not the text.
+        costs: The cost model; its class is named.
+        settings: The other arguments of `search`, as they were given.
+    """
+    named = isinstance(source, str | os.PathLike)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "parent": {
+            "source": os.fspath(source) if named else None,
+            "name": parent_name(source, parent),
+            "hash": parent.identity,
+        },
+        "data": asdict(data),
+        "text": {
+            part: {"tokens": getattr(windows, part).numel(), "hash": windows.hash(part)}
+            for part in PARTS
+        },
+        "costs": type(costs).__name__,
+        "settings": settings,
+        "versions": versions(),
+        "device": device_record(),
+    }
+
+
+def parent_name(source: Any, parent: Parent) -> str:
+    """Returns what to call the parent: a hub id, the name of a file or directory, or its type."""
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        return os.path.basename(os.path.normpath(text)) if os.path.exists(text) else text
+    stored = str(getattr(parent.config, "_name_or_path", "") or "")
+    if stored and not os.path.exists(stored):
+        return stored
+    return os.path.basename(os.path.normpath(stored)) if stored else str(parent.config.model_type)

@@ -1,0 +1,52 @@
+"""The call that finds a result again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from puzzle.data import DataConfig
+from puzzle.report.evidence import Evidence
+from puzzle.scenario import Scenario
+
+
+def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
+    """Returns the call of `puzzle.search` as Python text.
+
+    What the evidence has no value for, only a description of, is a name explained in a comment.
+
+    Args:
+        evidence: What the layout was chosen from; its run has to be described.
+        scenario: What the speeds are of.
+        parent: What to call the parent.
+    """
+    run = evidence.run
+    settings = run["settings"]
+    space = settings["space"]
+    lines = [
+        f"    {_text(parent)},",
+        "    text,  # the parts it was cut into have the hashes below",
+        f"    constraints={_text([str(c) for c in evidence.constraints])},",
+        f"    scenario=puzzle.{_shown(scenario)},",
+        f"    space={_text(space)}," if space else "    space=space,  # a SearchSpace of one's own",
+        f"    effort={_text(settings['effort'])},",
+    ]
+    if settings["cost_model"]:
+        lines.append(f"    cost_model=costs,  # {settings['cost_model']}")
+    lines += [
+        f"    data=puzzle.{_shown(DataConfig(**run['data']))},",
+        f"    solver={_text(settings['solver'])},",
+        f"    seed={settings['seed']!r},",
+    ]
+    return "\n".join(["import puzzle", "", "result = puzzle.search(", *lines, ")"])
+
+
+def _shown(value: Any) -> str:
+    """Returns the repr of a dataclass in lines short enough for a phone."""
+    name, rest = repr(value).replace("'", '"').split("(", 1)
+    fields = rest.removesuffix(")").split(", ")
+    return name + "(\n" + "".join(f"        {field},\n" for field in fields) + "    )"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

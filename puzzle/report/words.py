@@ -1,0 +1,33 @@
+"""Phrases that the page and the model card share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from puzzle.scenario import Scenario
+from puzzle.scoring import Scores
+
+
+def scenario_words(scenario: Scenario) -> str:
+    """Returns a scenario as a sentence without its full stop."""
+    cache = f", cache in {scenario.cache_dtype}" if scenario.cache_dtype else ""
+    return (
+        f"Batch of {scenario.batch}, {scenario.prompt_tokens} prompt tokens, "
+        f"{scenario.generated_tokens} generated tokens, weights in {scenario.weight_dtype}{cache}"
+    )
+
+
+def methods_words(scores: Scores) -> str:
+    """Returns how many scores each method gave."""
+    return ", ".join(f"{count:,} {name}" for name, count in sorted(scores.methods().items()))
+
+
+def version_words(versions: Mapping[str, str]) -> str:
+    """Returns the versions of packages on one line."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def device_words(device: Mapping[str, Any]) -> str:
+    """Returns what a device record holds on one line."""
+    return ", ".join(f"{name} {value}" for name, value in device.items() if value is not None)
