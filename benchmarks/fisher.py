@@ -1,8 +1,8 @@
-"""Fisher scores against exact ones on SmolLM2: rank correlation, ratio and CPU-seconds.
+"""Fisher scores against exact ones on SmolLM2: rank correlation, calibration and CPU-seconds.
 
-Run it with `python benchmarks/fisher.py --out puzzle-run`; library and exact scores that the demo
-left there are used. It prints one JSON object. CPU-seconds count all threads; scores found in the
-run directory cost nothing, so take a fresh one to compare costs.
+Run it with `nice python benchmarks/fisher.py --out choosers-run`; library and exact scores that
+choosers.py left there are used. It prints one JSON object. CPU-seconds count all threads. Scores
+found in the run directory cost nothing, so every Fisher run here has a seed of its own.
 """
 
 import argparse
@@ -11,80 +11,115 @@ import json
 import time
 
 import numpy as np
+import torch
+from choosers import DATA, Study
 from scipy.stats import spearmanr
 
 from puzzle.costs import device_record
-from puzzle.data import windows
-from puzzle.demo import DEMO_DATA, demo_text, fetch_demo_model
-from puzzle.library import build_library
-from puzzle.parents import open_parent
-from puzzle.scoring import FisherConfig, Scores, fisher, replace_one
-from puzzle.workspace import Workspace
-from search_space import Block, ModelShape, SearchSpace
+from puzzle.scoring import FisherConfig, HybridConfig, Scores, fisher
+from puzzle.scoring.hybrid import mended
+from puzzle.scoring.reference import Suffix
+from search_space import Block
 
-CONFIGS = [
-    FisherConfig(probes=1, rounds=1),
-    FisherConfig(probes=2, rounds=1),
-    FisherConfig(probes=4, rounds=1),
-    FisherConfig(probes=2, rounds=4, stable=1.0),
-]
+SEED = 1
+CONFIGS = [FisherConfig(probes=n, rounds=1, seed=SEED) for n in (1, 2, 4)]
 EDGES = (0.0, 0.02, 0.1, 0.2, 0.5, np.inf)
+FORWARDS = 3
 
 
 def main() -> None:
     """Scores both ways and prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", default="puzzle-run")
-    parser.add_argument("--space", default="small", help="preset of the search space")
-    options = parser.parse_args()
-    workspace = Workspace(options.out)
-    parent = open_parent(fetch_demo_model(), workspace=workspace)
-    space = SearchSpace.preset(parent.shape, options.space)
-    cut = windows(demo_text(), parent.tokenizer, DEMO_DATA)
-    library = build_library(parent, space, cut, workspace=workspace)
+    parser.add_argument("--out", default="choosers-run")
+    study = Study(parser.parse_args().out)
     started = time.process_time()
-    exact = replace_one(library, space, cut, workspace=workspace)
+    exact = study.scores("exact")
+    kinds = by_kind(exact)
+    forward = forward_seconds(study)
+    scratch = forward * len(kinds["all"])
     report = {
         "device": device_record(),
-        "score_tokens": cut.score.numel(),
+        "data": str(DATA),
+        "blocks": {kind: len(keys) for kind, keys in kinds.items()},
         "exact_cpu_seconds": round(time.process_time() - started, 1),
+        "forward_and_kl_cpu_seconds": round(forward, 2),
+        "exact_from_scratch_cpu_seconds": round(scratch),
         "fisher": [],
     }
     for config in CONFIGS:
+        place = (study.library, study.space, study.cut)
         started = time.process_time()
-        found = fisher(library, space, cut, workspace=workspace, config=config)
-        seconds = round(time.process_time() - started, 1)
-        entry = {"probes": config.probes, "rounds": config.rounds, "cpu_seconds": seconds}
-        report["fisher"].append(entry | compare(exact, found, parent.shape))
+        found = fisher(*place, workspace=study.workspace, config=config)
+        seconds = time.process_time() - started
+        entry = {"probes": config.probes, "cpu_seconds": round(seconds, 1)}
+        entry["forward_equivalents"] = round(seconds / forward, 1)
+        entry["share_of_scratch"] = round(seconds / scratch, 4)
+        entry["spearman"] = correlations(exact, found, kinds)
+        entry["estimate_over_exact"] = ratios(exact, found, kinds["all"])
+        entry["calibrated"] = calibrated(exact, found, kinds["all"])
+        report["fisher"].append(entry)
     print(json.dumps(report, indent=1))
 
 
-def compare(exact: Scores, found: Scores, shape: ModelShape) -> dict[str, object]:
-    """Returns rank correlations over all blocks and within each kind, and the median ratios."""
-    own = shape.parent_block
-    keys = [(layer, label) for layer, label, _ in exact.items() if label != own.label]
-    kinds = {
-        "all": keys,
-        "attention": [k for k in keys if Block.from_label(k[1]).ffn == own.ffn],
-        "ffn": [k for k in keys if Block.from_label(k[1]).attention == own.attention],
+@torch.no_grad()
+def forward_seconds(study: Study) -> float:
+    """Returns the CPU-seconds of one whole forward pass over the score text, with its KL."""
+    suffix = Suffix(study.parent, study.cut.score)
+    started = time.process_time()
+    for _ in range(FORWARDS):
+        suffix.reference.kl(suffix.above(study.parent.embed(study.cut.score), 0))
+    return (time.process_time() - started) / FORWARDS
+
+
+def by_kind(scores: Scores) -> dict[str, list[tuple[int, str]]]:
+    """Returns the blocks that change something: all, and by which halves they change."""
+    found: dict[str, list[tuple[int, str]]] = {"all": [], "attention": [], "ffn": [], "both": []}
+    own = Block.from_label(next(iter(scores[0])))
+    for layer, label, _ in scores.items():
+        block = Block.from_label(label)
+        if block == own:
+            continue
+        kind = "ffn" if block.attention == own.attention else "both"
+        kind = "attention" if block.ffn == own.ffn else kind
+        found["all"].append((layer, label))
+        found[kind].append((layer, label))
+    return found
+
+
+def correlations(exact: Scores, found: Scores, kinds: dict) -> dict[str, float]:
+    """Returns Spearman's correlation over all blocks and within each kind."""
+    return {
+        kind: round(
+            float(spearmanr([exact.kl(*k) for k in keys], [found.kl(*k) for k in keys]).statistic),
+            4,
+        )
+        for kind, keys in kinds.items()
     }
+
+
+def ratios(exact: Scores, found: Scores, keys: list) -> dict[str, float]:
+    """Returns the median of estimate / exact by the size of the exact score."""
     truth, estimate = (np.array([s.kl(*key) for key in keys]) for s in (exact, found))
-    ratios = {}
+    medians = {}
     for low, high in itertools.pairwise(EDGES):
         inside = (truth >= low) & (truth < high)
         if inside.any():
-            ratios[f"{low:g} to {high:g}"] = round(
+            medians[f"{low:g} to {high:g}"] = round(
                 float(np.median(estimate[inside] / truth[inside])), 3
             )
-    correlations = {
-        name: round(
-            float(spearmanr([exact.kl(*k) for k in some], [found.kl(*k) for k in some]).statistic),
-            4,
-        )
-        for name, some in kinds.items()
-        if len(some) > 2
-    }
-    return {"blocks": len(keys), "spearman": correlations, "estimate_over_exact": ratios}
+    return medians
+
+
+def calibrated(exact: Scores, found: Scores, keys: list) -> list[dict[str, float]]:
+    """Returns the median error of calibrated scores, the exact ones left out, by anchors."""
+    rows = []
+    for anchors in (12, 24, 48):
+        config = HybridConfig(anchors=anchors, trust=None)
+        scores = mended(found, lambda some: {k: exact[k[0]][k[1]] for k in some}, config)
+        rest = [k for k in keys if scores[k[0]][k[1]].method == "calibrated"]
+        errors = [abs(scores.kl(*key) / exact.kl(*key) - 1) for key in rest]
+        rows.append({"anchors": anchors, "median_error": round(float(np.median(errors)), 3)})
+    return rows
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Scores taken on the parent are blind to what blocks do together. Around a child 
 distribution q the KL to the parent's p is known to second order: with respect to the logits its
 gradient is q - p and its second derivative diag(q) - q q', the child's own Fisher information. One
 backward pass with the first as cotangent and a few with samples of the second give, for a block
-that changes the child's residual stream by delta, g.delta + mean((u.delta)^2) / 2.
+that changes the child's residual stream by delta, a first-order term and one like a Fisher score.
 
 They hold near that child, so they propose layouts that differ from it in few layers, and the
 layouts are then measured: a trust region, whose radius is a number of layers.
@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from puzzle.choosing.measure import Measure
-from puzzle.scoring.fisher import Sweep
+from puzzle.scoring.fisher import Sweep, second_order
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
 from puzzle.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
@@ -60,7 +60,7 @@ def scores_around(
         sweep.forward()
         sweep.probe(seed)
         for layer, label, a_KBL in sweep.changes(space):
-            change_BL = a_KBL[:-1].square().mean(0) / 2 + a_KBL[-1]
+            change_BL = second_order(a_KBL[:-1]).mean(0) + a_KBL[-1]
             found[layer].setdefault(label, []).extend(stretch_means(change_BL))
     return Scores(tuple({label: _score(means) for label, means in row.items()} for row in found))
 

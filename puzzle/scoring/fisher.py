@@ -4,8 +4,10 @@ For small changes KL(parent || child) is half the change's square in the Fisher 
 parent's next-token distribution p. With eps ~ N(0, I) the vector u = sqrt(p) eps - p (sqrt(p).eps)
 has covariance diag(p) - p p', so one backward pass with u as the logits' cotangent gives, at every
 layer boundary i, a sample g_i whose covariance is that metric. A block that changes the residual
-stream by delta scores mean((g_i . delta)^2) / 2, one sample per position and probe. That leaves
-out what the changes at two positions do together, so only at the last layer is it unbiased.
+stream by delta scores mean((sum of g_i . delta)^2) / 2, the sum being over a few neighbouring
+positions. Summed over the whole window it would be unbiased and very noisy; alone, each position
+leaves out what changes at two of them do together, which attention makes matter. What distant
+positions do together is left out, so only at the last layer is the score unbiased.
 
 It is an underestimate that grows with the change: see `puzzle.scoring.hybrid`.
 """
@@ -36,6 +38,8 @@ from search_space import Layout, SearchSpace
 KIND, SAMPLES = "fisher", "samples.json"
 # Windows run together.
 BATCH = 4
+# Neighbouring positions whose changes are summed; docs/choosing.md compares.
+TOGETHER = 8
 Samples = list[dict[str, list[float]]]
 
 
@@ -51,8 +55,8 @@ class FisherConfig:
         seed: Seed of the probes.
     """
 
-    probes: int = 2
-    rounds: int = 4
+    probes: int = 4
+    rounds: int = 2
     stable: float = 0.99
     seed: int = 0
 
@@ -139,6 +143,7 @@ def _round(
         "blocks": [[block.label for block in space.blocks(layer)] for layer in layers],
         "score": windows.hash("score"),
         "probes": config.probes,
+        "together": TOGETHER,
         "seed": config.seed,
         "round": number,
     }
@@ -152,6 +157,20 @@ def _round(
         (directory / SAMPLES).write_text(json.dumps(samples), encoding="utf-8")
 
     return workspace.get_or_build(KIND, spec, build)
+
+
+def second_order(a_KBL: torch.Tensor) -> torch.Tensor:
+    """Returns (sum of a)^2 / 2 over groups of `TOGETHER` positions, evenly shared among them.
+
+    Args:
+        a_KBL: g . delta per probe, window and position.
+    """
+    length = a_KBL.shape[-1]
+    padded = nn.functional.pad(a_KBL, (0, -length % TOGETHER))
+    sums = padded.unflatten(-1, (-1, TOGETHER)).sum(-1)
+    sizes = torch.full((sums.shape[-1],), float(TOGETHER))
+    sizes[-1] -= -length % TOGETHER
+    return (sums.square() / (2 * sizes)).repeat_interleave(TOGETHER, -1)[..., :length]
 
 
 class Sweep:
@@ -236,7 +255,7 @@ class Sweep:
         samples: Samples = [{block.label: [0.0]} for block in self.layout.blocks]
         for index, label, a_KBL in self.changes(space):
             # Probes innermost, so that every other observation is another probe's.
-            columns = [stretch_means(one.square() / 2) for one in a_KBL]
+            columns = [stretch_means(one) for one in second_order(a_KBL)]
             found = samples[index].setdefault(label, [])
             found += [v for row in zip(*columns, strict=True) for v in row]
         return samples

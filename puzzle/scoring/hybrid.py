@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -63,17 +64,28 @@ def hybrid(
     """
     config = config or HybridConfig()
     estimates = fisher(library, space, windows, workspace=workspace, config=config.fisher)
-    keys = anchor_keys(estimates, config.anchors)
-    exact = _exact(library, windows, workspace, keys)
-    found = calibrate(estimates, exact)
-    if config.trust is not None:
-        doubted = [
-            (layer, label)
-            for layer, label, score in found.items()
-            if score.method == "calibrated" and score.kl > config.trust
-        ]
-        found = found.replaced(_exact(library, windows, workspace, doubted))
-    return found
+    return mended(estimates, partial(_exact, library, windows, workspace), config)
+
+
+def mended(
+    estimates: Scores, exact_of: Callable[[list[Key]], Mapping[Key, Score]], config: HybridConfig
+) -> Scores:
+    """Returns estimates calibrated on exact scores, and replaced by them where they are large.
+
+    Args:
+        estimates: A score for every block.
+        exact_of: Gives the exact scores of some (layer, label); called twice at most.
+        config: Where exact scores are paid for.
+    """
+    found = calibrate(estimates, exact_of(anchor_keys(estimates, config.anchors)))
+    if config.trust is None:
+        return found
+    doubted = [
+        (layer, label)
+        for layer, label, score in found.items()
+        if score.method == "calibrated" and score.kl > config.trust
+    ]
+    return found.replaced(exact_of(doubted))
 
 
 def anchor_keys(estimates: Scores, count: int) -> list[Key]:

@@ -8,7 +8,7 @@ from puzzle.errors import DataError
 from puzzle.library import build_library
 from puzzle.library.outputs import LayerOutputs
 from puzzle.scoring import FisherConfig, Score, Scores, fisher, replace_one, replace_some
-from puzzle.scoring.fisher import Sweep, reliability
+from puzzle.scoring.fisher import TOGETHER, Sweep, reliability, second_order
 from puzzle.scoring.scores import combine, stretch_means
 from search_space import Block, SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
@@ -43,6 +43,15 @@ def test_at_the_last_layer_the_score_is_half_the_change_squared_in_the_fisher_me
         assert found.kl == pytest.approx(float(half), rel=0.15), block.label
         assert found.method == "fisher"
         assert found.error > 0
+
+
+@pytest.mark.parametrize("length", [TOGETHER, 3 * TOGETHER, 2 * TOGETHER + 3, 5])
+def test_positions_are_summed_a_few_at_a_time_and_every_group_counts_once(length):
+    a = torch.randn(2, 3, length, generator=torch.Generator().manual_seed(0))
+    found = second_order(a)
+    assert found.shape == a.shape
+    expected = sum(piece.sum(-1).square() / 2 for piece in a.split(TOGETHER, -1))
+    torch.testing.assert_close(found.sum(-1), expected)
 
 
 def test_fisher_ranks_blocks_as_exact_scores_do(built):
