@@ -32,7 +32,7 @@ RUNNER = Path(puzzle.serving.__file__).with_name("run_llama_cpp.py")
 
 
 def fixed_layout(parent: Parent) -> Layout:
-    """Returns six layers without attention, twelve with one KV head, and 18 FFNs halved."""
+    """Returns six layers without attention, eleven with one KV head, and 18 FFNs halved."""
     layout = Layout.parent(parent.shape)
     for layer in range(1, parent.shape.layers - 1):
         attention = "none" if layer % 5 == 2 else "gqa1" if layer % 2 else "gqa3"

@@ -14,13 +14,14 @@ from transformers import AutoTokenizer
 from puzzle.disk import require_free
 from puzzle.errors import ExportError
 from puzzle.export.files import copy_legal, copy_tokenizer, save_tokenizer, staged
-from puzzle.export.gguf import plan_gguf, write_gguf
+from puzzle.export.gguf import file_bytes, plan_gguf, write_gguf
 from puzzle.export.gguf_tokenizer import (
     Field,
     copied_fields,
     no_tokenizer_fields,
     tokenizer_fields,
 )
+from puzzle.export.lowering import lower
 from puzzle.export.nemotron_nas import plan_nemotron_nas, write_nemotron_nas
 from puzzle.export.source import Source, open_source
 from search_space import ENGINES, Layout
@@ -95,6 +96,9 @@ def export(
         ...               quantisation="q8_0")  # doctest: +SKIP
     """
     target, form = _target(engine, format)
+    if isinstance(getattr(child, "layout", None), Layout):
+        # A search result is refused before its child is assembled.
+        lower(child.layout, target)
     source = open_source(child, tokenizer=tokenizer)
     rewritten = rewritings(source.layout, target)
     if form == "gguf":
@@ -167,7 +171,8 @@ def _export_gguf(
 ) -> tuple[Path, Layout]:
     written, _ = plan_gguf(source, kind)
     fields = _gguf_tokenizer(source, tokenizer_from, pre)
-    require_free(directory, 2 * 4 * written.parameters())
+    # The tensors are collected on disk before the file is put together.
+    require_free(directory, 2 * file_bytes(written, kind))
     name = f"model-{kind}.gguf"
     with staged(directory, replaces=()) as stage:
         written = write_gguf(source, stage / name, kind=kind, tokenizer=fields)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -21,9 +24,19 @@ if TYPE_CHECKING:
 
 ARCHITECTURE = "deci"
 BLOCK = 32
-# What the gguf package quantises; each in blocks of 32 weights of a row.
+# Bits per weight of what the gguf package quantises; each in blocks of 32 weights of a row.
 QUANTISED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-TYPES = ("f32", "f16", "bf16", *QUANTISED)
+BITS = {
+    "f32": 32,
+    "f16": 16,
+    "bf16": 16,
+    "q8_0": 8.5,
+    "q5_1": 6,
+    "q5_0": 5.5,
+    "q4_1": 5,
+    "q4_0": 4.5,
+}
+TYPES = tuple(BITS)
 OUTER_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -83,15 +96,35 @@ def write_gguf(
     from gguf import GGUFWriter
 
     written, layers = plan_gguf(source, kind)
-    writer = GGUFWriter(file, ARCHITECTURE, use_temp_file=True)
+    writer = GGUFWriter(file, ARCHITECTURE)
     _write_header(writer, source, written, kind)
     for field in tokenizer:
         writer.add_key_value(field.key, field.value, field.kind, field.element)
+    with tempfile.TemporaryFile(dir=file.parent) as spool:
+        for name, tensor, type_ in _tensors(source, layers, kind):
+            data = _quantised(name, tensor, type_)
+            writer.add_tensor(name, _on_disk(spool, data[0]), raw_dtype=data[1])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    writer.close()
+    return written
+
+
+def file_bytes(layout: Layout, kind: str) -> int:
+    """Returns about how many bytes the file of a written layout takes."""
+    return int(layout.parameters() * BITS[kind] / 8)
+
+
+def _tensors(
+    source: Source, layers: list[WrittenLayer], kind: str
+) -> Iterator[tuple[str, torch.Tensor, str]]:
+    """Yields (name, tensor, number format) of everything that is written."""
     for name, tensor in source.outer_tensors().items():
-        _add(writer, OUTER_NAMES[name], tensor, kind)
+        yield OUTER_NAMES[name], tensor, kind
     factors = _rope_factors(source.config)
     if factors is not None:
-        _add(writer, "rope_freqs.weight", factors, "f32")
+        yield "rope_freqs.weight", factors, "f32"
     biases = source.layout.shape.mlp_bias
     steps = each_layer(source.layout, layers, source.tensors, ffn_biases=biases)
     bar = tqdm(steps, desc="export", unit="layer", total=len(layers), disable=not progress)
@@ -99,12 +132,7 @@ def write_gguf(
         for name, tensor in _renamed(source.layout, layer.block, tensors):
             # The identity that a linear map ends in has to stay one.
             exact = layer.ffn == "linear" and name == "ffn_down.weight" and kind in QUANTISED
-            _add(writer, f"blk.{number}.{name}", tensor, "f16" if exact else kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return written
+            yield f"blk.{number}.{name}", tensor, "f16" if exact else kind
 
 
 def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str) -> None:
@@ -182,7 +210,8 @@ def _interleaved(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return halves.transpose(1, 2).flatten(0, 2)
 
 
-def _add(writer: GGUFWriter, name: str, tensor: torch.Tensor, kind: str) -> None:
+def _quantised(name: str, tensor: torch.Tensor, kind: str) -> tuple[np.ndarray, Any]:
+    """Returns the bytes of a tensor as an array, and their GGML type."""
     from gguf import GGMLQuantizationType, quants
 
     if tensor.dim() == 1:
@@ -192,4 +221,12 @@ def _add(writer: GGUFWriter, name: str, tensor: torch.Tensor, kind: str) -> None
         kind = "f16"
     data = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
     type_ = GGMLQuantizationType[kind.upper()]
-    writer.add_tensor(name, quants.quantize(data, type_), raw_dtype=type_)
+    return quants.quantize(data, type_), type_
+
+
+def _on_disk(spool: Any, data: np.ndarray) -> np.ndarray:
+    """Returns an array whose contents are in a file: sizes come before contents in a GGUF."""
+    start = spool.seek(0, os.SEEK_END)
+    spool.write(data.tobytes())
+    spool.flush()
+    return np.memmap(spool, data.dtype, "r", offset=start, shape=data.shape)
