@@ -150,7 +150,7 @@ def _export_nemotron_nas(
 
 
 def _write_companions(source: Source, directory: Path) -> None:
-    """Writes tokenizer, chat template, generation config, licence and the layout."""
+    """Writes tokenizer, chat template, generation config, licence and the child's layout."""
     if source.directory is not None:
         copy_legal(source.directory, directory)
     if source.tokenizer is not None:
@@ -159,7 +159,7 @@ def _write_companions(source: Source, directory: Path) -> None:
         copy_tokenizer(source.directory, directory)
     if source.generation_config is not None:
         source.generation_config.save_pretrained(directory)
-    source.layout.save(directory / "puzzle_layout.json")
+    source.layout.save(directory / "layout.json")
 
 
 def _export_gguf(

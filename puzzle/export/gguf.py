@@ -101,7 +101,7 @@ def write_gguf(
     for field in tokenizer:
         writer.add_key_value(field.key, field.value, field.kind, field.element)
     with tempfile.TemporaryFile(dir=file.parent) as spool:
-        for name, tensor, type_ in _tensors(source, layers, kind):
+        for name, tensor, type_ in _tensors(source, layers, kind, progress=progress):
             data = _quantised(name, tensor, type_)
             writer.add_tensor(name, _on_disk(spool, data[0]), raw_dtype=data[1])
         writer.write_header_to_file()
@@ -117,7 +117,7 @@ def file_bytes(layout: Layout, kind: str) -> int:
 
 
 def _tensors(
-    source: Source, layers: list[WrittenLayer], kind: str
+    source: Source, layers: list[WrittenLayer], kind: str, *, progress: bool
 ) -> Iterator[tuple[str, torch.Tensor, str]]:
     """Yields (name, tensor, number format) of everything that is written."""
     for name, tensor in source.outer_tensors().items():

@@ -63,8 +63,11 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
         ExportError: It is none of these, or of another family.
     """
     if hasattr(child, "child") and hasattr(child, "library"):
-        tokenizer = tokenizer or child.library.parent.tokenizer
-        child = child.child()
+        if child.library is None:
+            child = child.saved
+        else:
+            tokenizer = tokenizer or child.library.parent.tokenizer
+            child = child.child()
     if isinstance(child, PreTrainedModel):
         config = _child_config(child.config)
         tensors: Mapping[str, torch.Tensor] = child.state_dict()

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_the_config_says_the_layout_in_both_notations(engine, tmp_path):
     assert layout_from_config(config).blocks == done.layout.blocks
     shape = replace(done.layout.shape, mlp_bias=config["mlp_bias"])
     assert from_per_layer_config(shape, config["per_layer_config"]).blocks == done.layout.blocks
-    assert Layout.load(tmp_path / "out" / "puzzle_layout.json") == layout_of(MIXED)
+    assert Layout.load(tmp_path / "out" / "layout.json") == layout_of(MIXED)
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
     assert 0 in done.rewritten
 
@@ -424,3 +424,22 @@ def test_a_child_ends_its_text_where_the_parent_does(tmp_path):
         assert model.generation_config.eos_token_id == [2, 7]
         assert model.generation_config.temperature == 0.6
         assert (model.generation_config.use_cache is False) is (labels is not MIXED)
+
+
+def test_a_search_result_is_exported_from_memory_or_from_where_it_was_saved(tmp_path):
+    @dataclass
+    class Result:
+        """The part of a SearchResult that export reads."""
+
+        layout: Layout
+        library: object = None
+        saved: object = tmp_path / "child"
+
+        def child(self):
+            raise AssertionError("not needed")
+
+    child_of(MIXED).save_pretrained(tmp_path / "child")
+    done = export(Result(layout_of(MIXED)), tmp_path / "out", engine="vllm")
+    assert done.layout.shape.layers == 4
+    with pytest.raises(ExportError, match="linear attention"):
+        export(Result(layout_of(MIXED), saved=None), tmp_path / "other", engine="sglang")
