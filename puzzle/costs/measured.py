@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from tqdm.auto import tqdm
-from transformers import DynamicCache
 
-from puzzle.child import PuzzleForCausalLM, config_from_layout
-from puzzle.costs.device import device_record
+from puzzle.child import config_from_layout
+from puzzle.costs.design import sublayers
+from puzzle.costs.device import device_record, software_versions
 from puzzle.costs.model import RESOURCES, counted_cost
+from puzzle.costs.nvml import Gpu, gpus
+from puzzle.costs.stacks import fixed_job, mean_step, stack_job
+from puzzle.costs.timing import Seconds, Stopwatch, out_of_memory, spread, take_turns
 from puzzle.errors import ConstraintError
 from puzzle.parents import Parent
 from puzzle.scenario import Scenario
 from puzzle.workspace import Workspace
-from search_space import FFN, Attention, Block, Layout, ModelShape, SearchSpace, counting
+from search_space import Block, Layout, ModelShape, SearchSpace, counting
 
-WARM_UP, ROUNDS = 1, 7
-NOTHING = Block(Attention("none"), FFN("none"))
+ROUNDS = 7
+FIXED = "fixed"
+
+logger = logging.getLogger(__name__)
 
 
 class MeasuredCosts:
@@ -35,13 +38,18 @@ class MeasuredCosts:
     A stack of as many copies as the model has layers, each with weights of its own, reads its
     weights from where the real model does; one copy timed over and over would sit in the
     processor's cache. All shapes are timed in turn, round after round, and the median is taken,
-    so that a slow spell of the machine falls on all of them.
+    so that a slow spell of the machine falls on all of them. Decoding is timed at the first,
+    middle and last number of cached tokens of the scenario, and interpolated between them. On a
+    GPU, times are between CUDA events, decoding runs as a CUDA graph and the L2 cache is
+    overwritten between repeats. A shape for which memory does not suffice costs infinity.
 
     Args:
         shape: The parent's sizes.
-        seconds: For "fixed" and each sublayer label, the medians of one prefill and of one
-            decode step, in seconds per layer.
+        seconds: For "fixed" and each sublayer label, the medians of one prefill and of the mean
+            decode step of the scenario, in seconds per layer; infinite where it cannot run.
         spread: For each of those, the interquartile range as a share of the median.
+        scenario: What was timed; other scenarios are refused. None where that does not matter.
+        record: What it was timed on, and how steadily.
     """
 
     resources: Mapping[str, str] = RESOURCES
@@ -51,8 +59,12 @@ class MeasuredCosts:
         shape: ModelShape,
         seconds: Mapping[str, Mapping[str, float]],
         spread: Mapping[str, Mapping[str, float]],
+        *,
+        scenario: Scenario | None = None,
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.shape, self.seconds, self.spread = shape, seconds, spread
+        self.scenario, self.record = scenario, dict(record or {})
 
     @classmethod
     def measure(
@@ -63,8 +75,9 @@ class MeasuredCosts:
         *,
         workspace: Workspace,
         extra: Iterable[Block] = (),
+        device: str = "cpu",
     ) -> MeasuredCosts:
-        """Times every sublayer of a space on this device, or reads what was timed before.
+        """Times every sublayer of a space on a device, or reads what was timed before.
 
         Args:
             parent: The parent.
@@ -73,10 +86,11 @@ class MeasuredCosts:
             workspace: Where the times are stored.
             extra: Further blocks to time, such as the fused ones of
                 `search_space.fusion.candidate_runs`; they may be wider than the parent's.
+            device: "cpu", "cuda" or "cuda:1".
 
         Raises:
             ConstraintError: The scenario stores the KV cache in another type than the weights,
-                which torch does not do.
+                which torch does not do, or the device has not even the memory for the head.
         """
         if scenario.cache_bytes != scenario.weight_bytes:
             raise ConstraintError(
@@ -87,7 +101,8 @@ class MeasuredCosts:
         blocks = _sublayers(space, extra)
         config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {
-            "device": device_record(),
+            "device": _identity(device),
+            "versions": software_versions(),
             "scenario": scenario.to_dict(),
             "config": config.to_json_string(),
             "sublayers": sorted(blocks),
@@ -95,18 +110,23 @@ class MeasuredCosts:
         }
 
         def build(directory: Path) -> None:
-            samples = _time_all(parent, blocks, scenario)
-            (directory / "seconds.json").write_text(json.dumps(samples), encoding="utf-8")
+            found = _measure(parent, blocks, scenario, device)
+            (directory / "seconds.json").write_text(json.dumps(found), encoding="utf-8")
 
-        artifact = workspace.get_or_build("costs", spec, build)
-        samples = artifact.load_json("seconds.json")
-        return cls(
-            parent.shape,
-            {k: {p: statistics.median(t) for p, t in v.items()} for k, v in samples.items()},
-            {k: {p: _spread(t) for p, t in v.items()} for k, v in samples.items()},
-        )
+        stored = workspace.get_or_build("costs", spec, build).load_json("seconds.json")
+        seconds, spreads = {}, {}
+        for label, phases in stored["samples"].items():
+            seconds[label], spreads[label] = _summary(phases, scenario)
+        for label in stored["out_of_memory"]:
+            seconds[label] = {"prefill": math.inf, "decode": math.inf}
+        return cls(parent.shape, seconds, spreads, scenario=scenario, record=stored["record"])
 
     def _timed(self, label: str, scenario: Scenario) -> dict[str, float]:
+        if self.scenario is not None and scenario != self.scenario:
+            raise ConstraintError(
+                f"costs measured for {self.scenario} were asked for {scenario}; measure this "
+                "scenario too"
+            )
         prefill = self.seconds[label]["prefill"]
         decode = self.seconds[label]["decode"] * scenario.generated_tokens
         return {
@@ -118,7 +138,7 @@ class MeasuredCosts:
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns what one block takes; the same in every layer."""
         total = counted_cost(self.shape, block, scenario)
-        for part in _parts(block):
+        for part in sublayers(block):
             for name, value in self._timed(part, scenario).items():
                 total[name] = total.get(name, 0.0) + value
         return {name: total.get(name, 0.0) for name in RESOURCES}
@@ -127,105 +147,97 @@ class MeasuredCosts:
         """Returns what embedding, masks, rotary tables, final norm and head take."""
         parameters = float(counting.fixed_parameters(shape))
         return {
-            **self._timed("fixed", scenario),
+            **self._timed(FIXED, scenario),
             "memory": parameters * scenario.weight_bytes,
             "kv_cache": 0.0,
             "parameters": parameters,
         }
 
 
-def _parts(block: Block) -> list[str]:
-    """Returns the labels of the two sublayers of a block, each as a block of its own."""
-    halves = (Block(block.attention, NOTHING.ffn), Block(NOTHING.attention, block.ffn))
-    return [half.label for half in halves if half != NOTHING]
-
-
 def _sublayers(space: SearchSpace, extra: Iterable[Block]) -> dict[str, Block]:
     own = (block for layer in range(space.shape.layers) for block in space.blocks(layer))
-    labels = {part for block in chain(own, extra) for part in _parts(block)}
+    labels = {part for block in chain(own, extra) for part in sublayers(block)}
     return {label: Block.from_label(label) for label in labels}
 
 
-def _spread(samples: list[float]) -> float:
-    low, _, high = statistics.quantiles(samples, n=4)
-    return (high - low) / statistics.median(samples)
+def _summary(
+    phases: Mapping[str, list[float]], scenario: Scenario
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns medians and spreads of prefill and of the mean decode step."""
+    steps = {
+        int(name.partition("@")[2] or scenario.prompt_tokens): values
+        for name, values in phases.items()
+        if name.startswith("decode")
+    }
+    medians = [(at, statistics.median(steps[at])) for at in sorted(steps)]
+    found = {
+        "prefill": statistics.median(phases["prefill"]),
+        "decode": mean_step(medians, scenario),
+    }
+    return found, {
+        "prefill": spread(phases["prefill"]),
+        "decode": max(map(spread, steps.values())),
+    }
+
+
+def _identity(device: str) -> dict[str, Any]:
+    """Returns the parts of a device's record that stay the same while it is used."""
+    return {k: v for k, v in device_record(device).items() if k != "clocks"}
 
 
 @torch.no_grad()
-def _time_all(
-    parent: Parent, blocks: Mapping[str, Block], scenario: Scenario
-) -> dict[str, dict[str, list[float]]]:
-    jobs: dict[str, Callable[[], dict[str, float]]] = {"fixed": _fixed_job(parent, scenario)}
+def _measure(
+    parent: Parent, blocks: Mapping[str, Block], scenario: Scenario, device: str
+) -> dict[str, Any]:
+    _warn_of_others(device)
+    watch = Stopwatch(device)
+    jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed_job(parent, scenario, device, watch)}
+    full = []
     for label in sorted(blocks):
-        jobs[label] = _stack_job(parent, blocks[label], scenario)
-    samples: dict[str, dict[str, list[float]]] = {
-        label: {"prefill": [], "decode": []} for label in jobs
+        try:
+            jobs[label] = stack_job(parent, blocks[label], scenario, device, watch)
+            jobs[label]()  # memory is taken when it runs, and a shape that lacks it is left out
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            jobs.pop(label, None)
+            full.append(label)
+            logger.warning("%s does not fit into %s: it is left out", label, device)
+            if watch.cuda:
+                torch.cuda.empty_cache()
+    samples, left = take_turns(jobs, ROUNDS)
+    record = {"device": device_record(device), "drift": left, "gpu": _gpu_state(device)}
+    if watch.cuda:
+        record["peak_memory"] = torch.cuda.max_memory_allocated(device)
+    return {"samples": samples, "out_of_memory": full, "record": record}
+
+
+def _gpu(device: str) -> Gpu | None:
+    if torch.device(device).type != "cuda":
+        return None
+    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    return next((gpu for gpu in gpus() if uuid and gpu.uuid.endswith(uuid)), None)
+
+
+def _gpu_state(device: str) -> dict[str, Any] | None:
+    """Returns clocks, power and temperature of a GPU at the end of the run."""
+    gpu = _gpu(device)
+    if gpu is None:
+        return None
+    return {
+        "clocks": gpu.clocks,
+        "power": gpu.power,
+        "power_limit": gpu.power_limit,
+        "temperature": gpu.temperature,
     }
-    for turn in tqdm(range(WARM_UP + ROUNDS), desc="costs", unit="round"):
-        for label, job in jobs.items():
-            for phase, seconds in job().items():
-                if turn >= WARM_UP:
-                    samples[label][phase].append(seconds)
-    return samples
 
 
-def _model(parent: Parent, block: Block) -> PuzzleForCausalLM:
-    """Returns a child with the same block in all layers and random weights.
-
-    A block wider than the parent's comes in as many copies as take no more than the parent.
-    """
-    members = -(-(block.ffn.width or 0) // parent.shape.ffn_width)
-    depth = max(2, parent.shape.layers // max(1, members))
-    layout = Layout(replace(parent.shape, layers=depth), (block,) * depth)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(parent.dtype)
-    try:
-        return PuzzleForCausalLM(config_from_layout(parent.config, layout)).eval()
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _clock(run: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
-
-
-def _fixed_job(parent: Parent, scenario: Scenario) -> Callable[[], dict[str, float]]:
-    model = _model(parent, NOTHING)
-    prompt = torch.zeros(scenario.batch, scenario.prompt_tokens, dtype=torch.long)
-
-    def run() -> dict[str, float]:
-        return {
-            "prefill": _clock(lambda: model(prompt, logits_to_keep=1).logits.argmax(-1), 1),
-            "decode": _clock(lambda: model(prompt[:, :1], logits_to_keep=1).logits.argmax(-1), 8),
-        }
-
-    return run
-
-
-def _stack_job(parent: Parent, block: Block, scenario: Scenario) -> Callable[[], dict[str, float]]:
-    model = _model(parent, block)
-    layers, config = model.model.layers, model.config
-    depth, length = len(layers), scenario.prompt_tokens + scenario.generated_tokens // 2
-    generator = torch.Generator().manual_seed(0)
-    shape = (scenario.batch, length, parent.shape.hidden)
-    x_BLD = torch.randn(shape, generator=generator).to(parent.dtype)
-    cos, sin = (table.to(parent.dtype) for table in parent.rope(length + 1))
-
-    def forward(x: torch.Tensor, cache: DynamicCache, start: int) -> None:
-        rope = (cos[:, start : start + x.shape[1]], sin[:, start : start + x.shape[1]])
-        for layer in layers:
-            x = layer(x, attention_mask=None, position_embeddings=rope, past_key_values=cache)
-
-    def run() -> dict[str, float]:
-        prompt = x_BLD[:, : scenario.prompt_tokens]
-        prefill = _clock(lambda: forward(prompt, DynamicCache(config=config), 0), 1)
-        cache = DynamicCache(config=config)
-        forward(x_BLD, cache, 0)
-        decode = _clock(lambda: forward(x_BLD[:, :1], cache, length), 8)
-        return {"prefill": prefill / depth, "decode": decode / depth}
-
-    nn.Module.requires_grad_(model, False)
-    return run
+def _warn_of_others(device: str) -> None:
+    gpu = _gpu(device)
+    for process in gpu.processes if gpu else ():
+        logger.warning(
+            "process %d (%s) computes on %s as well; what is measured now is too slow",
+            process.pid,
+            process.name,
+            device,
+        )
