@@ -19,6 +19,7 @@ from puzzle.data import DataConfig
 from puzzle.devices import Device, devices
 from puzzle.distill import DistillConfig, DistillResult, distill
 from puzzle.errors import CostModelError, ExportError, PuzzleError
+from puzzle.evaluate import Evaluation, evaluate
 from puzzle.export import Exported, export
 from puzzle.result import SearchResult, load_result
 from puzzle.scenario import Scenario, Workload
@@ -41,6 +42,7 @@ __all__ = [
     "DistillConfig",
     "DistillResult",
     "Efficiency",
+    "Evaluation",
     "ExportError",
     "Exported",
     "InfeasibleError",
@@ -60,6 +62,7 @@ __all__ = [
     "Workload",
     "devices",
     "distill",
+    "evaluate",
     "export",
     "load_result",
     "search",

@@ -59,11 +59,11 @@ def open_model(
         ParentError: It cannot be opened, or a weight is not finite.
     """
     if isinstance(source, Parent):
-        return _from_parent(source)
+        return from_parent(source)
     if isinstance(source, PuzzleForCausalLM):
         return _from_child(source, tokenizer)
     if isinstance(source, PreTrainedModel):
-        return _from_parent(
+        return from_parent(
             open_parent(
                 source,
                 workspace=workspace,
@@ -81,12 +81,13 @@ def open_model(
         if isinstance(config, PuzzleConfig):
             return _from_directory(Path(source), config, tokenizer)
         dtype = dtype or NAMES.get(config.dtype)
-    return _from_parent(
+    return from_parent(
         open_parent(source, workspace=workspace, tokenizer=tokenizer, dtype=dtype or "bfloat16")
     )
 
 
-def _from_parent(parent: Parent) -> OpenModel:
+def from_parent(parent: Parent) -> OpenModel:
+    """Returns an opened parent as a model."""
     return OpenModel(
         config=config_from_layout(parent.config, Layout.parent(parent.shape)),
         tensors=parent.tensors,
@@ -139,3 +140,11 @@ def empty_model(config: PuzzleConfig, dtype: torch.dtype) -> PuzzleForCausalLM:
         torch.set_default_dtype(before)
     model.tie_weights()
     return model
+
+
+def filled_model(found: OpenModel) -> PuzzleForCausalLM:
+    """Returns a model with its weights, for inference."""
+    model = empty_model(found.config, found.dtype)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(found.tensors[name])
+    return model.eval()

@@ -1,46 +1,16 @@
-"""Measuring a child against its parent: speed side by side, and quality on held-out text."""
+"""Speed of models that take turns."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from puzzle.scenario import Scenario
-
-
-@torch.no_grad()
-def quality(
-    parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool = True
-) -> dict[str, dict[str, float]]:
-    """Returns KL to the parent, perplexity and next-token agreement of both models.
-
-    Args:
-        parent: The parent as a causal language model.
-        child: The child.
-        tokens_NL: Validation windows, (windows, length).
-        progress: Whether a bar is shown.
-    """
-    sums = torch.zeros(4, dtype=torch.float64)
-    bar = tqdm(tokens_NL.split(1), desc="validation", unit="window", disable=not progress)
-    for tokens in bar:
-        log_p, log_q = (torch.log_softmax(m(tokens).logits[0].float(), -1) for m in (parent, child))
-        kl = nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
-        target = tokens[0, 1:, None]
-        losses = [-log[:-1].gather(1, target).mean() for log in (log_p, log_q)]
-        agree = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean()
-        sums += torch.stack([kl.mean(), *losses, agree]).double()
-    kl_mean, parent_loss, child_loss, agreement = (sums / len(tokens_NL)).tolist()
-    return {
-        "parent": {"kl": 0.0, "perplexity": math.exp(parent_loss), "agreement": 1.0},
-        "child": {"kl": kl_mean, "perplexity": math.exp(child_loss), "agreement": agreement},
-    }
 
 
 @torch.no_grad()
