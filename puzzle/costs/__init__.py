@@ -19,7 +19,7 @@ from puzzle.costs.correction import (
 )
 from puzzle.costs.counted import with_counts
 from puzzle.costs.device import device_record, software_versions
-from puzzle.costs.engines import Command, LlamaCpp, TorchGenerate
+from puzzle.costs.engines import Command, LlamaCpp, TorchGenerate, Vllm
 from puzzle.costs.measured import MeasuredCosts
 from puzzle.costs.model import RESOURCES, STANDARD_UNITS, CostModel
 from puzzle.costs.nvml import EnergyMeter
@@ -46,6 +46,7 @@ __all__ = [
     "Roofline",
     "Table",
     "TorchGenerate",
+    "Vllm",
     "block_columns",
     "check_columns",
     "check_resources",

@@ -16,6 +16,7 @@ import torch
 from puzzle.child import config_from_layout
 from puzzle.costs.design import sublayers
 from puzzle.costs.device import device_record, software_versions
+from puzzle.costs.engines.base import check_clock
 from puzzle.costs.model import RESOURCES, counted_cost
 from puzzle.costs.nvml import Gpu, gpus
 from puzzle.costs.stacks import fixed_job, mean_step, stack_job
@@ -76,6 +77,7 @@ class MeasuredCosts:
         workspace: Workspace,
         extra: Iterable[Block] = (),
         device: str = "cpu",
+        clock: str = "wall",
     ) -> MeasuredCosts:
         """Times every sublayer of a space on a device, or reads what was timed before.
 
@@ -87,6 +89,8 @@ class MeasuredCosts:
             extra: Further blocks to time, such as the fused ones of
                 `search_space.fusion.candidate_runs`; they may be wider than the parent's.
             device: "cpu", "cuda" or "cuda:1".
+            clock: "wall", or "cpu": processor seconds, which other work on the machine hardly
+                disturbs, and which are the wall's where torch has one thread.
 
         Raises:
             ConstraintError: The scenario stores the KV cache in another type than the weights,
@@ -98,6 +102,7 @@ class MeasuredCosts:
                 f"{scenario.weight_dtype!r} cannot be measured with torch, whose cache has the "
                 "type of the weights; leave cache_dtype out or pass a cost_model of your own"
             )
+        check_clock(clock, device)
         blocks = _sublayers(space, extra)
         config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {
@@ -107,10 +112,11 @@ class MeasuredCosts:
             "config": config.to_json_string(),
             "sublayers": sorted(blocks),
             "rounds": ROUNDS,
+            "clock": clock,
         }
 
         def build(directory: Path) -> None:
-            found = _measure(parent, blocks, scenario, device)
+            found = _measure(parent, blocks, scenario, device, clock)
             (directory / "seconds.json").write_text(json.dumps(found), encoding="utf-8")
 
         stored = workspace.get_or_build("costs", spec, build).load_json("seconds.json")
@@ -187,10 +193,10 @@ def _identity(device: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def _measure(
-    parent: Parent, blocks: Mapping[str, Block], scenario: Scenario, device: str
+    parent: Parent, blocks: Mapping[str, Block], scenario: Scenario, device: str, clock: str
 ) -> dict[str, Any]:
     _warn_of_others(device)
-    watch = Stopwatch(device)
+    watch = Stopwatch(device, clock)
     jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed_job(parent, scenario, device, watch)}
     full = []
     for label in sorted(blocks):

@@ -11,8 +11,9 @@ import pytest
 from transformers import LlamaConfig
 
 from puzzle.child import config_from_layout
-from puzzle.costs.engines import Command, LlamaCpp, Timing, TorchGenerate
+from puzzle.costs.engines import Command, LlamaCpp, Timing, TorchGenerate, Vllm
 from puzzle.costs.engines.process import last_json, run_command
+from puzzle.costs.engines.vllm import read_latencies
 from puzzle.errors import EngineError
 from puzzle.scenario import Scenario
 from search_space import Block, Layout, ModelShape
@@ -249,3 +250,45 @@ def test_the_worker_needs_nothing_of_ours():
     command = [sys.executable, "-I", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def vllm_stand_in(tmp_path, seconds):
+    """Returns an interpreter that answers like `vllm bench latency`, which is not run here."""
+    script = tmp_path / "bench.py"
+    script.write_text(
+        "import json, sys\n"
+        "args = dict(zip(sys.argv, sys.argv[1:]))\n"
+        "config = json.load(open(args['--model'] + '/config.json'))\n"
+        "assert config['architectures'] == ['DeciLMForCausalLM'], config\n"
+        f"latencies = [{seconds} * int(args['--output-len'])] * int(args['--num-iters'])\n"
+        "json.dump({'avg_latency': 0, 'latencies': latencies}, open(args['--output-json'], 'w'))\n"
+    )
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -m ]; then exec {sys.executable} {script} "$@"; fi\nexit 0\n'
+    )
+    python.chmod(0o755)
+    return str(python)
+
+
+def test_what_vllm_bench_writes_becomes_prefill_and_decode(tmp_path):
+    engine = Vllm(python=vllm_stand_in(tmp_path, 0.5), iterations=3)
+    (timing,) = run(engine, tmp_path, config("gqa1+none", *["gqa2+gated96"] * 3))
+    assert timing.prefill == pytest.approx((0.5,) * 3)
+    assert timing.median("decode") == pytest.approx(0.5 * 32)
+
+
+def test_latencies_that_vllm_did_not_write_are_an_error(tmp_path):
+    with pytest.raises(EngineError, match=r"log is .*engine\.log"):
+        read_latencies(tmp_path / "absent.json", tmp_path / "engine.log")
+    (tmp_path / "nan.json").write_text('{"latencies": [NaN]}')
+    with pytest.raises(EngineError, match="above zero"):
+        read_latencies(tmp_path / "nan.json", tmp_path / "engine.log")
+
+
+def test_vllm_missing_says_what_to_install(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(EngineError, match="pip install vllm"):
+        Vllm(python=str(bare)).check()

@@ -106,7 +106,9 @@ class Engine(Protocol):
         ...
 
 
-def check_clock(clock: str) -> None:
-    """Raises EngineError for a clock that does not exist."""
+def check_clock(clock: str, device: str = "cpu") -> None:
+    """Raises EngineError for a clock that does not exist, or that does not see the device."""
     if clock not in CLOCKS:
         raise EngineError(f"clock={clock!r}; allowed: 'wall', 'cpu' (processor seconds)")
+    if clock == "cpu" and device != "cpu":
+        raise EngineError(f"clock='cpu' does not tell what {device} did; use 'wall'")

@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from puzzle.child import PuzzleConfig, PuzzleForCausalLM, layout_from_config
+from puzzle.child import PuzzleConfig
+from puzzle.costs.engines.random_weights import random_source
 from puzzle.errors import EngineError
 from puzzle.export.gguf import TYPES, write_gguf
 from puzzle.export.gguf_tokenizer import Field
-from puzzle.export.source import Source
 
 FILE = "model.gguf"
-STRIP = 64  # random rows that a matrix repeats: its numbers do not change its speed
-
-
-class RandomTensors(Mapping[str, torch.Tensor]):
-    """The tensors of a child by name, each made when it is asked for.
-
-    Args:
-        config: Config of the child.
-        dtype: Their number format.
-    """
-
-    def __init__(self, config: PuzzleConfig, dtype: torch.dtype) -> None:
-        with torch.device("meta"):
-            self._shapes = {k: v.shape for k, v in PuzzleForCausalLM(config).state_dict().items()}
-        self._dtype = dtype
-        self._generator = torch.Generator().manual_seed(0)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        shape = self._shapes[name]
-        if len(shape) == 1:
-            return torch.ones(shape, dtype=self._dtype)
-        rows, columns = shape
-        strip = torch.randn(min(rows, STRIP), columns, generator=self._generator) * columns**-0.5
-        return strip.to(self._dtype).repeat(-(-rows // STRIP), 1)[:rows]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
 
 
 def write_random_gguf(config: PuzzleConfig, directory: Path, weights: str) -> Path:
@@ -60,8 +29,7 @@ def write_random_gguf(config: PuzzleConfig, directory: Path, weights: str) -> Pa
         ExportError: llama.cpp cannot run the layout.
     """
     _gguf(weights)
-    tensors = RandomTensors(config, torch.float32)
-    source = Source(config=config, layout=layout_from_config(config), tensors=tensors)
+    source = random_source(config, torch.float32)
     write_gguf(source, directory / FILE, kind=weights, tokenizer=_tokenizer(config), progress=False)
     return directory / FILE
 

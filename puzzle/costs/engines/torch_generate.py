@@ -51,9 +51,7 @@ class TorchGenerate:
         return True
 
     def __post_init__(self) -> None:
-        check_clock(self.clock)
-        if self.clock == "cpu" and self.device != "cpu":
-            raise EngineError(f"clock='cpu' does not tell what {self.device} did; use 'wall'")
+        check_clock(self.clock, self.device)
 
     def check(self) -> None:
         """Raises EngineError if torch cannot use the device."""

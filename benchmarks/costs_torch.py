@@ -1,0 +1,60 @@
+"""Costs in torch against whole layouts, SmolLM2-135M's sizes: measured, and calibrated.
+
+Run it with `python benchmarks/costs_torch.py [--model calibrated]`. What they are checked against
+is `generate()` of transformers; every layout takes turns with the parent. It prints one JSON
+object.
+"""
+
+import sys
+import time
+from types import SimpleNamespace
+
+import torch
+from cost_checks import PARENT, SHAPE, SPACE, arguments, report, scenario_of
+
+from puzzle.costs import EngineCalibrated, MeasuredCosts, TorchGenerate
+from puzzle.errors import CostModelError
+from puzzle.parents.llama import LLAMA
+from puzzle.workspace import Workspace
+
+
+def main() -> None:
+    """Measures or calibrates, then checks."""
+    parser = arguments(__doc__)
+    parser.add_argument("--model", default="measured", choices=["measured", "calibrated"])
+    parser.add_argument("--goal", type=float, default=0.05)
+    options = parser.parse_args()
+    deadline = time.monotonic() + options.seconds
+    engine = TorchGenerate(rounds=options.rounds, clock=options.clock)
+    scenario = scenario_of(options, "bfloat16")
+    workspace = Workspace(options.out)
+    if options.model == "measured":
+        # Sizes are all that is asked of a parent here.
+        parent = SimpleNamespace(
+            shape=SHAPE,
+            config=PARENT.config,
+            dtype=torch.bfloat16,
+            rope=lambda length: LLAMA.rope(PARENT.config, length),
+        )
+        costs = MeasuredCosts.measure(
+            parent, SPACE, scenario, workspace=workspace, clock=options.clock
+        )
+    else:
+        try:
+            costs = EngineCalibrated.measure(
+                engine,
+                PARENT,
+                SPACE,
+                scenario,
+                workspace=workspace,
+                goal=options.goal,
+                seed=options.seed,
+                max_seconds=options.seconds,
+            )
+        except CostModelError as error:
+            sys.exit(str(error))
+    report(costs, engine, options, scenario, deadline)
+
+
+if __name__ == "__main__":
+    main()
