@@ -65,7 +65,7 @@ class SearchResult:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Returns the rows of the table: name, parent and child predicted, then measured."""
         columns = [
-            {**part[who], **rate(part[who], self.scenario)}
+            {**part[who], **self._rates(part[who])}
             for part in (self.predicted, self.measured)
             for who in ("parent", "child")
         ]
@@ -88,17 +88,24 @@ class SearchResult:
         """Returns child / parent for each rate, predicted and measured."""
         found = {}
         for name, part in (("predicted", self.predicted), ("measured", self.measured)):
-            parent, child = (rate(part[who], self.scenario) for who in ("parent", "child"))
-            found[name] = {key: child[key] / parent[key] for key in RATES}
+            parent, child = (self._rates(part[who]) for who in ("parent", "child"))
+            found[name] = {key: child[key] / parent[key] for key in RATES if key in parent}
         return found
+
+    def _rates(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Returns the rates of totals; none where the cost model knows no seconds."""
+        timed = {"prefill_seconds", "decode_seconds"} <= set(totals)
+        return rate(totals, self.scenario) if timed else {}
 
     def table(self) -> str:
         """Returns parent against child, predicted and measured, as text."""
         head = ("", "parent pred.", "child pred.", "parent meas.", "child meas.")
         rows = [head, *self.rows()]
-        for name, predicted in self.speedup()["predicted"].items():
-            measured = self.speedup()["measured"][name]
-            rows.append((f"{name} gain", "", f"{predicted:.2f}x", "", f"{measured:.2f}x"))
+        gains = self.speedup()
+        for name, measured in gains["measured"].items():
+            predicted = gains["predicted"].get(name)
+            told = "" if predicted is None else f"{predicted:.2f}x"
+            rows.append((f"{name} gain", "", told, "", f"{measured:.2f}x"))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         return "\n".join(
             row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 5))

@@ -208,6 +208,21 @@ class Workload:
             weights={name: weight for name, (_, weight) in pairs.items()},
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            name: {"scenario": scenario.to_dict(), "weight": self.weights[name]}
+            for name, scenario in self.scenarios.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Workload:
+        """Return the workload that `to_dict` wrote."""
+        return cls(
+            scenarios={n: Scenario.from_dict(v["scenario"]) for n, v in values.items()},
+            weights={n: v["weight"] for n, v in values.items()},
+        )
+
     def find(self, name: str) -> Scenario:
         """Return the scenario of a name.
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
+import torch
 
 from puzzle.child import assemble
-from puzzle.choosing import choose, effort_named
+from puzzle.choosing import Choice, Effort, choose, effort_named
 from puzzle.constraints import Constraint, parse_constraints
-from puzzle.costs import RESOURCES, CostModel, MeasuredCosts, layout_cost
+from puzzle.costs import CostModel, PerScenario, cost_model, layout_cost, meet, with_counts
 from puzzle.data import DataConfig, windows
 from puzzle.disk import require_free
 from puzzle.errors import WorkspaceError
 from puzzle.evaluate import quality, speed
-from puzzle.library import build_library
-from puzzle.parents import Parent, open_parent
+from puzzle.goals import Goals
+from puzzle.library import Library, LibraryConfig, build_library, heal
+from puzzle.parents import open_parent
 from puzzle.report import Evidence, describe_run
-from puzzle.requirements import describe_infeasible, to_limit, to_limits
+from puzzle.requirements import SCORE
 from puzzle.result import SearchResult
-from puzzle.scenario import Scenario, rate
-from puzzle.scoring import Scores, hybrid
+from puzzle.scenario import Scenario, Workload, WorkloadLike
+from puzzle.scoring import hybrid
 from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace
-from solvers import ChoiceProblem, InfeasibleError, Limit, solve
+from solvers import Limit, Solution, solve
+
+Found = tuple[Solution, Choice, Library]
 
 
 def search(
@@ -33,10 +36,12 @@ def search(
     text: Any,
     *,
     constraints: str | Iterable[str | Constraint],
-    scenario: Scenario | None = None,
+    scenario: WorkloadLike | None = None,
     space: SearchSpace | str = "small",
     effort: str = "default",
-    cost_model: CostModel | None = None,
+    hardware: str | os.PathLike[str] | CostModel = "cpu",
+    minimise: str = SCORE,
+    library: LibraryConfig | None = None,
     data: DataConfig | None = None,
     tokenizer: Any = None,
     out: str | os.PathLike[str] = "puzzle-run",
@@ -47,18 +52,26 @@ def search(
     """Finds, builds and measures the child closest to the parent within the constraints.
 
     Every stage is stored under `out` by the hash of what it depends on: an interrupted search
-    goes on where it stopped, and changed inputs never meet old results.
+    goes on where it stopped, and changed inputs never meet old results. The chosen layout's
+    blocks are fitted once more, to the stream that the child itself feeds them. Where the child
+    misses a time limit when it is measured (by more than 2 %), the limit is tightened by the
+    error and the program solved again, at most three times in all; not with effort "fast".
 
     Args:
         parent: A hub id, a local directory, a GGUF file, or a live transformers model.
         text: A string, a list of strings, or a dataset with a `text` or `messages` column.
         constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"].
-        scenario: Batch, prompt and generated tokens, and number formats.
+        scenario: Batch, prompt and generated tokens, and number formats; or several scenarios by
+            name, each alone or as (scenario, weight). Speeds are reported of the first.
         space: The alternatives of each layer, or the name of a preset.
         effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
             scores; "default" measures some layouts near it and moves to better ones for a few
             minutes; "thorough" goes on longer. See `puzzle.choosing.EFFORTS`.
-        cost_model: Costs of blocks; by default they are measured on this device.
+        hardware: What costs are of: "cpu" or "cuda" measured here, "roofline:h100-sxm", an engine
+            to calibrate in, a profile, a table, or a cost model; see `puzzle.costs.cost_model`.
+        minimise: "kl", or a resource to minimise instead under a limit on the KL, by the scores
+            alone (as with effort "fast").
+        library: How variants are fitted and distilled.
         data: How much text is used.
         tokenizer: Tokenizer; by default the one beside the parent.
         out: The run directory.
@@ -80,65 +93,144 @@ def search(
         >>> result = puzzle.search("model", text,
         ...                        constraints=["throughput >= 1.25x"])  # doctest: +SKIP
     """
-    scenario, steps = scenario or Scenario(), effort_named(effort)
-    asked = parse_constraints(constraints)
+    whole, steps = Workload.of(scenario or Scenario()), effort_named(effort)
+    if minimise != SCORE:
+        steps = Effort()  # measuring picks the least KL, which is not what is asked for
+    main = next(iter(whole.scenarios.values()))
+    asked = parse_constraints(constraints, resources=getattr(hardware, "resources", None))
     settings = {
         "space": space if isinstance(space, str) else None,
         "effort": effort,
-        "cost_model": type(cost_model).__name__ if cost_model else None,
+        "hardware": str(hardware) if isinstance(hardware, str | os.PathLike) else None,
+        "cost_model": None if isinstance(hardware, str) else type(hardware).__name__,
+        "minimise": minimise,
         "solver": solver,
         "seed": seed,
     }
     workspace = _workspace(out, resume)
-    model = open_parent(
-        parent, workspace=workspace, tokenizer=tokenizer, dtype=scenario.weight_dtype
-    )
+    model = open_parent(parent, workspace=workspace, tokenizer=tokenizer, dtype=main.weight_dtype)
     if isinstance(space, str):
         space = SearchSpace.preset(model.shape, space)
     data = data or DataConfig(seed=seed)
     cut = windows(text, model.tokenizer, data)
     own = Layout.parent(model.shape)
-    require_free(workspace.root, 2 * own.parameters() * scenario.weight_bytes)
+    require_free(workspace.root, 2 * own.parameters() * main.weight_bytes)
 
-    costs: CostModel = cost_model or MeasuredCosts.measure(
-        model, space, scenario, workspace=workspace
-    )
-    parent_cost = layout_cost(costs, own, scenario)
-    limits = to_limits(asked, parent=parent_cost, scenario=scenario)
-    _refuse_unreachable(
-        _problem(space, costs, scenario, None, limits), asked, parent_cost, scenario
-    )
+    costs = _costs(hardware, model, space, whole, workspace)
+    goals = Goals(asked, whole, costs, space, minimise)
+    goals.refuse_unreachable()
 
-    library = build_library(model, space, cut, workspace=workspace)
-    scores = hybrid(library, space, cut, workspace=workspace)
-    problem = _problem(space, costs, scenario, scores, limits)
-    solution = solve(problem, solver=solver, seed=seed)
-    choice = choose(
-        problem, solution, library, space, cut, steps, workspace=workspace, solver=solver, seed=seed
+    config = library or LibraryConfig()
+    variants = build_library(model, space, cut, workspace=workspace, config=config)
+    scores = hybrid(variants, space, cut, workspace=workspace)
+
+    def found(limits: tuple[Limit, ...]) -> Found:
+        problem = goals.problem(scores, limits)
+        solution = solve(problem, solver=solver, seed=seed)
+        choice = choose(
+            problem,
+            solution,
+            variants,
+            space,
+            cut,
+            steps,
+            workspace=workspace,
+            solver=solver,
+            seed=seed,
+        )
+        child = heal(model, choice.layout, cut, workspace=workspace, config=config)
+        return solution, choice, child
+
+    speeds: dict[Scenario, dict[str, dict[str, float]]] = {}
+
+    def measured(candidate: Found) -> Mapping[str, float]:
+        speeds.update(_speeds(candidate[2], candidate[1].layout, whole))
+        return goals.measured_totals(speeds)
+
+    outcome = meet(
+        goals.limits,
+        found,
+        lambda candidate: goals.totals(candidate[1].layout, scores),
+        measured,
+        rounds=1 if steps == Effort() else 3,
     )
-    layout = choice.layout
-    predicted = {
-        "parent": {**parent_cost, "kl": 0.0},
-        "child": {**layout_cost(costs, layout, scenario), "kl": choice.predicted},
-    }
+    solution, choice, child = outcome.found
+    good = _quality(child, choice.layout, cut.validation)
     return SearchResult(
-        layout=layout,
+        layout=choice.layout,
         solution=solution,
-        scenario=scenario,
-        predicted=predicted,
-        measured=_measure(model, library, layout, scenario, cut.validation),
-        library=library,
+        scenario=main,
+        predicted={
+            "parent": {**layout_cost(costs, own, main), "kl": 0.0},
+            "child": {
+                **layout_cost(costs, choice.layout, main),
+                "kl": scores.total(choice.layout),
+            },
+        },
+        measured={who: {**speeds[main][who], **good[who]} for who in ("parent", "child")},
+        library=child,
         evidence=Evidence(
-            problem=problem,
+            problem=goals.problem(scores),
             scores=scores,
-            errors=tuple(map(library.errors, range(len(library.layers)))),
+            errors=tuple(map(variants.errors, range(len(variants.layers)))),
             constraints=asked,
             measured=choice.measured,
+            workload=whole if len(whole.scenarios) > 1 else None,
             run=describe_run(
                 source=parent, parent=model, data=data, windows=cut, costs=costs, **settings
             ),
         ),
     )
+
+
+def _costs(
+    hardware: Any, model: Any, space: SearchSpace, whole: Workload, workspace: Workspace
+) -> CostModel:
+    """Returns one cost model for all scenarios."""
+    found = {
+        scenario: with_counts(
+            cost_model(
+                hardware,
+                shape=model.shape,
+                scenario=scenario,
+                space=space,
+                parent=model,
+                workspace=workspace,
+            ),
+            model.shape,
+        )
+        for scenario in whole.scenarios.values()
+    }
+    return PerScenario(found) if len(found) > 1 else next(iter(found.values()))
+
+
+def _models(library: Library, layout: Layout) -> dict[str, Any]:
+    """Returns the parent as its identity layout, and the child."""
+    parent = library.parent
+    own = Layout.parent(parent.shape)
+    tensors = {
+        "parent": (own, parent.state_dict()),
+        "child": (layout, library.child_tensors(layout)),
+    }
+    return {
+        name: assemble(parent.config, found, state, dtype=parent.dtype)
+        for name, (found, state) in tensors.items()
+    }
+
+
+def _speeds(
+    library: Library, layout: Layout, whole: Workload
+) -> dict[Scenario, dict[str, dict[str, float]]]:
+    """Runs parent and child in turn, in each scenario."""
+    models = _models(library, layout)
+    return {scenario: speed(models, scenario) for scenario in whole.scenarios.values()}
+
+
+def _quality(
+    library: Library, layout: Layout, validation: torch.Tensor
+) -> dict[str, dict[str, float]]:
+    models = _models(library, layout)
+    return quality(models["parent"], models["child"], validation)
 
 
 def _workspace(out: str | os.PathLike[str], resume: bool) -> Workspace:
@@ -150,63 +242,3 @@ def _workspace(out: str | os.PathLike[str], resume: bool) -> Workspace:
         )
     workspace.clean()
     return workspace
-
-
-def _problem(
-    space: SearchSpace,
-    costs: CostModel,
-    scenario: Scenario,
-    scores: Scores | None,
-    limits: tuple[Limit, ...],
-) -> ChoiceProblem:
-    """Returns the program; without scores it only tells what can be reached."""
-    groups, score = [], []
-    resources: dict[str, list[float]] = {name: [] for name in RESOURCES}
-    for layer in range(space.shape.layers):
-        blocks = space.blocks(layer)
-        groups.append(tuple(block.label for block in blocks))
-        for block in blocks:
-            score.append(scores.kl(layer, block.label) if scores else 0.0)
-            cost = costs.block_cost(layer, block, scenario)
-            for name, column in resources.items():
-                column.append(cost[name])
-    fixed = costs.fixed_cost(space.shape, scenario)
-    offsets = {name: fixed[name] for name in RESOURCES}
-    return ChoiceProblem(
-        tuple(groups),
-        np.array(score),
-        {name: np.array(column) for name, column in resources.items()},
-        offsets=offsets,
-        limits=limits,
-    )
-
-
-def _refuse_unreachable(
-    problem: ChoiceProblem,
-    constraints: Iterable[Constraint],
-    parent: dict[str, float],
-    scenario: Scenario,
-) -> None:
-    """Raises InfeasibleError, in the user's units, before any long work."""
-    least = {name: problem.bounds(name)[0] for name in problem.resources}
-    reached, whole = ({**t, **rate(t, scenario)} for t in (least, parent))
-    lines = []
-    for constraint in constraints:
-        limit = to_limit(constraint, parent=parent, scenario=scenario)
-        if limit.slack(least[limit.resource]) < -problem.tolerance(limit.resource):
-            lines.append(describe_infeasible(constraint, reached[constraint.resource], whole))
-    if lines:
-        raise InfeasibleError(problem, "\n".join(lines))
-
-
-def _measure(
-    parent: Parent, library: Any, layout: Layout, scenario: Scenario, validation: Any
-) -> dict[str, dict[str, float]]:
-    """Runs parent and child in turn; the parent is the identity layout, whose logits it has."""
-    models = {
-        name: assemble(parent.config, found, library.child_tensors(found), dtype=parent.dtype)
-        for name, found in (("parent", Layout.parent(parent.shape)), ("child", layout))
-    }
-    fast = speed(models, scenario)
-    good = quality(models["parent"], models["child"], validation)
-    return {name: {**fast[name], **good[name]} for name in models}

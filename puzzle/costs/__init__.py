@@ -25,6 +25,7 @@ from puzzle.costs.model import RESOURCES, STANDARD_UNITS, CostModel
 from puzzle.costs.nvml import EnergyMeter
 from puzzle.costs.profile import Profile
 from puzzle.costs.roofline import Efficiency, Roofline
+from puzzle.costs.several import PerScenario
 from puzzle.costs.specs import SPECS, DeviceSpec, device_spec
 from puzzle.costs.table import Table
 
@@ -42,6 +43,7 @@ __all__ = [
     "EngineCalibrated",
     "LlamaCpp",
     "MeasuredCosts",
+    "PerScenario",
     "Profile",
     "Roofline",
     "Table",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from puzzle.quantities import readable
 from puzzle.requirements import Requirement, requirements
+from puzzle.scenario import Scenario
 from solvers import ChoiceProblem, Sensitivity, SolverError, sensitivity
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def asked(result: SearchResult, *, solve_again: bool = False) -> tuple[Asked, ..
     own = {"predicted": totals(result, "child"), "measured": result.measured["child"]}
     gains = _gains(evidence, result) if solve_again else {}
     return tuple(
-        _asked(requirement, own, whole, evidence.problem, gains)
-        for requirement in requirements(evidence.constraints, result.scenario)
+        _asked(requirement, own, whole, evidence.problem, gains, result.scenario)
+        for requirement in requirements(evidence.constraints, evidence.workload or result.scenario)
     )
 
 
@@ -89,6 +90,7 @@ def _asked(
     whole: Mapping[str, Mapping[str, float]],
     problem: ChoiceProblem,
     gains: Mapping[str, Sensitivity],
+    scenario: Scenario,
 ) -> Asked:
     constraint, name = requirement.constraint, requirement.column.name
     row = Asked(text=str(constraint))
@@ -103,8 +105,11 @@ def _asked(
     )
     if limit.text in gains:
         row = replace(row, more=_bought(requirement, gains[limit.text], parents[name]))
-    # The cost model's columns at another batch were not run.
-    plain = all(term.resource in own["measured"] for term in requirement.column.terms)
+    # Only the first scenario's measurements are kept, and none at another batch.
+    plain = all(
+        term.resource in own["measured"] and term.scenario == scenario
+        for term in requirement.column.terms
+    )
     if not plain or constraint.at:
         return row
     total, parent = (_total(requirement, part["measured"]) for part in (own, whole))

@@ -13,6 +13,7 @@ from puzzle.costs.device import device_record
 from puzzle.data import PARTS, DataConfig, Windows
 from puzzle.library.errors import LocalError
 from puzzle.parents import Parent
+from puzzle.scenario import Workload
 from puzzle.scoring import Scores
 from puzzle.scoring.scores import Score
 from puzzle.workspace import versions
@@ -32,6 +33,7 @@ class Evidence:
         constraints: The limits as they were asked for.
         measured: KL of the chosen layout on the score text, which chose it; None if the program's
             optimum was taken unmeasured.
+        workload: The scenarios, where there are several.
         run: Parent, text, settings, versions and device, as `describe_run` returns them.
     """
 
@@ -40,6 +42,7 @@ class Evidence:
     errors: Errors = ()
     constraints: tuple[Constraint, ...] = ()
     measured: Score | None = None
+    workload: Workload | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,13 +53,14 @@ class Evidence:
             "errors": [{k: e.to_dict() for k, e in layer.items()} for layer in self.errors],
             "constraints": [asdict(constraint) for constraint in self.constraints],
             "measured": self.measured.to_dict() if self.measured else None,
+            "workload": self.workload.to_dict() if self.workload else None,
             "run": dict(self.run),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
         """Returns the evidence that `to_dict` wrote."""
-        measured = values["measured"]
+        measured, workload = values["measured"], values.get("workload")
         return cls(
             problem=problem_from_dict(values["problem"]),
             scores=Scores.from_dict(values["scores"]),
@@ -66,6 +70,7 @@ class Evidence:
                 for given in values["constraints"]
             ),
             measured=Score(**measured) if measured else None,
+            workload=Workload.from_dict(workload) if workload else None,
             run=values["run"],
         )
 

@@ -31,8 +31,10 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
         f"    space={_text(space)}," if space else "    space=space,  # a SearchSpace of one's own",
         f"    effort={_text(settings['effort'])},",
     ]
-    if settings["cost_model"]:
-        lines.append(f"    cost_model=costs,  # {settings['cost_model']}")
+    if settings.get("hardware"):
+        lines.append(f"    hardware={_text(settings['hardware'])},")
+    else:
+        lines.append(f"    hardware=costs,  # {settings.get('cost_model')}")
     lines += [
         f"    data=puzzle.{_shown(DataConfig(**run['data']))},",
         f"    solver={_text(settings['solver'])},",

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from search_space import Layout
+
 # Neighbouring tokens share their surroundings, so a standard error counts stretches of this many
 # tokens as one observation.
 STRETCH = 64
@@ -56,6 +58,10 @@ class Scores(Sequence[Mapping[str, Score]]):
     def kl(self, layer: int, label: str) -> float:
         """Returns the score of one block in nats per token."""
         return self.layers[layer][label].kl
+
+    def total(self, layout: Layout) -> float:
+        """Returns the sum of a layout's scores, in nats per token."""
+        return math.fsum(self.kl(layer, b.label) for layer, b in enumerate(layout.blocks))
 
     def items(self) -> Iterator[tuple[int, str, Score]]:
         """Yields (layer, block label, score)."""

@@ -1,0 +1,96 @@
+"""Claims about what a search can be asked: scenarios, hardware, objectives, missed limits."""
+
+import pytest
+import torch
+
+import puzzle
+from puzzle.constraints import parse_constraints
+from puzzle.costs import PerScenario, Roofline
+from puzzle.errors import ConstraintError, CostModelError
+from puzzle.goals import NOISE, Goals
+from puzzle.scenario import Workload
+from search_space import ModelShape, SearchSpace
+from solvers import InfeasibleError
+from tests.puzzle.test_search import DATA, parent_model, text, tokenizer
+
+SHAPE = ModelShape(
+    layers=3, hidden=48, heads=6, head_dim=8, kv_heads=3, ffn_width=64, vocab=62, tied=True
+)
+CHAT = puzzle.Scenario(batch=2, prompt_tokens=8, generated_tokens=8, weight_dtype="float32")
+LONG = puzzle.Scenario(batch=1, prompt_tokens=64, generated_tokens=4, weight_dtype="float32")
+
+
+def goals(constraints, workload=CHAT, **options):
+    costs = Roofline("h100-sxm", SHAPE)
+    space = SearchSpace.preset(SHAPE, "small")
+    return Goals(parse_constraints(constraints), Workload.of(workload), costs, space, **options)
+
+
+def test_a_search_over_two_scenarios_meets_the_limit_of_each(tmp_path):
+    result = puzzle.search(
+        parent_model(),
+        text(),
+        constraints=["throughput(chat) >= 1.2x", "ttft(long) <= 0.9x"],
+        scenario={"chat": CHAT, "long": (LONG, 2.0)},
+        hardware="roofline:h100-sxm",
+        tokenizer=tokenizer(),
+        data=DATA,
+        effort="fast",
+        out=tmp_path / "run",
+    )
+    costs = Roofline("h100-sxm", result.layout.shape)
+    own = puzzle.Layout.parent(result.layout.shape)
+    for scenario, name, most in ((CHAT, "seconds", 1 / 1.2), (LONG, "prefill_seconds", 0.9)):
+        child, parent = (
+            puzzle.costs.layout_cost(costs, layout, scenario)[name]
+            for layout in (result.layout, own)
+        )
+        assert child <= most * parent * (1 + 1e-9)
+    assert result.measured["child"]["seconds"] > 0
+    assert "throughput(chat) >= 1.2x" in (result.save(tmp_path / "out") / "README.md").read_text()
+
+
+def test_a_resource_is_minimised_under_a_limit_on_the_kl(tmp_path):
+    options = dict(scenario=CHAT, tokenizer=tokenizer(), data=DATA, hardware="roofline:h100-sxm")
+    parent = parent_model()
+    for layer in parent.model.layers[1:]:
+        torch.nn.init.normal_(layer.mlp.down_proj.weight, std=1e-3)
+    run = dict(out=tmp_path / "run", effort="fast", minimise="parameters", **options)
+    sizes = []
+    for most in (1e-3, 1e-1):
+        result = puzzle.search(parent, text(), constraints=[f"kl <= {most}"], **run)
+        assert result.predicted["child"]["kl"] <= most
+        sizes.append(result.layout.parameters())
+    assert sizes[1] < sizes[0] < puzzle.Layout.parent(result.layout.shape).parameters()
+    with pytest.raises(ConstraintError, match="without a limit on the KL"):
+        puzzle.search(parent, text(), constraints=["memory <= 1x"], **run)
+
+
+def test_what_no_layout_reaches_is_refused_in_the_users_words():
+    with pytest.raises(InfeasibleError, match=r"latency\(long\) <= .* least this space reaches"):
+        goals("latency(long) <= 1e-9 s", {"chat": CHAT, "long": LONG}).refuse_unreachable()
+    goals("latency(long) <= 1 s", {"chat": CHAT, "long": LONG}).refuse_unreachable()
+
+
+def test_measured_seconds_of_a_multiple_count_as_a_share_of_the_parents():
+    asked = goals("throughput >= 2x")
+    (limit,) = asked.limits
+
+    def total(child, parent=1.0):
+        seconds = {"parent": {"seconds": parent}, "child": {"seconds": child}}
+        return asked.measured_totals({CHAT: seconds})[limit.resource]
+
+    assert total(0.4) == pytest.approx(0.8 * limit.bound)
+    assert total(4.0, parent=10.0) == pytest.approx(0.8 * limit.bound)
+    assert total(0.5 * (1 + NOISE / 2)) == limit.bound
+    assert total(0.6) == pytest.approx(1.2 * limit.bound)
+
+
+def test_cost_models_of_scenarios_are_asked_each_for_its_own():
+    slow, quick = Roofline("l40s", SHAPE), Roofline("h100-sxm", SHAPE)
+    both = PerScenario({CHAT: slow, LONG: quick})
+    block = SHAPE.parent_block
+    assert both.block_cost(0, block, CHAT) == dict(slow.block_cost(0, block, CHAT))
+    assert both.block_cost(0, block, LONG) == dict(quick.block_cost(0, block, LONG))
+    with pytest.raises(CostModelError, match="one for each scenario"):
+        PerScenario({})
