@@ -38,7 +38,7 @@ def save_child(
     if parallel.first:
         model = empty_model(pupil.config, pupil.dtype)
         for name, parameter in model.named_parameters():
-            parameter.data.copy_(tensors[name])
+            parameter.data = tensors.pop(name)
         model.config.attention_dropout = pupil.config.attention_dropout
         with disk_errors(result.path, result.path.parent):
             _write(result, model, tokenizer)
