@@ -1,0 +1,17 @@
+"""The subcommands, in the order of their work."""
+
+from puzzle.cli.command import Command
+from puzzle.cli.commands.build import BUILD
+from puzzle.cli.commands.devices import DEVICES
+from puzzle.cli.commands.export import EXPORT
+from puzzle.cli.commands.layouts import LAYOUTS
+from puzzle.cli.commands.profile import PROFILE
+from puzzle.cli.commands.score import SCORE
+from puzzle.cli.commands.search import SEARCH
+from puzzle.cli.commands.serve_check import SERVE_CHECK
+from puzzle.cli.commands.solve import SOLVE
+
+_ALL = (SEARCH, PROFILE, BUILD, SCORE, SOLVE, EXPORT, SERVE_CHECK, LAYOUTS, DEVICES)
+COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
+
+__all__ = ["COMMANDS"]

@@ -1,0 +1,77 @@
+"""puzzle layouts: `Layout.published`, and the layout of a saved child."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from puzzle.cli.command import Answer, Command, UsageError
+from puzzle.cli.inputs import table
+from puzzle.cli.options import Given, Option
+from puzzle.disk import disk_errors
+from search_space import Layout, layout_svg, published_layout, published_names
+
+OWN = (
+    Option(
+        name="name",
+        parameter="name",
+        positional=True,
+        help="a published layout, or the directory of a saved child; without it, all are listed",
+    ),
+    Option(name="svg", parameter="svg", help="draw the layout into this file"),
+)
+
+
+def _run(given: Given) -> Answer:
+    name, drawing = given.get("name"), given.get("svg")
+    if name is None:
+        if drawing is not None:
+            raise UsageError("--svg draws one layout; name it")
+        return _list()
+    layout = _layout(name)
+    if drawing is not None:
+        with disk_errors(Path(drawing), Path(drawing).absolute().parent):
+            Path(drawing).write_text(layout_svg(layout), encoding="utf-8")
+    kv = layout.kv_bytes_per_token()
+    text = f"{layout!r}\n{kv:,} bytes of KV cache per token at 2 bytes per element"
+    return Answer(values=layout.to_dict(), text=text)
+
+
+def _layout(name: str) -> Layout:
+    config = Path(name) / "config.json"
+    if config.is_file():
+        return Layout.from_config(json.loads(config.read_text(encoding="utf-8")))
+    return Layout.published(name)
+
+
+def _list() -> Answer:
+    rows: list[tuple[str, ...]] = [("name", "layers", "parameters", "parent", "status")]
+    values = []
+    for name in published_names():
+        found = published_layout(name)
+        layers, size = found.layout.shape.layers, found.layout.parameters()
+        rows.append((name, str(layers), f"{size:,}", found.base_model or "none", found.status))
+        values.append(
+            {
+                "name": name,
+                "repository": found.repository,
+                "base_model": found.base_model,
+                "layers": layers,
+                "parameters": size,
+                "status": found.status,
+                "sources": list(found.sources),
+            }
+        )
+    return Answer(values=values, text=table(rows))
+
+
+LAYOUTS = Command(
+    name="layouts",
+    help="show the published layouts, or that of a saved child",
+    options=OWN,
+    examples=(
+        "puzzle layouts",
+        "puzzle layouts llama-3.3-nemotron-super-49b-v1 --svg super.svg",
+    ),
+    run=_run,
+)

@@ -1,0 +1,72 @@
+"""puzzle profile: a cost model asked for every block of a space, as `puzzle.Profile`."""
+
+from __future__ import annotations
+
+from puzzle.cli.command import Answer, Command
+from puzzle.cli.inputs import STAGE, open_stage, table
+from puzzle.cli.options import Given, Option
+from puzzle.cli.planned import planned
+from puzzle.costs import Profile, cost_model, device_record, software_versions
+from search_space import Block
+
+OWN = (
+    Option(
+        name="hardware",
+        parameter="hardware",
+        default="cpu",
+        help="cpu: measured here; roofline:DEVICE such as roofline:h100-sxm; table:FILE; an "
+        "engine to calibrate in",
+    ),
+    Option(name="save", parameter="save", help="write the profile to this JSON file"),
+)
+
+
+def _run(given: Given) -> Answer:
+    stage, word = open_stage(given, text=False), given.get("hardware", "cpu")
+    costs = cost_model(
+        word,
+        shape=stage.parent.shape,
+        scenario=stage.scenario,
+        space=stage.space,
+        parent=stage.parent,
+        workspace=stage.workspace,
+    )
+    here = ":" not in word
+    profile = Profile.take(
+        costs,
+        stage.space,
+        stage.scenario,
+        device=device_record() if here else {"name": word},
+        versions=software_versions() if here else None,
+    )
+    file = given.get("save")
+    if file is not None:
+        profile.save(file)
+    return Answer(values=profile.to_dict(), text=_text(profile))
+
+
+def _text(profile: Profile) -> str:
+    own = profile.shape.parent_block.label
+    names = list(profile.resources)
+    shown = [(f"{n} ({unit})" if unit else n) for n, unit in profile.resources.items()]
+    rows: list[tuple[str, ...]] = [("block", *shown)]
+    rows.append(("fixed", *(f"{profile.fixed[n]:.4g}" for n in names)))
+    for label, cost in profile.rows[0].items():
+        mark = f"{Block.from_label(label).label}{' (parent)' if label == own else ''}"
+        rows.append((mark, *(f"{cost[n]:.4g}" for n in names)))
+    layers = profile.layers.count(0)
+    where = "" if len(profile.rows) == 1 else f"; as in {layers} of {len(profile.layers)} layers"
+    return f"{table(rows)}\none layer, whole scenario, on {profile.name}{where}"
+
+
+PROFILE = Command(
+    name="profile",
+    help="measure or model what every block costs",
+    options=(*(o for o in STAGE if o.name != "text"), *OWN),
+    examples=(
+        "puzzle profile --demo --save cpu.json",
+        "puzzle profile ./Llama-3.2-1B --hardware roofline:h100-sxm --json",
+    ),
+    run=_run,
+    plan=lambda given: planned(given, ("costs",), text=False),
+)

@@ -1,0 +1,53 @@
+"""puzzle search: `puzzle.search`, and the child saved beside the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from puzzle.cli.command import Answer, Command
+from puzzle.cli.config_file import write_config
+from puzzle.cli.inputs import DATA, OUT, PARENT, SCENARIO, scenario, sources
+from puzzle.cli.options import Given, Option, options_of
+from puzzle.cli.planned import planned
+from puzzle.search import search
+
+CONSTRAINTS = ["throughput >= 1.25x"]
+CONSTRAINT = Option(
+    name="constraint",
+    parameter="constraints",
+    help='such as "memory <= 6 GiB"; repeatable (default: "throughput >= 1.25x")',
+    many=True,
+)
+# The seed is that of DataConfig, and serves both.
+FROM_INPUTS = ("parent", "text", "constraints", "cost_model", "tokenizer", "seed")
+OWN = (CONSTRAINT, *options_of(search, skip=FROM_INPUTS))
+
+
+def _run(given: Given) -> Answer:
+    found = sources(given)
+    arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": found.data.seed}
+    result = search(
+        found.parent, found.text, scenario=scenario(given), data=found.data, **arguments
+    )
+    out = Path(given.get("out", OUT.default))
+    path = result.save(out / "child")
+    write_config(out / "search.toml", given.values)
+    text = (
+        f"{result.table()}\n{result.layout}\n"
+        "load it with: import puzzle; from transformers import AutoModelForCausalLM; "
+        f'model = AutoModelForCausalLM.from_pretrained("{path}")'
+    )
+    return Answer(values=result.to_dict(), text=text)
+
+
+SEARCH = Command(
+    name="search",
+    help="find, build and measure a faster child",
+    options=(*PARENT, *OWN, *SCENARIO, *DATA),
+    examples=(
+        "puzzle search --demo",
+        'puzzle search ./Llama-3.2-1B --text corpus.txt --constraint "throughput >= 1.5x"',
+    ),
+    run=_run,
+    plan=lambda given: planned(given, ("costs", "library", "scores", "choice", "measurement")),
+)

@@ -1,0 +1,78 @@
+"""Options from a TOML file: beside the command line, and above the defaults."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from puzzle.cli.command import Command, UsageError
+from puzzle.disk import disk_errors
+
+
+def read_config(
+    path: str | Path, command: Command, commands: Mapping[str, Command]
+) -> dict[str, Any]:
+    """Returns the options that a file gives to a subcommand, by written name.
+
+    Keys at the top are for every subcommand that has such an option; a table named after a
+    subcommand is for it alone and comes first.
+
+    Args:
+        path: A TOML file.
+        command: The subcommand.
+        commands: All of them, by name.
+
+    Raises:
+        UsageError: The file cannot be read, a key is unknown to all subcommands, or a value has
+            the wrong type.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from error
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+    top = {key: value for key, value in values.items() if key not in tables}
+    everywhere = {option.name for each in commands.values() for option in each.options}
+    for name, table in tables.items():
+        if name not in commands:
+            raise _unknown(path, f"table [{name}]", name, commands)
+        own = {option.name for option in commands[name].options}
+        for key in table:
+            if _written(key) not in own:
+                raise _unknown(path, f"key {key!r} in [{name}]", key, own)
+    for key in top:
+        if _written(key) not in everywhere:
+            raise _unknown(path, f"key {key!r}", key, everywhere)
+    merged = {_written(k): v for k, v in {**top, **tables.get(command.name, {})}.items()}
+    found = {}
+    for option in command.options:
+        if option.name in merged:
+            try:
+                found[option.name] = option.read(merged[option.name])
+            except ValueError as error:
+                raise UsageError(f"{path}: {error}") from error
+    return found
+
+
+def _written(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _unknown(path: str | Path, what: str, key: str, known: Collection[str]) -> UsageError:
+    near = difflib.get_close_matches(_written(key), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+    return UsageError(f"{path}: {what} is unknown; {hint}")
+
+
+def write_config(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes options so that `read_config` gives them back: the call, kept beside its result."""
+    # Strings, numbers, switches and lists of them look the same in JSON and in TOML.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    with disk_errors(path, path.absolute().parent):
+        path.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")

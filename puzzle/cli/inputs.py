@@ -1,0 +1,155 @@
+"""The options that the stages of a search share, and what they open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from puzzle.cli.command import UsageError
+from puzzle.cli.options import Given, Option, options_of
+from puzzle.data import DataConfig, Windows, windows
+from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
+from puzzle.errors import DataError
+from puzzle.parents import Parent, open_parent
+from puzzle.scenario import Scenario
+from puzzle.workspace import Workspace
+from search_space import PRESETS, SearchSpace
+
+PARENT = (
+    Option(
+        name="parent",
+        parameter="parent",
+        help="hub id, directory or GGUF file",
+        positional=True,
+    ),
+    Option(
+        name="text",
+        parameter="text",
+        help="text file; blank lines separate documents",
+    ),
+    Option(
+        name="demo",
+        parameter="demo",
+        type=bool,
+        default=False,
+        help="use the embedded model and text, of which half as much is read by default",
+    ),
+)
+SPACE = Option(
+    name="space",
+    parameter="space",
+    default="small",
+    help=f"preset of alternatives: {', '.join(PRESETS)}",
+)
+OUT = Option(name="out", parameter="out", default="puzzle-run", help="the run directory")
+SCENARIO = options_of(Scenario, names={"weight_dtype": "dtype"})
+DATA = options_of(DataConfig)
+STAGE = (*PARENT, SPACE, OUT, *SCENARIO, *DATA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """The parent and the text that options name.
+
+    Args:
+        parent: What `open_parent` takes.
+        text: What `windows` takes; None if it was not wanted.
+        data: How much of it.
+    """
+
+    parent: Any
+    text: Any
+    data: DataConfig
+
+
+def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
+    """Returns the parent and the text that options name.
+
+    Args:
+        given: The options.
+        text: Whether a text is needed.
+        fetch: Whether the demo model may be fetched.
+
+    Raises:
+        UsageError: Neither or both of the demo and a parent were given.
+        DataError: The text file cannot be read.
+    """
+    demo, parent, file = given.get("demo", False), given.get("parent"), given.get("text")
+    if demo == bool(parent) or (text and demo == bool(file)):
+        raise UsageError(f"give a parent{' and --text FILE' if text else ''}, or --demo alone")
+    data = replace(DEMO_DATA if demo else DataConfig(), **given.arguments(DATA))
+    if demo:
+        model = fetch_demo_model() if fetch else demo_model()
+        return Sources(parent=model, text=demo_text() if text else None, data=data)
+    return Sources(parent=parent, text=_read(file) if text else None, data=data)
+
+
+def _read(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is no UTF-8 text: {error}; convert it") from error
+
+
+def scenario(given: Given) -> Scenario:
+    """Returns the scenario that options describe."""
+    return Scenario(**given.arguments(SCENARIO))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stage:
+    """What every stage of a search starts from.
+
+    Args:
+        workspace: The run directory.
+        parent: The parent, opened.
+        space: The alternatives of each layer.
+        scenario: The scenario.
+        windows: The text, cut; None if it was not wanted.
+    """
+
+    workspace: Workspace
+    parent: Parent
+    space: SearchSpace
+    scenario: Scenario
+    windows: Windows | None
+
+    @property
+    def text(self) -> Windows:
+        """The text, where it was asked for."""
+        assert self.windows is not None
+        return self.windows
+
+
+def open_stage(given: Given, *, text: bool = True) -> Stage:
+    """Opens what options name, as `search` does, so that stages meet its artifacts.
+
+    Args:
+        given: The options.
+        text: Whether the stage needs text.
+    """
+    found, how = sources(given, text=text), scenario(given)
+    workspace = Workspace(given.get("out", OUT.default))
+    parent = open_parent(found.parent, workspace=workspace, dtype=how.weight_dtype)
+    return Stage(
+        workspace=workspace,
+        parent=parent,
+        space=SearchSpace.preset(parent.shape, given.get("space", SPACE.default)),
+        scenario=how,
+        windows=windows(found.text, parent.tokenizer, found.data) if text else None,
+    )
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Returns rows as columns of text: words, as told by the last row, left, and numbers right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    words = [not cell[:1].isdigit() for cell in rows[-1]]
+    words[0] = True
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if left else cell.rjust(width)
+            for cell, width, left in zip(row, widths, words, strict=True)
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,173 @@
+"""Options made from the signatures and docstrings of library functions and dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# The types of parameters that a command line can write.
+PLAIN: tuple[type, ...] = (bool, int, float, str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option of a subcommand.
+
+    Args:
+        name: As it is written, without dashes: "prompt-tokens".
+        parameter: The parameter it stands for.
+        help: One sentence or two.
+        type: bool, int, float or str.
+        default: Shown in the help; what is not given is left to the library.
+        many: Whether it may be given several times.
+        positional: Whether it is written without its name.
+    """
+
+    name: str
+    parameter: str
+    help: str
+    type: type = str
+    default: Any = None
+    many: bool = False
+    positional: bool = False
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the option to a parser, which leaves out what is not given."""
+        unsaid = self.default in (None, False) or self.positional
+        shown = "" if unsaid else f" (default: {_shown(self)})"
+        help_text = (self.help + shown).replace("%", "%%")
+        common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
+        if self.positional:
+            parser.add_argument(self.name, nargs="?", type=self.type, **common)
+        elif self.type is bool:
+            action = argparse.BooleanOptionalAction if self.default else "store_true"
+            parser.add_argument(f"--{self.name}", dest=self.name, action=action, **common)
+        else:
+            parser.add_argument(
+                f"--{self.name}",
+                dest=self.name,
+                action="append" if self.many else "store",
+                type=self.type,
+                metavar={int: "N", float: "X"}.get(self.type, "TEXT"),
+                **common,
+            )
+
+    def read(self, value: Any) -> Any:
+        """Returns a value of a configuration file as the command line would give it.
+
+        Raises:
+            ValueError: It is of another type.
+        """
+        if self.many:
+            return [self._one(each) for each in (value if isinstance(value, list) else [value])]
+        return self._one(value)
+
+    def _one(self, value: Any) -> Any:
+        wanted = (int, float) if self.type is float else self.type
+        if not isinstance(value, wanted) or (isinstance(value, bool) and self.type is not bool):
+            kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+            raise ValueError(f"{self.name} = {value!r}; write {kind[self.type]}")
+        return self.type(value)
+
+
+def _shown(option: Option) -> str:
+    return f"--{option.name}" if option.type is bool else str(option.default)
+
+
+class Given:
+    """The options that were given, by file or command line; the rest is the library's default."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = dict(values)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Returns the value of an option, by its written name."""
+        return self.values.get(name, default)
+
+    def arguments(self, options: Iterable[Option]) -> dict[str, Any]:
+        """Returns what was given for some options, by parameter."""
+        return {o.parameter: self.values[o.name] for o in options if o.name in self.values}
+
+
+def options_of(
+    function: Callable[..., Any],
+    *,
+    skip: Collection[str] = (),
+    names: Mapping[str, str] | None = None,
+    many: Collection[str] = (),
+    positional: Collection[str] = (),
+    prefix: str = "",
+) -> tuple[Option, ...]:
+    """Returns the options that a function or dataclass takes, with its own help and defaults.
+
+    A parameter becomes an option if a text, number or switch can say it.
+
+    Args:
+        function: The function or class; its docstring has an Args section.
+        skip: Parameters left out.
+        names: Written names that differ from the parameters'.
+        many: Parameters that take several values.
+        positional: Parameters written without their name.
+        prefix: Before each written name.
+    """
+    helps = argument_helps(inspect.getdoc(function) or "")
+    hints = typing.get_type_hints(function if inspect.isfunction(function) else function.__init__)
+    found = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = _plain_type(hints.get(name))
+        if name in skip or (kind is None and name not in many and name not in positional):
+            continue
+        default = parameter.default
+        found.append(
+            Option(
+                name=prefix + (names or {}).get(name, name.replace("_", "-")),
+                parameter=name,
+                help=helps.get(name, ""),
+                type=kind or str,
+                default=default if isinstance(default, PLAIN) and name not in many else None,
+                many=name in many,
+                positional=name in positional,
+            )
+        )
+    return tuple(found)
+
+
+def _plain_type(hint: Any) -> type | None:
+    parts = typing.get_args(hint) if _is_union(hint) else (hint,)
+    for kind in (str, bool, int, float):
+        # bool first is enough: no parameter is both a switch and a number.
+        if kind in parts:
+            return float if float in parts else kind
+    return (
+        str
+        if any(inspect.isclass(part) and issubclass(part, os.PathLike) for part in parts)
+        else None
+    )
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def argument_helps(docstring: str) -> dict[str, str]:
+    """Returns what the Args section of a docstring says of each parameter, on one line.
+
+    Example:
+        >>> argument_helps("Adds.\\n\\nArgs:\\n    one: First\\n        number.\\n")
+        {'one': 'First number.'}
+    """
+    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n(?=[ ]))*)", docstring, re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.split(r"^ {4}(\w+): ", section[1], flags=re.MULTILINE)[1:]
+    return {
+        name: " ".join(text.split()).replace("`", "")
+        for name, text in zip(entries[::2], entries[1::2], strict=True)
+    }

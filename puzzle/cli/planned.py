@@ -1,0 +1,78 @@
+"""--dry-run: the plan of a subcommand, from options alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from puzzle.cli.command import Answer
+from puzzle.cli.inputs import OUT, SPACE, scenario, sources, table
+from puzzle.cli.options import Given
+from puzzle.disk import free_bytes
+from puzzle.errors import ParentError
+from puzzle.parents import family_of
+from puzzle.plan import ASSUMED, Plan, plan
+from search_space import ModelShape, SearchSpace
+
+GIB = 2.0**30
+
+
+def planned(given: Given, stages: Collection[str], *, text: bool = True) -> Answer:
+    """Returns what stages would take; nothing is written and no weight is read.
+
+    Args:
+        given: The options.
+        stages: Of `puzzle.plan.STAGES`.
+        text: Whether the subcommand reads text.
+    """
+    found = sources(given, text=text, fetch=False)
+    space = SearchSpace.preset(shape_of(found.parent), given.get("space", SPACE.default))
+    effort = given.get("effort", "default")
+    estimate = plan(space, scenario(given), found.data, stages=stages, effort=effort)
+    free = free_bytes(given.get("out", OUT.default))
+    values = {**estimate.to_dict(), "free_disk": free, "space": repr(space)}
+    return Answer(values=values, text=_text(estimate, space, free))
+
+
+def shape_of(parent: Any) -> ModelShape:
+    """Returns a parent's sizes from its config alone.
+
+    Raises:
+        ParentError: There is no such parent, or its family is unknown.
+    """
+    path = Path(parent)
+    try:
+        if path.suffix == ".gguf":
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        else:
+            config = AutoConfig.from_pretrained(parent)
+    except (OSError, ValueError) as error:
+        raise ParentError(f"the config of {str(parent)!r} cannot be read: {error}") from error
+    shape: ModelShape = family_of(config).shape(config)
+    return shape
+
+
+def _text(estimate: Plan, space: SearchSpace, free: float) -> str:
+    rows: list[tuple[str, ...]] = [("stage", "time", "memory", "disk", "work")]
+    for step in estimate.steps:
+        sizes = (f"{size / GIB:.2f} GiB" for size in (step.memory, step.disk))
+        rows.append((step.name, _time(step.seconds), *sizes, step.work))
+    total = (f"{size / GIB:.2f} GiB" for size in (estimate.memory, estimate.disk))
+    rows.append(("in all", _time(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
+    rates = estimate.rates
+    return (
+        f"{space!r}\n{table(rows)}\n"
+        f"estimated from {rates.model / 1e9:.0f} and {rates.fits / 1e9:.0f} Gflop/s (model, fits) "
+        f"and {rates.bandwidth / 1e9:.0f} GB/s measured here, assuming that\n"
+        + "\n".join(f"  {sentence}" for sentence in ASSUMED)
+        + "\nnothing was written"
+    )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

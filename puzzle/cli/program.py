@@ -1,0 +1,94 @@
+"""main(): options in, one library function run, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+import puzzle
+from puzzle.cli.command import Answer, Command, UsageError
+from puzzle.cli.commands import COMMANDS
+from puzzle.cli.config_file import read_config
+from puzzle.cli.options import Given
+from puzzle.errors import PuzzleError
+from solvers import InfeasibleError, SolverError
+
+EPILOG = """exit codes: 0 done, 1 error, 2 wrong usage, 3 infeasible, 130 interrupted.
+Options come from the command line, then from --config FILE.toml, then from the defaults."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 error, 2 usage, 3 infeasible, 130 interrupted."""
+    parser = make_parser()
+    values = vars(parser.parse_args(arguments))
+    command = COMMANDS[values.pop("command")]
+    own = command.name
+    as_json, dry = values.pop("json", False), values.pop("dry_run", False)
+    verbosity = values.pop("verbose", 0) - values.pop("quiet", 0)
+    logging.basicConfig(level=logging.WARNING - 10 * verbosity)
+    try:
+        config = values.pop("config", None)
+        file = read_config(config, command, COMMANDS) if config is not None else {}
+        given = Given({**file, **values})
+        answer = command.plan(given) if dry and command.plan else command.run(given)
+    except UsageError as error:
+        print(f"puzzle {own}: error: {error} (puzzle {own} --help)", file=sys.stderr)
+        return 2
+    except InfeasibleError as error:
+        print(f"infeasible: {error}", file=sys.stderr)
+        return 3
+    except (PuzzleError, SolverError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    _print(answer, as_json)
+    return answer.code
+
+
+def _print(answer: Answer, as_json: bool) -> None:
+    print(json.dumps(answer.values, default=str) if as_json else answer.text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="puzzle",
+        description="Neural architecture search for pretrained language models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"puzzle {puzzle.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS.values():
+        _add(commands, command)
+    return parser
+
+
+def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> None:
+    parser = commands.add_parser(
+        command.name,
+        help=command.help,
+        description=command.help,
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in command.examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for option in command.options:
+        option.add_to(parser)
+    absent = argparse.SUPPRESS
+    parser.add_argument("--config", default=absent, metavar="FILE", help="options as TOML")
+    if command.plan:
+        parser.add_argument(
+            "--dry-run",
+            dest="dry_run",
+            action="store_true",
+            help="print the plan with its estimated time, memory and disk, and stop",
+        )
+    parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
+    parser.add_argument("-q", "--quiet", action="count", default=0, help="log less")

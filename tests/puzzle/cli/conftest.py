@@ -1,0 +1,1 @@
+from tests.puzzle.test_search import saved  # noqa: F401 - a fixture
