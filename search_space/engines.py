@@ -108,8 +108,8 @@ _READ = Support("native", tried=False)
 _PADDED = Support("rewritten", f"padded with zero channels to a multiple of {FFN_MULTIPLE}")
 _ZERO_ATTENTION = "an attention of zeros with one KV head in the first layer"
 _BIAS_TRICK = (
-    "a gated FFN of the hidden width: gate weights 0, gate bias where SiLU is 1, the map as up "
-    "projection, identity as down projection"
+    "a gated FFN of the hidden width: gate weights 0, gate bias 16, the map as up projection, "
+    "identity / 16 as down projection"
 )
 _ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE)
 

@@ -111,6 +111,23 @@ def test_what_is_written_for_an_engine_computes_the_childs_logits(labels, engine
     assert left <= {"ffn_width"}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_linear_map_as_a_gated_ffn_is_itself_in_every_number_format(dtype):
+    model = child_of(["gqa3+linear", "gqa3+gated64", "gqa3+gated64"]).to(dtype)
+    layout = layout_of(model.config.blocks)
+    _, layers = lower(layout, "vllm")
+    _, _, tensors = next(each_layer(layout, layers, model.state_dict(), ffn_biases=True))
+    x = torch.randn(7, 48, generator=torch.Generator().manual_seed(1)).to(dtype)
+    parts = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith("mlp.")}
+    gate, up = (
+        torch.nn.functional.linear(x, parts[f"{n}_proj.weight"], parts[f"{n}_proj.bias"])
+        for n in ("gate", "up")
+    )
+    y = torch.nn.functional.linear(torch.nn.functional.silu(gate) * up, parts["down_proj.weight"])
+    expected = model.model.layers[0].mlp.linear_proj(x)
+    torch.testing.assert_close(y, expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
 def test_sglang_gets_one_kv_head_count():
     written, _ = run_written(child_of(["gqa3+gated64", "gqa1+gated64", "none+none"]), "sglang")
     assert {block.attention.kv_heads for block in written.blocks} == {3, None}
@@ -220,7 +237,7 @@ def test_quantised_tensors_are_near_the_childs_and_identities_exact(kind, tmp_pa
     bits = 8 if kind == "bf16" else 11 if kind == "f16" else int(kind[1])
     up = model.model.layers[0].mlp.linear_proj.weight
     assert (found["blk.0.ffn_up.weight"] - up).abs().max() < 2 * up.abs().max() / 2**bits
-    assert torch.equal(found["blk.0.ffn_down.weight"], torch.eye(96))
+    assert torch.equal(found["blk.0.ffn_down.weight"], torch.eye(96) / 16)
     assert found["blk.1.ffn_down.weight"].shape == (96, 9 if kind.endswith("16") else 32)
     assert found["output_norm.weight"].equal(model.model.norm.weight)
 
