@@ -7,6 +7,7 @@ activations in the same pass, each with an optimiser of its own.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +27,7 @@ from puzzle.library.variants import ATTENTION, FEED_FORWARD, Variants
 from search_space import FFN, Attention, Block
 
 Tensors = dict[str, torch.Tensor]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +81,8 @@ class LayerDistill:
         length = streams.x.shape[1]
         self.steps = max(1, config.tokens // (min(config.batch, streams.train) * length))
         self.students: dict[str, Student] = {}
+        # Windows run at once.
+        self.part = config.batch
 
     def train(
         self, blocks: Iterable[Block], errors: dict[str, LocalError]
@@ -91,7 +95,7 @@ class LayerDistill:
         for step, windows in enumerate(bar, start=1):
             if all(student.stopped for student in self.students.values()):
                 break
-            self._step(self.streams[windows])
+            self._step(windows)
             if step % every == 0 or step == self.steps:
                 self._look()
         tensors = dict(self.variants.stored)
@@ -157,18 +161,35 @@ class LayerDistill:
             return nullcontext()
         return torch.autocast(self.streams.device.type, torch.bfloat16)
 
-    @torch.enable_grad()
-    def _step(self, rows: Rows) -> None:
-        for student, loss in self._losses(rows, lambda student: not student.stopped):
-            share = loss / self._power(student, rows)
-            if not torch.isfinite(share):
-                student.stopped = True
-                continue
-            share.backward()
-            nn.utils.clip_grad_norm_(student.module.parameters(), self.config.clip)
-            student.optimizer.step()
-            student.schedule.step()
+    def _step(self, windows: torch.Tensor) -> None:
+        """Takes one step of every student, in smaller parts where the device has no room."""
+        while True:
+            try:
+                for part in windows.split(self.part):
+                    self._backward(self.streams[part], len(part) / len(windows))
+                break
+            except torch.OutOfMemoryError:
+                if self.part == 1:
+                    raise
+                self.part = max(1, self.part // 2)
+                logger.warning("out of device memory; steps go on in parts of %d", self.part)
+                for student in self.students.values():
+                    student.optimizer.zero_grad(set_to_none=True)
+        for student in self.students.values():
+            if not student.stopped:
+                nn.utils.clip_grad_norm_(student.module.parameters(), self.config.clip)
+                student.optimizer.step()
+                student.schedule.step()
             student.optimizer.zero_grad(set_to_none=True)
+
+    @torch.enable_grad()
+    def _backward(self, rows: Rows, weight: float) -> None:
+        for student, loss in self._losses(rows, lambda student: not student.stopped):
+            share = weight * loss / self._power(student, rows)
+            if bool(torch.isfinite(share)):
+                share.backward()
+            else:
+                student.stopped = True
 
     @torch.no_grad()
     def _look(self) -> None:

@@ -17,6 +17,7 @@ from puzzle.errors import DataError, ParentError, PuzzleError, WorkspaceError
 from puzzle.library import BLDConfig, LibraryConfig, build_library, heal
 from puzzle.library import build as build_module
 from puzzle.library.attention import head_options, promising_ways, whole_ways
+from puzzle.library.distill import LayerDistill
 from puzzle.library.fit import HeldOut, Moments, fit
 from puzzle.library.outputs import LayerOutputs
 from puzzle.parents import open_parent
@@ -172,6 +173,28 @@ def test_a_variant_whose_loss_is_not_finite_keeps_its_start(tmp_path):
     library = build_library(parent, space_of(parent), cut, workspace=workspace, config=wild)
     for error in library.errors(0).values():
         assert error.value <= error.fitted + 1e-6
+
+
+def test_distillation_goes_on_in_smaller_parts_where_memory_runs_out(tmp_path, monkeypatch, caplog):
+    config = LibraryConfig(bld=BLDConfig(tokens=1024))
+    found = []
+    backward = LayerDistill._backward
+
+    def narrow(self, rows, weight):
+        if len(rows.x) > 1:
+            raise torch.OutOfMemoryError("too much")
+        backward(self, rows, weight)
+
+    for name in ("whole", "parts"):
+        workspace, parent, cut = opened(tmp_path / name)
+        if name == "parts":
+            monkeypatch.setattr(LayerDistill, "_backward", narrow)
+        library = build_library(parent, space_of(parent), cut, workspace=workspace, config=config)
+        found.append(library.errors(1))
+    assert "parts of 1" in caplog.text
+    for name, error in found[0].items():
+        # A part's error is a share of its own power, so the steps are not quite the same.
+        assert found[1][name].value == pytest.approx(error.value, rel=0.02), name
 
 
 def test_a_healed_child_stays_nearer_to_the_parents_stream(tmp_path):
