@@ -159,10 +159,10 @@ def additive(how: str) -> Chooser:
 
 
 def measured(step: Callable[..., Layout]) -> Chooser:
-    """A step from the optimum with hybrid scores, decided by measured KL."""
+    """A step from the optimum with exact scores, decided by measured KL."""
 
     def run(study: Study, budget: Budget) -> tuple[str, ...]:
-        problem = budget.problem(study, study.scores("hybrid"))
+        problem = budget.problem(study, study.scores("exact"))
         start = layout_of(study.own, solve(problem).labels)
         found = step(study, budget, problem, start)
         return tuple(block.label for block in found.blocks)
@@ -253,7 +253,7 @@ def run(study: Study, out: Path, only: str) -> None:
             known = [e for e in entries.values() if tuple(e["labels"]) == labels]
             found = known[0]["validation"] if known else validate(study.judge, layout)
             entry = {"labels": labels, "cpu_seconds": round(seconds, 1), "validation": found}
-            problem = budget.problem(study, study.scores("hybrid"))
+            problem = budget.problem(study, study.scores("exact"))
             choices = [row.index(one) for row, one in zip(problem.groups, labels, strict=True)]
             entry["predicted"], entry["resources"] = problem.evaluate(choices)
             entries[name] = entry

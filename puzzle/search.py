@@ -23,7 +23,7 @@ from puzzle.report import Evidence, describe_run
 from puzzle.requirements import SCORE
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, Workload, WorkloadLike
-from puzzle.scoring import hybrid
+from puzzle.scoring import hybrid, replace_one
 from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace
 from solvers import Limit, Solution, solve
@@ -122,7 +122,8 @@ def search(
 
     config = library or LibraryConfig()
     variants = build_library(model, space, cut, workspace=workspace, config=config)
-    scores = hybrid(variants, space, cut, workspace=workspace)
+    score = replace_one if steps.exact else hybrid
+    scores = score(variants, space, cut, workspace=workspace)
 
     def found(limits: tuple[Limit, ...]) -> Found:
         problem = goals.problem(scores, limits)

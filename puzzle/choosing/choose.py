@@ -32,18 +32,20 @@ class Effort:
             in a tenth of the layers; with 1 the program's optimum is chosen unmeasured.
         rounds: Most trust-region rounds around the best (`puzzle.choosing.around`).
         moves: Measurements of a local search after that (`solvers.refine`).
+        exact: Whether the program has exact replace-one scores, not hybrid ones.
     """
 
     pool: int = 1
     rounds: int = 0
     moves: int = 0
+    exact: bool = False
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "fast": Effort(),
-        "default": Effort(pool=4, rounds=3),
-        "thorough": Effort(pool=8, rounds=8, moves=200),
+        "default": Effort(pool=4, rounds=2, exact=True),
+        "thorough": Effort(pool=8, rounds=6, moves=200, exact=True),
     }
 )
 
@@ -102,7 +104,7 @@ def choose(
     """
     own = Layout.parent(space.shape)
     best = layout_of(own, optimum.labels)
-    if effort == Effort():
+    if effort == Effort(exact=effort.exact):
         return Choice(layout=best, predicted=optimum.objective)
     spec = {
         "effort": asdict(effort),

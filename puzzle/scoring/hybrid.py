@@ -27,8 +27,8 @@ class HybridConfig:
     """Where exact scores are paid for.
 
     Args:
-        anchors: Blocks scored exactly to calibrate the others, spread evenly over the ranks of
-            the Fisher scores.
+        anchors: Blocks scored exactly to calibrate the others, a third of them for each kind of
+            change (attention, FFN, both), spread evenly over the ranks of its Fisher scores.
         trust: Nats per token above which a calibrated score is not trusted, and replaced by the
             exact one; None for never.
         fisher: How many probes.
@@ -39,8 +39,8 @@ class HybridConfig:
     fisher: FisherConfig = field(default_factory=FisherConfig)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.anchors, int) or self.anchors < 2:
-            raise DataError(f"anchors={self.anchors!r}; allowed: integers of 2 or more")
+        if not isinstance(self.anchors, int) or self.anchors < 6:
+            raise DataError(f"anchors={self.anchors!r}; allowed: integers of 6 or more")
         if self.trust is not None and not (math.isfinite(self.trust) and self.trust > 0):
             raise DataError(f"trust={self.trust!r}; allowed: nats above 0, or None for no limit")
 
@@ -77,7 +77,13 @@ def mended(
         exact_of: Gives the exact scores of some (layer, label); called twice at most.
         config: Where exact scores are paid for.
     """
-    found = calibrate(estimates, exact_of(anchor_keys(estimates, config.anchors)))
+    keys = [key for kind in kinds(estimates) for key in anchor_keys(kind, config.anchors // 3)]
+    exact = exact_of(keys)
+    found = estimates
+    for kind in kinds(estimates):
+        here = {key: score for key, score in exact.items() if key[1] in kind[key[0]]}
+        changed = calibrate(kind, here)
+        found = found.replaced({(layer, label): s for layer, label, s in changed.items()})
     if config.trust is None:
         return found
     doubted = [
@@ -86,6 +92,28 @@ def mended(
         if score.method == "calibrated" and score.kl > config.trust
     ]
     return found.replaced(exact_of(doubted))
+
+
+def kinds(scores: Scores) -> list[Scores]:
+    """Returns the scores of blocks with another attention, with another FFN, and with both.
+
+    The ratio of exact scores to Fisher's differs between them, so that one map for all favours
+    one kind over another. The first block of a layer is the parent's.
+    """
+    own = [Block.from_label(next(iter(row))) for row in scores]
+    found = []
+    for attention, ffn in ((False, True), (True, False), (False, False)):
+        rows = (
+            {
+                label: score
+                for label, score in row.items()
+                if (Block.from_label(label).attention == block.attention) == attention
+                and (Block.from_label(label).ffn == block.ffn) == ffn
+            }
+            for row, block in zip(scores, own, strict=True)
+        )
+        found.append(Scores(tuple(rows)))
+    return [kind for kind in found if any(kind)]
 
 
 def anchor_keys(estimates: Scores, count: int) -> list[Key]:

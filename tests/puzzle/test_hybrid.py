@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from puzzle.errors import DataError
 from puzzle.library import build_library
 from puzzle.scoring import FisherConfig, HybridConfig, Score, Scores, hybrid, replace_one
-from puzzle.scoring.hybrid import anchor_keys, calibrate
+from puzzle.scoring.hybrid import anchor_keys, calibrate, kinds, mended
 from search_space import SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
 
@@ -53,6 +53,28 @@ def test_anchors_are_spread_over_the_ranks(blocks, count):
     assert not gaps or max(gaps) <= math.ceil(blocks / count)
 
 
+def test_each_kind_of_change_has_a_map_of_its_own():
+    labels = {"gqa1+gated8": 0.5, "none+gated8": 0.5, "gqa2+gated4": 2.0, "gqa2+none": 2.0}
+    labels |= {"none+gated4": 3.0, "none+none": 3.0}
+    rows = tuple(
+        {
+            "gqa2+gated8": Score(kl=0.0),
+            **{k: Score(kl=0.01 * (i + layer + 1)) for i, k in enumerate(labels)},
+        }
+        for layer in range(6)
+    )
+    estimates = Scores(rows)
+
+    def exact_of(keys):
+        return {k: Score(kl=labels[k[1]] * estimates.kl(*k)) for k in keys}
+
+    found = mended(estimates, exact_of, HybridConfig(anchors=6, trust=None))
+    for layer, label, score in found.items():
+        assert score.kl == pytest.approx(labels.get(label, 0.0) * estimates.kl(layer, label))
+    assert [sum(map(len, kind)) for kind in kinds(estimates)] == [12, 12, 12]
+    assert found.methods()["calibrated"] == 30
+
+
 def test_what_is_doubted_is_exact_and_each_score_says_how_it_was_found(saved, tmp_path):  # noqa: F811
     workspace, parent, _, cut = opened(saved, tmp_path)
     space = SearchSpace.preset(parent.shape, "small")
@@ -61,7 +83,7 @@ def test_what_is_doubted_is_exact_and_each_score_says_how_it_was_found(saved, tm
     probes = FisherConfig(probes=16, rounds=1)
 
     def run(trust):
-        config = HybridConfig(anchors=5, trust=trust, fisher=probes)
+        config = HybridConfig(anchors=6, trust=trust, fisher=probes)
         return hybrid(library, space, cut, workspace=workspace, config=config)
 
     values = sorted(score.kl for _, _, score in exact.items())
@@ -73,12 +95,12 @@ def test_what_is_doubted_is_exact_and_each_score_says_how_it_was_found(saved, tm
         elif score.method == "calibrated":
             assert score.kl <= trust
     assert found.methods()["calibrated"] > 0
-    assert run(None).methods()["exact"] == 5
+    assert run(None).methods()["exact"] == 6
     own = parent.shape.parent_block.label
     assert all(found.kl(layer, own) == 0.0 for layer in range(parent.shape.layers))
 
 
-@pytest.mark.parametrize("wrong", [{"anchors": 1}, {"trust": 0.0}, {"trust": math.inf}])
+@pytest.mark.parametrize("wrong", [{"anchors": 5}, {"trust": 0.0}, {"trust": math.inf}])
 def test_a_wrong_config_is_refused(wrong):
     with pytest.raises(DataError, match="allowed"):
         HybridConfig(**wrong)
