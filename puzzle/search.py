@@ -122,8 +122,8 @@ def search(
 
     config = library or LibraryConfig()
     variants = build_library(model, space, cut, workspace=workspace, config=config)
-    score = replace_one if steps.exact else hybrid
-    scores = score(variants, space, cut, workspace=workspace)
+    ranked = replace_one if steps.exact else hybrid
+    scores = ranked(variants, space, cut, workspace=workspace)
 
     def found(limits: tuple[Limit, ...]) -> Found:
         problem = goals.problem(scores, limits)
