@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puzzle.child import PuzzleForCausalLM, assemble
 from puzzle.child.generation import inherit_generation_config
@@ -18,9 +18,16 @@ from puzzle.export.files import copy_tokenizer, save_tokenizer, staged
 from puzzle.library.build import Library
 from puzzle.report import Evidence
 from puzzle.report.card import model_card
+from puzzle.report.curves import read_record
 from puzzle.scenario import Scenario, rate
-from search_space import Layout
+from search_space import Layout, plot_layout
 from solvers import Solution
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+    from puzzle.distill import DistillResult
 
 MIB = 2**20
 RECORD, EVIDENCE = "puzzle_layout.json", "puzzle_evidence.json"
@@ -112,6 +119,113 @@ class SearchResult:
             for row in rows
         )
 
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        distillation: DistillResult | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> Path:
+        """Writes the report: one HTML page that needs no other file and no network.
+
+        What the result does not hold is left out: without evidence, that is frontier, scores,
+        constraints and how to find the result again.
+
+        Args:
+            path: The file, such as "report.html".
+            distillation: The child's distillation, its record, or the directory it was written
+                to; by default the record in the directory that the result was read from.
+
+        Returns:
+            The file.
+
+        Raises:
+            DataError: The directory has no record of a distillation.
+            WorkspaceError: The file cannot be written.
+        """
+        from puzzle.report.page import write_report
+
+        return write_report(self, path, distillation=read_record(distillation, self.saved))
+
+    def plot_layout(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Returns the layout drawn with matplotlib; see `search_space.plot_layout`."""
+        return plot_layout(self.layout, path)
+
+    def plot_frontier(self) -> Figure:
+        """Returns quality against throughput: frontier, parent, child, pool and baselines.
+
+        Where the program knows no time, another limited resource takes the place of throughput.
+
+        Raises:
+            DataError: The result has no evidence.
+            ImportError: matplotlib is not installed.
+        """
+        from puzzle.report import frontier, plots
+
+        self._require_evidence()
+        found = frontier.frontier_of(self)
+        if found is None:
+            raise DataError("the program has no resource to draw a frontier over")
+        return plots.frontier_figure(found)
+
+    def plot_scores(self) -> Figure:
+        """Returns the heat map of scores, the child's blocks framed.
+
+        Raises:
+            DataError: The result has no evidence.
+            ImportError: matplotlib is not installed.
+        """
+        from puzzle.report import grids, plots
+
+        return plots.heat_figure(grids.score_grid(self._require_evidence().scores, self.layout))
+
+    def plot_errors(self) -> Figure:
+        """Returns the heat map of local errors, the child's variants framed.
+
+        Raises:
+            DataError: The result has no evidence, or no local errors.
+            ImportError: matplotlib is not installed.
+        """
+        from puzzle.report import grids, plots
+
+        errors = self._require_evidence().errors
+        if not errors:
+            raise DataError("the result holds no local errors: it was not made from a library")
+        return plots.heat_figure(grids.error_grid(errors, self.layout))
+
+    def plot_costs(self) -> Figure:
+        """Returns measured over predicted costs of parent and child.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from puzzle.report import costs, plots
+
+        return plots.costs_figure(costs.costs_of(self))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Returns parent and child, predicted and measured, as a pandas DataFrame.
+
+        Returns:
+            One row for each of the four, by (which, how), and a column for each figure, in tokens
+            per second, seconds, bytes, nats per token and counts.
+        """
+        import pandas
+
+        rows = {
+            (who, how): {**part[who], **rate(part[who], self.scenario)}
+            for who in ("parent", "child")
+            for how, part in (("predicted", self.predicted), ("measured", self.measured))
+        }
+        index = pandas.MultiIndex.from_tuples(rows, names=("model", "source"))
+        return pandas.DataFrame(list(rows.values()), index=index)
+
+    def _require_evidence(self) -> Evidence:
+        if self.evidence is None:
+            raise DataError(
+                f"the result has no evidence, which search() keeps and save() writes to {EVIDENCE}"
+            )
+        return self.evidence
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return {
@@ -164,7 +278,10 @@ class SearchResult:
         return f"SearchResult({self.layout!r}, {gain:.2f}x measured, KL {kl:.3f})"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.table())}</pre>{self.layout._repr_html_()}"
+        from puzzle.report.verdict import verdict
+
+        said = html.escape(verdict(self))
+        return f"<p>{said}</p>{self.layout._repr_html_()}<pre>{html.escape(self.table())}</pre>"
 
 
 def load_result(directory: str | os.PathLike[str]) -> SearchResult:

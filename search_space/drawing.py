@@ -86,19 +86,28 @@ def _step(layers: int) -> int:
 
 
 # SVG, in pixels.
-LEFT, RIGHT, TOP, ROW, GAP, BOTTOM = 64, 16, 30, 90, 28, 66
+LEFT, RIGHT, TOP, ROW, GAP, BOTTOM, LINE = 64, 16, 30, 90, 28, 66, 16
+HATCH = "puzzle-hatch"
 
 
-def layout_svg(layout: Layout, *, title: str | None = None) -> str:
+def layout_svg(layout: Layout, *, title: str | None = None, width: float | None = None) -> str:
     """Returns a layout drawn as SVG.
 
     Args:
         layout: The layout.
         title: The line above it; its size in layers and parameters if not given.
+        width: Its width in pixels, such as 360 for a phone; by default what the layers need.
     """
-    pitch = max(6.0, min(24.0, 760 / layout.shape.layers))
-    width = LEFT + RIGHT + max(pitch * layout.shape.layers, 420)
-    height = TOP + 2 * ROW + GAP + BOTTOM
+    layers = layout.shape.layers
+    # Ids are those of a whole page, and a picture that is hidden hides its patterns from others.
+    name = HATCH if width is None else f"{HATCH}-{width:g}"
+    if width is None:
+        pitch = max(6.0, min(24.0, 760 / layers))
+        width = LEFT + RIGHT + max(pitch * layers, 420)
+    else:
+        pitch = min(24.0, (width - LEFT - RIGHT) / layers)
+    legend, rows = _svg_legend(_kinds(layout), TOP + 2 * ROW + GAP + 52, width)
+    height = TOP + 2 * ROW + GAP + BOTTOM + LINE * (rows - 1)
     title = title or f"{layout.shape.layers} layers, {layout.parameters():,} parameters"
     parts = [_text(LEFT, 18, title, size=13)]
     for row, (label, drawn) in enumerate(zip(_ROW_LABELS, bars(layout), strict=True)):
@@ -109,18 +118,17 @@ def layout_svg(layout: Layout, *, title: str | None = None) -> str:
     for layer in range(0, layout.shape.layers, _step(layout.shape.layers)):
         parts.append(_text(LEFT + (layer + 0.5) * pitch, base + 14, str(layer), anchor="middle"))
     parts.append(_text(LEFT, base + 32, "layer"))
-    parts += _svg_legend(_kinds(layout), base + 52)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width:{width:g}px;width:100%" role="img" font-family="sans-serif">'
         f'<title>{html.escape(title)}</title><rect width="100%" height="100%" fill="white"/>'
-        f"{_SVG_HATCH}{''.join(parts)}</svg>"
-    )
+        f"{_SVG_HATCH}{''.join([*parts, *legend])}</svg>"
+    ).replace(HATCH, name)
 
 
 _ROW_LABELS = ("attention", "FFN")
 _SVG_HATCH = (
-    '<defs><pattern id="puzzle-hatch" width="4" height="4" patternUnits="userSpaceOnUse">'
+    f'<defs><pattern id="{HATCH}" width="4" height="4" patternUnits="userSpaceOnUse">'
     f'<rect width="4" height="4" fill="white"/><path d="M0 4L4 0" stroke="{EDGE}"/>'
     "</pattern></defs>"
 )
@@ -134,7 +142,7 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 1
 
 
 def _rect(x: float, y: float, width: float, height: float, kind: str) -> str:
-    fill = "url(#puzzle-hatch)" if kind == "linear" else COLOURS.get(kind, PALE)
+    fill = f"url(#{HATCH})" if kind == "linear" else COLOURS.get(kind, PALE)
     stroke = PALE if kind == "identity" else EDGE
     return (
         f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" '
@@ -175,12 +183,17 @@ def _svg_bar(bar: Bar, base: float, pitch: float) -> Iterator[str]:
         yield f'<text transform="{at}" font-size="9" fill="{EDGE}">x{bar.share:.1f}</text>'
 
 
-def _svg_legend(kinds: list[str], y: float) -> Iterator[str]:
-    x = float(LEFT)
+def _svg_legend(kinds: list[str], y: float, width: float) -> tuple[list[str], int]:
+    """Returns the legend's parts and how many lines it takes."""
+    parts, x, rows = [], float(LEFT), 1
     for kind in kinds:
-        yield _cross(x + 5, y - 4, 3) if kind == "none" else _rect(x, y - 9, 10, 10, kind)
-        yield _text(x + 14, y, LEGEND[kind])
-        x += 26 + 5.6 * len(LEGEND[kind])
+        wide = 26 + 5.6 * len(LEGEND[kind])
+        if x + wide > width and x > LEFT:
+            x, y, rows = float(LEFT), y + LINE, rows + 1
+        parts.append(_cross(x + 5, y - 4, 3) if kind == "none" else _rect(x, y - 9, 10, 10, kind))
+        parts.append(_text(x + 14, y, LEGEND[kind]))
+        x += wide
+    return parts, rows
 
 
 def plot_layout(

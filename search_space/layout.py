@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_space import counting
 from search_space.blocks import Block, ModelShape, check_keys
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -123,6 +126,26 @@ class Layout:
     def load(cls, path: str | os.PathLike[str]) -> Layout:
         """Reads the layout that `save` wrote."""
         return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Returns the layers as a pandas DataFrame, which has to be installed.
+
+        Returns:
+            One row per layer: attention kind, KV heads, FFN kind and width; sizes that a kind does
+            not have are missing.
+        """
+        import pandas
+
+        frame = pandas.DataFrame(
+            {
+                "attention": [block.attention.kind for block in self.blocks],
+                "kv_heads": [block.attention.kv_heads for block in self.blocks],
+                "ffn": [block.ffn.kind for block in self.blocks],
+                "width": [block.ffn.width for block in self.blocks],
+            }
+        ).astype({"kv_heads": "Int64", "width": "Int64"})
+        frame.index.name = "layer"
+        return frame
 
     def runs(self) -> list[tuple[str, str]]:
         """Returns (layers, label) for each run of equal layers."""

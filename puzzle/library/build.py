@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
@@ -26,6 +27,9 @@ from puzzle.tensor_files import save_tensors
 from puzzle.workspace import Artifact, Workspace
 from search_space import Block, Layout, SearchSpace
 
+if TYPE_CHECKING:
+    import pandas
+
 KIND, DISTILLED, ERRORS = "library-layer", "library-distilled", "errors.json"
 # Part of every layer's name: raise it when a change of the code changes the weights.
 METHOD = 2
@@ -33,7 +37,7 @@ logger = logging.getLogger(__name__)
 Rows = Sequence[tuple[Block, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Library:
     """The variants of every layer, on disk.
 
@@ -48,6 +52,27 @@ class Library:
     def errors(self, layer: int) -> dict[str, LocalError]:
         """Returns the held-out local errors of a layer's variants, by name."""
         return LocalError.read(self.layers[layer].load_json(ERRORS))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Returns the local errors as a pandas DataFrame, one row per layer and variant."""
+        import pandas
+
+        return pandas.DataFrame(
+            {"layer": layer, "variant": name, **error.to_dict(), "value": error.value}
+            for layer in range(len(self.layers))
+            for name, error in self.errors(layer).items()
+        )
+
+    def __repr__(self) -> str:
+        return f"Library({self.parent!r}, {len(self.layers)} layers)"
+
+    def _repr_html_(self) -> str:
+        """The local errors as a heat map."""
+        from puzzle.report.grids import error_grid
+        from puzzle.report.svg import heat
+
+        grid = error_grid(map(self.errors, range(len(self.layers))))
+        return f"<p>{html.escape(repr(self))}</p>{heat(grid, title='Local errors')}"
 
     def variants(self, layer: int) -> Variants:
         """Returns the weights of a layer's blocks."""

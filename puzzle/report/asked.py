@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from puzzle.quantities import readable
 from puzzle.requirements import Requirement, requirements
 from puzzle.scenario import Scenario
-from solvers import ChoiceProblem, Sensitivity, SolverError, sensitivity
+from solvers import Sensitivity, SolverError, sensitivity
 
 if TYPE_CHECKING:
     from puzzle.report.evidence import Evidence
@@ -39,6 +39,14 @@ class Asked:
     met: bool | None = None
     more: str | None = None
 
+    @property
+    def spare(self) -> str:
+        """The slack in words."""
+        if self.slack is None:
+            return ""
+        share = 100 * self.slack
+        return f"{share:.0f} %" if abs(share) >= 10 else f"{share:.2g} %"
+
 
 def asked(result: SearchResult, *, solve_again: bool = False) -> tuple[Asked, ...]:
     """Returns how each constraint turned out.
@@ -50,11 +58,12 @@ def asked(result: SearchResult, *, solve_again: bool = False) -> tuple[Asked, ..
     evidence = result.evidence
     if evidence is None:
         return ()
+    unit = "nats/token" if evidence.minimised == "kl" else evidence.minimised
     whole = {"predicted": totals(result, "parent"), "measured": result.measured["parent"]}
     own = {"predicted": totals(result, "child"), "measured": result.measured["child"]}
     gains = _gains(evidence, result) if solve_again else {}
     return tuple(
-        _asked(requirement, own, whole, evidence.problem, gains, result.scenario)
+        _asked(requirement, own, whole, gains, result.scenario, unit)
         for requirement in requirements(evidence.constraints, evidence.workload or result.scenario)
     )
 
@@ -76,10 +85,12 @@ def totals(result: SearchResult, who: str) -> dict[str, float]:
 def _gains(evidence: Evidence, result: SearchResult) -> Mapping[str, Sensitivity]:
     try:
         found = sensitivity(
-            evidence.problem, solution=result.solution, step=0.05, time_limit=SECONDS
+            evidence.problem,
+            solution=evidence.own_solution(result.solution),
+            step=0.05,
+            time_limit=SECONDS,
         )
-    except (SolverError, ValueError):
-        # A solution of other limits, such as tightened ones, is none of this problem.
+    except SolverError:
         return {}
     return {each.limit.text: each for each in found}
 
@@ -88,9 +99,9 @@ def _asked(
     requirement: Requirement,
     own: Mapping[str, Mapping[str, float]],
     whole: Mapping[str, Mapping[str, float]],
-    problem: ChoiceProblem,
     gains: Mapping[str, Sensitivity],
     scenario: Scenario,
+    unit: str,
 ) -> Asked:
     constraint, name = requirement.constraint, requirement.column.name
     row = Asked(text=str(constraint))
@@ -104,7 +115,7 @@ def _asked(
         slack=limit.slack(total) / abs(limit.bound) if limit.bound else None,
     )
     if limit.text in gains:
-        row = replace(row, more=_bought(requirement, gains[limit.text], parents[name]))
+        row = replace(row, more=_bought(requirement, gains[limit.text], parents[name], unit))
     # Only the first scenario's measurements are kept, and none at another batch.
     plain = all(
         term.resource in own["measured"] and term.scenario == scenario
@@ -136,9 +147,9 @@ def _amount(requirement: Requirement, total: float, parent: float | None) -> str
     return readable(constraint.quantity, value, constraint.relation) if value > 0 else "0"
 
 
-def _bought(requirement: Requirement, found: Sensitivity, parent: float | None) -> str:
+def _bought(requirement: Requirement, found: Sensitivity, parent: float | None, unit: str) -> str:
     at = _amount(requirement, found.limit.moved(found.step).bound, parent)
-    text = f"at {at}: " + (f"{found.gain:.3g} nats/token less" if found.gain > 0 else "nothing")
+    text = f"at {at}: " + (f"{found.gain:.3g} {unit} less" if found.gain > 0 else "nothing")
     if found.next_budget is not None:
         text += f"; the next better layout is at {_amount(requirement, found.next_budget, parent)}"
     return text if found.certain else f"{text} (not proved)"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from puzzle.constraints import Constraint
 from puzzle.costs.device import device_record
@@ -17,7 +19,7 @@ from puzzle.scenario import Workload
 from puzzle.scoring import Scores
 from puzzle.scoring.scores import Score
 from puzzle.workspace import versions
-from solvers import ChoiceProblem, problem_from_dict, problem_to_dict
+from solvers import ChoiceProblem, Solution, problem_from_dict, problem_to_dict
 
 Errors = tuple[Mapping[str, LocalError], ...]
 
@@ -44,6 +46,30 @@ class Evidence:
     measured: Score | None = None
     workload: Workload | None = None
     run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def minimised(self) -> str:
+        """What the program minimises: "kl", or the resource that was asked for instead."""
+        return str(self.run.get("settings", {}).get("minimise", "kl"))
+
+    def kl_problem(self) -> ChoiceProblem:
+        """Returns the program with the KL as what is minimised, whatever was asked for."""
+        if self.minimised == "kl":
+            return self.problem
+        score = [
+            self.scores.kl(layer, label)
+            for layer, labels in enumerate(self.problem.groups)
+            for label in labels
+        ]
+        return replace(self.problem, score=np.array(score))
+
+    def own_solution(self, solution: Solution) -> Solution | None:
+        """Returns a solution if it was found within this problem's limits, and None if others.
+
+        A search tightens a limit that its child missed when it was measured.
+        """
+        own = {side.text for limit in self.problem.limits for side in limit.sides()}
+        return solution if set(solution.slack) == own else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""

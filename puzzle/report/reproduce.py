@@ -1,13 +1,22 @@
-"""The call that finds a result again."""
+"""The call that finds a result again, and the commands that load and serve its child."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from puzzle.data import DataConfig
 from puzzle.report.evidence import Evidence
 from puzzle.scenario import Scenario
+from search_space import Layout, engines_for
+
+SERVERS = {
+    "llama.cpp": (', quantisation="q8_0"', "llama-server -m served/*.gguf"),
+    "vllm": ("", "vllm serve served"),
+    "mlx": ("", "mlx_lm.server --model served"),
+}
+"""What `puzzle.export` is given beside the engine, and what serves what it writes."""
 
 
 def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
@@ -41,6 +50,30 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
         f"    seed={settings['seed']!r},",
     ]
     return "\n".join(["import puzzle", "", "result = puzzle.search(", *lines, ")"])
+
+
+def serve_commands(layout: Layout, saved: Path | None) -> list[tuple[str, str]]:
+    """Returns how to load a child and how to serve it, for the engines that can run its layout.
+
+    Args:
+        layout: The layout.
+        saved: Where the child is saved, if it is known.
+    """
+    child, engines = _text(str(saved or "child")), engines_for(layout)
+    first = "" if saved else 'result.save("child")\n'
+    load = f'model = AutoModelForCausalLM.from_pretrained({child}, dtype="auto")'
+    found = [
+        (
+            "transformers",
+            f"{first}import puzzle  # registers the architecture\n"
+            f"from transformers import AutoModelForCausalLM\n\n{load}",
+        )
+    ]
+    for engine, (options, command) in SERVERS.items():
+        if engine in engines:
+            export = f'puzzle.export({child}, "served", engine="{engine}"{options})'
+            found.append((engine, f"import puzzle\n\n{export}\n\n# then, in a shell:\n# {command}"))
+    return found
 
 
 def _shown(value: Any) -> str:

@@ -6,11 +6,14 @@ import html
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from search_space import Layout
+
+if TYPE_CHECKING:
+    import pandas
 
 # Neighbouring tokens share their surroundings, so a standard error counts stretches of this many
 # tokens as one observation.
@@ -93,6 +96,15 @@ class Scores(Sequence[Mapping[str, Score]]):
         """Returns the scores that `to_dict` wrote."""
         rows = ({k: Score(**s) for k, s in row.items()} for row in values["layers"])
         return cls(tuple(rows))
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Returns a pandas DataFrame: layer, block, kl, error and method, one row per block."""
+        import pandas
+
+        return pandas.DataFrame(
+            {"layer": layer, "block": label, **score.to_dict()}
+            for layer, label, score in self.items()
+        )
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {name}" for name, n in sorted(self.methods().items()))

@@ -1,5 +1,6 @@
 """Claims about the pictures of a layout."""
 
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -77,3 +78,30 @@ def test_without_matplotlib_the_error_says_how_to_install_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'puzzle-nas[plots]'" in done.stdout
+
+
+@pytest.mark.parametrize("width", [320, 360, 800])
+def test_a_picture_of_a_given_width_keeps_all_it_shows_inside(width):
+    deep = ModelShape(**{**SHAPE.to_dict(), "layers": 80})
+    layout = Layout(deep, tuple(Block.from_label(LABELS[i % 7]) for i in range(80)))
+    root = ElementTree.fromstring(layout_svg(layout, width=width))
+    across, high = map(float, root.get("viewBox").split()[2:])
+    assert across == width
+    space = "{http://www.w3.org/2000/svg}"
+    for rect in root.iter(f"{space}rect"):
+        if rect.get("x"):
+            assert float(rect.get("x")) + float(rect.get("width")) <= width
+            assert float(rect.get("y")) + float(rect.get("height")) <= high
+    legend = [e for e in root.iter(f"{space}text") if e.text in LEGEND.values()]
+    assert {e.text for e in legend} == set(LEGEND.values())
+    for text in legend:
+        assert float(text.get("y")) <= high
+        # Arial's letters are half as wide as they are high, near enough.
+        assert float(text.get("x")) + 5 * len(text.text) <= width
+
+
+def test_two_pictures_on_one_page_share_no_id():
+    both = layout_svg(LAYOUT) + layout_svg(LAYOUT, width=360)
+    ids = re.findall(r' id="([^"]+)"', both)
+    assert len(set(ids)) == len(ids) == 2
+    assert set(re.findall(r"url\(#([^)]+)\)", both)) == set(ids)

@@ -13,7 +13,7 @@ def found(tmp_path_factory):
     return puzzle.search(
         folder / "parent",
         text(),
-        constraints=["parameters <= 0.8x", "memory <= 1 GiB"],
+        constraints=["parameters <= 0.8x", "throughput >= 0.5x"],
         scenario=SCENARIO,
         data=DATA,
         space="default",

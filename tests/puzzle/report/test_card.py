@@ -66,7 +66,7 @@ def test_the_command_of_the_card_is_the_search_that_was_run(found, monkeypatch):
     exec(command, {"text": "the text"})
     ((given, options),) = calls
     assert given == ("parent", "the text")
-    assert options["constraints"] == ["parameters <= 0.8x", "memory <= 1 GiB"]
+    assert options["constraints"] == ["parameters <= 0.8x", "throughput >= 0.5x"]
     assert options["scenario"] == found.scenario
     assert (options["space"], options["effort"], options["seed"]) == ("default", "fast", 0)
 

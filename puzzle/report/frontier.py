@@ -1,0 +1,143 @@
+"""Quality against throughput: the frontier of the program, and where parent and child lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from puzzle.choosing.baselines import at_random, greedy
+from puzzle.errors import ConstraintError
+from puzzle.report.asked import SECONDS, totals
+from solvers import ChoiceProblem, SolverError, frontier, pool
+
+if TYPE_CHECKING:
+    from puzzle.result import SearchResult
+
+KINDS = {
+    "frontier": "least score for each budget",
+    "pool": "near-optimal, some layers apart",
+    "greedy": "greedy, same limit",
+    "random": "random, same limit",
+    "parent": "parent",
+    "child": "child, predicted",
+    "measured": "child, measured",
+}
+"""What the points are, in the order in which they are drawn."""
+
+# A frontier is a picture here: it need not be proved to the last digit.
+POINTS, POOL, GAP = 12, 5, 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One layout in the picture.
+
+    Args:
+        kind: A key of `KINDS`.
+        share: Its throughput, or what it has of another resource, over the parent's, both
+            predicted or both measured.
+        kl: Its KL in nats per token: the sum of its blocks' scores, or measured.
+    """
+
+    kind: str
+    share: float
+    kl: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """The picture of quality against throughput or, where no time is known, another resource.
+
+    Args:
+        axis: Throughput, or the name of the resource.
+        points: What is drawn.
+        wanted: The share that the limits ask for; None if they do not limit it.
+    """
+
+    axis: str
+    points: tuple[Point, ...]
+    wanted: float | None = None
+
+
+def frontier_of(result: SearchResult) -> Frontier | None:
+    """Returns the frontier of a result's program, with what it chose.
+
+    Returns:
+        The frontier; None without evidence, or with a program that knows no resource.
+    """
+    if result.evidence is None or not result.evidence.problem.resources:
+        return None
+    problem = result.evidence.kl_problem()
+    limited = [limit.resource for limit in problem.limits if limit.at_most is not None]
+    name = next((n for n in ("seconds", *limited) if n in problem.resources), None)
+    parent = {"predicted": totals(result, "parent"), "measured": result.measured["parent"]}
+    child = {"predicted": totals(result, "child"), "measured": result.measured["child"]}
+    if name is None or not parent["predicted"].get(name, 0.0) > 0:
+        return None
+
+    def share(total: float, how: str = "predicted") -> float:
+        whole = parent[how][name]
+        return whole / total if name == "seconds" else total / whole
+
+    budgets = _budgets(child["predicted"][name], parent["predicted"][name])
+    found = [*_frontier(problem, name, budgets), *_pool(problem, name), *_baselines(problem, name)]
+    points = [Point(kind=kind, share=share(total), kl=kl) for kind, total, kl in found]
+    points.append(Point(kind="parent", share=1.0, kl=0.0))
+    for kind, how in (("child", "predicted"), ("measured", "measured")):
+        if name in child[how] and name in parent[how]:
+            points.append(Point(kind=kind, share=share(child[how][name], how), kl=child[how]["kl"]))
+    bounds = [x.at_most for x in problem.limits if x.resource == name and x.at_most]
+    return Frontier(
+        axis="throughput" if name == "seconds" else name,
+        points=tuple(points),
+        wanted=share(min(bounds)) if bounds else None,
+    )
+
+
+Found = list[tuple[str, float, float]]
+
+
+def _budgets(child: float, parent: float) -> list[float] | int:
+    """Returns budgets as far beyond the child as show where the trade leads, up to the parent's.
+
+    Over all that can be reached, the child and its neighbours would be one spot in a corner.
+    """
+    if child >= parent:
+        return POINTS
+    least = max(child - 0.8 * (parent - child), 0.2 * child)
+    return [*np.linspace(least, child, POINTS // 2), *np.linspace(child, parent, POINTS // 2)[1:]]
+
+
+def _frontier(problem: ChoiceProblem, name: str, budgets: list[float] | int) -> Found:
+    try:
+        found = frontier(problem, name, budgets, gap=GAP, time_limit=SECONDS)
+    except SolverError:
+        return []
+    return [("frontier", each.resources[name], each.objective) for each in found]
+
+
+def _pool(problem: ChoiceProblem, name: str) -> Found:
+    apart = max(1, len(problem.groups) // 10)
+    try:
+        found = pool(problem, POOL, apart, gap=GAP, time_limit=SECONDS)
+    except SolverError:
+        return []
+    return [("pool", each.resources[name], each.objective) for each in found]
+
+
+def _baselines(problem: ChoiceProblem, name: str) -> Found:
+    # They are made for programs with one limit from above.
+    if len(problem.limits) != 1 or problem.limits[0].at_most is None or problem.spans:
+        return []
+    found: Found = []
+    for kind, choose in (("greedy", greedy), ("random", at_random)):
+        try:
+            labels = choose(problem)
+        except (ConstraintError, SolverError):
+            continue
+        pairs = zip(problem.groups, labels, strict=True)
+        kl, used = problem.evaluate([row.index(label) for row, label in pairs])
+        found.append((kind, used[name], kl))
+    return found

@@ -1,0 +1,92 @@
+"""How firm a choice is: what would have been chosen had the scores come out a little otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from puzzle.report.asked import SECONDS
+from puzzle.report.evidence import Evidence
+from solvers import Solution, SolverError, solve
+
+GAP = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stability:
+    """The choice under scores moved by their standard errors.
+
+    Args:
+        draws: How often scores were drawn and the program solved again.
+        chosen: The program's own choice for each layer.
+        counts: For each layer, how often each block was chosen.
+    """
+
+    draws: int
+    chosen: tuple[str, ...]
+    counts: tuple[Counter[str], ...]
+
+    @property
+    def firm(self) -> int:
+        """Number of layers that got the same block in every draw."""
+        pairs = zip(self.chosen, self.counts, strict=True)
+        return sum(counts[label] == self.draws for label, counts in pairs)
+
+    def open_layers(self) -> list[tuple[int, str, float, str, float]]:
+        """Returns layer, block, its share, the next likely block and its share, least firm first.
+
+        Layers that got the same block in every draw are left out.
+        """
+        rows = []
+        for layer, (label, counts) in enumerate(zip(self.chosen, self.counts, strict=True)):
+            others = [(count, other) for other, count in counts.items() if other != label]
+            if others:
+                count, other = max(others)
+                rows.append((layer, label, counts[label] / self.draws, other, count / self.draws))
+        return sorted(rows, key=lambda row: (row[2], row[0]))
+
+
+def stability(
+    evidence: Evidence, solution: Solution, *, draws: int = 20, seed: int = 0
+) -> Stability | None:
+    """Returns what the program chooses under scores drawn around the estimates.
+
+    Every score is drawn on its own from a normal distribution with its standard error; errors
+    that are common to many scores are not drawn.
+
+    Args:
+        evidence: The program and its scores.
+        solution: The program's solution.
+        draws: How many times.
+        seed: Seed of the draws.
+
+    Returns:
+        The counts, or None if no score has an error, the KL was not what was minimised, or a solve
+        ran out of time.
+    """
+    problem = evidence.problem
+    if evidence.minimised != "kl":
+        return None
+    pairs = [(layer, label) for layer, labels in enumerate(problem.groups) for label in labels]
+    errors = np.array([evidence.scores[layer][label].error for layer, label in pairs])
+    if not errors.any():
+        return None
+    try:
+        own = evidence.own_solution(solution) or solve(problem, gap=GAP, time_limit=SECONDS)
+    except SolverError:
+        return None
+    generator = np.random.default_rng(seed)
+    counts: list[Counter[str]] = [Counter() for _ in problem.groups]
+    for _ in range(draws):
+        score = np.maximum(problem.score + errors * generator.standard_normal(len(errors)), 0.0)
+        drawn = dataclasses.replace(problem, score=score)
+        try:
+            found = solve(drawn, gap=GAP, time_limit=SECONDS, start=own)
+        except SolverError:
+            return None
+        for count, label in zip(counts, found.labels, strict=True):
+            count[label] += 1
+    return Stability(draws=draws, chosen=own.labels, counts=tuple(counts))

@@ -1,0 +1,103 @@
+"""What a result comes to, in words: how much faster, how much kept, how sure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from puzzle.quantities import QUANTITIES, readable
+from puzzle.scenario import rate
+
+if TYPE_CHECKING:
+    from puzzle.report.stability import Stability
+    from puzzle.result import SearchResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure, measured of parent and child, with its unit."""
+
+    name: str
+    parent: str
+    child: str
+    ratio: str
+
+
+def heading(result: SearchResult) -> str:
+    """Returns the title of a report."""
+    run = result.evidence.run if result.evidence else {}
+    return f"Child of {run['parent']['name']}" if run else "A child"
+
+
+def verdict(result: SearchResult) -> str:
+    """Returns one sentence: how much faster, and how much of the parent is kept."""
+    gain = result.speedup()["measured"]["throughput"]
+    child = result.measured["child"]
+    words = f"{gain:.2f} times the parent's throughput"
+    if gain < 1:
+        words = f"Only {words}"
+    if "agreement" in child:
+        words += f", keeping its choice of next token {100 * child['agreement']:.1f} % of the time"
+    return f"{words} (KL {child['kl']:.3f} nats per token)."
+
+
+def sure(result: SearchResult, found: Stability | None) -> list[str]:
+    """Returns sentences on how sure the verdict is.
+
+    Args:
+        result: The result.
+        found: How firm the choice is, if known.
+    """
+    gain = result.speedup()["predicted"]["throughput"]
+    sentences = [f"Throughput was predicted to be {gain:.2f} times the parent's."]
+    evidence, child = result.evidence, result.measured["child"]
+    if "kl_error" in child:
+        sentences[0] += f" The KL's standard error is {child['kl_error']:.2g}."
+    if evidence is not None and evidence.run:
+        tokens = evidence.run["text"]["validation"]["tokens"]
+        sentences[0] += (
+            f" Quality was measured on {tokens:,} tokens of text that nothing was chosen with."
+        )
+    solution = result.solution
+    status = "proved best" if solution.status.value == "optimal" else "not proved best"
+    sentences.append(f"For the scores it got, the program's optimum is {status}.")
+    if found is not None:
+        sentences[1] += (
+            f" Moved by their standard errors, they leave {found.firm} of {len(found.chosen)} "
+            "layers as they are."
+        )
+    return sentences
+
+
+def comparison(result: SearchResult) -> tuple[Row, ...]:
+    """Returns the measured figures of parent and child, and their ratios."""
+    parent, child = (
+        {**result.measured[who], **rate(result.measured[who], result.scenario)}
+        for who in ("parent", "child")
+    )
+    rows = []
+    for name, key in (
+        ("throughput", "throughput"),
+        ("prefill", "prefill_throughput"),
+        ("decode", "decode_throughput"),
+        ("memory", "memory"),
+        ("KV cache", "kv_cache"),
+        ("parameters", "parameters"),
+    ):
+        if key in parent and key in child:
+            unit = QUANTITIES[key]
+            shown = [
+                readable(unit, each[key], "<=") if each[key] else "0" for each in (parent, child)
+            ]
+            ratio = f"{child[key] / parent[key]:.2f}" if parent[key] else ""
+            rows.append(Row(name=name, parent=shown[0], child=shown[1], ratio=ratio))
+    for name, key, form in (
+        ("perplexity", "perplexity", ".2f"),
+        ("KL to the parent", "kl", ".3f"),
+        ("same next token", "agreement", ".3f"),
+    ):
+        if key in parent and key in child:
+            ratio = f"{child[key] / parent[key]:.2f}" if key == "perplexity" else ""
+            shown = [f"{each[key]:{form}}" for each in (parent, child)]
+            rows.append(Row(name=name, parent=shown[0], child=shown[1], ratio=ratio))
+    return tuple(rows)
