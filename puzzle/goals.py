@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from puzzle.constraints import Constraint
+from puzzle.constraints import Constraint, parse_constraint
 from puzzle.costs import (
     CostModel,
     block_columns,
@@ -65,16 +65,25 @@ class Goals:
         return list({column.name: column for column in (self.goal, *columns)}.values())
 
     def problem(
-        self, scores: Scores | None = None, limits: Sequence[Limit] | None = None
+        self,
+        scores: Scores | None = None,
+        limits: Sequence[Limit] | None = None,
+        *,
+        timed: bool = False,
     ) -> ChoiceProblem:
         """Returns the program; without scores it only tells what can be reached.
 
         Args:
             scores: A score for every block.
             limits: Tightened limits; by default those that the constraints mean.
+            timed: Whether seconds are a resource even if nothing bounds them.
         """
         score = None if scores is None else lambda layer, b: scores.kl(layer, b.label)
         shown = self.bounded or (self.goal,)
+        if timed and "seconds" in self.costs.resources:
+            speed = parse_constraint("throughput >= 1x")
+            (column,) = (r.column for r in requirements([speed], self.workload))
+            shown = tuple({each.name: each for each in (*shown, column)}.values())
         values = block_columns(self.costs, self.rows, self._with_goal(shown), score=score)
         return ChoiceProblem(
             tuple(tuple(block.label for block in row) for row in self.rows),

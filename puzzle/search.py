@@ -171,7 +171,7 @@ def search(
         measured={who: {**speeds[main][who], **good[who]} for who in ("parent", "child")},
         library=child,
         evidence=Evidence(
-            problem=goals.problem(scores),
+            problem=goals.problem(scores, timed=True),
             scores=scores,
             errors=tuple(map(variants.errors, range(len(variants.layers)))),
             constraints=asked,
