@@ -21,11 +21,19 @@ SAMPLE = 8
 
 
 class Rows(Protocol):
-    """An endless source of rows."""
+    """An endless source of rows.
+
+    Attributes:
+        shuffled: Whether rows come in a random order already.
+        identity: Content hash of the rows, or of the first of them.
+        epoch: Times the rows have been gone through.
+        number: The last row's number among the rows.
+    """
 
     shuffled: bool
     identity: str
     epoch: int
+    number: int
 
     def next(self) -> Any:
         """Returns the next row."""
@@ -53,7 +61,7 @@ class IndexedRows:
 
     def __init__(self, rows: Any, identity: str, seed: int) -> None:
         self.rows, self.identity, self.seed = rows, identity, seed
-        self.epoch = self.position = 0
+        self.epoch = self.position = self.number = 0
         self._order = self._permutation()
 
     def _permutation(self) -> torch.Tensor:
@@ -65,8 +73,9 @@ class IndexedRows:
         if self.position == len(self.rows):
             self.epoch, self.position = self.epoch + 1, 0
             self._order = self._permutation()
+        self.number = int(self._order[self.position])
         self.position += 1
-        return self.rows[int(self._order[self.position - 1])]
+        return self.rows[self.number]
 
     def state(self) -> dict[str, Any]:
         """Returns epoch and position."""
@@ -89,7 +98,7 @@ class StreamedRows:
     shuffled = False
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset, self.epoch = dataset, 0
+        self.dataset, self.epoch, self.number = dataset, 0, -1
         self._start(None)
         sample = [_plain(row) for row in islice(self._iterator, SAMPLE)]
         if not sample:
@@ -110,18 +119,19 @@ class StreamedRows:
         for _ in range(2):
             for row in self._iterator:
                 self._state = self.dataset.state_dict()
+                self.number += 1
                 return row
-            self.epoch += 1
+            self.epoch, self.number = self.epoch + 1, -1
             self._start(None)
         raise DataError("the streamed data set has no rows")
 
     def state(self) -> dict[str, Any]:
-        """Returns the epoch and the data set's own state."""
-        return {"epoch": self.epoch, "dataset": self._state}
+        """Returns epoch, number and the data set's own state."""
+        return {"epoch": self.epoch, "number": self.number, "dataset": self._state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes to where a state says."""
-        self.epoch = state["epoch"]
+        self.epoch, self.number = state["epoch"], state["number"]
         self._start(state["dataset"])
 
 

@@ -56,7 +56,7 @@ class PackedStream:
         self.tokenizer, self.length, self.seed, self.vocab = tokenizer, length, seed, vocab
         self.modes = _modes(tokenizer, thinking)
         self.buffer = 1 if self.rows.shuffled else buffer
-        self.read = self.drawn = 0
+        self.drawn = 0
         self._waiting: list[list[int]] = []
         self._tokens: list[int] = []
 
@@ -83,11 +83,10 @@ class PackedStream:
     def _next_tokens(self) -> list[int]:
         for _ in range(EMPTY_ROWS):
             row = self.rows.next()
-            self.read += 1
             if isinstance(row, torch.Tensor):
                 return [int(token) for token in row]
             # The epoch is part of the turn, so that every row is read in every mode.
-            mode = self.modes[(self.read + self.rows.epoch) % len(self.modes)]
+            mode = self.modes[(self.rows.number + self.rows.epoch) % len(self.modes)]
             text = row_text(row, self.tokenizer, thinking=mode)
             if text:
                 tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -97,7 +96,7 @@ class PackedStream:
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Returns where the stream is: JSON values, and the tokens it holds back."""
-        values = {"rows": self.rows.state(), "read": self.read, "drawn": self.drawn}
+        values = {"rows": self.rows.state(), "drawn": self.drawn}
         sizes = [len(tokens) for tokens in self._waiting]
         tensors = {
             "tokens": torch.tensor(self._tokens, dtype=torch.int64),
@@ -109,7 +108,7 @@ class PackedStream:
     def restore(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Goes to where a state says."""
         self.rows.restore(values["rows"])
-        self.read, self.drawn = values["read"], values["drawn"]
+        self.drawn = values["drawn"]
         self._tokens = tensors["tokens"].tolist()
         parts = tensors["waiting"].split(tensors["waiting_sizes"].tolist())
         self._waiting = [part.tolist() for part in parts] if len(tensors["waiting_sizes"]) else []

@@ -137,3 +137,28 @@ def test_a_missing_or_unknown_file_is_named(tmp_path):
 def test_text_without_a_tokenizer_is_refused():
     with pytest.raises(DataError, match="tokenizer="):
         PackedStream(documents(), None, length=4)
+
+
+# The switch shows as one more word before the answer.
+SWITCH = (
+    "{% for m in messages %}{{ m.content }} {% endfor %}"
+    "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
+    "w59 {% endif %}"
+)
+
+
+def test_every_conversation_is_read_in_both_thinking_modes_within_two_epochs():
+    rows = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "w58"}]}
+        for q in WORDS[:7]
+    ]
+    found = {}
+    for thinking in ("both", "on", "off"):
+        stream = PackedStream(rows, tokenizer(SWITCH), length=1, thinking=thinking)
+        tokens_each = {"on": 3 * 14, "off": 4 * 14, "both": 7 * 7}[thinking]
+        text = " ".join(["<eos>", "<unk>", *WORDS][i] for i in stream.take(tokens_each)[:, 0])
+        found[thinking] = Counter(part.strip() for part in text.split("<eos>") if part.strip())
+    assert found["on"] == {f"{q} w58": 2 for q in WORDS[:7]}
+    assert found["off"] == {f"{q} w59 w58": 2 for q in WORDS[:7]}
+    assert set(found["both"]) == set(found["on"]) | set(found["off"])
+    assert set(found["both"].values()) == {1}
