@@ -66,8 +66,9 @@ def _written(key: str) -> str:
 
 def _unknown(path: str | Path, what: str, key: str, known: Collection[str]) -> UsageError:
     near = difflib.get_close_matches(_written(key), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-    return UsageError(f"{path}: {what} is unknown; {hint}")
+    if near:
+        return UsageError(f"{path}: {what} is unknown; did you mean {near[0]!r}?")
+    return UsageError(f"{path}: {what} is unknown; there are {', '.join(sorted(known))}")
 
 
 def write_config(path: Path, values: Mapping[str, Any]) -> None:

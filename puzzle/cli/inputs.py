@@ -11,6 +11,7 @@ from puzzle.cli.options import Given, Option, options_of
 from puzzle.data import DataConfig, Windows, windows
 from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
 from puzzle.errors import DataError
+from puzzle.library import BLDConfig, LibraryConfig
 from puzzle.parents import Parent, open_parent
 from puzzle.scenario import Scenario
 from puzzle.workspace import Workspace
@@ -45,6 +46,17 @@ SPACE = Option(
 OUT = Option(name="out", parameter="out", default="puzzle-run", help="the run directory")
 SCENARIO = options_of(Scenario, names={"weight_dtype": "dtype"})
 DATA = options_of(DataConfig)
+LIBRARY = options_of(LibraryConfig, skip=("bld", "ridges"))
+BLD = (
+    Option(
+        name="bld",
+        parameter="bld",
+        type=bool,
+        default=False,
+        help="distil each variant by gradient steps after its closed-form fit",
+    ),
+    *options_of(BLDConfig, prefix="bld-"),
+)
 STAGE = (*PARENT, SPACE, OUT, *SCENARIO, *DATA)
 
 
@@ -95,6 +107,15 @@ def _read(file: str) -> str:
 def scenario(given: Given) -> Scenario:
     """Returns the scenario that options describe."""
     return Scenario(**given.arguments(SCENARIO))
+
+
+def library_config(given: Given) -> LibraryConfig:
+    """Returns how options say that variants are made."""
+    steps = given.arguments(BLD)
+    wanted = steps.pop("bld", False)
+    if steps and not wanted:
+        raise UsageError("options of --bld were given without it; add --bld")
+    return LibraryConfig(**given.arguments(LIBRARY), bld=BLDConfig(**steps) if wanted else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from puzzle.cli.command import Answer
-from puzzle.cli.inputs import OUT, SPACE, scenario, sources, table
+from puzzle.cli.inputs import OUT, SPACE, library_config, scenario, sources, table
 from puzzle.cli.options import Given
 from puzzle.disk import free_bytes
 from puzzle.errors import ParentError
@@ -30,8 +30,17 @@ def planned(given: Given, stages: Collection[str], *, text: bool = True) -> Answ
     """
     found = sources(given, text=text, fetch=False)
     space = SearchSpace.preset(shape_of(found.parent), given.get("space", SPACE.default))
-    effort = given.get("effort", "default")
-    estimate = plan(space, scenario(given), found.data, stages=stages, effort=effort)
+    if ":" in given.get("hardware", "cpu") or given.get("hardware", "cpu").endswith(".json"):
+        # Costs from a file or a formula take no time.
+        stages = [stage for stage in stages if stage != "costs"]
+    estimate = plan(
+        space,
+        scenario(given),
+        found.data,
+        stages=stages,
+        effort=given.get("effort", "default"),
+        library=library_config(given),
+    )
     free = free_bytes(given.get("out", OUT.default))
     values = {**estimate.to_dict(), "free_disk": free, "space": repr(space)}
     return Answer(values=values, text=_text(estimate, space, free))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(answer: Answer, as_json: bool) -> None:
-    print(json.dumps(answer.values, default=str) if as_json else answer.text)
+    # Of the processes that a launcher starts, the first speaks for all.
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(answer.values, default=str) if as_json else answer.text)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,6 +3,8 @@
 from puzzle.cli.command import Command
 from puzzle.cli.commands.build import BUILD
 from puzzle.cli.commands.devices import DEVICES
+from puzzle.cli.commands.distill import DISTILL
+from puzzle.cli.commands.evaluate import EVALUATE
 from puzzle.cli.commands.export import EXPORT
 from puzzle.cli.commands.layouts import LAYOUTS
 from puzzle.cli.commands.profile import PROFILE
@@ -11,7 +13,9 @@ from puzzle.cli.commands.search import SEARCH
 from puzzle.cli.commands.serve_check import SERVE_CHECK
 from puzzle.cli.commands.solve import SOLVE
 
-_ALL = (SEARCH, PROFILE, BUILD, SCORE, SOLVE, EXPORT, SERVE_CHECK, LAYOUTS, DEVICES)
+_STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE)
+_CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK)
+_ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES)
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 
 __all__ = ["COMMANDS"]

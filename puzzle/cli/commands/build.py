@@ -5,31 +5,15 @@ from __future__ import annotations
 import math
 
 from puzzle.cli.command import Answer, Command
-from puzzle.cli.inputs import STAGE, Stage, open_stage, table
-from puzzle.cli.options import Given, Option, options_of
+from puzzle.cli.inputs import BLD, LIBRARY, STAGE, Stage, library_config, open_stage, table
+from puzzle.cli.options import Given
 from puzzle.cli.planned import planned
-from puzzle.library import BLDConfig, Library, LibraryConfig, build_library
-
-LIBRARY = options_of(LibraryConfig, skip=("bld", "ridges"))
-BLD = (
-    Option(
-        name="bld",
-        parameter="bld",
-        type=bool,
-        default=False,
-        help="distil each variant by gradient steps after its closed-form fit",
-    ),
-    *options_of(BLDConfig, prefix="bld-"),
-)
+from puzzle.library import Library, build_library
 
 
 def library_of(given: Given, stage: Stage) -> Library:
     """Returns the library that options describe, built or found in the run directory."""
-    given_bld = given.arguments(BLD)
-    wanted = given_bld.pop("bld", False)
-    config = LibraryConfig(
-        **given.arguments(LIBRARY), bld=BLDConfig(**given_bld) if wanted else None
-    )
+    config = library_config(given)
     return build_library(
         stage.parent, stage.space, stage.text, workspace=stage.workspace, config=config
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from puzzle.cli.command import Answer, Command, UsageError
-from puzzle.cli.commands.build import BLD, LIBRARY, library_of
-from puzzle.cli.inputs import STAGE, open_stage, table
+from puzzle.cli.commands.build import library_of
+from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stage, table
 from puzzle.cli.options import Given, Option
 from puzzle.cli.planned import planned
 from puzzle.disk import disk_errors

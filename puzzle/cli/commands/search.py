@@ -6,7 +6,17 @@ from pathlib import Path
 
 from puzzle.cli.command import Answer, Command
 from puzzle.cli.config_file import write_config
-from puzzle.cli.inputs import DATA, OUT, PARENT, SCENARIO, scenario, sources
+from puzzle.cli.inputs import (
+    BLD,
+    DATA,
+    LIBRARY,
+    OUT,
+    PARENT,
+    SCENARIO,
+    library_config,
+    scenario,
+    sources,
+)
 from puzzle.cli.options import Given, Option, options_of
 from puzzle.cli.planned import planned
 from puzzle.search import search
@@ -19,7 +29,7 @@ CONSTRAINT = Option(
     many=True,
 )
 # The seed is that of DataConfig, and serves both.
-FROM_INPUTS = ("parent", "text", "constraints", "cost_model", "tokenizer", "seed")
+FROM_INPUTS = ("parent", "text", "constraints", "library", "tokenizer", "seed")
 OWN = (CONSTRAINT, *options_of(search, skip=FROM_INPUTS))
 
 
@@ -27,7 +37,12 @@ def _run(given: Given) -> Answer:
     found = sources(given)
     arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": found.data.seed}
     result = search(
-        found.parent, found.text, scenario=scenario(given), data=found.data, **arguments
+        found.parent,
+        found.text,
+        scenario=scenario(given),
+        library=library_config(given),
+        data=found.data,
+        **arguments,
     )
     out = Path(given.get("out", OUT.default))
     path = result.save(out / "child")
@@ -43,7 +58,7 @@ def _run(given: Given) -> Answer:
 SEARCH = Command(
     name="search",
     help="find, build and measure a faster child",
-    options=(*PARENT, *OWN, *SCENARIO, *DATA),
+    options=(*PARENT, *OWN, *SCENARIO, *DATA, *LIBRARY, *BLD),
     examples=(
         "puzzle search --demo",
         'puzzle search ./Llama-3.2-1B --text corpus.txt --constraint "throughput >= 1.5x"',

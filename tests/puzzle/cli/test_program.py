@@ -44,7 +44,7 @@ def said(capsys, *arguments):
 
 
 def test_every_public_function_that_has_a_subcommand_has_it_under_its_own_name():
-    for name in ("search", "export", "serve_check", "devices"):
+    for name in ("search", "distill", "evaluate", "export", "serve_check", "devices"):
         assert name.replace("_", "-") in COMMANDS
         assert callable(getattr(puzzle, name))
 
@@ -74,6 +74,24 @@ def test_the_stages_one_by_one_choose_what_a_fast_search_chooses(source, capsys)
     assert chosen["status"] == "optimal"
     assert chosen["layout"] == whole["layout"]
     assert chosen["objective"] == pytest.approx(whole["predicted"]["child"]["kl"])
+
+
+def test_a_child_is_distilled_and_evaluated_beside_its_parent(source, saved, capsys):
+    said(capsys, "search", *source, "--constraint", "parameters <= 0.8x", "--effort", "fast")
+    sizes = ["--tokens", "256", "--length", "16", "--batch", "4", "--micro-batch", "4"]
+    data = ["--data", "text.txt"]
+    made = said(capsys, "distill", "run/child", str(saved), *data, *sizes, "--loss", "kl=1")
+    assert made["steps"] == 4
+    assert made["config"]["losses"] == {"kl": 1.0}
+    assert main(["distill", "run/child", str(saved), *data, "--loss", "kl"]) == 2
+    found = ["evaluate", made["path"], "--parent", str(saved), *data, "--windows", "2"]
+    assert said(capsys, *found, "--length", "16")
+    assert (
+        "perplexity"
+        in puzzle.evaluate(
+            made["path"], parent=str(saved), data=Path("text.txt"), windows=2, length=16
+        ).table()
+    )
 
 
 def test_solving_a_table_gives_what_solve_gives(tmp_path, capsys):

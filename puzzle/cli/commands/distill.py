@@ -1,0 +1,81 @@
+"""puzzle distill: `puzzle.distill`, also under `accelerate launch -m puzzle.cli`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from puzzle.cli.command import Answer, Command, UsageError, required
+from puzzle.cli.options import Given, Option, options_of
+from puzzle.distill import DistillConfig, distill
+
+SOURCES = (
+    Option(
+        name="child",
+        parameter="child",
+        positional=True,
+        help="the directory of the child; it is not changed",
+    ),
+    Option(
+        name="parent",
+        parameter="parent",
+        positional=True,
+        help="hub id, directory or GGUF file of its parent",
+    ),
+    Option(
+        name="data",
+        parameter="data",
+        help="text: a .txt, .jsonl, .json or .parquet file with text or messages",
+    ),
+    Option(
+        name="validation",
+        parameter="validation",
+        help="such a file that is never trained on",
+    ),
+    Option(
+        name="loss",
+        parameter="losses",
+        many=True,
+        help="a term and its weight, such as kl=1; repeatable (default: cosine=1 kl=1)",
+    ),
+)
+OWN = options_of(distill, skip=("child", "parent", "data", "validation", "tokenizer", "callbacks"))
+CONFIG = options_of(DistillConfig, skip=("losses", "betas", "boundaries"))
+
+
+def _run(given: Given) -> Answer:
+    child, parent, data = (required(given, name) for name in ("child", "parent", "data"))
+    settings: dict[str, Any] = given.arguments(CONFIG)
+    if given.get("loss"):
+        settings["losses"] = dict(_loss(text) for text in given.get("loss"))
+    validation = given.get("validation")
+    result = distill(
+        child,
+        parent,
+        Path(data),
+        config=DistillConfig(**settings),
+        validation=None if validation is None else Path(validation),
+        **given.arguments(OWN),
+    )
+    values = {**result.to_dict(), "path": str(result.path)}
+    return Answer(values=values, text=f"{result.table()}\nchild: {result.path}")
+
+
+def _loss(text: str) -> tuple[str, float]:
+    name, _, weight = text.partition("=")
+    try:
+        return name.strip(), float(weight)
+    except ValueError as error:
+        raise UsageError(f"--loss {text!r}: write a term and its weight, such as kl=1") from error
+
+
+DISTILL = Command(
+    name="distill",
+    help="train a whole child to be its parent's equal",
+    options=(*SOURCES, *OWN, *CONFIG),
+    examples=(
+        "puzzle distill puzzle-run/child ./Llama-3.2-1B --data corpus.jsonl --tokens 50000000",
+        "accelerate launch -m puzzle.cli distill puzzle-run/child ./Llama-3.2-1B --data c.jsonl",
+    ),
+    run=_run,
+)

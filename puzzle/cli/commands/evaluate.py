@@ -1,0 +1,57 @@
+"""puzzle evaluate: `puzzle.evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from puzzle.cli.command import Answer, Command, required
+from puzzle.cli.options import Given, Option, options_of
+from puzzle.evaluate import evaluate
+
+SOURCES = (
+    Option(
+        name="model",
+        parameter="model",
+        positional=True,
+        help="the directory of a child, or of any other causal language model",
+    ),
+    Option(name="parent", parameter="parent", help="the directory of its parent"),
+    Option(
+        name="data",
+        parameter="data",
+        help="held-out text: a .txt, .jsonl, .json or .parquet file",
+    ),
+    Option(
+        name="task",
+        parameter="tasks",
+        many=True,
+        help="a name that lm-eval knows, mmlu-dev, or a file of questions; repeatable",
+    ),
+)
+OWN = options_of(evaluate, skip=("model", "parent", "data", "tasks", "tokenizer"))
+
+
+def _run(given: Given) -> Answer:
+    model, file = required(given, "model"), given.get("data")
+    arguments: dict[str, Any] = given.arguments(OWN)
+    found = evaluate(
+        model,
+        parent=given.get("parent"),
+        data=None if file is None else Path(file),
+        tasks=[Path(task) if Path(task).is_file() else task for task in given.get("task", [])],
+        **arguments,
+    )
+    return Answer(values=found.to_dict(), text=found.table())
+
+
+EVALUATE = Command(
+    name="evaluate",
+    help="measure a child, beside its parent, on text and in tasks",
+    options=(*SOURCES, *OWN),
+    examples=(
+        "puzzle evaluate puzzle-run/child --parent ./Llama-3.2-1B --data held-out.txt",
+        "puzzle evaluate puzzle-run/child --task mmlu-dev --limit 100 --json",
+    ),
+    run=_run,
+)
