@@ -44,7 +44,7 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "fast": Effort(),
-        "default": Effort(pool=4, rounds=2, exact=True),
+        "default": Effort(pool=4, moves=60, exact=True),
         "thorough": Effort(pool=8, rounds=6, moves=200, exact=True),
     }
 )
