@@ -34,7 +34,7 @@ class BLDConfig:
     """
 
     tokens: int = 65536
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     warm_up: float = 0.1
     weight_decay: float = 0.0
     clip: float = 1.0
