@@ -114,10 +114,13 @@ class SearchResult:
             told = "" if predicted is None else f"{predicted:.2f}x"
             rows.append((f"{name} gain", "", told, "", f"{measured:.2f}x"))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        return "\n".join(
+        sure = self.evidence.corrections.items() if self.evidence else ()
+        notes = [f"{name} of whole layouts are predicted {found.sure}" for name, found in sure]
+        lines = (
             row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 5))
             for row in rows
         )
+        return "\n".join([*lines, *notes])
 
     def report(
         self,

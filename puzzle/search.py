@@ -11,7 +11,16 @@ import torch
 from puzzle.child import assemble
 from puzzle.choosing import Choice, Effort, choose, effort_named
 from puzzle.constraints import Constraint, parse_constraints
-from puzzle.costs import CostModel, PerScenario, cost_model, layout_cost, meet, with_counts
+from puzzle.costs import (
+    Correction,
+    CostModel,
+    PerScenario,
+    cost_model,
+    layout_cost,
+    meet,
+    with_counts,
+)
+from puzzle.costs.assembled import corrected_by_layouts
 from puzzle.data import DataConfig, windows
 from puzzle.disk import require_free
 from puzzle.errors import WorkspaceError
@@ -52,10 +61,12 @@ def search(
     """Finds, builds and measures the child closest to the parent within the constraints.
 
     Every stage is stored under `out` by the hash of what it depends on: an interrupted search
-    goes on where it stopped, and changed inputs never meet old results. The chosen layout's
+    goes on where it stopped, and changed inputs never meet old results. Costs measured on this
+    device are held against a few whole layouts and corrected by them. The chosen layout's
     blocks are fitted once more, to the stream that the child itself feeds them. Where the child
     misses a time limit when it is measured (by more than 2 %), the limit is tightened by the
-    error and the program solved again, at most three times in all; not with effort "fast".
+    error and the program solved again, at most three times in all. With effort "fast" costs are
+    not corrected and limits not tightened.
 
     Args:
         parent: A hub id, a local directory, a GGUF file, or a live transformers model.
@@ -117,6 +128,12 @@ def search(
     require_free(workspace.root, 2 * own.parameters() * main.weight_bytes)
 
     costs = _costs(hardware, model, space, whole, workspace)
+    corrections: dict[Scenario, dict[str, Correction]] = {}
+    if hardware == "cpu" and steps != Effort():
+        for each in whole.scenarios.values():
+            costs, corrections[each] = corrected_by_layouts(
+                costs, model, space, each, workspace=workspace, seed=seed
+            )
     goals = Goals(asked, whole, costs, space, minimise)
     goals.refuse_unreachable()
 
@@ -177,6 +194,7 @@ def search(
             constraints=asked,
             measured=choice.measured,
             workload=whole if len(whole.scenarios) > 1 else None,
+            corrections=corrections.get(main, {}),
             run=describe_run(
                 source=parent, parent=model, data=data, windows=cut, costs=costs, **settings
             ),

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from scipy.optimize import nnls
@@ -54,6 +54,23 @@ class Correction:
             "error_before": self.error_before,
             "error": None if math.isnan(self.error) else self.error,
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Correction:
+        """Returns the correction that `to_dict` wrote."""
+        lists = {name: tuple(values[name]) for name in ("predicted", "measured")}
+        error = math.nan if values["error"] is None else values["error"]
+        return cls(**{**values, **lists, "error": error})
+
+    @property
+    def sure(self) -> str:
+        """How well predictions hold, in words."""
+        if math.isnan(self.error):
+            return f"{len(self.measured)} layouts, too few to tell"
+        return (
+            f"within {self.error:.1%} (median of {len(self.measured)} layouts, each predicted from "
+            f"the others; uncorrected {self.error_before:.1%})"
+        )
 
 
 def fit_correction(

@@ -53,7 +53,8 @@ def speed(models: dict[str, Any], scenario: Scenario, *, rounds: int = 5) -> dic
 
 
 def _generate(model: Any, prompt: torch.Tensor, steps: int) -> tuple[float, float, int]:
-    cache = DynamicCache(config=model.config)
+    # Transformers cannot read a length from the cache of a model without attention.
+    cache = DynamicCache(config=model.config) if model.config.use_cache else None
     start = time.perf_counter()
     token = model(prompt, past_key_values=cache, logits_to_keep=1).logits.argmax(-1)
     middle = time.perf_counter()
@@ -62,7 +63,7 @@ def _generate(model: Any, prompt: torch.Tensor, steps: int) -> tuple[float, floa
     end = time.perf_counter()
     held = [
         tensor.nbytes
-        for layer in cache.layers
+        for layer in (() if cache is None else cache.layers)
         for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None))
         if tensor is not None
     ]

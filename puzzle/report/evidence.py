@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from puzzle.constraints import Constraint
+from puzzle.costs.correction import Correction
 from puzzle.costs.device import device_record
 from puzzle.data import PARTS, DataConfig, Windows
 from puzzle.library.errors import LocalError
@@ -36,6 +37,8 @@ class Evidence:
         measured: KL of the chosen layout on the score text, which chose it; None if the program's
             optimum was taken unmeasured.
         workload: The scenarios, where there are several.
+        corrections: How far predicted seconds were from measured ones of whole layouts, and what
+            was done about it, by resource; of the first scenario.
         run: Parent, text, settings, versions and device, as `describe_run` returns them.
     """
 
@@ -45,6 +48,7 @@ class Evidence:
     constraints: tuple[Constraint, ...] = ()
     measured: Score | None = None
     workload: Workload | None = None
+    corrections: Mapping[str, Correction] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -79,6 +83,7 @@ class Evidence:
             "errors": [{k: e.to_dict() for k, e in layer.items()} for layer in self.errors],
             "constraints": [asdict(constraint) for constraint in self.constraints],
             "measured": self.measured.to_dict() if self.measured else None,
+            "corrections": {name: found.to_dict() for name, found in self.corrections.items()},
             "workload": self.workload.to_dict() if self.workload else None,
             "run": dict(self.run),
         }
@@ -96,6 +101,10 @@ class Evidence:
                 for given in values["constraints"]
             ),
             measured=Score(**measured) if measured else None,
+            corrections={
+                name: Correction.from_dict(found)
+                for name, found in values.get("corrections", {}).items()
+            },
             workload=Workload.from_dict(workload) if workload else None,
             run=values["run"],
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from puzzle.costs.correction import Correction
 from puzzle.report.costs import Cost
 from puzzle.report.frontier import KINDS, Frontier
 from puzzle.report.svg import INK, RIGHT, WIDTH, Series, chart, legend, mark, picture, text
@@ -80,3 +81,23 @@ def costs_svg(costs: Sequence[Cost]) -> str:
         for who, kind in (("parent", "parent"), ("child", "measured"))
     ]
     return picture(WIDTH, base + 38, "Measured over predicted costs", parts) + legend(key)
+
+
+def corrections_svg(corrections: Mapping[str, Correction]) -> str:
+    """Returns the scatter of predicted against measured seconds of whole layouts."""
+    series, both = [], []
+    for (name, found), look in zip(corrections.items(), ("circle", "square"), strict=False):
+        points = sorted(zip(found.predicted, found.measured, strict=True))
+        both += [value for point in points for value in point]
+        colour = {"circle": "#0072B2", "square": "#E69F00"}[look]
+        label = f"{name.removesuffix('_seconds')}, predicted {found.sure}"
+        series.append(Series(label=label, points=points, mark=look, colour=colour, line=False))
+    ends = [(value, value) for value in (min(both), max(both))]
+    equal = Series(label="predicted as measured", points=ends, mark="", colour=INK, line=True)
+    drawn = chart(
+        [equal, *series],
+        x="predicted before correction, seconds",
+        y="measured, seconds",
+        title="Predicted against measured seconds of whole layouts",
+    )
+    return drawn + legend([equal, *series])

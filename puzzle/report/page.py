@@ -14,7 +14,7 @@ from puzzle.disk import disk_errors
 from puzzle.report.asked import asked
 from puzzle.report.costs import costs_of
 from puzzle.report.curves import curves_svg
-from puzzle.report.figures import costs_svg, frontier_svg
+from puzzle.report.figures import corrections_svg, costs_svg, frontier_svg
 from puzzle.report.frontier import frontier_of
 from puzzle.report.grids import error_grid, score_grid, stages
 from puzzle.report.reproduce import search_call, serve_commands
@@ -66,6 +66,7 @@ def page(result: SearchResult, *, distillation: Mapping[str, Any] | None = None)
         distillation: The record of the child's distillation.
     """
     costs = costs_of(result)
+    corrections = result.evidence.corrections if result.evidence else {}
     found = stability(result.evidence, result.solution) if result.evidence else None
     values: dict[str, Any] = {
         "style": Markup(resources.files("puzzle.report").joinpath("page.css").read_text("utf-8")),
@@ -80,6 +81,7 @@ def page(result: SearchResult, *, distillation: Mapping[str, Any] | None = None)
         "asked": asked(result, solve_again=True),
         "costs": costs,
         "costs_picture": Markup(costs_svg(costs)) if costs else None,
+        "scatter": Markup(corrections_svg(corrections)) if corrections else None,
         "curves": [(c, Markup(svg)) for c, svg in curves_svg(distillation or {})],
         "commands": serve_commands(result.layout, result.saved),
         **_evidence(result),

@@ -94,3 +94,26 @@ def test_cost_models_of_scenarios_are_asked_each_for_its_own():
     assert both.block_cost(0, block, LONG) == dict(quick.block_cost(0, block, LONG))
     with pytest.raises(CostModelError, match="one for each scenario"):
         PerScenario({})
+
+
+def test_costs_are_corrected_by_whole_layouts_that_are_run_once(tmp_path):
+    arguments = dict(scenario=CHAT, tokenizer=tokenizer(), data=DATA, out=tmp_path / "run")
+    result = puzzle.search(parent_model(), text(), constraints=["parameters <= 0.9x"], **arguments)
+    found = result.evidence.corrections
+    assert set(found) == {"prefill_seconds", "decode_seconds"}
+    for name, correction in found.items():
+        assert len(correction.measured) == 5
+        assert 0 <= correction.error < 10
+        whole = correction.scale * correction.predicted[0] + correction.fixed
+        # The parent is one of the layouts; what the line adds for its fixed part is left out.
+        assert correction.fixed < result.predicted["parent"][name] <= whole
+        assert f"{name} of whole layouts are predicted within" in result.table()
+    (folder,) = (tmp_path / "run" / "assembled").iterdir()
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    again = puzzle.search(parent_model(), text(), constraints=["parameters <= 0.9x"], **arguments)
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+    assert again.evidence.corrections == found
+    saved = puzzle.load_result(result.save(tmp_path / "child"))
+    assert saved.evidence.corrections == found
+    page = result.report(tmp_path / "report.html").read_text()
+    assert "Predicted against measured seconds of whole layouts" in page
