@@ -8,13 +8,14 @@ from puzzle.cli.commands.evaluate import EVALUATE
 from puzzle.cli.commands.export import EXPORT
 from puzzle.cli.commands.layouts import LAYOUTS
 from puzzle.cli.commands.profile import PROFILE
+from puzzle.cli.commands.report import REPORT
 from puzzle.cli.commands.score import SCORE
 from puzzle.cli.commands.search import SEARCH
 from puzzle.cli.commands.serve_check import SERVE_CHECK
 from puzzle.cli.commands.solve import SOLVE
 
 _STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE)
-_CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK)
+_CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT)
 _ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES)
 COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
 

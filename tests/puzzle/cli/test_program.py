@@ -56,6 +56,9 @@ def test_search_gives_the_child_and_keeps_the_call_beside_it(source, capsys):
     assert layout.parameters() <= 0.8 * own.parameters()
     saved = json.loads(Path("run/child/puzzle_layout.json").read_text())
     assert saved["layout"] == found["layout"]
+    page = Path(said(capsys, "report", "run")["path"])
+    assert page == Path("run/report.html")
+    assert page.read_text().lower().startswith("<!doctype html>")
     again = said(capsys, "search", "--config", "run/search.toml")
     assert again["layout"] == found["layout"]
 

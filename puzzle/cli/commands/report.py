@@ -1,0 +1,48 @@
+"""puzzle report: `SearchResult.report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from puzzle.cli.command import Answer, Command, required
+from puzzle.cli.options import Given, Option
+from puzzle.result import load_result
+
+OWN = (
+    Option(
+        name="directory",
+        parameter="directory",
+        positional=True,
+        help="the run directory of a search, or the directory of a saved child",
+    ),
+    Option(
+        name="out",
+        parameter="path",
+        default="report.html in the directory",
+        help="the HTML file to write",
+    ),
+    Option(
+        name="distillation",
+        parameter="distillation",
+        help="the directory that the child was distilled into",
+    ),
+)
+
+
+def _run(given: Given) -> Answer:
+    directory = Path(required(given, "directory"))
+    file = Path(given.get("out", directory / "report.html"))
+    written = load_result(directory).report(file, distillation=given.get("distillation"))
+    return Answer(values={"path": str(written)}, text=str(written))
+
+
+REPORT = Command(
+    name="report",
+    help="write one HTML page on what a search found",
+    options=OWN,
+    examples=(
+        "puzzle report puzzle-run",
+        "puzzle report puzzle-run --out report.html --distillation distilled",
+    ),
+    run=_run,
+)
