@@ -280,8 +280,22 @@ class _Counts:
         runs = (how.pool if how.pool > 1 else 0) + 2 * how.rounds + how.moves
         seconds = runs * self.whole(tokens) + how.rounds * (sweep + 8 * self.whole(tokens))
         memory = self.used + 2 * self.weights + self._logits(tokens)
-        work = f"effort {effort!r}: at most {runs} layouts measured, {how.rounds} rounds"
-        return Step(name="choice", work=work, seconds=seconds, memory=memory, disk=0.0)
+        work = f"effort {effort!r}: at most {runs} layouts measured, {how.rounds} rounds; healing"
+        return Step(
+            name="choice",
+            work=work,
+            seconds=seconds + self._healing(),
+            memory=memory,
+            disk=self.weights,
+        )
+
+    def _healing(self) -> float:
+        """Returns the seconds in which both maps of every layer are fitted once more."""
+        tokens, shape = self.tokens("fit"), self.shape
+        context = shape.heads * shape.head_dim
+        maps = (_Fit(width, 1.0, (width,), 0) for width in (context, shape.ffn_width))
+        fits = shape.layers * sum(self._fit(tokens, each) for each in maps)
+        return fits + 3 * self.forward(tokens, self.own.blocks)
 
     def measurement(self) -> Step:
         tokens = self.tokens("validation")
