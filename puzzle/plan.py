@@ -28,7 +28,7 @@ STAGES = ("costs", "library", "scores", "choice", "measurement")
 ASSUMED = (
     "nothing is in the run directory yet, and no gradient steps are taken for the library",
     "a sublayer takes 0.1 ms of overhead in each pass",
-    "a tenth of the blocks need an exact score, and four rounds of two Fisher probes are drawn",
+    "where scores are hybrid, a tenth of them are exact, and four rounds of two probes are drawn",
 )
 OVERHEAD, EXACT_SHARE = 1e-4, 0.1
 FISHER_ROUNDS, FISHER_PROBES, ANCHORS = 4, 2, 24
@@ -144,6 +144,7 @@ def plan(
     *,
     stages: Collection[str] = STAGES,
     effort: str = "default",
+    exact: bool | None = None,
     library: LibraryConfig | None = None,
     rates: Rates | None = None,
 ) -> Plan:
@@ -155,6 +156,7 @@ def plan(
         data: How much text.
         stages: Those of `STAGES` that are run.
         effort: As in `puzzle.search`.
+        exact: Whether every score is exact; by default as the effort has it.
         library: How variants are made.
         rates: The machine's rates; measured if not given.
 
@@ -171,7 +173,7 @@ def plan(
     steps = {
         "costs": counts.costs,
         "library": counts.library,
-        "scores": counts.scores,
+        "scores": lambda: counts.scores(EFFORTS[effort].exact if exact is None else exact),
         "choice": lambda: counts.choice(effort),
         "measurement": counts.measurement,
     }
@@ -262,11 +264,13 @@ class _Counts:
             flops += len(self.config.ridges) * (solved + judged)
         return flops / self.rates.fits
 
-    def scores(self) -> Step:
+    def scores(self, all_exact: bool) -> Step:
         tokens = self.tokens("score")
         once = self.forward(tokens, (block for row in self.blocks for block in row))
         sweep = once + (1 + 3 * FISHER_PROBES) * self.whole(tokens)
         exact = min(self.replaced, ANCHORS + math.ceil(EXACT_SHARE * self.replaced))
+        if all_exact:
+            exact, sweep = self.replaced, 0.0
         # A replaced block pays for the layers above it: half of them on average.
         each = self.forward(tokens, self.own.blocks) / 2 + self.head(tokens)
         seconds = FISHER_ROUNDS * sweep + exact * each

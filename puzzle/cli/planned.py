@@ -20,13 +20,16 @@ from search_space import ModelShape, SearchSpace
 GIB = 2.0**30
 
 
-def planned(given: Given, stages: Collection[str], *, text: bool = True) -> Answer:
+def planned(
+    given: Given, stages: Collection[str], *, text: bool = True, exact: bool | None = None
+) -> Answer:
     """Returns what stages would take; nothing is written and no weight is read.
 
     Args:
         given: The options.
         stages: Of `puzzle.plan.STAGES`.
         text: Whether the subcommand reads text.
+        exact: Whether every score is exact; by default as the effort has it.
     """
     found = sources(given, text=text, fetch=False)
     space = SearchSpace.preset(shape_of(found.parent), given.get("space", SPACE.default))
@@ -39,6 +42,7 @@ def planned(given: Given, stages: Collection[str], *, text: bool = True) -> Answ
         found.data,
         stages=stages,
         effort=given.get("effort", "default"),
+        exact=exact,
         library=library_config(given),
     )
     free = free_bytes(given.get("out", OUT.default))

@@ -60,5 +60,7 @@ SCORE = Command(
         "puzzle score ./Llama-3.2-1B --text corpus.txt --method exact --json",
     ),
     run=_run,
-    plan=lambda given: planned(given, ("library", "scores")),
+    plan=lambda given: planned(
+        given, ("library", "scores"), exact=given.get("method", "hybrid") == "exact"
+    ),
 )
