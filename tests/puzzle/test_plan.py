@@ -35,8 +35,7 @@ def test_faster_machines_less_text_and_fewer_blocks_take_less_time(saved, tmp_pa
     less = plan(space, SCENARIO, replace(data, fit_tokens=8192), rates=RATES)
     small = SearchSpace.preset(parent.shape, "small")
     fewer = plan(small, SCENARIO, data, rates=RATES)
-    estimated = plan(space, SCENARIO, data, exact=False, rates=RATES)
-    for other in (faster, less, fewer, estimated):
+    for other in (faster, less, fewer):
         assert other.seconds < base.seconds
     assert faster.memory == pytest.approx(base.memory, rel=0.01)
     one = plan(space, SCENARIO, data, stages=("library",), rates=RATES)
