@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from puzzle.evaluate.text import estimate
+
 
 @torch.no_grad()
 def quality(
@@ -16,13 +18,16 @@ def quality(
 ) -> dict[str, dict[str, float]]:
     """Returns KL to the parent, perplexity and next-token agreement of both models.
 
+    The child's KL and agreement have their standard errors over windows as `kl_error` and
+    `agreement_error`, where there are two windows or more.
+
     Args:
         parent: The parent as a causal language model.
         child: The child.
         tokens_NL: Validation windows, (windows, length).
         progress: Whether a bar is shown.
     """
-    sums = torch.zeros(4, dtype=torch.float64)
+    rows = []
     bar = tqdm(tokens_NL.split(1), desc="validation", unit="window", disable=not progress)
     for tokens in bar:
         log_p, log_q = (torch.log_softmax(m(tokens).logits[0].float(), -1) for m in (parent, child))
@@ -30,9 +35,15 @@ def quality(
         target = tokens[0, 1:, None]
         losses = [-log[:-1].gather(1, target).mean() for log in (log_p, log_q)]
         agree = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean()
-        sums += torch.stack([kl.mean(), *losses, agree]).double()
-    kl_mean, parent_loss, child_loss, agreement = (sums / len(tokens_NL)).tolist()
+        rows.append(torch.stack([kl.mean(), agree, *losses]).double())
+    near, same, parent_loss, child_loss = map(estimate, torch.stack(rows).unbind(1))
+    errors = {"kl_error": near.error, "agreement_error": same.error}
     return {
-        "parent": {"kl": 0.0, "perplexity": math.exp(parent_loss), "agreement": 1.0},
-        "child": {"kl": kl_mean, "perplexity": math.exp(child_loss), "agreement": agreement},
+        "parent": {"kl": 0.0, "perplexity": math.exp(parent_loss.value), "agreement": 1.0},
+        "child": {
+            "kl": near.value,
+            "perplexity": math.exp(child_loss.value),
+            "agreement": same.value,
+            **{name: error for name, error in errors.items() if math.isfinite(error)},
+        },
     }

@@ -36,10 +36,12 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
         f"    {_text(parent)},",
         "    text,  # the parts it was cut into have the hashes below",
         f"    constraints={_text([str(c) for c in evidence.constraints])},",
-        f"    scenario=puzzle.{_shown(scenario)},",
+        f"    scenario={_scenarios(evidence, scenario)},",
         f"    space={_text(space)}," if space else "    space=space,  # a SearchSpace of one's own",
         f"    effort={_text(settings['effort'])},",
     ]
+    if evidence.minimised != "kl":
+        lines.append(f"    minimise={_text(evidence.minimised)},")
     if settings.get("hardware"):
         lines.append(f"    hardware={_text(settings['hardware'])},")
     else:
@@ -74,6 +76,17 @@ def serve_commands(layout: Layout, saved: Path | None) -> list[tuple[str, str]]:
             export = f'puzzle.export({child}, "served", engine="{engine}"{options})'
             found.append((engine, f"import puzzle\n\n{export}\n\n# then, in a shell:\n# {command}"))
     return found
+
+
+def _scenarios(evidence: Evidence, scenario: Scenario) -> str:
+    if evidence.workload is None:
+        return f"puzzle.{_shown(scenario)}"
+    weights = evidence.workload.weights
+    pairs = (
+        f"        {_text(name)}: (puzzle.{each!r}, {weights[name]:g}),\n".replace("'", '"')
+        for name, each in evidence.workload.scenarios.items()
+    )
+    return "{\n" + "".join(pairs) + "    }"
 
 
 def _shown(value: Any) -> str:

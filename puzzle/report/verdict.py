@@ -37,8 +37,12 @@ def verdict(result: SearchResult) -> str:
     if gain < 1:
         words = f"Only {words}"
     if "agreement" in child:
-        words += f", keeping its choice of next token {100 * child['agreement']:.1f} % of the time"
-    return f"{words} (KL {child['kl']:.3f} nats per token)."
+        share = f"{100 * child['agreement']:.1f}"
+        if "agreement_error" in child:
+            share += f" \u00b1 {100 * child['agreement_error']:.1f}"
+        words += f", keeping its choice of next token {share} % of the time"
+    error = f" \u00b1 {child['kl_error']:.3f}" if "kl_error" in child else ""
+    return f"{words} (KL {child['kl']:.3f}{error} nats per token)."
 
 
 def sure(result: SearchResult, found: Stability | None) -> list[str]:
@@ -50,13 +54,12 @@ def sure(result: SearchResult, found: Stability | None) -> list[str]:
     """
     gain = result.speedup()["predicted"]["throughput"]
     sentences = [f"Throughput was predicted to be {gain:.2f} times the parent's."]
-    evidence, child = result.evidence, result.measured["child"]
-    if "kl_error" in child:
-        sentences[0] += f" The KL's standard error is {child['kl_error']:.2g}."
+    evidence = result.evidence
     if evidence is not None and evidence.run:
         tokens = evidence.run["text"]["validation"]["tokens"]
         sentences[0] += (
-            f" Quality was measured on {tokens:,} tokens of text that nothing was chosen with."
+            f" Quality was measured on {tokens:,} tokens of text that nothing was chosen with; "
+            "\u00b1 is a standard error."
         )
     solution = result.solution
     status = "proved best" if solution.status.value == "optimal" else "not proved best"

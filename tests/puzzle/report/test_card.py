@@ -11,6 +11,7 @@ import puzzle
 from puzzle.errors import DataError
 from puzzle.report.card import model_card
 from solvers import solve
+from tests.puzzle.test_search import DATA
 
 
 def test_a_saved_result_reloads_with_its_figures_evidence_and_child(found, saved_child):
@@ -58,17 +59,40 @@ def test_the_card_is_one_that_the_hub_reads_and_names_no_local_path(found, saved
     assert all(part["hash"] in card.content for part in found.evidence.run["text"].values())
 
 
-def test_the_command_of_the_card_is_the_search_that_was_run(found, monkeypatch):
-    card = model_card(found)
-    command = card.split("## Command")[1].split("```python")[1].split("```")[0]
+def call_of(result, monkeypatch):
+    """Runs the command of a result's card with a search that only notes what it was given."""
+    command = model_card(result).split("## Command")[1].split("```python")[1].split("```")[0]
     calls = []
     monkeypatch.setattr(puzzle, "search", lambda *given, **options: calls.append((given, options)))
     exec(command, {"text": "the text"})
     ((given, options),) = calls
     assert given == ("parent", "the text")
+    return options
+
+
+def test_the_command_of_the_card_is_the_search_that_was_run(found, monkeypatch):
+    options = call_of(found, monkeypatch)
     assert options["constraints"] == ["parameters <= 0.8x", "throughput >= 0.5x"]
     assert options["scenario"] == found.scenario
+    assert options["data"] == DATA
     assert (options["space"], options["effort"], options["seed"]) == ("default", "fast", 0)
+    assert "minimise" not in options
+
+
+def test_the_command_has_several_scenarios_and_another_objective_where_there_were(
+    found, monkeypatch
+):
+    several = {
+        "chat": (found.scenario, 3.0),
+        "long": (dataclasses.replace(found.scenario, batch=1), 1.0),
+    }
+    workload = puzzle.Workload.of(several)
+    run = found.evidence.run
+    run = {**run, "settings": {**run["settings"], "minimise": "memory"}}
+    evidence = dataclasses.replace(found.evidence, workload=workload, run=run)
+    options = call_of(dataclasses.replace(found, evidence=evidence), monkeypatch)
+    assert puzzle.Workload.of(options["scenario"]) == workload
+    assert options["minimise"] == "memory"
 
 
 def test_a_hub_id_becomes_the_base_model(found):

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 import pytest
 
 import puzzle
+from puzzle.cli import main
 from puzzle.errors import DataError
 from puzzle.report.page import page
 
@@ -96,8 +97,9 @@ def test_the_verdict_says_what_was_measured(found, written):
     verdict = re.search(r'<p class="verdict">(.*?)</p>', written.read_text())[1]
     child = found.measured["child"]
     assert f"{found.speedup()['measured']['throughput']:.2f} times" in verdict
-    assert f"{100 * child['agreement']:.1f} %" in verdict
-    assert f"KL {child['kl']:.3f}" in verdict
+    agreement, error = 100 * child["agreement"], 100 * child["agreement_error"]
+    assert f"{agreement:.1f} \u00b1 {error:.1f} %" in verdict
+    assert f"KL {child['kl']:.3f} \u00b1 {child['kl_error']:.3f} nats" in verdict
 
 
 def test_a_reloaded_result_gives_the_same_page(found, saved_child):
@@ -123,6 +125,16 @@ def test_the_record_of_a_distillation_is_found_beside_a_saved_child(found, saved
     (tmp_path / "child" / "distillation.json").write_text(json.dumps(DISTILLATION))
     path = puzzle.load_result(tmp_path / "child").report(tmp_path / "report.html")
     assert "distillation" in sections(path.read_text())
+
+
+def test_the_command_writes_the_page_of_a_saved_run(found, saved_child, tmp_path, capsys):
+    shutil.copytree(saved_child, tmp_path / "run" / "child")
+    assert main(["report", str(tmp_path / "run"), "--json"]) == 0
+    path = tmp_path / "run" / "report.html"
+    assert json.loads(capsys.readouterr().out) == {"path": str(path)}
+    assert "frontier" in sections(path.read_text())
+    assert main(["report", str(tmp_path)]) == 1
+    assert "puzzle_layout.json" in capsys.readouterr().err
 
 
 def rendered(text, width, folder):
