@@ -64,19 +64,15 @@ def stability(
         seed: Seed of the draws.
 
     Returns:
-        The counts, or None if no score has an error, the KL was not what was minimised, or a solve
-        ran out of time.
+        The counts, or None if no score has an error, the solution is one within other limits or
+        of another objective, or a solve ran out of time.
     """
     problem = evidence.problem
-    if evidence.minimised != "kl":
+    if evidence.minimised != "kl" or evidence.own_solution(solution) is None:
         return None
     pairs = [(layer, label) for layer, labels in enumerate(problem.groups) for label in labels]
     errors = np.array([evidence.scores[layer][label].error for layer, label in pairs])
     if not errors.any():
-        return None
-    try:
-        own = evidence.own_solution(solution) or solve(problem, gap=GAP, time_limit=SECONDS)
-    except SolverError:
         return None
     generator = np.random.default_rng(seed)
     counts: list[Counter[str]] = [Counter() for _ in problem.groups]
@@ -84,9 +80,9 @@ def stability(
         score = np.maximum(problem.score + errors * generator.standard_normal(len(errors)), 0.0)
         drawn = dataclasses.replace(problem, score=score)
         try:
-            found = solve(drawn, gap=GAP, time_limit=SECONDS, start=own)
+            found = solve(drawn, gap=GAP, time_limit=SECONDS, start=solution)
         except SolverError:
             return None
         for count, label in zip(counts, found.labels, strict=True):
             count[label] += 1
-    return Stability(draws=draws, chosen=own.labels, counts=tuple(counts))
+    return Stability(draws=draws, chosen=solution.labels, counts=tuple(counts))

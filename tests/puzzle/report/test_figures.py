@@ -198,6 +198,13 @@ def test_no_firmness_is_claimed_of_what_the_scores_did_not_choose():
     assert firmness(1.0, settings={"minimise": "memory"}) is None
 
 
+def test_no_firmness_is_claimed_where_measuring_tightened_the_limits(found):
+    tighter = found.evidence.problem.with_limits(
+        limit.moved(-0.01 * limit.bound) for limit in found.evidence.problem.limits
+    )
+    assert stability(found.evidence, solve(tighter)) is None
+
+
 def test_costs_are_compared_where_both_are_known(found):
     costs = costs_of(found)
     assert {(cost.name, cost.who) for cost in costs} >= {
