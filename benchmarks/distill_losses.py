@@ -1,6 +1,6 @@
 """Which losses to distil with: LM, cosine, KL and their combinations at one budget on SmolLM2.
 
-Run it with `python benchmarks/distill_losses.py --out puzzle-run`; it prints one JSON object. The
+Run it with `python benchmarks/distill_losses.py --out puzzle-run`; it prints lines of JSON. The
 child is the parent without the attention of some layers, with nothing refitted, so that all of
 the recovery is the distillation's. Every combination sees the same windows in the same order;
 KL to the parent and perplexity are measured on text that no run has seen. `RUNS` is the table of
@@ -56,8 +56,8 @@ def main() -> None:
         "validation_tokens": cut.validation.numel(),
         "learning_rate": options.learning_rate,
         "seed": options.seed,
-        "runs": [],
     }
+    print(json.dumps(report), flush=True)
     for names in RUNS:
         config = puzzle.DistillConfig(
             losses=dict.fromkeys(names, 1.0),
@@ -75,15 +75,13 @@ def main() -> None:
             result = puzzle.distill(
                 child, parent, cut.fit, config=config, validation=cut.validation, out=Path(out)
             )
-        report["runs"].append(
-            {
-                "losses": names,
-                "before": rounded(result.evaluations[0]),
-                "after": rounded(result.evaluations[-1]),
-                "cpu_seconds": round(time.process_time() - started),
-            }
-        )
-    print(json.dumps(report, indent=1))
+        line = {
+            "losses": names,
+            "before": rounded(result.evaluations[0]),
+            "after": rounded(result.evaluations[-1]),
+            "cpu_seconds": round(time.process_time() - started),
+        }
+        print(json.dumps(line), flush=True)
 
 
 def without_attention(parent: Parent, layers: list[int]) -> puzzle.PuzzleForCausalLM:

@@ -36,6 +36,16 @@ class Distiller(nn.Module):
         self.child, self.parent = child, parent.requires_grad_(False).eval()
         self.losses, self.chunk = dict(config.losses), config.vocab_chunk
         self.pairs = _pairs(child.config, parent.config, config)
+        if not set(NAMES) & set(self.losses):
+            self._freeze_after(max(pair[0] for pair in self.pairs))
+
+    def _freeze_after(self, layer: int) -> None:
+        """Freezes what no loss depends on: all that follows the last layer that is compared."""
+        inner = self.child.model
+        for module in (*inner.layers[layer + 1 :], inner.norm):
+            module.requires_grad_(False)
+        if self.child.lm_head.weight is not inner.embed_tokens.weight:
+            self.child.lm_head.requires_grad_(False)
 
     def forward(
         self, tokens_BL: torch.Tensor, *, measure: bool = False

@@ -58,7 +58,11 @@ class Loop:
             # The name before transformers 5.23 is deprecated since.
             newer = getattr(self.child, "activation_checkpointing_enable", None)
             (newer or self.child.gradient_checkpointing_enable)()
-        self.parameters = dict(self.child.named_parameters())
+        self.parameters = {
+            name: parameter
+            for name, parameter in self.child.named_parameters()
+            if parameter.requires_grad
+        }
         self.optimizer = _optimizer(list(self.parameters.values()), config)
         self.step = 0
         self.history: list[dict[str, float]] = []

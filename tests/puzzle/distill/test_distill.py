@@ -76,6 +76,21 @@ def test_an_interrupted_run_has_the_losses_and_weights_of_an_uninterrupted_one(t
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("boundaries", [None, ((0, 0), (2, 2))])
+def test_what_no_loss_depends_on_stays_as_it_was(boundaries, tmp_path):
+    options = {"losses": {"cosine": 1.0}, "boundaries": boundaries}
+    with pytest.raises(InterruptedError):
+        run(tmp_path, callbacks=[StopAfter(3)], **options)
+    result = run(tmp_path, **options)
+    assert len(result.history) == 6
+    before, after = child_model().state_dict(), result.child().state_dict()
+    last = 3 if boundaries is None else 2
+    for name in before:
+        layer = int(name.split(".")[2]) if name.startswith("model.layers.") else -1
+        same = layer > last or name == "model.norm.weight"
+        assert torch.equal(before[name], after[name]) == same, name
+
+
 def test_gradient_checkpointing_and_micro_batches_change_nothing(tmp_path):
     plain = run(tmp_path / "plain", tokens=16 * 8 * 3)
     for name, changes in {
