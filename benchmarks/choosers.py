@@ -27,7 +27,7 @@ from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers
 from puzzle.costs import MeasuredCosts, device_record
 from puzzle.data import DataConfig, windows
 from puzzle.demo import fetch_demo_model
-from puzzle.library import build_library
+from puzzle.library import build_library, heal
 from puzzle.parents import open_parent
 from puzzle.scenario import Scenario
 from puzzle.scoring import FisherConfig, HybridConfig, Scores, block_influence, fisher, replace_one
@@ -36,7 +36,7 @@ from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 
-DATA = DataConfig(fit_tokens=16384, score_tokens=2048, validation_tokens=8192)
+DATA = DataConfig(fit_tokens=16384, score_tokens=1024, validation_tokens=8192)
 ATTENTIONS, WIDTHS = ("gqa3", "gqa1", "none"), (1536, 1152, 768, 384)
 LADDER = [f"gqa3+gated{width}" for width in WIDTHS] + ["gqa3+none", "none+none"]
 EMPTY = "none+none"
@@ -189,6 +189,22 @@ def _both(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -
     return refined(problem, layout_of(start, labels), study.measure, MOVES)
 
 
+def second_round(study: Study, budget: Budget) -> tuple[str, ...]:
+    """A local search in a library rebuilt on the stream of the first local search's child."""
+    problem = budget.problem(study, study.scores("exact"))
+    first = layout_of(study.own, STATE[budget.name][f"local search, {MOVES}"]["labels"])
+    again = build_library(
+        study.parent, study.space, study.cut, workspace=study.workspace, around=first
+    )
+    found = refined(problem, first, Measure(again, study.cut.score), MOVES)
+    return tuple(block.label for block in found.blocks)
+
+
+def same_as(name: str) -> Chooser:
+    """The layout of another chooser of the same budget."""
+    return lambda study, budget: tuple(STATE[budget.name][name]["labels"])
+
+
 def _drawn(seed: int) -> Chooser:
     return lambda study, budget: at_random(
         budget.problem(study, study.scores("hybrid")), seed=seed, share=0.98
@@ -211,8 +227,12 @@ CHOOSERS: dict[str, Chooser] = {
     f"local search, {MOVES}": measured(_refine),
     "trust region": measured(_around),
     "trust region, then search": measured(_both),
+    "additive Fisher, healed": same_as("additive Fisher"),
+    f"local search, {MOVES}, healed": same_as(f"local search, {MOVES}"),
+    "second round, healed": second_round,
 }
-PARTIAL = ("uniform width", "additive cosine", "additive hybrid", "trust region")
+PARTIAL = ("uniform width", "additive cosine", "additive exact", "additive Fisher")
+PARTIAL += (f"local search, {MOVES}",)
 DROPS = ("whole layers, block influence", "additive cosine", "additive exact", "additive hybrid")
 DROPS += (f"best of {POOL}", f"local search, {MOVES}", "trust region")
 BUDGETS = {
@@ -250,8 +270,17 @@ def run(study: Study, out: Path, only: str) -> None:
             labels = CHOOSERS[name](study, budget)
             seconds = time.process_time() - started
             layout = layout_of(study.own, labels)
-            known = [e for e in entries.values() if tuple(e["labels"]) == labels]
-            found = known[0]["validation"] if known else validate(study.judge, layout)
+            known = [
+                entry["validation"]
+                for other, entry in entries.items()
+                if tuple(entry["labels"]) == labels and not other.endswith("healed")
+            ]
+            if name.endswith("healed"):
+                child = heal(study.parent, layout, study.cut, workspace=study.workspace)
+                text = study.cut.validation[:VALIDATION_WINDOWS]
+                found = validate(Measure(child, text), layout)
+            else:
+                found = known[0] if known else validate(study.judge, layout)
             entry = {"labels": labels, "cpu_seconds": round(seconds, 1), "validation": found}
             problem = budget.problem(study, study.scores("exact"))
             choices = [row.index(one) for row, one in zip(problem.groups, labels, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -32,11 +32,16 @@ from puzzle.report import Evidence, describe_run
 from puzzle.requirements import SCORE
 from puzzle.result import SearchResult
 from puzzle.scenario import Scenario, Workload, WorkloadLike
-from puzzle.scoring import hybrid, replace_one
+from puzzle.scoring import Scores, fisher, hybrid, replace_one
 from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace
 from solvers import Limit, Solution, solve
 
+SCORES: Mapping[str, Callable[..., Scores]] = {
+    "fisher": fisher,
+    "hybrid": hybrid,
+    "exact": replace_one,
+}
 Found = tuple[Solution, Choice, Library]
 
 
@@ -139,8 +144,7 @@ def search(
 
     config = library or LibraryConfig()
     variants = build_library(model, space, cut, workspace=workspace, config=config)
-    ranked = replace_one if steps.exact else hybrid
-    scores = ranked(variants, space, cut, workspace=workspace)
+    scores = SCORES[steps.scores](variants, space, cut, workspace=workspace)
 
     def found(limits: tuple[Limit, ...]) -> Found:
         problem = goals.problem(scores, limits)

@@ -32,20 +32,20 @@ class Effort:
             in a tenth of the layers; with 1 the program's optimum is chosen unmeasured.
         rounds: Most trust-region rounds around the best (`puzzle.choosing.around`).
         moves: Measurements of a local search after that (`solvers.refine`).
-        exact: Whether the program has exact replace-one scores, not hybrid ones.
+        scores: What the program minimises: "fisher", "hybrid" or "exact" scores.
     """
 
     pool: int = 1
     rounds: int = 0
     moves: int = 0
-    exact: bool = False
+    scores: str = "fisher"
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "fast": Effort(),
-        "default": Effort(pool=4, moves=60, exact=True),
-        "thorough": Effort(pool=8, rounds=6, moves=200, exact=True),
+        "default": Effort(pool=4, moves=60, scores="exact"),
+        "thorough": Effort(pool=8, rounds=6, moves=200, scores="exact"),
     }
 )
 
@@ -104,7 +104,7 @@ def choose(
     """
     own = Layout.parent(space.shape)
     best = layout_of(own, optimum.labels)
-    if effort == Effort(exact=effort.exact):
+    if effort.pool < 2 and not effort.rounds and not effort.moves:
         return Choice(layout=best, predicted=optimum.objective)
     spec = {
         "effort": asdict(effort),

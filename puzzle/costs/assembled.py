@@ -41,6 +41,9 @@ def corrected_by_layouts(
 ) -> tuple[Corrected, dict[str, Correction]]:
     """Returns the cost model corrected by whole layouts, and how far it was off before and after.
 
+    A correction that does not predict layouts left out better than the model alone is told and
+    not applied: on a noisy machine it would be noise.
+
     The parent and some layouts of the space, each with random weights, are run in the scenario;
     each takes turns with the parent, and counts as a share of its seconds, so that a slow spell
     of the machine falls on both. Two models are in memory at a time.
@@ -75,7 +78,8 @@ def corrected_by_layouts(
         phase: fit_correction([p[phase] for p in predicted], measured[phase], fixed=fixed[phase])
         for phase in PHASES
     }
-    return Corrected(costs, {scenario: corrections}), corrections
+    better = {name: c for name, c in corrections.items() if c.error < c.error_before}
+    return Corrected(costs, {scenario: better}), corrections
 
 
 def _seconds(

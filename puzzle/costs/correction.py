@@ -67,9 +67,12 @@ class Correction:
         """How well predictions hold, in words."""
         if math.isnan(self.error):
             return f"{len(self.measured)} layouts, too few to tell"
+        count = len(self.measured)
+        if self.error >= self.error_before:
+            return f"within {self.error_before:.1%} (median of {count} layouts, as measured)"
         return (
-            f"within {self.error:.1%} (median of {len(self.measured)} layouts, each predicted from "
-            f"the others; uncorrected {self.error_before:.1%})"
+            f"within {self.error:.1%} (median of {count} layouts, each predicted from the others; "
+            f"uncorrected {self.error_before:.1%})"
         )
 
 

@@ -104,9 +104,12 @@ def test_costs_are_corrected_by_whole_layouts_that_are_run_once(tmp_path):
     for name, correction in found.items():
         assert len(correction.measured) == 5
         assert 0 <= correction.error < 10
-        whole = correction.scale * correction.predicted[0] + correction.fixed
-        # The parent is one of the layouts; what the line adds for its fixed part is left out.
-        assert correction.fixed < result.predicted["parent"][name] <= whole
+        applied = correction.error < correction.error_before
+        scale, own = correction.scale, result.predicted["parent"][name]
+        # The parent is one of the layouts. Of the line, what is not its fixed part is scaled.
+        blocks = (own - correction.fixed) / scale if applied and scale else correction.predicted[0]
+        assert 0 <= blocks <= correction.predicted[0]
+        assert applied or own == correction.predicted[0]
         assert f"{name} of whole layouts are predicted within" in result.table()
     (folder,) = (tmp_path / "run" / "assembled").iterdir()
     before = (folder / "manifest.json").stat().st_mtime_ns
