@@ -173,7 +173,9 @@ def plan(
     steps = {
         "costs": counts.costs,
         "library": counts.library,
-        "scores": lambda: counts.scores(EFFORTS[effort].exact if exact is None else exact),
+        "scores": lambda: counts.scores(
+            EFFORTS[effort].scores == "exact" if exact is None else exact
+        ),
         "choice": lambda: counts.choice(effort),
         "measurement": counts.measurement,
     }
