@@ -67,7 +67,7 @@ def test_the_stages_one_by_one_choose_what_a_fast_search_chooses(source, capsys)
     limit = ["--constraint", "parameters <= 0.8x"]
     library = said(capsys, "build", *source)
     assert len(library["layers"]) == 3
-    said(capsys, "score", *source, "--save", "scores.json")
+    said(capsys, "score", *source, "--method", "fisher", "--save", "scores.json")
     profile = [a for a in source if a not in ("--text", "text.txt")]
     sizes = {f"--{name}" for name in ("window", "fit-tokens", "score-tokens", "validation-tokens")}
     assert sizes < set(profile)
