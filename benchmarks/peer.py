@@ -27,12 +27,13 @@ import torch
 from texts import docstrings
 
 from puzzle.child import assemble
-from puzzle.choosing import EFFORTS, Measure, choose
+from puzzle.choosing import EFFORTS, choose
 from puzzle.data import DataConfig, documents, windows
 from puzzle.demo import demo_text, fetch_demo_model
 from puzzle.library import BLDConfig, Library, LibraryConfig, build_library, heal
 from puzzle.parents import Parent, open_parent
-from puzzle.scoring import Scores, hybrid
+from puzzle.scoring import Scores
+from puzzle.search import SCORES
 from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
@@ -150,17 +151,19 @@ def main() -> None:
     held_out = held_out_texts(parent, cut.validation, args.validation_tokens)
 
     library = stages("library", lambda: build_library(parent, space, cut, workspace=workspace))
-    scores = stages("scores", lambda: hybrid(library, space, cut, workspace=workspace))
+    effort = EFFORTS[args.effort]
+    score = SCORES[effort.scores]
+    scores = stages("scores", lambda: score(library, space, cut, workspace=workspace))
     problem = peer_problem(space, scores)
-    effort, measure = EFFORTS[args.effort], Measure(library, cut.score)
     choice = stages(
         "choice",
-        lambda: choose(problem, solve(problem), measure, space, effort, workspace=workspace),
+        lambda: choose(problem, solve(problem), library, space, cut, effort, workspace=workspace),
     )
     layout = choice.layout
     bld = LibraryConfig(bld=BLDConfig(tokens=args.bld_tokens, seed=args.seed))
     children = {"additive": library}
     children["healed"] = stages("healing", lambda: heal(parent, layout, cut, workspace=workspace))
+    print(f"search: {sum(stages.seconds.values()):.1f} CPU-s")
     children["healed, more text"] = stages(
         "healing, more text", lambda: heal(parent, layout, more, workspace=workspace)
     )
