@@ -14,7 +14,7 @@ import transformers
 import puzzle
 from puzzle.child import assemble
 from puzzle.costs import device_record
-from puzzle.demo import DEMO_DATA, demo_text, fetch_demo_model
+from puzzle.demo import DEMO_DATA, DEMO_EFFORT, demo_text, fetch_demo_model
 from puzzle.evaluate import speed
 from search_space import Layout
 
@@ -32,15 +32,14 @@ def main() -> None:
         demo_text(),
         constraints=[options.constraint],
         data=replace(DEMO_DATA, seed=options.seed),
+        effort=DEMO_EFFORT,
         out=options.out,
         seed=options.seed,
     )
     parent = result.library.parent
     own = Layout.parent(parent.shape)
     models = {
-        "parent": assemble(
-            parent.config, own, result.library.child_tensors(own), dtype=parent.dtype
-        ),
+        "parent": assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype),
         "child": result.child(),
     }
     gains: dict[str, list[float]] = {"seconds": [], "prefill_seconds": [], "decode_seconds": []}

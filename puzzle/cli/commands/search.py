@@ -19,6 +19,7 @@ from puzzle.cli.inputs import (
 )
 from puzzle.cli.options import Given, Option, options_of
 from puzzle.cli.planned import planned
+from puzzle.demo import DEMO_EFFORT
 from puzzle.search import search
 
 CONSTRAINTS = ["throughput >= 1.25x"]
@@ -36,6 +37,8 @@ OWN = (CONSTRAINT, *options_of(search, skip=FROM_INPUTS))
 def _run(given: Given) -> Answer:
     found = sources(given)
     arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": found.data.seed}
+    if given.get("demo"):
+        arguments.setdefault("effort", DEMO_EFFORT)
     result = search(
         found.parent,
         found.text,
