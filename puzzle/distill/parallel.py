@@ -2,8 +2,8 @@
 
 `accelerate launch` says how many processes there are, on which devices, and whether FSDP is
 wanted. Both models are then one module that is replicated (DDP) or sharded (FSDP2). Whole tensors
-are read by the first process and dealt out one at a time, and gathered one at a time, so that no
-process ever has to hold a whole model that does not fit.
+are read by the first process and dealt out one at a time, and gathered one at a time; a sharded
+child is whole again only where the first process writes it at the end.
 """
 
 from __future__ import annotations
