@@ -21,13 +21,13 @@ from puzzle.costs import (
     with_counts,
 )
 from puzzle.costs.assembled import corrected_by_layouts
-from puzzle.data import DataConfig, windows
+from puzzle.data import DataConfig, Windows, windows
 from puzzle.disk import require_free
 from puzzle.errors import WorkspaceError
 from puzzle.evaluate import quality, speed
 from puzzle.goals import Goals
 from puzzle.library import Library, LibraryConfig, build_library, heal
-from puzzle.parents import open_parent
+from puzzle.parents import Parent, open_parent
 from puzzle.report import Evidence, describe_run
 from puzzle.requirements import SCORE
 from puzzle.result import SearchResult
@@ -43,6 +43,7 @@ SCORES: Mapping[str, Callable[..., Scores]] = {
     "exact": replace_one,
 }
 Found = tuple[Solution, Choice, Library]
+Speeds = dict[Scenario, dict[str, dict[str, float]]]
 
 
 def search(
@@ -135,10 +136,7 @@ def search(
     costs = _costs(hardware, model, space, whole, workspace)
     corrections: dict[Scenario, dict[str, Correction]] = {}
     if hardware == "cpu" and steps != Effort():
-        for each in whole.scenarios.values():
-            costs, corrections[each] = corrected_by_layouts(
-                costs, model, space, each, workspace=workspace, seed=seed
-            )
+        costs, corrections = _corrected(costs, model, space, whole, workspace)
     goals = Goals(asked, whole, costs, space, minimise)
     goals.refuse_unreachable()
 
@@ -146,37 +144,9 @@ def search(
     variants = build_library(model, space, cut, workspace=workspace, config=config)
     scores = SCORES[steps.scores](variants, space, cut, workspace=workspace)
 
-    def found(limits: tuple[Limit, ...]) -> Found:
-        problem = goals.problem(scores, limits)
-        solution = solve(problem, solver=solver, seed=seed)
-        choice = choose(
-            problem,
-            solution,
-            variants,
-            space,
-            cut,
-            steps,
-            workspace=workspace,
-            solver=solver,
-            seed=seed,
-        )
-        child = heal(model, choice.layout, cut, workspace=workspace, config=config)
-        return solution, choice, child
-
-    speeds: dict[Scenario, dict[str, dict[str, float]]] = {}
-
-    def measured(candidate: Found) -> Mapping[str, float]:
-        speeds.update(_speeds(candidate[2], candidate[1].layout, whole))
-        return goals.measured_totals(speeds)
-
-    outcome = meet(
-        goals.limits,
-        found,
-        lambda candidate: goals.totals(candidate[1].layout, scores),
-        measured,
-        rounds=1 if steps == Effort() else 3,
+    (solution, choice, child), speeds = _within_limits(
+        goals, scores, variants, cut, steps, workspace, config=config, solver=solver, seed=seed
     )
-    solution, choice, child = outcome.found
     good = _quality(child, choice.layout, cut.validation)
     return SearchResult(
         layout=choice.layout,
@@ -206,8 +176,66 @@ def search(
     )
 
 
+def _within_limits(
+    goals: Goals,
+    scores: Scores,
+    variants: Library,
+    cut: Windows,
+    steps: Effort,
+    workspace: Workspace,
+    *,
+    config: LibraryConfig,
+    solver: str,
+    seed: int,
+) -> tuple[Found, Speeds]:
+    """Returns the choice whose child keeps the limits when it is measured, and its speeds."""
+    speeds: Speeds = {}
+
+    def found(limits: tuple[Limit, ...]) -> Found:
+        problem = goals.problem(scores, limits)
+        solution = solve(problem, solver=solver, seed=seed)
+        choice = choose(
+            problem,
+            solution,
+            variants,
+            goals.space,
+            cut,
+            steps,
+            workspace=workspace,
+            solver=solver,
+            seed=seed,
+        )
+        child = heal(variants.parent, choice.layout, cut, workspace=workspace, config=config)
+        return solution, choice, child
+
+    def measured(candidate: Found) -> Mapping[str, float]:
+        speeds.update(_speeds(candidate[2], candidate[1].layout, goals.workload))
+        return goals.measured_totals(speeds)
+
+    outcome = meet(
+        goals.limits,
+        found,
+        lambda candidate: goals.totals(candidate[1].layout, scores),
+        measured,
+        rounds=1 if steps == Effort() else 3,
+    )
+    return outcome.found, speeds
+
+
+def _corrected(
+    costs: CostModel, model: Parent, space: SearchSpace, whole: Workload, workspace: Workspace
+) -> tuple[CostModel, dict[Scenario, dict[str, Correction]]]:
+    """Returns costs corrected by whole layouts in each scenario, and the corrections."""
+    corrections = {}
+    for each in whole.scenarios.values():
+        costs, corrections[each] = corrected_by_layouts(
+            costs, model, space, each, workspace=workspace
+        )
+    return costs, corrections
+
+
 def _costs(
-    hardware: Any, model: Any, space: SearchSpace, whole: Workload, workspace: Workspace
+    hardware: Any, model: Parent, space: SearchSpace, whole: Workload, workspace: Workspace
 ) -> CostModel:
     """Returns one cost model for all scenarios."""
     found = {
