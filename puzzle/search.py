@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -37,6 +38,7 @@ from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace
 from solvers import Limit, Solution, solve
 
+logger = logging.getLogger(__name__)
 SCORES: Mapping[str, Callable[..., Scores]] = {
     "fisher": fisher,
     "hybrid": hybrid,
@@ -219,6 +221,13 @@ def _within_limits(
         measured,
         rounds=1 if steps == Effort() else 3,
     )
+    if outcome.missed:
+        logger.warning(
+            "measured, the child misses %s after %d rounds; ask for more than you need, or use a "
+            "larger search space",
+            "; ".join(outcome.missed),
+            outcome.rounds,
+        )
     return outcome.found, speeds
 
 

@@ -15,7 +15,7 @@ from puzzle.costs.model import CostModel
 from puzzle.errors import CostModelError
 from puzzle.scenario import Scenario
 from search_space import Block, ModelShape
-from solvers import Limit
+from solvers import InfeasibleError, Limit
 
 __all__ = ["Corrected", "Correction", "Outcome", "fit_correction", "meet", "tighten"]
 
@@ -237,7 +237,8 @@ def meet(
 
     Args:
         limits: What the measurement has to keep; each with one bound.
-        solve: Returns a solution within limits; it may raise when there is none.
+        solve: Returns a solution within limits, or raises InfeasibleError; where tightened limits
+            leave none, the solution before stays.
         predicted: Totals by resource that the solution is predicted to have.
         measure: Measured totals by resource; a resource that is not measured is taken on trust.
         rounds: How often to solve at most.
@@ -247,7 +248,14 @@ def meet(
     """
     current = {limit: limit for limit in limits}
     for turn in range(1, rounds + 1):
-        found = solve(tuple(current.values()))
+        try:
+            found = solve(tuple(current.values()))
+        except InfeasibleError:
+            if turn == 1:
+                raise
+            turn -= 1  # what was found before stays, with what it misses
+            break
+        used = tuple(current.values())
         got, expected = measure(found), predicted(found)
         missed = [
             limit
@@ -264,7 +272,7 @@ def meet(
     return Outcome(
         found=found,
         measured=got,
-        limits=tuple(current.values()),
+        limits=used,
         rounds=turn,
         missed=tuple(limit.text for limit in missed),
     )

@@ -25,7 +25,7 @@ from puzzle.export.lowering import lower
 from puzzle.export.nemotron_nas import plan_nemotron_nas, write_nemotron_nas
 from puzzle.export.source import Source, open_source
 from search_space import ENGINES, Layout
-from search_space.engines import engine_named, engines_for, rewritings
+from search_space.engines import engine_named, rewritings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_ENGINES = {"nemotron-nas": "vllm", "gguf": "llama.cpp"}
@@ -192,8 +192,3 @@ def _gguf_tokenizer(
     if tokenizer is None:
         return no_tokenizer_fields()
     return tokenizer_fields(tokenizer, vocab, pre=pre)
-
-
-def readable_by(layout: Layout) -> tuple[str, ...]:
-    """Returns the engines that a child of this layout can be exported for."""
-    return tuple(name for name in engines_for(layout) if ENGINES[name].format != "puzzle")

@@ -17,7 +17,7 @@ from puzzle.errors import CostModelError
 from puzzle.scenario import Scenario
 from puzzle.testing import check_cost_model
 from search_space import Layout, ModelShape, SearchSpace
-from solvers import Limit
+from solvers import ChoiceProblem, InfeasibleError, Limit
 
 SHAPE = ModelShape(
     layers=4, hidden=64, heads=4, head_dim=16, kv_heads=2, ffn_width=256, vocab=100, tied=False
@@ -164,3 +164,20 @@ def test_after_three_rounds_what_is_missed_is_said():
     assert found.rounds == 3
     assert found.missed == ("seconds <= 5",)
     assert bounds[0] > bounds[1] > bounds[2]
+
+
+def test_where_tightened_limits_leave_nothing_the_solution_before_stays_and_its_miss_is_said():
+    nothing = InfeasibleError(ChoiceProblem((("a",),), [0.0], {"seconds": [4.9]}), "too tight")
+
+    def solve(limits):
+        if limits[0].at_most < 4.9:
+            raise nothing
+        return {"seconds": 4.9}
+
+    bound = [Limit("seconds", at_most=5.0)]
+    found = meet(bound, solve, lambda o: o, lambda o: {"seconds": 5.5})
+    assert found.found == {"seconds": 4.9}
+    assert found.rounds == 1
+    assert found.missed == ("seconds <= 5",)
+    with pytest.raises(InfeasibleError):
+        meet([Limit("seconds", at_most=4.0)], solve, lambda o: o, lambda o: {"seconds": 5.5})
