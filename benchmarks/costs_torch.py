@@ -1,8 +1,8 @@
-"""Costs in torch against whole layouts, SmolLM2-135M's sizes: measured, and calibrated.
+"""Costs in torch against whole layouts, SmolLM2-135M's sizes.
 
-Run it with `python benchmarks/costs_torch.py [--model calibrated]`. What they are checked against
-is `generate()` of transformers; every layout takes turns with the parent. It prints one JSON
-object.
+Run it with `python benchmarks/costs_torch.py [--model measured|corrected|calibrated]`. What they
+are checked against is `generate()` of transformers; every layout takes turns with the parent. It
+prints one JSON object.
 """
 
 import sys
@@ -13,22 +13,26 @@ import torch
 from cost_checks import PARENT, SHAPE, SPACE, arguments, report, scenario_of
 
 from puzzle.costs import EngineCalibrated, MeasuredCosts, TorchGenerate
+from puzzle.costs.assembled import corrected_by_layouts
 from puzzle.errors import CostModelError
 from puzzle.parents.llama import LLAMA
 from puzzle.workspace import Workspace
+
+# What a search takes is "corrected": measured, then corrected by a few whole layouts.
+MODELS = ("measured", "corrected", "calibrated")
 
 
 def main() -> None:
     """Measures or calibrates, then checks."""
     parser = arguments(__doc__)
-    parser.add_argument("--model", default="measured", choices=["measured", "calibrated"])
+    parser.add_argument("--model", default="corrected", choices=MODELS)
     parser.add_argument("--goal", type=float, default=0.05)
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
     engine = TorchGenerate(rounds=options.rounds, clock=options.clock)
     scenario = scenario_of(options, "bfloat16")
     workspace = Workspace(options.out)
-    if options.model == "measured":
+    if options.model != "calibrated":
         # Sizes are all that is asked of a parent here.
         parent = SimpleNamespace(
             shape=SHAPE,
@@ -36,9 +40,10 @@ def main() -> None:
             dtype=torch.bfloat16,
             rope=lambda length: LLAMA.rope(PARENT.config, length),
         )
-        costs = MeasuredCosts.measure(
-            parent, SPACE, scenario, workspace=workspace, clock=options.clock
-        )
+        place = {"workspace": workspace, "clock": options.clock}
+        costs = MeasuredCosts.measure(parent, SPACE, scenario, **place)
+        if options.model == "corrected":
+            costs, _ = corrected_by_layouts(costs, parent, SPACE, scenario, **place)
     else:
         try:
             costs = EngineCalibrated.measure(

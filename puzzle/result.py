@@ -44,7 +44,8 @@ class SearchResult:
             near it, that measured better.
         scenario: What the speeds are of.
         predicted: Resources of "parent" and "child" by the cost model, and the child's score.
-        measured: The same by running both, with quality on the validation text.
+        measured: Quality on the validation text, and the seconds that both take where the costs
+            are of; no seconds where that is not here.
         library: Where the weights are; None for a result read from a directory.
         evidence: What the layout was chosen from, for the report.
         saved: The directory that a result was read from, which holds its child.
@@ -72,7 +73,7 @@ class SearchResult:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Returns the rows of the table: name, parent and child predicted, then measured."""
         columns = [
-            {**part[who], **self._rates(part[who])}
+            {**part[who], **self.rates(part[who])}
             for part in (self.predicted, self.measured)
             for who in ("parent", "child")
         ]
@@ -95,24 +96,38 @@ class SearchResult:
         """Returns child / parent for each rate, predicted and measured."""
         found = {}
         for name, part in (("predicted", self.predicted), ("measured", self.measured)):
-            parent, child = (self._rates(part[who]) for who in ("parent", "child"))
+            parent, child = (self.rates(part[who]) for who in ("parent", "child"))
             found[name] = {key: child[key] / parent[key] for key in RATES if key in parent}
         return found
 
-    def _rates(self, totals: Mapping[str, float]) -> dict[str, float]:
-        """Returns the rates of totals; none where the cost model knows no seconds."""
-        timed = {"prefill_seconds", "decode_seconds"} <= set(totals)
-        return rate(totals, self.scenario) if timed else {}
+    def gain(self) -> tuple[float, str] | None:
+        """Returns how many times the parent's throughput the child's is, and how that is known.
+
+        Returns:
+            The factor, and "measured" or "predicted"; None where no seconds are known.
+        """
+        found = self.speedup()
+        known = [how for how in ("measured", "predicted") if "throughput" in found[how]]
+        return (found[known[0]]["throughput"], known[0]) if known else None
+
+    def rates(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Returns the rates of totals such as `measured["child"]`; those that they tell."""
+        if {"prefill_seconds", "decode_seconds"} <= set(totals):
+            return rate(totals, self.scenario)
+        if "seconds" not in totals:
+            return {}
+        generated = self.scenario.batch * self.scenario.generated_tokens
+        return {"throughput": generated / totals["seconds"], "latency": totals["seconds"]}
 
     def table(self) -> str:
         """Returns parent against child, predicted and measured, as text."""
         head = ("", "parent pred.", "child pred.", "parent meas.", "child meas.")
         rows = [head, *self.rows()]
         gains = self.speedup()
-        for name, measured in gains["measured"].items():
-            predicted = gains["predicted"].get(name)
-            told = "" if predicted is None else f"{predicted:.2f}x"
-            rows.append((f"{name} gain", "", told, "", f"{measured:.2f}x"))
+        for name in RATES:
+            told = [f"{each[name]:.2f}x" if name in each else "" for each in gains.values()]
+            if any(told):
+                rows.append((f"{name} gain", "", told[0], "", told[1]))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         sure = self.evidence.corrections.items() if self.evidence else ()
         notes = [f"{name} of whole layouts are predicted {found.sure}" for name, found in sure]
@@ -120,6 +135,8 @@ class SearchResult:
             row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 5))
             for row in rows
         )
+        if "throughput" not in gains["measured"]:
+            notes.append("nothing was timed: the costs are not of this machine")
         return "\n".join([*lines, *notes])
 
     def report(
@@ -215,7 +232,7 @@ class SearchResult:
         import pandas
 
         rows = {
-            (who, how): {**part[who], **rate(part[who], self.scenario)}
+            (who, how): {**part[who], **self.rates(part[who])}
             for who in ("parent", "child")
             for how, part in (("predicted", self.predicted), ("measured", self.measured))
         }
@@ -276,9 +293,9 @@ class SearchResult:
         (path / "README.md").write_text(model_card(self), encoding="utf-8")
 
     def __repr__(self) -> str:
-        gain = self.speedup()["measured"]["throughput"]
-        kl = self.measured["child"]["kl"]
-        return f"SearchResult({self.layout!r}, {gain:.2f}x measured, KL {kl:.3f})"
+        kl, gain = self.measured["child"]["kl"], self.gain()
+        told = f"{gain[0]:.2f}x {gain[1]}, " if gain else ""
+        return f"SearchResult({self.layout!r}, {told}KL {kl:.3f})"
 
     def _repr_html_(self) -> str:
         from puzzle.report.verdict import verdict

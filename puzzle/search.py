@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,19 +14,22 @@ from puzzle.child import assemble
 from puzzle.choosing import Choice, Effort, choose, effort_named
 from puzzle.constraints import Constraint, parse_constraints
 from puzzle.costs import (
+    Bench,
     Correction,
     CostModel,
     PerScenario,
+    bench_of,
     cost_model,
     layout_cost,
     meet,
+    torch_device,
     with_counts,
 )
 from puzzle.costs.assembled import corrected_by_layouts
 from puzzle.data import DataConfig, Windows, windows
 from puzzle.disk import require_free
 from puzzle.errors import WorkspaceError
-from puzzle.evaluate import quality, speed
+from puzzle.evaluate import quality
 from puzzle.goals import Goals
 from puzzle.library import Library, LibraryConfig, build_library, heal
 from puzzle.parents import Parent, open_parent
@@ -61,6 +65,7 @@ def search(
     library: LibraryConfig | None = None,
     data: DataConfig | None = None,
     tokenizer: Any = None,
+    device: str | None = None,
     out: str | os.PathLike[str] = "puzzle-run",
     solver: str = "highs",
     seed: int = 0,
@@ -71,10 +76,11 @@ def search(
     Every stage is stored under `out` by the hash of what it depends on: an interrupted search
     goes on where it stopped, and changed inputs never meet old results. Costs measured on this
     device are held against a few whole layouts and corrected by them. The chosen layout's
-    blocks are fitted once more, to the stream that the child itself feeds them. Where the child
-    misses a time limit when it is measured (by more than 2 %), the limit is tightened by the
-    error and the program solved again, at most three times in all. With effort "fast" costs are
-    not corrected and limits not tightened.
+    blocks are fitted once more, to the stream that the child itself feeds them. Where the costs
+    are of this device, or of an engine that runs here, parent and child are timed there; where
+    the child then misses a time limit (by more than 2 %), the limit is tightened by the error
+    and the program solved again, at most three times in all. With effort "fast" costs are not
+    corrected and limits not tightened.
 
     Args:
         parent: A hub id, a local directory, a GGUF file, or a live transformers model.
@@ -93,6 +99,8 @@ def search(
         library: How variants are fitted and distilled.
         data: How much text is used.
         tokenizer: Tokenizer; by default the one beside the parent.
+        device: Where the library is built, scored and measured: "cpu", "cuda" or "cuda:1". By
+            default the hardware, where that is one of these, else a GPU if torch has one.
         out: The run directory.
         solver: "highs" or "cbc".
         seed: Seed of the solver; that of the documents is in `data`.
@@ -127,7 +135,14 @@ def search(
         "seed": seed,
     }
     workspace = _workspace(out, resume)
-    model = open_parent(parent, workspace=workspace, tokenizer=tokenizer, dtype=main.weight_dtype)
+    device = device or torch_device(hardware) or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = open_parent(
+        parent,
+        workspace=workspace,
+        tokenizer=tokenizer,
+        dtype=main.weight_dtype,
+        device=torch.device(device),
+    )
     if isinstance(space, str):
         space = SearchSpace.preset(model.shape, space)
     data = data or DataConfig(seed=seed)
@@ -135,10 +150,11 @@ def search(
     own = Layout.parent(model.shape)
     require_free(workspace.root, 2 * own.parameters() * main.weight_bytes)
 
-    costs = _costs(hardware, model, space, whole, workspace)
+    costs, bench = _costs(hardware, model, space, whole, workspace)
     corrections: dict[Scenario, dict[str, Correction]] = {}
-    if hardware == "cpu" and steps != Effort():
-        costs, corrections = _corrected(costs, model, space, whole, workspace)
+    place = torch_device(hardware)
+    if place is not None and steps != Effort():
+        costs, corrections = _corrected(costs, model, space, whole, workspace, place)
     goals = Goals(asked, whole, costs, space, minimise)
     goals.refuse_unreachable()
 
@@ -147,7 +163,16 @@ def search(
     scores = SCORES[steps.scores](variants, space, cut, workspace=workspace)
 
     (solution, choice, child), speeds = _within_limits(
-        goals, scores, variants, cut, steps, workspace, config=config, solver=solver, seed=seed
+        goals,
+        scores,
+        variants,
+        cut,
+        steps,
+        workspace,
+        config=config,
+        bench=bench,
+        solver=solver,
+        seed=seed,
     )
     good = _quality(child, choice.layout, cut.validation)
     return SearchResult(
@@ -161,7 +186,14 @@ def search(
                 "kl": scores.total(choice.layout),
             },
         },
-        measured={who: {**speeds[main][who], **good[who]} for who in ("parent", "child")},
+        measured={
+            who: {
+                "parameters": float(each.parameters()),
+                **speeds.get(main, {}).get(who, {}),
+                **good[who],
+            }
+            for who, each in (("parent", own), ("child", choice.layout))
+        },
         library=child,
         evidence=Evidence(
             problem=goals.problem(scores, timed=True),
@@ -187,10 +219,14 @@ def _within_limits(
     workspace: Workspace,
     *,
     config: LibraryConfig,
+    bench: Bench | None,
     solver: str,
     seed: int,
 ) -> tuple[Found, Speeds]:
-    """Returns the choice whose child keeps the limits when it is measured, and its speeds."""
+    """Returns the choice whose child keeps the limits when it is measured, and its speeds.
+
+    Without a bench nothing is timed, and the costs are taken on trust.
+    """
     speeds: Speeds = {}
 
     def found(limits: tuple[Limit, ...]) -> Found:
@@ -211,7 +247,10 @@ def _within_limits(
         return solution, choice, child
 
     def measured(candidate: Found) -> Mapping[str, float]:
-        speeds.update(_speeds(candidate[2], candidate[1].layout, goals.workload))
+        if bench is not None:
+            models = partial(_models, candidate[2], candidate[1].layout)
+            for each in goals.workload.scenarios.values():
+                speeds[each] = bench(models, candidate[1].layout, each)
         return goals.measured_totals(speeds)
 
     outcome = meet(
@@ -232,36 +271,40 @@ def _within_limits(
 
 
 def _corrected(
-    costs: CostModel, model: Parent, space: SearchSpace, whole: Workload, workspace: Workspace
+    costs: CostModel,
+    model: Parent,
+    space: SearchSpace,
+    whole: Workload,
+    workspace: Workspace,
+    device: str,
 ) -> tuple[CostModel, dict[Scenario, dict[str, Correction]]]:
     """Returns costs corrected by whole layouts in each scenario, and the corrections."""
     corrections = {}
     for each in whole.scenarios.values():
         costs, corrections[each] = corrected_by_layouts(
-            costs, model, space, each, workspace=workspace
+            costs, model, space, each, workspace=workspace, device=device
         )
     return costs, corrections
 
 
 def _costs(
     hardware: Any, model: Parent, space: SearchSpace, whole: Workload, workspace: Workspace
-) -> CostModel:
-    """Returns one cost model for all scenarios."""
-    found = {
-        scenario: with_counts(
-            cost_model(
-                hardware,
-                shape=model.shape,
-                scenario=scenario,
-                space=space,
-                parent=model,
-                workspace=workspace,
-            ),
-            model.shape,
+) -> tuple[CostModel, Bench | None]:
+    """Returns one cost model for all scenarios, and what times models where the costs are of."""
+    own = {
+        scenario: cost_model(
+            hardware,
+            shape=model.shape,
+            scenario=scenario,
+            space=space,
+            parent=model,
+            workspace=workspace,
         )
         for scenario in whole.scenarios.values()
     }
-    return PerScenario(found) if len(found) > 1 else next(iter(found.values()))
+    found = {scenario: with_counts(costs, model.shape) for scenario, costs in own.items()}
+    whole_costs = PerScenario(found) if len(found) > 1 else next(iter(found.values()))
+    return whole_costs, bench_of(hardware, own)
 
 
 def _models(library: Library, layout: Layout) -> dict[str, Any]:
@@ -278,19 +321,12 @@ def _models(library: Library, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _speeds(
-    library: Library, layout: Layout, whole: Workload
-) -> dict[Scenario, dict[str, dict[str, float]]]:
-    """Runs parent and child in turn, in each scenario."""
-    models = _models(library, layout)
-    return {scenario: speed(models, scenario) for scenario in whole.scenarios.values()}
-
-
 def _quality(
     library: Library, layout: Layout, validation: torch.Tensor
 ) -> dict[str, dict[str, float]]:
     models = _models(library, layout)
-    return quality(models["parent"], models["child"], validation)
+    device = library.parent.device
+    return quality(models["parent"].to(device), models["child"].to(device), validation)
 
 
 def _workspace(out: str | os.PathLike[str], resume: bool) -> Workspace:

@@ -36,7 +36,7 @@ def save_tensors(
     ready: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
-        plain = tensor.detach().contiguous()
+        plain = tensor.detach().cpu().contiguous()
         storage = plain.untyped_storage()
         # safetensors refuses shared memory; a slice would also drag its whole storage along.
         if storage.data_ptr() in storages or storage.nbytes() != plain.nbytes:

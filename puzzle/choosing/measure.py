@@ -9,7 +9,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from puzzle.child import layer_from_block
 from puzzle.library.build import Library, Variants
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import Score, mean_and_error
@@ -104,9 +103,8 @@ class Measure:
         found = self._layers.get((index, block))
         if found is None:
             variants = self._variants.setdefault(index, self.library.variants(index))
-            tensors = variants.block_tensors(block)
-            found = layer_from_block(self.parent.config, self.parent.shape, index, block, tensors)
-            size = sum(tensor.nbytes for tensor in tensors.values())
+            found = variants.layer_module(block)
+            size = sum(parameter.nbytes for parameter in found.parameters())
             self._layers.put((index, block), found, size)
         return found
 

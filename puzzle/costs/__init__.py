@@ -1,5 +1,6 @@
 """Costs: what each block takes of the target device in a scenario."""
 
+from puzzle.costs.bench import Bench, bench_of, torch_device
 from puzzle.costs.calibrated import EngineCalibrated
 from puzzle.costs.checked import (
     check_resources,
@@ -33,6 +34,7 @@ __all__ = [
     "RESOURCES",
     "SPECS",
     "STANDARD_UNITS",
+    "Bench",
     "Command",
     "Corrected",
     "Correction",
@@ -49,6 +51,7 @@ __all__ = [
     "Table",
     "TorchGenerate",
     "Vllm",
+    "bench_of",
     "block_columns",
     "check_columns",
     "check_resources",
@@ -64,6 +67,7 @@ __all__ = [
     "meet",
     "software_versions",
     "tighten",
+    "torch_device",
     "usable_blocks",
     "with_counts",
 ]

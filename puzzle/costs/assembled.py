@@ -14,7 +14,7 @@ from puzzle.child import PuzzleForCausalLM, config_from_layout
 from puzzle.costs.checked import layout_cost
 from puzzle.costs.correction import Corrected, Correction, fit_correction
 from puzzle.costs.design import candidates
-from puzzle.costs.device import device_record
+from puzzle.costs.device import device_identity
 from puzzle.costs.model import CostModel
 from puzzle.evaluate.speed import speed
 from puzzle.parents import Parent
@@ -27,6 +27,8 @@ __all__ = ["corrected_by_layouts"]
 KIND, SECONDS = "assembled", "seconds.json"
 PHASES = ("prefill_seconds", "decode_seconds")
 ROUNDS = 3
+# Part of every artifact's name: raise it when what is timed changes.
+FORMAT = 2
 
 
 def corrected_by_layouts(
@@ -38,6 +40,8 @@ def corrected_by_layouts(
     workspace: Workspace,
     layouts: int = 4,
     seed: int = 0,
+    device: str = "cpu",
+    clock: str = "wall",
 ) -> tuple[Corrected, dict[str, Correction]]:
     """Returns the cost model corrected by whole layouts, and how far it was off before and after.
 
@@ -56,19 +60,23 @@ def corrected_by_layouts(
         workspace: Where the seconds are stored.
         layouts: How many beside the parent; the corrections' own error needs three or more.
         seed: Of the layouts.
+        device: Where they are run: what the costs are of.
+        clock: As for `MeasuredCosts.measure`.
     """
     rng = np.random.default_rng(seed)
     drawn = [Layout.parent(space.shape), *candidates(space, layouts, rng)]
     spec = {
-        "device": device_record(),
+        "device": device_identity(device),
         "scenario": scenario.to_dict(),
         "config": config_from_layout(parent.config, drawn[0]).to_json_string(),
         "layouts": [[block.label for block in layout.blocks] for layout in drawn],
         "rounds": ROUNDS,
+        "clock": clock,
+        "format": FORMAT,
     }
 
     def build(directory: Path) -> None:
-        found = _seconds(parent, drawn, scenario)
+        found = _seconds(parent, drawn, scenario, device, clock)
         (directory / SECONDS).write_text(json.dumps(found), encoding="utf-8")
 
     measured = workspace.get_or_build(KIND, spec, build).load_json(SECONDS)
@@ -83,14 +91,14 @@ def corrected_by_layouts(
 
 
 def _seconds(
-    parent: Parent, layouts: Sequence[Layout], scenario: Scenario
+    parent: Parent, layouts: Sequence[Layout], scenario: Scenario, device: str, clock: str
 ) -> dict[str, list[float]]:
     """Returns the seconds of each phase, by layout; the first layout is the parent's."""
     own = _random_weights(parent, layouts[0])
-    pairs = [
-        speed({"parent": own, "child": _random_weights(parent, layout)}, scenario, rounds=ROUNDS)
-        for layout in layouts[1:]
-    ]
+    pairs = []
+    for layout in layouts[1:]:
+        models = {"parent": own, "child": _random_weights(parent, layout)}
+        pairs.append(speed(models, scenario, rounds=ROUNDS, device=device, clock=clock))
     found = {}
     for phase in PHASES:
         whole = statistics.median(pair["parent"][phase] for pair in pairs)

@@ -50,6 +50,7 @@ class EngineCalibrated:
         measurements: What was run.
         weight_bytes: Bytes of one weight in the engine.
         goal: The error that was asked for.
+        session: Runs further layouts; None where there is no engine at hand.
 
     Attributes:
         resources: As for every model of time; without prefill and decode where the engine told
@@ -71,7 +72,9 @@ class EngineCalibrated:
         *,
         weight_bytes: float,
         goal: float,
+        session: Session | None = None,
     ) -> None:
+        self.session = session
         self.shape, self.scenario, self.fits = shape, scenario, dict(fits)
         self.measurements, self.weight_bytes, self.goal = tuple(measurements), weight_bytes, goal
         hidden = () if "prefill" in fits else ("prefill_seconds", "decode_seconds")
@@ -133,6 +136,7 @@ class EngineCalibrated:
             done,
             weight_bytes=bytes_of(scenario) if bytes_of else scenario.weight_bytes,
             goal=goal,
+            session=session,
         )
         if not found.reached:
             logger.warning(
@@ -143,6 +147,31 @@ class EngineCalibrated:
                 100 * goal,
             )
         return found
+
+    def timed(self, layout: Layout) -> dict[str, dict[str, float]]:
+        """Returns the seconds that the engine takes for "parent" and for a layout as "child".
+
+        The layout runs with random weights, in turns with the parent where the engine can hold
+        both; its seconds are then those of a machine as fast as it usually was.
+
+        Raises:
+            EngineError: The engine failed, or the costs were read without one.
+        """
+        if self.session is None:
+            raise EngineError("these costs have no engine to run layouts in; measure them again")
+        own = Layout.parent(self.shape)
+        found, times = self.session.measure(layout), {}
+        for phase in self.fits:
+            if found.parent is None:
+                parent = self.session.measure(own).timing.median(phase)
+                times[phase] = (parent, found.timing.median(phase))
+            else:
+                parent = _usual(self.measurements, phase)
+                times[phase] = (parent, parent * found.ratio(phase))
+        return {
+            who: _resources({phase: seconds[at] for phase, seconds in times.items()})
+            for at, who in enumerate(("parent", "child"))
+        }
 
     @property
     def error(self) -> dict[str, dict[str, float]]:
@@ -164,14 +193,7 @@ class EngineCalibrated:
                 f"costs calibrated for {self.scenario} were asked for {scenario}; an engine tells "
                 "nothing of scenarios that were not run: calibrate again for this one"
             )
-        parts = {phase: value(fit) for phase, fit in self.fits.items()}
-        if "seconds" in parts:
-            return {"seconds": parts["seconds"]}
-        return {
-            "prefill_seconds": parts["prefill"],
-            "decode_seconds": parts["decode"],
-            "seconds": parts["prefill"] + parts["decode"],
-        }
+        return _resources({phase: value(fit) for phase, fit in self.fits.items()})
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns what one block takes; the same in every layer.
@@ -217,17 +239,30 @@ class EngineCalibrated:
         return f"EngineCalibrated({len(self.measurements)} layouts, median error {errors})"
 
 
+def _resources(parts: Mapping[str, float]) -> dict[str, float]:
+    """Returns the resources of time from the seconds of each phase, or of the whole."""
+    if "seconds" in parts:
+        return {"seconds": parts["seconds"]}
+    return {
+        "prefill_seconds": parts["prefill"],
+        "decode_seconds": parts["decode"],
+        "seconds": parts["prefill"] + parts["decode"],
+    }
+
+
 class _Plan:
     """The candidates of a calibration, and which of them are to be run."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self.options = options_of(space)
         rng = np.random.default_rng(seed)
-        self.pool = [Layout.parent(space.shape), *candidates(space, POOL, rng)]
+        drawn = [Layout.parent(space.shape), *candidates(space, POOL, rng)]
+        # A small space is drawn from again and again, and a layout tells nothing new twice.
+        self.pool = list(dict.fromkeys(drawn))
         self.rows = counts(self.pool, self.options)
         # Where no layer can do without attention, say, a part of its cost is as good as fixed.
         self.rank = int(np.linalg.matrix_rank(self.rows))
-        self.needed = self.rank + SPARE
+        self.needed = min(self.rank + SPARE, len(self.pool))
 
     def first(self) -> list[int]:
         return [0, *spread_out(self.rows, [0], self.needed - 1)]
@@ -264,7 +299,8 @@ def _run(
         if all(fit.median_error <= goal for fit in fits.values()):
             break
         errors = np.max([np.abs(fit.errors) for fit in fits.values()], axis=0)
-        room = min(STEP, max_layouts - len(done))
+        left = len(plan.pool) - len(done) - len(left_out)
+        room = min(STEP, max_layouts - len(done), left)
         queue = where_worst(plan.rows, list(done), errors, room) if room > 0 else []
     bar.close()
     if len(done) < plan.needed:
@@ -291,5 +327,9 @@ def _steadied(measurements: Sequence[Measurement], phase: str) -> list[float]:
     """
     if any(m.parent is None for m in measurements):
         return [m.timing.median(phase) for m in measurements]
-    usual = statistics.median(m.parent.median(phase) for m in measurements if m.parent)
+    usual = _usual(measurements, phase)
     return [m.ratio(phase) * usual for m in measurements]
+
+
+def _usual(measurements: Sequence[Measurement], phase: str) -> float:
+    return statistics.median(m.parent.median(phase) for m in measurements if m.parent)

@@ -11,9 +11,18 @@ import torch
 
 from puzzle.costs.nvml import gpu_record
 
-__all__ = ["device_record", "software_versions"]
+__all__ = ["device_identity", "device_record", "software_versions"]
 
 PACKAGES = ("puzzle-nas", "torch", "transformers", "numpy")
+
+
+def device_identity(device: str = "cpu") -> dict[str, Any]:
+    """Returns the parts of a device's record that stay the same while it is used.
+
+    Args:
+        device: As for `device_record`.
+    """
+    return {k: v for k, v in device_record(device).items() if k != "clocks"}
 
 
 def device_record(device: str = "cpu") -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from puzzle.child import config_from_layout
 from puzzle.costs.design import sublayers
-from puzzle.costs.device import device_record, software_versions
+from puzzle.costs.device import device_identity, device_record, software_versions
 from puzzle.costs.engines.base import check_clock
 from puzzle.costs.model import RESOURCES, counted_cost
 from puzzle.costs.nvml import Gpu, gpus
@@ -28,6 +28,8 @@ from puzzle.workspace import Workspace
 from search_space import Block, Layout, ModelShape, SearchSpace, counting
 
 ROUNDS = 7
+# Part of every artifact's name: raise it when what is timed changes.
+FORMAT = 2
 FIXED = "fixed"
 
 logger = logging.getLogger(__name__)
@@ -106,7 +108,8 @@ class MeasuredCosts:
         blocks = _sublayers(space, extra)
         config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {
-            "device": _identity(device),
+            "format": FORMAT,
+            "device": device_identity(device),
             "versions": software_versions(),
             "scenario": scenario.to_dict(),
             "config": config.to_json_string(),
@@ -184,11 +187,6 @@ def _summary(
         "prefill": spread(phases["prefill"]),
         "decode": max(map(spread, steps.values())),
     }
-
-
-def _identity(device: str) -> dict[str, Any]:
-    """Returns the parts of a device's record that stay the same while it is used."""
-    return {k: v for k, v in device_record(device).items() if k != "clocks"}
 
 
 @torch.no_grad()

@@ -158,4 +158,6 @@ def _model(parent: Parent, block: Block, device: str) -> PuzzleForCausalLM:
             model = PuzzleForCausalLM(config_from_layout(parent.config, layout))
     finally:
         torch.set_default_dtype(before)
-    return model.eval().requires_grad_(False)
+    # Weights keep requires_grad, as in any model that is loaded and generates: without it torch
+    # copies the whole output head to multiply it with a prompt's last position.
+    return model.eval()

@@ -23,19 +23,20 @@ def quality(
 
     Args:
         parent: The parent as a causal language model.
-        child: The child.
+        child: The child, on the same device.
         tokens_NL: Validation windows, (windows, length).
         progress: Whether a bar is shown.
     """
     rows = []
     bar = tqdm(tokens_NL.split(1), desc="validation", unit="window", disable=not progress)
     for tokens in bar:
+        tokens = tokens.to(parent.device)
         log_p, log_q = (torch.log_softmax(m(tokens).logits[0].float(), -1) for m in (parent, child))
         kl = nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
         target = tokens[0, 1:, None]
         losses = [-log[:-1].gather(1, target).mean() for log in (log_p, log_q)]
         agree = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean()
-        rows.append(torch.stack([kl.mean(), agree, *losses]).double())
+        rows.append(torch.stack([kl.mean(), agree, *losses]).double().cpu())
     near, same, parent_loss, child_loss = map(estimate, torch.stack(rows).unbind(1))
     errors = {"kl_error": near.error, "agreement_error": same.error}
     return {

@@ -8,8 +8,7 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from puzzle.child import layer_from_block
-from puzzle.library.variants import ATTENTION, FEED_FORWARD, Variants
+from puzzle.library.variants import Variants
 from search_space import FFN, Attention, Block
 
 NO_ATTENTION, NO_FFN = Attention("none"), FFN("none")
@@ -42,23 +41,14 @@ class LayerOutputs:
         if block.attention.kind == "none":
             return x_BLD
         half = Block(block.attention, NO_FFN)
-        return self._run(half, block, ATTENTION, half.label, x_BLD)
+        return self._run(half, block, half.label, x_BLD)
 
     def _ffn(self, block: Block, x_BLD: torch.Tensor) -> torch.Tensor:
         if block.ffn.kind == "none":
             return x_BLD
-        half = Block(NO_ATTENTION, block.ffn)
-        key = self.variants.ffn_key(block)
-        return self._run(half, block, FEED_FORWARD, key, x_BLD)
+        return self._run(Block(NO_ATTENTION, block.ffn), block, self.variants.ffn_key(block), x_BLD)
 
-    def _run(
-        self, half: Block, whole: Block, names: tuple[str, ...], key: str, x_BLD: torch.Tensor
-    ) -> torch.Tensor:
-        parent = self.variants.parent
+    def _run(self, half: Block, whole: Block, key: str, x_BLD: torch.Tensor) -> torch.Tensor:
         if key not in self._halves:
-            found = self.variants.block_tensors(whole)
-            tensors = {name: value for name, value in found.items() if name.startswith(names)}
-            index = self.variants.layer
-            module = layer_from_block(parent.config, parent.shape, index, half, tensors)
-            self._halves[key] = module.to(parent.device)
-        return parent.run(self._halves[key], x_BLD)
+            self._halves[key] = self.variants.half_module(half, whole)
+        return self.variants.parent.run(self._halves[key], x_BLD)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 
 import torch
+from torch import nn
 
+from puzzle.child import layer_from_block
 from puzzle.errors import PuzzleError
 from puzzle.library.layer import attention_key, ffn_key
 from puzzle.parents import Parent
@@ -48,6 +50,25 @@ class Variants:
             PuzzleError: The library does not have the block; the message lists what it has.
         """
         return {**self._attention(block), **self._ffn(block)}
+
+    def layer_module(self, block: Block) -> nn.Module:
+        """Returns one block as a decoder layer, on the parent's device."""
+        return self._module(block, self.block_tensors(block))
+
+    def half_module(self, half: Block, whole: Block) -> nn.Module:
+        """Returns a block's attention or its FFN alone, on the parent's device.
+
+        Args:
+            half: The block with no FFN, or with no attention.
+            whole: The block, whose attention may choose the FFN's weights.
+        """
+        names = ATTENTION if half.ffn.kind == "none" else FEED_FORWARD
+        return self._module(half, _named(self.block_tensors(whole), names))
+
+    def _module(self, block: Block, tensors: Tensors) -> nn.Module:
+        parent = self.parent
+        module = layer_from_block(parent.config, parent.shape, self.layer, block, tensors)
+        return module.to(parent.device)
 
     def ffn_key(self, block: Block) -> str:
         """Returns the name of the FFN that goes with a block's attention."""

@@ -86,8 +86,9 @@ def frontier_of(result: SearchResult) -> Frontier | None:
     points = [Point(kind=kind, share=share(total), kl=kl) for kind, total, kl in found]
     points.append(Point(kind="parent", share=1.0, kl=0.0))
     for kind, how in (("child", "predicted"), ("measured", "measured")):
-        if name in child[how] and name in parent[how]:
-            points.append(Point(kind=kind, share=share(child[how][name], how), kl=child[how]["kl"]))
+        # What was not timed has its measured KL at its predicted speed.
+        at = how if name in child[how] and name in parent[how] else "predicted"
+        points.append(Point(kind=kind, share=share(child[at][name], at), kl=child[how]["kl"]))
     bounds = [x.at_most for x in problem.limits if x.resource == name and x.at_most]
     return Frontier(
         axis="throughput" if name == "seconds" else name,

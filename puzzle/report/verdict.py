@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from puzzle.quantities import QUANTITIES, readable
-from puzzle.scenario import rate
 
 if TYPE_CHECKING:
     from puzzle.report.stability import Stability
@@ -31,11 +30,14 @@ def heading(result: SearchResult) -> str:
 
 def verdict(result: SearchResult) -> str:
     """Returns one sentence: how much faster, and how much of the parent is kept."""
-    gain = result.speedup()["measured"]["throughput"]
-    child = result.measured["child"]
-    words = f"{gain:.2f} times the parent's throughput"
-    if gain < 1:
-        words = f"Only {words}"
+    child, gain = result.measured["child"], result.gain()
+    if gain is None:
+        size = child["parameters"] / result.measured["parent"]["parameters"]
+        words = f"{100 * size:.0f} % of the parent's parameters"
+    else:
+        words = f"{gain[0]:.2f} times the parent's throughput"
+        words += "" if gain[1] == "measured" else " as predicted"
+        words = words if gain[0] >= 1 else f"Only {words}"
     if "agreement" in child:
         share = f"{100 * child['agreement']:.1f}"
         if "agreement_error" in child:
@@ -52,8 +54,7 @@ def sure(result: SearchResult, found: Stability | None) -> list[str]:
         result: The result.
         found: How firm the choice is, if known.
     """
-    gain = result.speedup()["predicted"]["throughput"]
-    sentences = [f"Throughput was predicted to be {gain:.2f} times the parent's."]
+    sentences = [_predicted(result)]
     evidence = result.evidence
     if evidence is not None and evidence.run:
         tokens = evidence.run["text"]["validation"]["tokens"]
@@ -72,10 +73,20 @@ def sure(result: SearchResult, found: Stability | None) -> list[str]:
     return sentences
 
 
+def _predicted(result: SearchResult) -> str:
+    found = result.speedup()
+    if "throughput" not in found["measured"]:
+        return "Nothing was timed: the costs are not of this machine."
+    if "throughput" not in found["predicted"]:
+        return "The cost model predicts no time."
+    gain = found["predicted"]["throughput"]
+    return f"Throughput was predicted to be {gain:.2f} times the parent's."
+
+
 def comparison(result: SearchResult) -> tuple[Row, ...]:
     """Returns the measured figures of parent and child, and their ratios."""
     parent, child = (
-        {**result.measured[who], **rate(result.measured[who], result.scenario)}
+        {**result.measured[who], **result.rates(result.measured[who])}
         for who in ("parent", "child")
     )
     rows = []

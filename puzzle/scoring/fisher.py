@@ -25,7 +25,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from puzzle.activations import Boundaries
-from puzzle.child import layer_from_block
 from puzzle.data import Windows
 from puzzle.errors import DataError
 from puzzle.library.build import Library
@@ -168,7 +167,7 @@ def second_order(a_KBL: torch.Tensor) -> torch.Tensor:
     length = a_KBL.shape[-1]
     padded = nn.functional.pad(a_KBL, (0, -length % TOGETHER))
     sums = padded.unflatten(-1, (-1, TOGETHER)).sum(-1)
-    sizes = torch.full((sums.shape[-1],), float(TOGETHER))
+    sizes = torch.full((sums.shape[-1],), float(TOGETHER), device=sums.device)
     sizes[-1] -= -length % TOGETHER
     return (sums.square() / (2 * sizes)).repeat_interleave(TOGETHER, -1)[..., :length]
 
@@ -209,8 +208,7 @@ class Sweep:
         parent, block = self.parent, self.layout.blocks[index]
         if block == parent.shape.parent_block:
             return parent.layer(index)
-        tensors = self.library.variants(index).block_tensors(block)
-        return layer_from_block(parent.config, parent.shape, index, block, tensors)
+        return self.library.variants(index).layer_module(block)
 
     def _batches(self) -> list[slice]:
         starts = range(0, len(self.tokens), BATCH)
@@ -224,27 +222,27 @@ class Sweep:
         for index in tqdm(range(depth), desc="fisher, forward", unit="layer"):
             layer, below, above = self._layer(index), self.x[index], self.x[index + 1]
             for rows in self._batches():
-                above[rows] = parent.run(layer, below[rows])
+                above[rows] = parent.run(layer, below[rows].to(parent.device)).cpu()
 
     def probe(self, seed: int) -> None:
         """Draws the probes and stores their gradients at the last boundary."""
-        depth = self.parent.shape.layers
+        depth, device = self.parent.shape.layers, self.parent.device
         head, generator = self.parent.head(), torch.Generator().manual_seed(seed)
         x, g = self.x[depth], self.g[depth]
         for row in tqdm(range(len(self.tokens)), desc="fisher, probes", unit="window"):
-            x_LD = x[row].clone().requires_grad_(True)
+            x_LD = x[row].to(device, copy=True).requires_grad_(True)
             logits = head(x_LD).float()
             p = torch.softmax(logits.detach(), -1)
             root = p.sqrt()
             for k in range(self.cotangents):
                 if k < self.probes:
-                    eps = torch.randn(p.shape, generator=generator)
+                    eps = torch.randn(p.shape, generator=generator).to(device)
                     u = root * eps - p * (root * eps).sum(-1, keepdim=True)
                 else:
                     u = p - self._parents(row)
                 keep = k + 1 < self.cotangents
                 (found,) = torch.autograd.grad(logits, x_LD, u, retain_graph=keep)
-                g[k, row] = found
+                g[k, row] = found.cpu()
 
     def _parents(self, row: int) -> torch.Tensor:
         assert self.reference is not None
@@ -266,17 +264,17 @@ class Sweep:
         g.delta is per cotangent, window and position; the swept model's own blocks change nothing
         and are left out.
         """
-        depth = self.parent.shape.layers
+        depth, device = self.parent.shape.layers, self.parent.device
         for index in tqdm(reversed(range(depth)), desc="fisher", unit="layer", total=depth):
             layer, own = self._layer(index), self.layout.blocks[index]
             outputs = LayerOutputs(self.library.variants(index))
             others = [block for block in space.blocks(index) if block != own]
             x, above, below = self.x[index], self.g[index + 1], self.g[index]
             for rows in self._batches():
-                g_KBLD = above[:, rows]
-                y = self._through(layer, x[rows], g_KBLD, below[:, rows]).float()
+                x_BLD, g_KBLD = x[rows].to(device), above[:, rows].to(device)
+                y = self._through(layer, x_BLD, g_KBLD, below[:, rows]).float()
                 with torch.no_grad():
-                    for block, out in outputs(others, x[rows]):
+                    for block, out in outputs(others, x_BLD):
                         delta = out.float() - y
                         yield (
                             index,
@@ -298,5 +296,5 @@ class Sweep:
         for k in range(self.cotangents):
             keep = k + 1 < self.cotangents
             (found,) = torch.autograd.grad(y, x_BLD, g_KBLD[k], retain_graph=keep)
-            out_KBLD[k] = found
+            out_KBLD[k] = found.cpu()
         return y.detach()

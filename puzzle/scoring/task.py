@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from puzzle.child import PuzzleForCausalLM, assemble, layer_from_block
+from puzzle.child import PuzzleForCausalLM, assemble
 from puzzle.child.config import config_from_layout
 from puzzle.errors import DataError
 from puzzle.library.build import Library
@@ -38,8 +38,9 @@ def task_scores(
     Args:
         library: The variants.
         space: Which blocks to score.
-        task: Takes a transformers causal language model in inference mode and returns a number,
-            more being better (negate a loss). It must return the same number for the same model.
+        task: Takes a transformers causal language model in inference mode, on the parent's device,
+            and returns a number, more being better (negate a loss). It must return the same number
+            for the same model.
         name: Names the task in the run directory: finished layers of that name are not scored
             again, so give another when the task changes.
         workspace: Where finished layers are stored.
@@ -90,18 +91,17 @@ class _Bench:
             self.own,
             library.child_tensors(self.own),
             dtype=library.parent.dtype,
-        )
+        ).to(library.parent.device)
         self.whole = self._run("the parent")
 
     def fall(self, layer: int, block: Block) -> float:
         """Returns how far the number falls with another block at a layer."""
         if block == self.own.blocks[layer]:
             return 0.0
-        parent, layers = self.library.parent, self.model.model.layers
+        layers = self.model.model.layers
         kept = layers[layer]
-        tensors = self.library.variants(layer).block_tensors(block)
         try:
-            layers[layer] = layer_from_block(parent.config, parent.shape, layer, block, tensors)
+            layers[layer] = self.library.variants(layer).layer_module(block)
             self._describe(self.own.replace(layer, block))
             return self.whole - self._run(f"layer {layer} as {block.label}")
         finally:

@@ -17,6 +17,7 @@ from puzzle.child import PuzzleConfig, PuzzleForCausalLM
 from puzzle.costs.device import device_record
 from puzzle.costs.engines.base import Timing, check_clock
 from puzzle.errors import EngineError
+from puzzle.evaluate.speed import generate_seconds
 from puzzle.scenario import Scenario
 
 CONFIG = "config.json"
@@ -112,23 +113,7 @@ class TorchGenerate:
         generator = torch.Generator().manual_seed(0)
         prompt = torch.randint(1, model.config.vocab_size, size, generator=generator)
         prompt = prompt.to(self.device)
-        clock = time.process_time if self.clock == "cpu" else time.perf_counter
-        self._wait()
-        start = clock()
-        model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        self._wait()
-        return clock() - start
-
-    def _wait(self) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)
+        return generate_seconds(model, prompt, tokens, self.clock)[0]
 
 
 def random_model(config: PuzzleConfig, dtype: str, *, device: str = "cpu") -> PuzzleForCausalLM:
