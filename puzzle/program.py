@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from puzzle.constraints import Constraint, parse_constraints
-from puzzle.costs import CostModel, layout_cost
+from puzzle.costs import CostModel, block_columns, fixed_columns, layout_columns
 from puzzle.errors import DataError
-from puzzle.requirements import to_limits
+from puzzle.requirements import Column, Term, limits, requirements
 from puzzle.scenario import Scenario
 from puzzle.scoring import Scores
 from search_space import Block, Layout, ModelShape
@@ -38,18 +38,14 @@ def program_of(
     """
     if len(scores) != shape.layers:
         raise DataError(f"scores of {len(scores)} layers for a parent of {shape.layers}")
-    groups, columns = [], {name: list[float]() for name in costs.resources}
-    for layer, row in enumerate(scores.layers):
-        groups.append(tuple(row))
-        for label in row:
-            cost = costs.block_cost(layer, Block.from_label(label), scenario)
-            for name, column in columns.items():
-                column.append(cost[name])
-    parent = layout_cost(costs, Layout.parent(shape), scenario)
+    required = requirements(parse_constraints(constraints), scenario)
+    plain = [Column(name, (Term(1.0, name, scenario),)) for name in costs.resources]
+    columns = list({c.name: c for c in (*plain, *(r.column for r in required))}.values())
+    rows = [tuple(map(Block.from_label, row)) for row in scores.layers]
     return ChoiceProblem(
-        tuple(groups),
+        tuple(map(tuple, scores.layers)),
         np.array([score.kl for _, _, score in scores.items()]),
-        {name: np.array(column) for name, column in columns.items()},
-        offsets={name: costs.fixed_cost(shape, scenario)[name] for name in columns},
-        limits=to_limits(parse_constraints(constraints), parent=parent, scenario=scenario),
+        block_columns(costs, rows, columns),
+        offsets=fixed_columns(costs, shape, columns),
+        limits=limits(required, layout_columns(costs, Layout.parent(shape), columns)),
     )

@@ -152,3 +152,19 @@ def test_a_child_is_timed_in_the_engine_that_its_costs_are_of(tmp_path):
     seconds = [result.measured[who]["decode_seconds"] for who in ("child", "parent")]
     assert min(abs(seconds[0] / seconds[1] / ratio - 1) for ratio in ratios) < 1e-9
     assert result.gain()[1] == "measured"
+
+
+@pytest.mark.gpu
+def test_a_search_runs_on_a_gpu_from_parent_to_timed_child(tmp_path):
+    result = puzzle.search(
+        parent_model(),
+        text(),
+        constraints=["parameters <= 0.9x"],
+        scenario=CHAT,
+        hardware="cuda",
+        tokenizer=tokenizer(),
+        data=DATA,
+        out=tmp_path / "run",
+    )
+    assert result.measured["child"]["seconds"] > 0
+    assert result.measured["child"]["kl"] < 1
