@@ -21,7 +21,7 @@ import torch
 from interactions import interacting
 from texts import docstrings
 
-from puzzle.choosing import Measure, best_of_pool, refined, rescored
+from puzzle.choosing import Measure, best_of_pool, halved, refined, rescored
 from puzzle.choosing.around import layout_of
 from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers
 from puzzle.costs import MeasuredCosts, device_record
@@ -174,6 +174,22 @@ def _pool(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -
     return best_of_pool(problem, start, study.measure, POOL)
 
 
+def _pool_and_search(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
+    best = best_of_pool(problem, start, study.measure, POOL)
+    return refined(problem, best, study.measure, MOVES)
+
+
+def _portfolio(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
+    # The optima of other scores, and what ShortGPT would drop, beside the pool.
+    others = [
+        solve(budget.problem(study, study.scores("fisher"))).labels,
+        whole_layers(problem, study.influence, empty=EMPTY),
+    ]
+    found = [layout_of(start, labels) for labels in others]
+    best = halved([_pool(study, budget, problem, start), *found], study.measure)
+    return refined(problem, best, study.measure, MOVES)
+
+
 def _refine(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
     return refined(problem, start, study.measure, MOVES)
 
@@ -225,6 +241,8 @@ CHOOSERS: dict[str, Chooser] = {
     "interactions, half": lambda s, b: interacting(s, b.problem(s, s.scores("hybrid")), 0.5),
     f"best of {POOL}": measured(_pool),
     f"local search, {MOVES}": measured(_refine),
+    f"best of {POOL}, then search": measured(_pool_and_search),
+    "portfolio, then search": measured(_portfolio),
     "trust region": measured(_around),
     "trust region, then search": measured(_both),
     "additive Fisher, healed": same_as("additive Fisher"),
@@ -232,9 +250,10 @@ CHOOSERS: dict[str, Chooser] = {
     "second round, healed": second_round,
 }
 PARTIAL = ("uniform width", "additive cosine", "additive exact", "additive Fisher")
-PARTIAL += (f"local search, {MOVES}",)
+PARTIAL += (f"local search, {MOVES}", f"best of {POOL}, then search", "portfolio, then search")
 DROPS = ("whole layers, block influence", "additive cosine", "additive exact", "additive hybrid")
 DROPS += (f"best of {POOL}", f"local search, {MOVES}", "trust region")
+DROPS += (f"best of {POOL}, then search", "portfolio, then search")
 BUDGETS = {
     **{Budget("parameters", share): tuple(CHOOSERS) for share in (0.55, 0.7, 0.4, 0.85)},
     **{Budget("layers", count): DROPS for count in (8, 4)},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from puzzle.costs.model import STANDARD_UNITS, CostModel, counted_cost
+from puzzle.costs.model import STANDARD_UNITS, CostModel, activation_bytes, counted_cost
 from puzzle.scenario import Scenario
 from search_space import Block, ModelShape, counting
 
 __all__ = ["with_counts"]
 
-COUNTED = ("memory", "kv_cache", "parameters", "flops")
+COUNTED = ("memory", "kv_cache", "parameters", "flops", "peak_memory")
 
 
 def with_counts(costs: CostModel, shape: ModelShape) -> CostModel:
-    """Returns the model with memory, kv_cache, parameters and flops counted where it lacks them.
+    """Returns the model with what can be counted added where it lacks it.
+
+    That is memory, kv_cache, parameters, flops, and peak_memory: memory and the widest
+    activations of the prompt.
 
     Args:
         costs: The model; what it gives itself stays.
@@ -36,7 +39,8 @@ class _Counted:
         tokens, pairs = scenario.total_tokens, scenario.attended_pairs
         flops = counting.block_flops(self.shape, block, tokens=tokens, pairs=pairs)
         counted = {**counted_cost(self.shape, block, scenario), "flops": float(flops)}
-        own = self.costs.block_cost(layer, block, scenario)
+        own = dict(self.costs.block_cost(layer, block, scenario))
+        counted["peak_memory"] = own.get("memory", counted["memory"])
         return {**own, **{name: counted[name] for name in self._added}}
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
@@ -47,5 +51,7 @@ class _Counted:
             "parameters": parameters,
             "flops": float(counting.head_flops(shape) * scenario.decoded_tokens),
         }
-        own = self.costs.fixed_cost(shape, scenario)
+        own = dict(self.costs.fixed_cost(shape, scenario))
+        held = own.get("memory", counted["memory"])
+        counted["peak_memory"] = held + activation_bytes(shape, scenario)
         return {**own, **{name: counted[name] for name in self._added}}

@@ -9,7 +9,7 @@ from typing import Protocol
 from puzzle.scenario import Scenario
 from search_space import Block, ModelShape, counting
 
-__all__ = ["RESOURCES", "STANDARD_UNITS", "CostModel", "counted_cost"]
+__all__ = ["RESOURCES", "STANDARD_UNITS", "CostModel", "activation_bytes", "counted_cost"]
 
 RESOURCES: Mapping[str, str] = MappingProxyType(
     {
@@ -64,6 +64,23 @@ class CostModel(Protocol):
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> Mapping[str, float]:
         """Returns what a model takes whatever its blocks are, by resource."""
         ...
+
+
+def activation_bytes(shape: ModelShape, scenario: Scenario, devices: int = 1) -> float:
+    """Returns the bytes of the widest activations of a prompt, and of one position's logits.
+
+    Residual stream, its norm, queries, and the gate and up channels of the widest FFN: what a
+    program keeps that frees each layer's activations before the next one's.
+
+    Args:
+        shape: The parent's sizes.
+        scenario: Batch, prompt and number format.
+        devices: Over how many heads and channels are spread.
+    """
+    inner = (shape.heads * shape.head_dim + 2 * shape.ffn_width) / devices
+    width = 2 * shape.hidden + inner
+    activations = scenario.batch * scenario.prompt_tokens * width * scenario.weight_bytes
+    return activations + 4.0 * scenario.batch * shape.vocab
 
 
 def counted_cost(shape: ModelShape, block: Block, scenario: Scenario) -> dict[str, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from puzzle.costs.model import RESOURCES
+from puzzle.costs.model import RESOURCES, activation_bytes
 from puzzle.costs.specs import DeviceSpec, device_spec
 from puzzle.errors import CostModelError
 from puzzle.scenario import Scenario
@@ -158,12 +158,6 @@ class Roofline:
         once = self._seconds(one_pass, scenario.weight_dtype) + self.efficiency.launch
         parameters = float(counting.fixed_parameters(shape))
         memory = parameters * scenario.weight_bytes / self.devices
-        # Residual stream, its norm, queries and the gate and up channels of the widest FFN.
-        width = (
-            2 * shape.hidden + (shape.heads * shape.head_dim + 2 * shape.ffn_width) / self.devices
-        )
-        activations = scenario.batch * scenario.prompt_tokens * width * scenario.weight_bytes
-        logits = 4.0 * scenario.batch * shape.vocab
         return {
             "prefill_seconds": once,
             "decode_seconds": scenario.generated_tokens * once,
@@ -171,7 +165,7 @@ class Roofline:
             "memory": memory,
             "kv_cache": 0.0,
             "parameters": parameters,
-            "peak_memory": memory + activations + logits,
+            "peak_memory": memory + activation_bytes(shape, scenario, self.devices),
             "flops": float(counting.head_flops(shape) * scenario.decoded_tokens),
         }
 

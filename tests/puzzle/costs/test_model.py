@@ -120,7 +120,10 @@ def test_counts_are_added_where_a_model_is_silent_and_only_there():
     costs = with_counts(Own(), SHAPE)
     assert dict(costs.resources) == {
         "cycles": "cycles",
-        **{name: STANDARD_UNITS[name] for name in ("memory", "kv_cache", "parameters", "flops")},
+        **{
+            name: STANDARD_UNITS[name]
+            for name in ("memory", "kv_cache", "parameters", "flops", "peak_memory")
+        },
     }
     total = layout_cost(costs, Layout.parent(SHAPE), SCENARIO)
     layout = Layout.parent(SHAPE)
@@ -131,7 +134,13 @@ def test_counts_are_added_where_a_model_is_silent_and_only_there():
     own = Own(
         lambda layer, block: {"memory": 7.0}, fixed={"memory": 0.0}, resources={"memory": "bytes"}
     )
-    assert layout_cost(with_counts(own, SHAPE), layout, SCENARIO)["memory"] == 21.0
+    total = layout_cost(with_counts(own, SHAPE), layout, SCENARIO)
+    assert total["memory"] == 21.0
+    # At its peak a prompt's activations and one position's logits come on top, by hand.
+    tokens = SCENARIO.batch * SCENARIO.prompt_tokens
+    channels = 2 * SHAPE.hidden + SHAPE.heads * SHAPE.head_dim + 2 * SHAPE.ffn_width
+    beside = 2 * tokens * channels + 4 * SCENARIO.batch * SHAPE.vocab
+    assert total["peak_memory"] == 21.0 + beside
 
 
 @pytest.mark.parametrize("label", ["gqa2+gated32", "gqa1+linear", "linear+none", "none+gated16"])
