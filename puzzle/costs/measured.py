@@ -17,8 +17,8 @@ from puzzle.child import config_from_layout
 from puzzle.costs.design import sublayers
 from puzzle.costs.device import device_identity, device_record, software_versions
 from puzzle.costs.engines.base import check_clock
-from puzzle.costs.model import RESOURCES, counted_cost
-from puzzle.costs.nvml import Gpu, gpus
+from puzzle.costs.model import RESOURCES, STANDARD_UNITS, counted_cost
+from puzzle.costs.nvml import Gpu, gpus, mean_power
 from puzzle.costs.stacks import fixed_job, mean_step, stack_job
 from puzzle.costs.timing import Seconds, Stopwatch, out_of_memory, spread, take_turns
 from puzzle.errors import ConstraintError
@@ -29,7 +29,7 @@ from search_space import Block, Layout, ModelShape, SearchSpace, counting
 
 ROUNDS = 7
 # Part of every artifact's name: raise it when what is timed changes.
-FORMAT = 2
+FORMAT = 3
 FIXED = "fixed"
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,9 @@ class MeasuredCosts:
     GPU, times are between CUDA events, decoding runs as a CUDA graph and the L2 cache is
     overwritten between repeats. A shape for which memory does not suffice costs infinity.
 
+    A GPU that tells its energy or power gives "energy" as well: the mean power while a sublayer
+    runs, times its seconds. On a CPU there is none.
+
     Args:
         shape: The parent's sizes.
         seconds: For "fixed" and each sublayer label, the medians of one prefill and of the mean
@@ -53,9 +56,8 @@ class MeasuredCosts:
         spread: For each of those, the interquartile range as a share of the median.
         scenario: What was timed; other scenarios are refused. None where that does not matter.
         record: What it was timed on, and how steadily.
+        watts: Mean power while "fixed" and each sublayer ran; empty where that is not known.
     """
-
-    resources: Mapping[str, str] = RESOURCES
 
     def __init__(
         self,
@@ -65,7 +67,12 @@ class MeasuredCosts:
         *,
         scenario: Scenario | None = None,
         record: Mapping[str, Any] | None = None,
+        watts: Mapping[str, float] | None = None,
     ) -> None:
+        self.watts = dict(watts or {})
+        self.resources: Mapping[str, str] = RESOURCES
+        if self.watts:
+            self.resources = {**RESOURCES, "energy": STANDARD_UNITS["energy"]}
         self.shape, self.seconds, self.spread = shape, seconds, spread
         self.scenario, self.record = scenario, dict(record or {})
 
@@ -128,7 +135,14 @@ class MeasuredCosts:
             seconds[label], spreads[label] = _summary(phases, scenario)
         for label in stored["out_of_memory"]:
             seconds[label] = {"prefill": math.inf, "decode": math.inf}
-        return cls(parent.shape, seconds, spreads, scenario=scenario, record=stored["record"])
+        return cls(
+            parent.shape,
+            seconds,
+            spreads,
+            scenario=scenario,
+            record=stored["record"],
+            watts=stored["watts"],
+        )
 
     def _timed(self, label: str, scenario: Scenario) -> dict[str, float]:
         if self.scenario is not None and scenario != self.scenario:
@@ -138,11 +152,15 @@ class MeasuredCosts:
             )
         prefill = self.seconds[label]["prefill"]
         decode = self.seconds[label]["decode"] * scenario.generated_tokens
-        return {
+        found = {
             "prefill_seconds": prefill,
             "decode_seconds": decode,
             "seconds": prefill + decode,
         }
+        if self.watts:
+            # What did not fit was not run.
+            found["energy"] = self.watts.get(label, math.inf) * found["seconds"]
+        return found
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns what one block takes; the same in every layer."""
@@ -150,7 +168,7 @@ class MeasuredCosts:
         for part in sublayers(block):
             for name, value in self._timed(part, scenario).items():
                 total[name] = total.get(name, 0.0) + value
-        return {name: total.get(name, 0.0) for name in RESOURCES}
+        return {name: total.get(name, 0.0) for name in self.resources}
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
         """Returns what embedding, masks, rotary tables, final norm and head take."""
@@ -210,10 +228,19 @@ def _measure(
             if watch.cuda:
                 torch.cuda.empty_cache()
     samples, left = take_turns(jobs, ROUNDS)
+    watts = _watts(jobs, device)
     record = {"device": device_record(device), "drift": left, "gpu": _gpu_state(device)}
     if watch.cuda:
         record["peak_memory"] = torch.cuda.max_memory_allocated(device)
-    return {"samples": samples, "out_of_memory": full, "record": record}
+    return {"samples": samples, "out_of_memory": full, "record": record, "watts": watts}
+
+
+def _watts(jobs: Mapping[str, Callable[[], Seconds]], device: str) -> dict[str, float]:
+    """Returns the mean power of each job; nothing if one of them is not known."""
+    gpu = _gpu(device)
+    found = {name: mean_power(job, gpu.uuid if gpu else None) for name, job in jobs.items()}
+    known = {name: watts for name, watts in found.items() if watts is not None}
+    return known if len(known) == len(found) else {}
 
 
 def _gpu(device: str) -> Gpu | None:

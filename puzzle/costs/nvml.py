@@ -263,3 +263,23 @@ class EnergyMeter:
             else:
                 self.method = "absent: the energy counter went backwards"
         pynvml.nvmlShutdown()
+
+
+def mean_power(run: Callable[[], Any], uuid: str | None, *, seconds: float = 1.0) -> float | None:
+    """Returns the watts that a GPU takes while something is run again and again.
+
+    Args:
+        run: What is run; it has to wait for the GPU.
+        uuid: As for `EnergyMeter`.
+        seconds: For how long at least: counters are read some ten times a second.
+
+    Returns:
+        The mean, or None where the GPU does not tell.
+    """
+    if uuid is None:
+        return None
+    with EnergyMeter(uuid) as meter:
+        start = time.monotonic()
+        while (spent := time.monotonic() - start) < seconds:
+            run()
+    return None if meter.joules is None else meter.joules / spent

@@ -7,6 +7,7 @@ tested is only how answers are read. The tests marked gpu ask the real library.
 import contextlib
 import itertools
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 import puzzle
 from puzzle.costs import EnergyMeter, device_record, nvml
-from puzzle.costs.nvml import Gpu, gpu_record, gpus, integrate_power
+from puzzle.costs.nvml import Gpu, gpu_record, gpus, integrate_power, mean_power
 from puzzle.devices import visible_gpus
 
 GIB = 2**30
@@ -245,6 +246,16 @@ def test_an_exception_in_the_measured_block_passes_and_ends_the_session(fake):
     with contextlib.suppress(KeyError), EnergyMeter("GPU-aaa1"):
         raise KeyError
     assert module.sessions == 0
+
+
+def test_mean_power_is_energy_over_time_and_absent_without_a_gpu(fake):
+    fake()
+    runs = []
+    watts = mean_power(lambda: runs.append(time.monotonic()), "GPU-aaa1", seconds=0.05)
+    # The stand-in's counter moves on by 2.5 J from one reading to the next.
+    assert watts == pytest.approx(2.5 / (runs[-1] - runs[0]), rel=0.1)
+    assert mean_power(lambda: runs.append(0), None) is None
+    assert 0 not in runs
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,6 +135,22 @@ def test_a_shape_without_memory_is_never_chosen_and_the_others_go_on(
     assert labels == {"gqa1+gated48", "gqa1+linear", "none+gated48", "none+linear"}
 
 
+def test_energy_is_power_times_time_where_a_gpu_tells_it(parent, tmp_path, monkeypatch):
+    plain, _ = measure(parent, tmp_path)
+    assert "energy" not in plain.resources
+    gpu = SimpleNamespace(
+        uuid="GPU-1", processes=(), clocks={}, power=1, power_limit=2, temperature=3
+    )
+    monkeypatch.setattr(measured, "_gpu", lambda device: gpu)
+    monkeypatch.setattr(measured, "mean_power", lambda job, uuid: 300.0 if job() else 0.0)
+    found, _ = measure(parent, tmp_path / "other")
+    assert found.resources["energy"] == "J"
+    cost = found.block_cost(0, parent.shape.parent_block, SCENARIO)
+    assert cost["energy"] == pytest.approx(300.0 * cost["seconds"])
+    fixed = found.fixed_cost(parent.shape, SCENARIO)
+    assert fixed["energy"] == pytest.approx(300.0 * fixed["seconds"])
+
+
 def test_only_a_lack_of_memory_counts_as_one():
     assert out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: 5 bytes"))
     assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
@@ -148,3 +165,4 @@ def test_a_gpu_is_timed_with_graphs_and_its_state_is_recorded(parent, tmp_path):
     assert found.block_cost(0, parent.shape.parent_block, SCENARIO)["decode_seconds"] > 0
     assert found.record["peak_memory"] > 0
     assert "clocks" in found.record["gpu"]
+    assert found.block_cost(0, parent.shape.parent_block, SCENARIO)["energy"] > 0
