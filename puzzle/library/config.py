@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,8 +101,17 @@ class LibraryConfig:
             return attention.kind != "gqa"
         return self.coupling == "all"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {**asdict(self), "ridges": list(self.ridges)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LibraryConfig:
+        """Returns the config that `to_dict` wrote."""
+        bld = values["bld"]
+        found = {**values, "ridges": tuple(values["ridges"])}
+        return cls(**{**found, "bld": BLDConfig(**bld) if bld else None})
+
     def fit_spec(self) -> dict[str, Any]:
         """Returns what the variants depend on before distillation, as JSON values."""
-        spec = asdict(self)
-        del spec["bld"]
-        return {**spec, "ridges": list(self.ridges)}
+        return {name: value for name, value in self.to_dict().items() if name != "bld"}

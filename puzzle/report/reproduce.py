@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzle.data import DataConfig
+from puzzle.library.config import LibraryConfig
 from puzzle.report.evidence import Evidence
 from puzzle.scenario import Scenario
 from search_space import Layout, engines_for
@@ -46,12 +47,16 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
         lines.append(f"    hardware={_text(settings['hardware'])},")
     else:
         lines.append(f"    hardware=costs,  # {settings.get('cost_model')}")
+    imports = ["import puzzle"]
+    if settings.get("library"):
+        imports.append("from puzzle.library import BLDConfig, LibraryConfig")
+        lines.append(f"    library={LibraryConfig.from_dict(settings['library'])!r},")
     lines += [
         f"    data=puzzle.{_shown(DataConfig(**run['data']))},",
         f"    solver={_text(settings['solver'])},",
         f"    seed={settings['seed']!r},",
     ]
-    return "\n".join(["import puzzle", "", "result = puzzle.search(", *lines, ")"])
+    return "\n".join([*imports, "", "result = puzzle.search(", *lines, ")"])
 
 
 def serve_commands(layout: Layout, saved: Path | None) -> list[tuple[str, str]]:

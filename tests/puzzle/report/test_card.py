@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 import puzzle
 from puzzle.errors import DataError
+from puzzle.library import BLDConfig, LibraryConfig
 from puzzle.report.card import model_card
 from solvers import solve
 from tests.puzzle.test_search import DATA
@@ -88,11 +89,14 @@ def test_the_command_has_several_scenarios_and_another_objective_where_there_wer
     }
     workload = puzzle.Workload.of(several)
     run = found.evidence.run
-    run = {**run, "settings": {**run["settings"], "minimise": "memory"}}
+    library = LibraryConfig(coupling="all", bld=BLDConfig(tokens=512))
+    changed = {"minimise": "memory", "library": json.loads(json.dumps(library.to_dict()))}
+    run = {**run, "settings": {**run["settings"], **changed}}
     evidence = dataclasses.replace(found.evidence, workload=workload, run=run)
     options = call_of(dataclasses.replace(found, evidence=evidence), monkeypatch)
     assert puzzle.Workload.of(options["scenario"]) == workload
     assert options["minimise"] == "memory"
+    assert options["library"] == library
 
 
 def test_a_hub_id_becomes_the_base_model(found):
