@@ -151,19 +151,14 @@ def search(
     own = Layout.parent(model.shape)
     require_free(workspace.root, 2 * own.parameters() * main.weight_bytes)
 
-    costs, bench = _costs(hardware, model, space, whole, workspace)
-    corrections: dict[Scenario, dict[str, Correction]] = {}
-    place = torch_device(hardware)
-    if place is not None and steps != Effort():
-        costs, corrections = _corrected(costs, model, space, whole, workspace, place)
+    costs, bench, corrections = _costs(hardware, model, space, whole, workspace, steps)
     goals = Goals(asked, whole, costs, space, minimise)
     goals.refuse_unreachable()
 
     config = library or LibraryConfig()
     variants = build_library(model, space, cut, workspace=workspace, config=config)
     scores = SCORES[steps.scores](variants, space, cut, workspace=workspace)
-
-    (solution, choice, child), speeds = _within_limits(
+    found, speeds = _within_limits(
         goals,
         scores,
         variants,
@@ -175,39 +170,47 @@ def search(
         solver=solver,
         seed=seed,
     )
-    good = _quality(child, choice.layout, cut.validation)
+    run = describe_run(source=parent, parent=model, data=data, windows=cut, costs=costs, **settings)
+    evidence = Evidence(
+        problem=goals.problem(scores, timed=True),
+        scores=scores,
+        errors=tuple(map(variants.errors, range(len(variants.layers)))),
+        constraints=asked,
+        measured=found[1].measured,
+        workload=whole if len(whole.scenarios) > 1 else None,
+        corrections=corrections.get(main, {}),
+        run=run,
+    )
+    return _result(goals, scores, found, speeds.get(main, {}), cut.validation, evidence)
+
+
+def _result(
+    goals: Goals,
+    scores: Scores,
+    found: Found,
+    speeds: Mapping[str, Mapping[str, float]],
+    validation: torch.Tensor,
+    evidence: Evidence,
+) -> SearchResult:
+    """Returns the result: what is predicted of parent and child, and what is measured."""
+    solution, choice, library = found
+    layouts = {"parent": Layout.parent(goals.space.shape), "child": choice.layout}
+    main = next(iter(goals.workload.scenarios.values()))
+    good = _quality(library, choice.layout, validation)
+    predicted, measured = {}, {}
+    for who, layout in layouts.items():
+        kl = scores.total(layout) if who == "child" else 0.0
+        predicted[who] = {**layout_cost(goals.costs, layout, main), "kl": kl}
+        size = {"parameters": float(layout.parameters())}
+        measured[who] = {**size, **speeds.get(who, {}), **good[who]}
     return SearchResult(
         layout=choice.layout,
         solution=solution,
         scenario=main,
-        predicted={
-            "parent": {**layout_cost(costs, own, main), "kl": 0.0},
-            "child": {
-                **layout_cost(costs, choice.layout, main),
-                "kl": scores.total(choice.layout),
-            },
-        },
-        measured={
-            who: {
-                "parameters": float(each.parameters()),
-                **speeds.get(main, {}).get(who, {}),
-                **good[who],
-            }
-            for who, each in (("parent", own), ("child", choice.layout))
-        },
-        library=child,
-        evidence=Evidence(
-            problem=goals.problem(scores, timed=True),
-            scores=scores,
-            errors=tuple(map(variants.errors, range(len(variants.layers)))),
-            constraints=asked,
-            measured=choice.measured,
-            workload=whole if len(whole.scenarios) > 1 else None,
-            corrections=corrections.get(main, {}),
-            run=describe_run(
-                source=parent, parent=model, data=data, windows=cut, costs=costs, **settings
-            ),
-        ),
+        predicted=predicted,
+        measured=measured,
+        library=library,
+        evidence=evidence,
     )
 
 
@@ -271,27 +274,19 @@ def _within_limits(
     return outcome.found, speeds
 
 
-def _corrected(
-    costs: CostModel,
+def _costs(
+    hardware: Any,
     model: Parent,
     space: SearchSpace,
     whole: Workload,
     workspace: Workspace,
-    device: str,
-) -> tuple[CostModel, dict[Scenario, dict[str, Correction]]]:
-    """Returns costs corrected by whole layouts in each scenario, and the corrections."""
-    corrections = {}
-    for each in whole.scenarios.values():
-        costs, corrections[each] = corrected_by_layouts(
-            costs, model, space, each, workspace=workspace, device=device
-        )
-    return costs, corrections
+    steps: Effort,
+) -> tuple[CostModel, Bench | None, dict[Scenario, dict[str, Correction]]]:
+    """Returns one cost model for all scenarios, and what times models where the costs are of.
 
-
-def _costs(
-    hardware: Any, model: Parent, space: SearchSpace, whole: Workload, workspace: Workspace
-) -> tuple[CostModel, Bench | None]:
-    """Returns one cost model for all scenarios, and what times models where the costs are of."""
+    Costs measured here are corrected by whole layouts, unless the search is a fast one; the
+    corrections are returned too.
+    """
     own = {
         scenario: cost_model(
             hardware,
@@ -303,9 +298,16 @@ def _costs(
         )
         for scenario in whole.scenarios.values()
     }
-    found = {scenario: with_counts(costs, model.shape) for scenario, costs in own.items()}
-    whole_costs = PerScenario(found) if len(found) > 1 else next(iter(found.values()))
-    return whole_costs, bench_of(hardware, own)
+    counted = {scenario: with_counts(costs, model.shape) for scenario, costs in own.items()}
+    costs = PerScenario(counted) if len(counted) > 1 else next(iter(counted.values()))
+    corrections = {}
+    device = torch_device(hardware)
+    if device is not None and steps != Effort():
+        for each in whole.scenarios.values():
+            costs, corrections[each] = corrected_by_layouts(
+                costs, model, space, each, workspace=workspace, device=device
+            )
+    return costs, bench_of(hardware, own), corrections
 
 
 def _models(library: Library, layout: Layout) -> dict[str, Any]:
