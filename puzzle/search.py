@@ -177,6 +177,7 @@ def search(
         errors=tuple(map(variants.errors, range(len(variants.layers)))),
         constraints=asked,
         measured=found[1].measured,
+        tried=found[1].tried,
         workload=whole if len(whole.scenarios) > 1 else None,
         corrections=corrections.get(main, {}),
         run=run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,8 @@ from search_space import Layout, SearchSpace
 from solvers import ChoiceProblem, Solution, pool, refine
 
 KIND, CHOICE = "choice", "choice.json"
+# Part of every artifact's name: raise it when what is stored changes.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +72,14 @@ class Choice:
         predicted: The sum of its blocks' scores.
         measured: Its KL to the parent on the score text; None if it was not measured. It chose
             the layout, so on other text it is a little higher.
+        tried: Measured KL of all layouts that were measured on the whole score text, by their
+            block labels.
     """
 
     layout: Layout
     predicted: float
     measured: Score | None = None
+    tried: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
 
 def choose(
@@ -107,6 +112,7 @@ def choose(
     if effort.pool < 2 and not effort.rounds and not effort.moves:
         return Choice(layout=best, predicted=optimum.objective)
     spec = {
+        "format": FORMAT,
         "effort": asdict(effort),
         "problem": _digest(problem),
         "library": [artifact.key for artifact in library.layers],
@@ -117,7 +123,12 @@ def choose(
     def build(directory: Path) -> None:
         measure = Measure(library, windows.score)
         found = _found(problem, best, measure, space, effort, workspace, solver, seed)
-        text = json.dumps({"layout": found.to_dict(), "measured": measure(found).to_dict()})
+        measured = measure(found).to_dict()
+        tried = [
+            [[block.label for block in layout.blocks], score.kl]
+            for layout, score in measure.known.items()
+        ]
+        text = json.dumps({"layout": found.to_dict(), "measured": measured, "tried": tried})
         (directory / CHOICE).write_text(text, encoding="utf-8")
 
     stored = workspace.get_or_build(KIND, spec, build).load_json(CHOICE)
@@ -126,6 +137,7 @@ def choose(
         layout=layout,
         predicted=problem.evaluate(_choices(problem, layout))[0],
         measured=Score(**stored["measured"]),
+        tried={tuple(labels): kl for labels, kl in stored["tried"]},
     )
 
 

@@ -84,6 +84,12 @@ class Measure:
             self._known[layout, rows] = Score(kl=max(0.0, mean), error=error)
         return self._known[layout, rows]
 
+    @property
+    def known(self) -> dict[Layout, Score]:
+        """The layouts that were measured on all of the text."""
+        whole = len(self.tokens)
+        return {layout: score for (layout, rows), score in self._known.items() if rows == whole}
+
     @torch.no_grad()
     def residual(self, layout: Layout, rows: int) -> torch.Tensor:
         """Returns the residual stream after the last layer on the first windows."""

@@ -36,6 +36,8 @@ class Evidence:
         constraints: The limits as they were asked for.
         measured: KL of the chosen layout on the score text, which chose it; None if the program's
             optimum was taken unmeasured.
+        tried: Measured KL, on the score text, of all layouts that the choice was made among, by
+            block labels.
         workload: The scenarios, where there are several.
         corrections: How far predicted seconds were from measured ones of whole layouts, and what
             was done about it, by resource; of the first scenario.
@@ -47,6 +49,7 @@ class Evidence:
     errors: Errors = ()
     constraints: tuple[Constraint, ...] = ()
     measured: Score | None = None
+    tried: Mapping[tuple[str, ...], float] = field(default_factory=dict)
     workload: Workload | None = None
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
@@ -83,6 +86,7 @@ class Evidence:
             "errors": [{k: e.to_dict() for k, e in layer.items()} for layer in self.errors],
             "constraints": [asdict(constraint) for constraint in self.constraints],
             "measured": self.measured.to_dict() if self.measured else None,
+            "tried": [[list(labels), kl] for labels, kl in self.tried.items()],
             "corrections": {name: found.to_dict() for name, found in self.corrections.items()},
             "workload": self.workload.to_dict() if self.workload else None,
             "run": dict(self.run),
@@ -101,6 +105,7 @@ class Evidence:
                 for given in values["constraints"]
             ),
             measured=Score(**measured) if measured else None,
+            tried={tuple(labels): kl for labels, kl in values.get("tried", [])},
             corrections={
                 name: Correction.from_dict(found)
                 for name, found in values.get("corrections", {}).items()

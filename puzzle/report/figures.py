@@ -13,6 +13,7 @@ from puzzle.report.svg import ticks as round_numbers
 LOOKS = {
     "frontier": ("circle", "#0072B2"),
     "pool": ("square", "#56B4E9"),
+    "tried": ("plus", "#CC79A7"),
     "greedy": ("triangle", "#E69F00"),
     "random": ("cross", "#777777"),
     "parent": ("ring", "#333333"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 KINDS = {
     "frontier": "least score for each budget",
     "pool": "near-optimal, some layers apart",
+    "tried": "measured, to choose",
     "greedy": "greedy, same limit",
     "random": "random, same limit",
     "parent": "parent",
@@ -83,6 +85,7 @@ def frontier_of(result: SearchResult) -> Frontier | None:
 
     budgets = _budgets(child["predicted"][name], parent["predicted"][name])
     found = [*_frontier(problem, name, budgets), *_pool(problem, name), *_baselines(problem, name)]
+    found += _tried(problem, name, result.evidence.tried)
     points = [Point(kind=kind, share=share(total), kl=kl) for kind, total, kl in found]
     points.append(Point(kind="parent", share=1.0, kl=0.0))
     for kind, how in (("child", "predicted"), ("measured", "measured")):
@@ -126,6 +129,17 @@ def _pool(problem: ChoiceProblem, name: str) -> Found:
     except SolverError:
         return []
     return [("pool", each.resources[name], each.objective) for each in found]
+
+
+def _tried(problem: ChoiceProblem, name: str, tried: Mapping[tuple[str, ...], float]) -> Found:
+    found: Found = []
+    for labels, kl in tried.items():
+        pairs = zip(problem.groups, labels, strict=True)
+        # The parent is measured too, as the reference.
+        if kl > 0:
+            used = problem.evaluate([row.index(label) for row, label in pairs])[1]
+            found.append(("tried", used[name], kl))
+    return found
 
 
 def _baselines(problem: ChoiceProblem, name: str) -> Found:

@@ -21,6 +21,7 @@ MARKS = {
     "diamond": "D",
     "triangle": "^",
     "cross": "x",
+    "plus": "+",
     "ring": "o",
 }
 

@@ -27,7 +27,7 @@ class Series:
     Args:
         label: Its name in the legend.
         points: (x, y) pairs.
-        mark: "circle", "square", "diamond", "triangle", "cross", "ring", or "" for none.
+        mark: "circle", "square", "diamond", "triangle", "cross", "plus", "ring", or "" for none.
         colour: Of marks and line.
         line: Whether the points are joined.
     """
@@ -229,6 +229,7 @@ def mark(kind: str, x: float, y: float, colour: str) -> str:
         "diamond": "m0 -5l5 5l-5 5l-5 -5z",
         "triangle": "m0 -5l4.5 8h-9z",
         "cross": "m-3.5 -3.5l7 7m0 -7l-7 7",
+        "plus": "m-4 0h8m-4 -4v8",
     }
     if kind in ("circle", "ring"):
         fill = colour if kind == "circle" else "white"
@@ -237,7 +238,7 @@ def mark(kind: str, x: float, y: float, colour: str) -> str:
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{colour}" '
             'stroke-width="1.5"/>'
         )
-    fill = "none" if kind == "cross" else colour
+    fill = "none" if kind in ("cross", "plus") else colour
     return (
         f'<path d="M{x:.1f} {y:.1f}{paths[kind]}" fill="{fill}" stroke="{colour}" '
         'stroke-width="1.5"/>'

@@ -157,6 +157,11 @@ def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
     ]
     assert first.predicted == pytest.approx(problem.evaluate(choices)[0])
     assert run(effort) == first
+    labels = tuple(block.label for block in first.layout.blocks)
+    assert first.tried[labels] == first.measured.kl
+    # Its own quarter of the text chose what was measured on all of it, and the best was taken.
+    own = tuple(row[0] for row in problem.groups)
+    assert first.measured.kl == min(kl for one, kl in first.tried.items() if one != own)
     assert len(list((workspace.root / "choice").iterdir())) == 1
     fast = run(EFFORTS["fast"])
     assert fast.measured is None

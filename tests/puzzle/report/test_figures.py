@@ -17,6 +17,7 @@ from puzzle.report import Evidence
 from puzzle.report.asked import asked
 from puzzle.report.costs import costs_of
 from puzzle.report.curves import MOST_POINTS, averaged
+from puzzle.report.figures import frontier_svg
 from puzzle.report.frontier import frontier_of
 from puzzle.report.grids import Grid, error_grid, score_grid, stages
 from puzzle.report.shades import position, shade
@@ -98,6 +99,17 @@ def test_the_median_error_of_each_stage_counts_fitted_variants_only():
     ]
     expected = {"initialised": 0.8, "fitted": 0.4, "distilled": 0.3}
     assert stages(errors) == pytest.approx(expected)
+
+
+def test_what_was_measured_to_choose_is_drawn_at_its_predicted_speed(found):
+    problem = found.evidence.problem
+    own = tuple(row[0] for row in problem.groups)
+    evidence = dataclasses.replace(found.evidence, tried={own: 0.0, found.solution.labels: 0.25})
+    drawn = frontier_of(dataclasses.replace(found, evidence=evidence))
+    (point,) = (p for p in drawn.points if p.kind == "tried")
+    (child,) = (p for p in drawn.points if p.kind == "child")
+    assert (point.share, point.kl) == (pytest.approx(child.share), 0.25)
+    assert "measured, to choose" in frontier_svg(drawn)
 
 
 def test_no_predicted_layout_lies_below_the_frontier(found):
