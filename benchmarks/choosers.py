@@ -27,7 +27,8 @@ from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers
 from puzzle.costs import MeasuredCosts, device_record
 from puzzle.data import DataConfig, windows
 from puzzle.demo import fetch_demo_model
-from puzzle.library import build_library, heal
+from puzzle.library import LibraryConfig, build_library, heal
+from puzzle.library.streams import Streams
 from puzzle.parents import open_parent
 from puzzle.scenario import Scenario
 from puzzle.scoring import FisherConfig, HybridConfig, Scores, block_influence, fisher, replace_one
@@ -81,6 +82,12 @@ class Study:
     def measure(self) -> Measure:
         """Measures on the score text."""
         return Measure(self.library, self.cut.score)
+
+    @cached_property
+    def wider(self) -> Measure:
+        """Measures on the windows as well that chose the ridges of the fits."""
+        train = Streams.split(len(self.cut.fit), LibraryConfig().held_out)
+        return Measure(self.library, torch.cat([self.cut.score, self.cut.fit[train:]]))
 
     @cached_property
     def judge(self) -> Measure:
@@ -179,15 +186,20 @@ def _pool_and_search(study: Study, budget: Budget, problem: ChoiceProblem, start
     return refined(problem, best, study.measure, MOVES)
 
 
-def _portfolio(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
-    # The optima of other scores, and what ShortGPT would drop, beside the pool.
-    others = [
-        solve(budget.problem(study, study.scores("fisher"))).labels,
-        whole_layers(problem, study.influence, empty=EMPTY),
-    ]
-    found = [layout_of(start, labels) for labels in others]
-    best = halved([_pool(study, budget, problem, start), *found], study.measure)
-    return refined(problem, best, study.measure, MOVES)
+def _portfolio(measure: str) -> Callable[..., Layout]:
+    """The optima of other scores, and what ShortGPT would drop, beside the pool."""
+
+    def step(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
+        others = [
+            solve(budget.problem(study, study.scores("fisher"))).labels,
+            whole_layers(problem, study.influence, empty=EMPTY),
+        ]
+        found = [layout_of(start, labels) for labels in others]
+        decide: Measure = getattr(study, measure)
+        best = halved([best_of_pool(problem, start, decide, POOL), *found], decide)
+        return refined(problem, best, decide, MOVES)
+
+    return step
 
 
 def _refine(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
@@ -242,7 +254,8 @@ CHOOSERS: dict[str, Chooser] = {
     f"best of {POOL}": measured(_pool),
     f"local search, {MOVES}": measured(_refine),
     f"best of {POOL}, then search": measured(_pool_and_search),
-    "portfolio, then search": measured(_portfolio),
+    "portfolio, then search": measured(_portfolio("measure")),
+    "the same on three times the text": measured(_portfolio("wider")),
     "trust region": measured(_around),
     "trust region, then search": measured(_both),
     "additive Fisher, healed": same_as("additive Fisher"),
@@ -250,10 +263,13 @@ CHOOSERS: dict[str, Chooser] = {
     "second round, healed": second_round,
 }
 PARTIAL = ("uniform width", "additive cosine", "additive exact", "additive Fisher")
-PARTIAL += (f"local search, {MOVES}", f"best of {POOL}, then search", "portfolio, then search")
+PARTIAL += (f"local search, {MOVES}",)
+MEASURED = (f"best of {POOL}, then search", "portfolio, then search")
+MEASURED += ("the same on three times the text",)
+PARTIAL += MEASURED
 DROPS = ("whole layers, block influence", "additive cosine", "additive exact", "additive hybrid")
 DROPS += (f"best of {POOL}", f"local search, {MOVES}", "trust region")
-DROPS += (f"best of {POOL}, then search", "portfolio, then search")
+DROPS += MEASURED
 BUDGETS = {
     **{Budget("parameters", share): tuple(CHOOSERS) for share in (0.55, 0.7, 0.4, 0.85)},
     **{Budget("layers", count): DROPS for count in (8, 4)},
