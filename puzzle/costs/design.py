@@ -46,8 +46,28 @@ def candidates(space: SearchSpace, count: int, rng: np.random.Generator) -> list
 
     Layers that draw their blocks uniformly give layouts that are all alike: each option stands
     in about the same number of layers. So each layout first draws how frequent its options are.
+
+    Each has a layer with a KV cache, where the space allows one: without any, torch computes the
+    prompt anew for every token and llama.cpp refuses to run, so that nothing adds up.
     """
-    return [_random_layout(space, rng, CONCENTRATION) for _ in range(count)]
+    return [
+        _with_cache(_random_layout(space, rng, CONCENTRATION), rng, space) for _ in range(count)
+    ]
+
+
+def _with_cache(layout: Layout, rng: np.random.Generator, space: SearchSpace) -> Layout:
+    if any(block.attention.kind == "gqa" for block in layout.blocks):
+        return layout
+    pairs = [
+        (layer, attention)
+        for layer, row in enumerate(space.attentions)
+        for attention in row
+        if attention.kind == "gqa"
+    ]
+    if not pairs:
+        return layout
+    layer, attention = pairs[rng.integers(len(pairs))]
+    return layout.replace(layer, Block(attention, layout.blocks[layer].ffn))
 
 
 def uniform_layouts(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Layout]:

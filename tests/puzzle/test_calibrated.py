@@ -244,6 +244,16 @@ def test_spread_out_rows_make_costs_more_certain_than_random_ones():
     assert len({tuple(row) for row in ours}) == 10
 
 
+def test_every_candidate_has_a_layer_with_a_cache_where_the_space_has_one():
+    space = SearchSpace.uniform(SHAPE, attentions=["linear", "none"], ffns=["gated48", "none"])
+    drawn = candidates(space, 200, np.random.default_rng(0))
+    assert all(any(b.attention.kind == "gqa" for b in layout.blocks) for layout in drawn)
+    assert all(space.contains(layout) for layout in drawn)
+    rare = [sum(b.attention.kind == "gqa" for b in layout.blocks) for layout in drawn]
+    assert min(rare) == 1
+    assert max(rare) == SHAPE.layers
+
+
 def test_candidates_differ_more_than_uniform_layouts():
     options = options_of(SPACE)
     spread = [

@@ -1,0 +1,137 @@
+"""What becomes of a search's child: distilled, evaluated beside its parent, run in llama.cpp.
+
+    puzzle search --demo
+    OMP_NUM_THREADS=1 python benchmarks/child.py --run puzzle-run --tokens 24576
+
+Distils on the demo's text, on windows that go on where the search's end; evaluates parent, child
+and distilled child on text after those and in offline tasks; measures all three in llama.cpp. It
+prints one JSON object and leaves the distilled child in RUN/distilled/child.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serve_speed import speed
+
+import puzzle
+from puzzle.child import assemble
+from puzzle.costs import device_record
+from puzzle.data import windows
+from puzzle.demo import DEMO_DATA, demo_text, fetch_demo_model
+from puzzle.evaluate import fetch_bigbench
+from puzzle.export import export
+from puzzle.parents import open_parent
+from puzzle.workspace import Workspace
+from search_space import Layout
+
+# Multiple choice in which the parent is better than chance.
+TASKS = ("arithmetic/1_digit_addition", "entailed_polarity", "implicatures", "sports_understanding")
+
+
+def evaluated(models: dict[str, Any], text: Any, tokenizer: Any, limit: int) -> dict[str, Any]:
+    """Returns figures of each model, and what each keeps of the first, in percent."""
+    tasks = ["mmlu-dev", *fetch_bigbench(TASKS)]
+    found = {}
+    for name, model in list(models.items())[1:]:
+        both = puzzle.evaluate(
+            model,
+            parent=models["parent"],
+            data=text,
+            tasks=tasks,
+            tokenizer=tokenizer,
+            limit=limit,
+        )
+        found[name] = both.to_dict()
+    return found
+
+
+def served(models: dict[str, Any], tokenizer: Any, rounds: int) -> dict[str, Any]:
+    """Returns prefill and decode tokens per CPU-second in llama.cpp, q8_0, medians of turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            name: export(
+                model,
+                Path(folder) / name,
+                engine="llama.cpp",
+                quantisation="q8_0",
+                tokenizer=tokenizer,
+            ).path
+            for name, model in models.items()
+        }
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in files}
+        for _ in range(rounds):
+            for name, file in files.items():
+                rates[name].append(speed(file, 128, 128))
+        sizes = {name: file.stat().st_size for name, file in files.items()}
+    return {
+        name: {
+            "bytes": sizes[name],
+            "prefill": [round(value, 1) for value, _ in rows],
+            "decode": [round(value, 1) for _, value in rows],
+            "decode_median": round(statistics.median(value for _, value in rows), 1),
+        }
+        for name, rows in rates.items()
+    }
+
+
+def main() -> None:
+    """Runs it all and prints the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, default=Path("puzzle-run"))
+    parser.add_argument("--tokens", type=int, default=24576)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--limit", type=int, default=200, help="questions per task")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    result = puzzle.load_result(options.run)
+    parent = open_parent(fetch_demo_model(), workspace=Workspace(options.run))
+    used = DEMO_DATA.fit_tokens + DEMO_DATA.score_tokens + DEMO_DATA.validation_tokens
+    size = replace(DEMO_DATA, fit_tokens=2 * used + options.tokens, validation_tokens=8192)
+    cut = windows(demo_text(), parent.tokenizer, size)
+    # The documents come in the search's order, so these are ones that it did not see.
+    unseen = cut.fit[-(options.tokens // cut.fit.shape[1]) :]
+    started = time.process_time()
+    distilled = puzzle.distill(
+        result.child(),
+        parent,
+        unseen,
+        config=puzzle.DistillConfig(
+            tokens=options.tokens,
+            length=cut.fit.shape[1],
+            batch=8,
+            micro_batch=4,
+            learning_rate=options.learning_rate,
+            mixed_precision="bf16",
+        ),
+        validation=cut.validation,
+        out=options.run / "distilled",
+    )
+    seconds = round(time.process_time() - started)
+    own = Layout.parent(parent.shape)
+    models = {
+        "parent": assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype),
+        "child": result.child(),
+        "distilled": distilled.child(),
+    }
+    report = {
+        "device": device_record(),
+        "puzzle": puzzle.__version__,
+        "tokens": options.tokens,
+        "distillation_cpu_seconds": seconds,
+        "search": result.speedup(),
+        "evaluated": evaluated(models, cut.validation, parent.tokenizer, options.limit),
+        "llama.cpp": served(models, parent.tokenizer, options.rounds),
+    }
+    print(json.dumps(report, indent=1, default=str))
+
+
+if __name__ == "__main__":
+    main()
