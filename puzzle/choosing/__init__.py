@@ -1,6 +1,7 @@
 """Choosing among layouts by measuring them."""
 
 from puzzle.choosing.around import halved, rescored, scores_around
+from puzzle.choosing.candidates import other_candidates
 from puzzle.choosing.choose import (
     EFFORTS,
     Choice,
@@ -22,6 +23,7 @@ __all__ = [
     "effort_named",
     "halved",
     "measured_kl",
+    "other_candidates",
     "refined",
     "rescored",
     "scores_around",

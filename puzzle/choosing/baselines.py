@@ -80,19 +80,22 @@ def at_random(problem: ChoiceProblem, *, seed: int = 0, share: float = 0.98) -> 
     return solve(dataclasses.replace(problem, score=score, limits=(narrow,)), seed=seed).labels
 
 
-def whole_layers(problem: ChoiceProblem, influence: Iterable[float], *, empty: str) -> Labels:
+def whole_layers(
+    problem: ChoiceProblem, influence: Iterable[float], *, empty: str, full: str | None = None
+) -> Labels:
     """Returns the parent without the layers of least influence, as few as the limit allows.
 
     Args:
-        problem: The program; the parent's block comes first in each layer.
+        problem: The program.
         influence: One number per layer, such as `block_influence` gives.
         empty: Label of the block that is no layer.
+        full: Label of the parent's block; by default the first of each layer.
 
     Raises:
         ConstraintError: Without any layer the limit is still not met.
     """
     order = np.argsort(np.array(list(influence)), kind="stable").tolist()
-    labels = [group[0] for group in problem.groups]
+    labels = [full or group[0] for group in problem.groups]
     for layer in [None, *order]:
         if layer is not None:
             labels[layer] = empty

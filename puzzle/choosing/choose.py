@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from puzzle.choosing.around import halved, layout_of, rescored
+from puzzle.choosing.candidates import other_candidates
 from puzzle.choosing.measure import Measure
 from puzzle.data import Windows
 from puzzle.errors import DataError
@@ -31,7 +32,8 @@ class Effort:
 
     Args:
         pool: How many of the program's best layouts are measured, each different from the others
-            in a tenth of the layers; with 1 the program's optimum is chosen unmeasured.
+            in a tenth of the layers, and `other_candidates` beside them; with 1 the program's
+            optimum is chosen unmeasured.
         rounds: Most trust-region rounds around the best (`puzzle.choosing.around`).
         moves: Measurements of a local search after that (`solvers.refine`).
         scores: What the program minimises: "fisher", "hybrid" or "exact" scores.
@@ -46,7 +48,7 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "fast": Effort(),
-        "default": Effort(pool=4, moves=60, scores="exact"),
+        "default": Effort(pool=8, moves=60, scores="exact"),
         "thorough": Effort(pool=8, rounds=6, moves=200, scores="exact"),
     }
 )
@@ -122,7 +124,12 @@ def choose(
 
     def build(directory: Path) -> None:
         measure = Measure(library, windows.score)
-        found = _found(problem, best, measure, space, effort, workspace, solver, seed)
+        others: Sequence[Layout] = ()
+        if effort.pool > 1:
+            others = other_candidates(
+                problem, library, space, windows, workspace=workspace, solver=solver, seed=seed
+            )
+        found = _found(problem, best, others, measure, space, effort, workspace, solver, seed)
         measured = measure(found).to_dict()
         tried = [
             [[block.label for block in layout.blocks], score.kl]
@@ -144,6 +151,7 @@ def choose(
 def _found(
     problem: ChoiceProblem,
     best: Layout,
+    others: Sequence[Layout],
     measure: Measure,
     space: SearchSpace,
     effort: Effort,
@@ -151,7 +159,9 @@ def _found(
     solver: str,
     seed: int,
 ) -> Layout:
-    best = best_of_pool(problem, best, measure, effort.pool, solver=solver, seed=seed)
+    best = best_of_pool(
+        problem, best, measure, effort.pool, others=others, solver=solver, seed=seed
+    )
     best = rescored(
         problem,
         best,
@@ -171,16 +181,18 @@ def best_of_pool(
     measure: Measure,
     count: int,
     *,
+    others: Sequence[Layout] = (),
     solver: str = "highs",
     seed: int = 0,
 ) -> Layout:
-    """Returns the best measured of the program's best layouts, some way apart.
+    """Returns the best measured of the program's best layouts, some way apart, and some others.
 
     Args:
         problem: The program.
         best: Its optimum.
         measure: Decides.
-        count: How many layouts.
+        count: How many layouts of the program.
+        others: Further layouts within the limits.
         solver: As in `solvers.solve`.
         seed: Seed of the solver.
     """
@@ -188,7 +200,7 @@ def best_of_pool(
         return best
     apart = max(1, len(problem.groups) // 10)
     found = pool(problem, count, apart, solver=solver, seed=seed)
-    return halved([best, *(layout_of(best, each.labels) for each in found)], measure)
+    return halved([best, *(layout_of(best, each.labels) for each in found), *others], measure)
 
 
 def refined(

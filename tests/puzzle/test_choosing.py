@@ -16,6 +16,7 @@ from puzzle.choosing import (
     effort_named,
     halved,
     measured_kl,
+    other_candidates,
     refined,
     rescored,
     scores_around,
@@ -25,7 +26,7 @@ from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers, 
 from puzzle.errors import ConstraintError, DataError
 from puzzle.evaluate import quality
 from puzzle.library import build_library
-from puzzle.scoring import replace_one
+from puzzle.scoring import block_influence, fisher, replace_one
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
@@ -138,6 +139,24 @@ def test_measuring_never_makes_the_choice_worse_and_keeps_the_limit(built, share
     for layout in tried:
         assert layout in allowed
         assert best <= measure(layout).kl <= whole
+
+
+def test_other_candidates_are_the_fisher_optimum_and_the_parent_without_whole_layers(built):
+    workspace, parent, _, cut, library = built
+    space = SearchSpace.uniform(parent.shape, attentions=["none"], ffns=["gated32", "none"])
+    library = build_library(parent, space, cut, workspace=workspace)
+    for share, dropped in ((0.7, 1), (0.5, 2), (0.0, 3)):
+        problem = problem_of(space, replace_one(library, space, cut, workspace=workspace), share)
+        by_gradient, whole = other_candidates(problem, library, space, cut, workspace=workspace)
+        scores = fisher(library, space, cut, workspace=workspace)
+        assert [b.label for b in by_gradient.blocks] == list(
+            solve(problem_of(space, scores, share)).labels
+        )
+        influence = block_influence(parent, cut.score)
+        least = sorted(range(3), key=lambda layer: influence[layer])[:dropped]
+        gone = [i for i, block in enumerate(whole.blocks) if block.label == "none+none"]
+        assert sorted(least) == gone
+        assert all(b == parent.shape.parent_block for b in whole.blocks if b.label != "none+none")
 
 
 def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
