@@ -22,16 +22,16 @@ from puzzle.costs import DeviceSpec, Efficiency, Roofline, layout_cost
 from puzzle.data import DataConfig
 from puzzle.library import LibraryConfig
 from puzzle.scenario import Scenario
+from puzzle.scoring import FisherConfig, HybridConfig
 from search_space import FFN, Attention, Block, Layout, ModelShape, SearchSpace, counting
 
 STAGES = ("costs", "library", "scores", "choice", "measurement")
 ASSUMED = (
     "nothing is in the run directory yet, and no gradient steps are taken for the library",
     "a sublayer takes 0.1 ms of overhead in each pass",
-    "where scores are hybrid, a tenth of them are exact, and four rounds of two probes are drawn",
+    "Fisher scores take all their rounds of probes; where scores are hybrid, a tenth are exact",
 )
 OVERHEAD, EXACT_SHARE = 1e-4, 0.1
-FISHER_ROUNDS, FISHER_PROBES, ANCHORS = 4, 2, 24
 COST_ROUNDS, DECODE_STEPS, SPEED_ROUNDS = 8, 8, 6
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _EMPTY = Block(Attention("none"), FFN("none"))
@@ -144,7 +144,7 @@ def plan(
     *,
     stages: Collection[str] = STAGES,
     effort: str = "default",
-    exact: bool | None = None,
+    scores: str | None = None,
     library: LibraryConfig | None = None,
     rates: Rates | None = None,
 ) -> Plan:
@@ -156,7 +156,7 @@ def plan(
         data: How much text.
         stages: Those of `STAGES` that are run.
         effort: As in `puzzle.search`.
-        exact: Whether every score is exact; by default as the effort has it.
+        scores: "fisher", "hybrid" or "exact"; by default the effort's.
         library: How variants are made.
         rates: The machine's rates; measured if not given.
 
@@ -173,9 +173,7 @@ def plan(
     steps = {
         "costs": counts.costs,
         "library": counts.library,
-        "scores": lambda: counts.scores(
-            EFFORTS[effort].scores == "exact" if exact is None else exact
-        ),
+        "scores": lambda: counts.scores(scores or EFFORTS[effort].scores),
         "choice": lambda: counts.choice(effort),
         "measurement": counts.measurement,
     }
@@ -266,25 +264,29 @@ class _Counts:
             flops += len(self.config.ridges) * (solved + judged)
         return flops / self.rates.fits
 
-    def scores(self, all_exact: bool) -> Step:
-        tokens = self.tokens("score")
-        once = self.forward(tokens, (block for row in self.blocks for block in row))
-        sweep = once + (1 + 3 * FISHER_PROBES) * self.whole(tokens)
-        exact = min(self.replaced, ANCHORS + math.ceil(EXACT_SHARE * self.replaced))
-        if all_exact:
-            exact, sweep = self.replaced, 0.0
+    def scores(self, how: str) -> Step:
+        tokens, some = self.tokens("score"), HybridConfig().anchors
+        some += math.ceil(EXACT_SHARE * self.replaced)
+        exact = {"fisher": 0, "hybrid": min(self.replaced, some), "exact": self.replaced}[how]
         # A replaced block pays for the layers above it: half of them on average.
         each = self.forward(tokens, self.own.blocks) / 2 + self.head(tokens)
-        seconds = FISHER_ROUNDS * sweep + exact * each
+        seconds = exact * each + (self._fisher() if how != "exact" else 0.0)
         work = f"{self.replaced} blocks, {exact} of them exactly, {tokens:,} tokens"
         memory = self.used + self.weights + self._logits(tokens)
         return Step(name="scores", work=work, seconds=seconds, memory=memory, disk=0.0)
+
+    def _fisher(self) -> float:
+        """Returns the seconds of Fisher scores: a pass back costs two forward."""
+        tokens, config = self.tokens("score"), FisherConfig()
+        once = self.forward(tokens, (block for row in self.blocks for block in row))
+        return config.rounds * (once + (1 + 3 * config.probes) * self.whole(tokens))
 
     def choice(self, effort: str) -> Step:
         tokens, how = self.tokens("score"), EFFORTS[effort]
         sweep = 2 * self.forward(tokens, (block for row in self.blocks for block in row))
         runs = (how.pool if how.pool > 1 else 0) + 2 * how.rounds + how.moves
         seconds = runs * self.whole(tokens) + how.rounds * (sweep + 8 * self.whole(tokens))
+        seconds += self._fisher() if how.pool > 1 else 0.0
         memory = self.used + 2 * self.weights + self._logits(tokens)
         work = f"effort {effort!r}: at most {runs} layouts measured, {how.rounds} rounds; healing"
         return Step(

@@ -22,7 +22,7 @@ GIB = 2.0**30
 
 
 def planned(
-    given: Given, stages: Collection[str], *, text: bool = True, exact: bool | None = None
+    given: Given, stages: Collection[str], *, text: bool = True, scores: str | None = None
 ) -> Answer:
     """Returns what stages would take; nothing is written and no weight is read.
 
@@ -30,7 +30,7 @@ def planned(
         given: The options.
         stages: Of `puzzle.plan.STAGES`.
         text: Whether the subcommand reads text.
-        exact: Whether every score is exact; by default as the effort has it.
+        scores: How blocks are scored; by default as the effort has it.
     """
     found = sources(given, text=text, fetch=False)
     space = SearchSpace.preset(shape_of(found.parent), given.get("space", SPACE.default))
@@ -43,7 +43,7 @@ def planned(
         found.data,
         stages=stages,
         effort=given.get("effort", DEMO_EFFORT if given.get("demo") else "default"),
-        exact=exact,
+        scores=scores,
         library=library_config(given),
     )
     free = free_bytes(given.get("out", OUT.default))

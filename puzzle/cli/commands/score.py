@@ -60,7 +60,5 @@ SCORE = Command(
         "puzzle score ./Llama-3.2-1B --text corpus.txt --method exact --json",
     ),
     run=_run,
-    plan=lambda given: planned(
-        given, ("library", "scores"), exact=given.get("method", "hybrid") == "exact"
-    ),
+    plan=lambda given: planned(given, ("library", "scores"), scores=given.get("method", "hybrid")),
 )
