@@ -1,10 +1,12 @@
 """Prefill and decode speed of SmolLM2 and a child of it in llama.cpp, f16 and q8_0.
 
-    python benchmarks/serve_speed.py [--child DIR] [--rounds 3]
+    python benchmarks/serve_speed.py [--child DIR] [--rounds 3] [--costs out/costs]
 
 Tokens per CPU-second of one thread, in a process per measurement, parent and child taking turns.
 Without --child the child is one with a fixed layout, its weights fitted on little text: its speed
-is that of any child of that layout, its answers are not.
+is that of any child of that layout, its answers are not. With --costs, the run directory of
+costs_llama_cpp.py, what those costs predict for the same layout is printed beside it; give the
+prompt and the tokens of that run.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from cost_checks import PARENT, SHAPE, SPACE
 
 import puzzle.serving
 from puzzle.child import PuzzleForCausalLM, assemble
+from puzzle.costs import EngineCalibrated, LlamaCpp, layout_cost
 from puzzle.data import DataConfig, windows
 from puzzle.demo import demo_text, fetch_demo_model
 from puzzle.export import export
 from puzzle.library import build_library
 from puzzle.parents import Parent, open_parent
+from puzzle.scenario import Scenario
 from puzzle.serve_check import run_engine
 from puzzle.workspace import Workspace
 from search_space import Block, Layout, SearchSpace, counting
@@ -97,6 +102,17 @@ def report(files: dict[str, Path], options: argparse.Namespace) -> None:
     )
 
 
+def predict(kind: str, layout: Layout, options: argparse.Namespace) -> None:
+    """Prints the gains that calibrated costs predict; what was run for them is not run again."""
+    scenario = Scenario(batch=1, prompt_tokens=options.prompt, generated_tokens=options.new)
+    engine = LlamaCpp(weights=kind, threads=1, rounds=3, clock="cpu")
+    workspace = Workspace(options.costs)
+    costs = EngineCalibrated.measure(engine, PARENT, SPACE, scenario, workspace=workspace)
+    totals = [layout_cost(costs, each, scenario) for each in (Layout.parent(SHAPE), layout)]
+    gains = [totals[0][name] / totals[1][name] for name in ("prefill_seconds", "decode_seconds")]
+    print(f"predicted child / parent: {gains[0]:.2f}, {gains[1]:.2f}  ({costs!r})")
+
+
 def main() -> None:
     """Measures both quantisations."""
     parser = argparse.ArgumentParser()
@@ -104,6 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--costs", type=Path, help="run directory of costs_llama_cpp.py")
     options = parser.parse_args()
     print(f"xllamacpp {version('xllamacpp')}, torch {torch.__version__}, one thread")
     with tempfile.TemporaryDirectory() as name:
@@ -126,6 +143,8 @@ def main() -> None:
                 for who, source in sources.items()
             }
             report({who: each.path for who, each in done.items()}, options)
+            if options.costs:
+                predict(kind, done["child"].layout, options)
         parent_size, child_size = (counting.parameters(each.layout) for each in done.values())
         print(f"parameters as written, child / parent: {child_size / parent_size:.3f}")
 
