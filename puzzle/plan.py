@@ -282,7 +282,8 @@ class _Counts:
         return config.rounds * (once + (1 + 3 * config.probes) * self.whole(tokens))
 
     def choice(self, effort: str) -> Step:
-        tokens, how = self.tokens("score"), EFFORTS[effort]
+        how = EFFORTS[effort]
+        tokens = self.tokens("score") + round(self.config.held_out * self.tokens("fit"))
         sweep = 2 * self.forward(tokens, (block for row in self.blocks for block in row))
         runs = (how.pool if how.pool > 1 else 0) + 2 * how.rounds + how.moves
         seconds = runs * self.whole(tokens) + how.rounds * (sweep + 8 * self.whole(tokens))

@@ -245,6 +245,7 @@ def _within_limits(
             cut,
             steps,
             workspace=workspace,
+            held_out=config.held_out,
             solver=solver,
             seed=seed,
         )

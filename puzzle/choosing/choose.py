@@ -9,13 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
 from puzzle.choosing.around import halved, layout_of, rescored
 from puzzle.choosing.candidates import other_candidates
 from puzzle.choosing.measure import Measure
 from puzzle.data import Windows
 from puzzle.errors import DataError
-from puzzle.hashing import content_hash
+from puzzle.hashing import content_hash, hash_tensors
 from puzzle.library.build import Library
+from puzzle.library.config import LibraryConfig
+from puzzle.library.streams import Streams
 from puzzle.scoring.scores import Score
 from puzzle.workspace import Workspace
 from search_space import Layout, SearchSpace
@@ -23,7 +27,7 @@ from solvers import ChoiceProblem, Solution, pool, refine
 
 KIND, CHOICE = "choice", "choice.json"
 # Part of every artifact's name: raise it when what is stored changes.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +76,9 @@ class Choice:
     Args:
         layout: The layout.
         predicted: The sum of its blocks' scores.
-        measured: Its KL to the parent on the score text; None if it was not measured. It chose
+        measured: Its KL to the parent on `choice_text`; None if it was not measured. It chose
             the layout, so on other text it is a little higher.
-        tried: Measured KL of all layouts that were measured on the whole score text, by their
+        tried: Measured KL of all layouts that were measured on the whole of that text, by their
             block labels.
     """
 
@@ -82,6 +86,19 @@ class Choice:
     predicted: float
     measured: Score | None = None
     tried: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+
+
+def choice_text(windows: Windows, held_out: float) -> torch.Tensor:
+    """Returns what layouts are measured on: the score text, and the fit text's held-out windows.
+
+    No weight was fitted to either. On the score text alone, which chose the program's optimum
+    already, a search among many layouts finds what is good there and nowhere else.
+
+    Args:
+        windows: The text.
+        held_out: Share of the fit windows that choose ridges.
+    """
+    return torch.cat([windows.score, windows.fit[Streams.split(len(windows.fit), held_out) :]])
 
 
 def choose(
@@ -93,6 +110,7 @@ def choose(
     effort: Effort,
     *,
     workspace: Workspace,
+    held_out: float = LibraryConfig().held_out,
     solver: str = "highs",
     seed: int = 0,
 ) -> Choice:
@@ -103,9 +121,10 @@ def choose(
         optimum: Its solution.
         library: The variants.
         space: The blocks of the problem.
-        windows: The text; only its score part is used.
+        windows: The text; its validation part is not used.
         effort: How much is measured.
         workspace: Where the choice is stored, and sweeps keep their activations meanwhile.
+        held_out: As in the library's config.
         solver: As in `solvers.solve`.
         seed: Seed of solver, probes and moves.
     """
@@ -119,11 +138,12 @@ def choose(
         "problem": _digest(problem),
         "library": [artifact.key for artifact in library.layers],
         "score": windows.hash("score"),
+        "text": hash_tensors({"text": (text := choice_text(windows, held_out))}),
         "solver": [solver, seed],
     }
 
     def build(directory: Path) -> None:
-        measure = Measure(library, windows.score)
+        measure = Measure(library, text)
         others: Sequence[Layout] = ()
         if effort.pool > 1:
             others = other_candidates(
@@ -135,8 +155,8 @@ def choose(
             [[block.label for block in layout.blocks], score.kl]
             for layout, score in measure.known.items()
         ]
-        text = json.dumps({"layout": found.to_dict(), "measured": measured, "tried": tried})
-        (directory / CHOICE).write_text(text, encoding="utf-8")
+        stored = {"layout": found.to_dict(), "measured": measured, "tried": tried}
+        (directory / CHOICE).write_text(json.dumps(stored), encoding="utf-8")
 
     stored = workspace.get_or_build(KIND, spec, build).load_json(CHOICE)
     layout = Layout.from_dict(stored["layout"])

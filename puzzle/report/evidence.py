@@ -34,9 +34,9 @@ class Evidence:
         scores: The scores, with how each was found and how sure it is.
         errors: Local errors of every layer's variants, by name; empty if there is no library.
         constraints: The limits as they were asked for.
-        measured: KL of the chosen layout on the score text, which chose it; None if the program's
-            optimum was taken unmeasured.
-        tried: Measured KL, on the score text, of all layouts that the choice was made among, by
+        measured: KL of the chosen layout on the text that chose it; None if the program's optimum
+            was taken unmeasured.
+        tried: Measured KL, on the same text, of all layouts that the choice was made among, by
             block labels.
         workload: The scenarios, where there are several.
         corrections: How far predicted seconds were from measured ones of whole layouts, and what

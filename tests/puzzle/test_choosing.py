@@ -12,6 +12,7 @@ from puzzle.choosing import (
     Effort,
     Measure,
     best_of_pool,
+    choice_text,
     choose,
     effort_named,
     halved,
@@ -25,7 +26,7 @@ from puzzle.choosing import measure as measure_module
 from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers, within
 from puzzle.errors import ConstraintError, DataError
 from puzzle.evaluate import quality
-from puzzle.library import build_library
+from puzzle.library import LibraryConfig, build_library
 from puzzle.scoring import block_influence, fisher, replace_one
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
@@ -169,7 +170,10 @@ def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
 
     effort = Effort(pool=3, rounds=1, moves=8)
     first = run(effort)
-    assert first.measured.kl == measured_kl(library, first.layout, cut.score).kl
+    text = choice_text(cut, LibraryConfig().held_out)
+    fitted = round(len(cut.fit) * (1 - LibraryConfig().held_out))
+    assert torch.equal(text, torch.cat([cut.score, cut.fit[fitted:]]))
+    assert first.measured.kl == measured_kl(library, first.layout, text).kl
     choices = [
         row.index(block.label)
         for row, block in zip(problem.groups, first.layout.blocks, strict=True)
