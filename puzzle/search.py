@@ -131,7 +131,7 @@ def search(
         "hardware": str(hardware) if isinstance(hardware, str | os.PathLike) else None,
         "cost_model": None if isinstance(hardware, str) else type(hardware).__name__,
         "minimise": minimise,
-        "library": library.to_dict() if library else None,
+        "library": library.to_dict() if library not in (None, LibraryConfig()) else None,
         "solver": solver,
         "seed": seed,
     }

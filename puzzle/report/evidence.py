@@ -125,7 +125,7 @@ def describe_run(
         parent: The parent opened.
         data: How the text was cut.
         windows: The text; its hashes are kept, not the text.
-        costs: The cost model; its class is named.
+        costs: The cost model; its class is named, and not those that add to it.
         settings: The other arguments of `search`, as they were given.
     """
     named = isinstance(source, str | os.PathLike)
@@ -141,11 +141,16 @@ def describe_run(
             part: {"tokens": getattr(windows, part).numel(), "hash": windows.hash(part)}
             for part in PARTS
         },
-        "costs": type(costs).__name__,
+        "costs": _cost_model(costs),
         "settings": settings,
         "versions": versions(),
         "device": device_record(),
     }
+
+
+def _cost_model(costs: Any) -> str:
+    inner = getattr(costs, "costs", None) or getattr(costs, "first", None)
+    return type(costs).__name__ if inner is None else _cost_model(inner)
 
 
 def parent_name(source: Any, parent: Parent) -> str:

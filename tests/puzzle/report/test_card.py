@@ -78,6 +78,8 @@ def test_the_command_of_the_card_is_the_search_that_was_run(found, monkeypatch):
     assert options["data"] == DATA
     assert (options["space"], options["effort"], options["seed"]) == ("default", "fast", 0)
     assert "minimise" not in options
+    assert "library" not in options
+    assert found.evidence.run["costs"] == "MeasuredCosts"
 
 
 def test_the_command_has_several_scenarios_and_another_objective_where_there_were(
