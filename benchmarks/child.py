@@ -32,7 +32,7 @@ from puzzle.parents import open_parent
 from puzzle.workspace import Workspace
 from search_space import Layout
 
-# Multiple choice in which the parent is better than chance.
+# Multiple choice; a parent of this size is better than chance in the addition alone.
 TASKS = ("arithmetic/1_digit_addition", "entailed_polarity", "implicatures", "sports_understanding")
 
 
