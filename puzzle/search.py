@@ -309,7 +309,7 @@ def _costs(
             costs, corrections[each] = corrected_by_layouts(
                 costs, model, space, each, workspace=workspace, device=device
             )
-    return costs, bench_of(hardware, own), corrections
+    return costs, bench_of(own), corrections
 
 
 def _models(library: Library, layout: Layout) -> dict[str, Any]:

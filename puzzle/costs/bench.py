@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from puzzle.costs.calibrated import EngineCalibrated
+from puzzle.costs.measured import MeasuredCosts
 from puzzle.costs.model import CostModel
 from puzzle.evaluate.speed import speed
 from puzzle.scenario import Scenario
@@ -29,28 +30,33 @@ def torch_device(hardware: Any) -> str | None:
     return None
 
 
-def bench_of(hardware: Any, costs: Mapping[Scenario, CostModel]) -> Bench | None:
+def bench_of(costs: Mapping[Scenario, CostModel]) -> Bench | None:
     """Returns what times parent and child where the costs are of; None where that is not here.
 
     Published rates, tables, profiles and cost models of one's own are of other machines, or may
     be: what a child takes on this one says nothing about them.
 
     Args:
-        hardware: As given to `puzzle.search`.
         costs: The cost model of each scenario.
 
     Returns:
         A function of the models "parent" and "child" (made when they are needed), the child's
         layout and a scenario, that returns the totals of both.
     """
-    device = torch_device(hardware)
-    if device is not None:
-        return lambda models, layout, scenario: speed(dict(models()), scenario, device=device)
-    if all(isinstance(each, EngineCalibrated) for each in costs.values()):
-        return lambda models, layout, scenario: _in_engine(costs[scenario], layout)
+    engines = {
+        scenario: each
+        for scenario, each in costs.items()
+        if isinstance(each, EngineCalibrated) and each.session is not None
+    }
+    if len(engines) == len(costs):
+        return lambda models, layout, scenario: engines[scenario].timed(layout)
+    devices = {
+        scenario: each.device
+        for scenario, each in costs.items()
+        if isinstance(each, MeasuredCosts) and each.device is not None
+    }
+    if len(devices) == len(costs):
+        return lambda models, layout, scenario: speed(
+            dict(models()), scenario, device=devices[scenario]
+        )
     return None
-
-
-def _in_engine(costs: Any, layout: Layout) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = costs.timed(layout)
-    return found

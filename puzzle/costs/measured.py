@@ -57,6 +57,7 @@ class MeasuredCosts:
         scenario: What was timed; other scenarios are refused. None where that does not matter.
         record: What it was timed on, and how steadily.
         watts: Mean power while "fixed" and each sublayer ran; empty where that is not known.
+        device: Where they were timed, if that is a device of this machine.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class MeasuredCosts:
         scenario: Scenario | None = None,
         record: Mapping[str, Any] | None = None,
         watts: Mapping[str, float] | None = None,
+        device: str | None = None,
     ) -> None:
+        self.device = device
         self.watts = dict(watts or {})
         self.resources: Mapping[str, str] = RESOURCES
         if self.watts:
@@ -142,6 +145,7 @@ class MeasuredCosts:
             scenario=scenario,
             record=stored["record"],
             watts=stored["watts"],
+            device=device,
         )
 
     def _timed(self, label: str, scenario: Scenario) -> dict[str, float]:

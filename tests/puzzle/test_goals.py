@@ -8,7 +8,7 @@ import torch
 
 import puzzle
 from puzzle.constraints import parse_constraints
-from puzzle.costs import PerScenario, Roofline
+from puzzle.costs import EngineCalibrated, PerScenario, Roofline, bench_of
 from puzzle.errors import ConstraintError, CostModelError
 from puzzle.goals import NOISE, Goals
 from puzzle.scenario import Workload
@@ -150,6 +150,9 @@ def test_a_child_is_timed_in_the_engine_that_its_costs_are_of(tmp_path):
         parent, child = json.loads(path.read_text())
         ratios.append(median(child["decode"]) / median(parent["decode"]))
     seconds = [result.measured[who]["decode_seconds"] for who in ("child", "parent")]
+    costs = EngineCalibrated(SHAPE, CHAT, {}, (), weight_bytes=4, goal=0.05)
+    assert bench_of({CHAT: costs}) is None  # no engine is at hand
+    assert bench_of({CHAT: Roofline("h200", SHAPE)}) is None
     assert min(abs(seconds[0] / seconds[1] / ratio - 1) for ratio in ratios) < 1e-9
     assert result.gain()[1] == "measured"
 
