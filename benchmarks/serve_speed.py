@@ -144,7 +144,7 @@ def main() -> None:
             }
             report({who: each.path for who, each in done.items()}, options)
             if options.costs:
-                predict(kind, done["child"].layout, options)
+                predict(kind, done[f"child {kind}"].layout, options)
         parent_size, child_size = (counting.parameters(each.layout) for each in done.values())
         print(f"parameters as written, child / parent: {child_size / parent_size:.3f}")
 
