@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,6 +281,45 @@ class SearchResult:
         with staged(path) as stage:
             self._write(stage)
         return path
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Child found by puzzle",
+        endpoint: str | None = None,
+    ) -> str:
+        """Uploads what `save` writes to a repository of the Hub, which is made if need be.
+
+        Args:
+            repo_id: Such as "me/my-child".
+            private: Whether a new repository is private; by default as the account has it.
+            token: Hub token; by default the one that is logged in.
+            commit_message: Of the one commit.
+            endpoint: Another Hub.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            WorkspaceError: The disk has no room for the child.
+            HfHubHTTPError: The Hub refuses.
+
+        Example:
+            >>> result.push_to_hub("me/my-child", private=True)  # doctest: +SKIP
+        """
+        from huggingface_hub import HfApi
+
+        hub = HfApi(endpoint=endpoint, token=token)
+        with tempfile.TemporaryDirectory() as directory:
+            path = self.save(Path(directory) / "child")
+            hub.create_repo(repo_id, private=private, exist_ok=True)
+            done = hub.upload_folder(
+                repo_id=repo_id, folder_path=path, commit_message=commit_message
+            )
+        return str(done.commit_url)
 
     def _write(self, path: Path) -> None:
         self.child().save_pretrained(path)
