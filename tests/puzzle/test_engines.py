@@ -253,7 +253,7 @@ def test_the_worker_needs_nothing_of_ours():
 
 
 def vllm_stand_in(tmp_path, seconds):
-    """Returns an interpreter that answers like `vllm bench latency`, which is not run here."""
+    """Returns an interpreter that answers like `vllm bench latency`, for machines without one."""
     script = tmp_path / "bench.py"
     script.write_text(
         "import json, sys\n"
@@ -265,7 +265,7 @@ def vllm_stand_in(tmp_path, seconds):
     )
     python = tmp_path / "python"
     python.write_text(
-        f'#!/bin/sh\nif [ "$1" = -m ]; then exec {sys.executable} {script} "$@"; fi\nexit 0\n'
+        f'#!/bin/sh\nif [ "$1" != -c ]; then exec {sys.executable} {script} "$@"; fi\nexit 0\n'
     )
     python.chmod(0o755)
     return str(python)
