@@ -23,6 +23,7 @@ from puzzle.costs.stacks import fixed_job, mean_step, stack_job
 from puzzle.costs.timing import Seconds, Stopwatch, out_of_memory, spread, take_turns
 from puzzle.errors import ConstraintError
 from puzzle.parents import Parent
+from puzzle.parents.parent import require_device
 from puzzle.scenario import Scenario
 from puzzle.workspace import Workspace
 from search_space import Block, Layout, ModelShape, SearchSpace, counting
@@ -107,6 +108,7 @@ class MeasuredCosts:
         Raises:
             ConstraintError: The scenario stores the KV cache in another type than the weights,
                 which torch does not do, or the device has not even the memory for the head.
+            ParentError: torch cannot use the device.
         """
         if scenario.cache_bytes != scenario.weight_bytes:
             raise ConstraintError(
@@ -115,6 +117,7 @@ class MeasuredCosts:
                 "type of the weights; leave cache_dtype out or pass a cost_model of your own"
             )
         check_clock(clock, device)
+        require_device(device)
         blocks = _sublayers(space, extra)
         config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {

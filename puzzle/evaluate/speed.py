@@ -36,8 +36,8 @@ def speed(
         clock: "wall", or on a CPU "cpu": processor seconds, which other work hardly disturbs.
 
     Returns:
-        Per model: medians `prefill_seconds`, `decode_seconds`, `seconds`, and the bytes its
-        `weights` and its `kv_cache` took.
+        Per model: medians `prefill_seconds`, `decode_seconds`, `seconds`, its `parameters`, and
+        the bytes of its `kv_cache` and, with its weights, of its `memory`.
     """
     size = (scenario.batch, scenario.prompt_tokens)
     vocab = min(model.config.vocab_size for model in models.values())

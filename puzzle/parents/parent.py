@@ -122,6 +122,18 @@ def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -
     return module.eval().requires_grad_(False)
 
 
+def require_device(device: torch.device | str) -> None:
+    """Raises ParentError, saying what to do, if torch cannot use a device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParentError(
+            f"torch {torch.__version__} cannot use {str(device)!r} ({reason}); 'puzzle devices' "
+            "lists what is there: choose one of those or 'cpu', or install a build of torch for it"
+        ) from error
+
+
 def open_parent(
     source: str | os.PathLike[str] | PreTrainedModel,
     *,
@@ -151,10 +163,12 @@ def open_parent(
         The parent; of its weights only one pass for NaN and infinity has been read.
 
     Raises:
-        ParentError: It cannot be opened, its family is unknown, or a weight is not finite.
+        ParentError: It cannot be opened, its family is unknown, a weight is not finite, or torch
+            cannot use the device.
     """
     if dtype not in DTYPES:
         raise ParentError(f"dtype={dtype!r}; allowed: {sorted(DTYPES)}")
+    require_device(device)
     if isinstance(source, PreTrainedModel):
         return _from_model(source, tokenizer, DTYPES[dtype], device)
     path = Path(source)

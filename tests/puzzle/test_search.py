@@ -91,6 +91,15 @@ def test_streamed_layers_give_the_parents_logits(saved, tmp_path):
     torch.testing.assert_close(parent.head()(x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"hardware": "cuda:99"}, {"device": "cuda:99"}])
+def test_a_device_that_is_not_there_is_refused_before_any_work(saved, tmp_path, options):
+    with pytest.raises(ParentError, match=r"cannot use 'cuda:99'.*'puzzle devices' lists"):
+        puzzle.search(
+            saved, text(), constraints=["memory <= 1x"], data=DATA, out=tmp_path / "run", **options
+        )
+    assert not list((tmp_path / "run").glob("*/*/manifest.json"))
+
+
 def test_a_replace_one_score_is_the_kl_of_the_child_with_that_block(saved, tmp_path):
     workspace, parent, space, cut = opened(saved, tmp_path)
     library = build_library(parent, space, cut, workspace=workspace)
