@@ -21,14 +21,15 @@ from typing import Any
 import numpy as np
 from texts import docstrings
 
-from puzzle.choosing import Measure
-from puzzle.data import DataConfig, Windows, windows
+from puzzle.choice.layout_kl import Measure
 from puzzle.demo import fetch_demo_model
-from puzzle.library import BLDConfig, LibraryConfig, build_library
-from puzzle.parents import Parent, open_parent
-from puzzle.scoring import fisher
+from puzzle.library.build import build_library
+from puzzle.library.settings import BLDConfig, LibraryConfig
+from puzzle.models.parent import Parent, open_parent
+from puzzle.scoring.fisher import fisher
 from puzzle.scoring.replace_one import replace_some
-from puzzle.workspace import Workspace
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, Windows, windows
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 

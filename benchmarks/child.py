@@ -22,14 +22,14 @@ from typing import Any
 from serve_speed import speed
 
 import puzzle
-from puzzle.child import assemble
-from puzzle.costs import device_record
-from puzzle.data import windows
 from puzzle.demo import DEMO_DATA, demo_text, fetch_demo_model
-from puzzle.evaluate import fetch_bigbench
-from puzzle.export import export
-from puzzle.parents import open_parent
-from puzzle.workspace import Workspace
+from puzzle.evaluation.questions import fetch_bigbench
+from puzzle.hardware.identity import device_record
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import open_parent
+from puzzle.serving.exporting import export
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import windows
 from search_space import Layout
 
 # Multiple choice; a parent of this size is better than chance in the addition alone.

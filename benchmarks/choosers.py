@@ -21,19 +21,25 @@ import torch
 from interactions import interacting
 from texts import docstrings
 
-from puzzle.choosing import Measure, best_of_pool, halved, refined, rescored
-from puzzle.choosing.around import layout_of
-from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers
-from puzzle.costs import MeasuredCosts, device_record
-from puzzle.data import DataConfig, windows
+from puzzle.choice.around import halved, layout_of, rescored
+from puzzle.choice.baselines import at_random, greedy, uniform, whole_layers
+from puzzle.choice.layout_choice import best_of_pool, refined
+from puzzle.choice.layout_kl import Measure
+from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.demo import fetch_demo_model
-from puzzle.library import LibraryConfig, build_library, heal
+from puzzle.hardware.identity import device_record
+from puzzle.library.build import build_library, heal
+from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
-from puzzle.parents import open_parent
-from puzzle.scenario import Scenario
-from puzzle.scoring import FisherConfig, HybridConfig, Scores, block_influence, fisher, replace_one
-from puzzle.scoring.hybrid import mended
-from puzzle.workspace import Workspace
+from puzzle.limits.scenario import Scenario
+from puzzle.models.parent import open_parent
+from puzzle.scoring.fisher import FisherConfig, fisher
+from puzzle.scoring.hybrid import HybridConfig, mended
+from puzzle.scoring.influence import block_influence
+from puzzle.scoring.replace_one import replace_one
+from puzzle.scoring.scores import Scores
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
 from search_space import Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 

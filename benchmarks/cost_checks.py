@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 from transformers import LlamaConfig
 
-from puzzle.costs import device_record, layout_cost
-from puzzle.costs.design import candidates, uniform_layouts
-from puzzle.costs.engines.session import Session
-from puzzle.scenario import Scenario
-from puzzle.workspace import Workspace
+from puzzle.costs.calibrated.design import candidates, uniform_layouts
+from puzzle.costs.calibrated.session import Session
+from puzzle.costs.checked import layout_cost
+from puzzle.hardware.identity import device_record
+from puzzle.limits.scenario import Scenario
+from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, ModelShape, SearchSpace
 from solvers import ChoiceProblem, Limit, solve
 

@@ -9,9 +9,10 @@ import time
 
 from cost_checks import PARENT, SPACE, arguments, report, scenario_of
 
-from puzzle.costs import EngineCalibrated, LlamaCpp
+from puzzle.costs.calibrated.engine_costs import EngineCalibrated
+from puzzle.costs.calibrated.engines import LlamaCpp
 from puzzle.errors import CostModelError
-from puzzle.workspace import Workspace
+from puzzle.storage.workspace import Workspace
 
 
 def main() -> None:

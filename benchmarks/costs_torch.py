@@ -12,11 +12,13 @@ from types import SimpleNamespace
 import torch
 from cost_checks import PARENT, SHAPE, SPACE, arguments, report, scenario_of
 
-from puzzle.costs import EngineCalibrated, MeasuredCosts, TorchGenerate
-from puzzle.costs.assembled import corrected_by_layouts
+from puzzle.costs.calibrated.engine_costs import EngineCalibrated
+from puzzle.costs.calibrated.engines import TorchGenerate
+from puzzle.costs.measured.sublayers import MeasuredCosts
+from puzzle.costs.measured.whole_layouts import corrected_by_layouts
 from puzzle.errors import CostModelError
-from puzzle.parents.llama import LLAMA
-from puzzle.workspace import Workspace
+from puzzle.models.llama import LLAMA
+from puzzle.storage.workspace import Workspace
 
 # What a search takes is "corrected": measured, then corrected by a few whole layouts.
 MODELS = ("measured", "corrected", "calibrated")

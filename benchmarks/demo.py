@@ -12,10 +12,10 @@ from dataclasses import replace
 import transformers
 
 import puzzle
-from puzzle.child import assemble
-from puzzle.costs import device_record
+from puzzle.costs.measured.replies import speed
 from puzzle.demo import DEMO_DATA, DEMO_EFFORT, demo_text, fetch_demo_model
-from puzzle.evaluate import speed
+from puzzle.hardware.identity import device_record
+from puzzle.models.assembling import assemble
 from search_space import Layout
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 import puzzle
-from puzzle.child import assemble
-from puzzle.costs import device_record
-from puzzle.data import DataConfig, windows
 from puzzle.demo import demo_text, fetch_demo_model
-from puzzle.parents import Parent, open_parent
-from puzzle.workspace import Workspace
+from puzzle.hardware.identity import device_record
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import Parent, open_parent
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
 from search_space import Block, Layout
 
 RUNS = [("lm",), ("lm", "kl"), ("kl",), ("lm", "cosine"), ("cosine",), ("lm", "cosine", "kl")]

@@ -13,13 +13,13 @@ import torch
 import transformers
 
 import puzzle
-from puzzle.child import assemble
-from puzzle.child.fusion import block_dependency, fuse_child
-from puzzle.costs import device_record
-from puzzle.data import DataConfig, windows
 from puzzle.demo import demo_model, demo_text
-from puzzle.parents import open_parent
-from puzzle.workspace import Workspace
+from puzzle.fusion.fused import block_dependency, fuse_child
+from puzzle.hardware.identity import device_record
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import open_parent
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
 from search_space import Block, Fusion, Layout
 
 

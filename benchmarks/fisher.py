@@ -15,10 +15,11 @@ import torch
 from choosers import DATA, Study
 from scipy.stats import spearmanr
 
-from puzzle.costs import device_record
-from puzzle.scoring import FisherConfig, HybridConfig, Scores, fisher
-from puzzle.scoring.hybrid import mended
+from puzzle.hardware.identity import device_record
+from puzzle.scoring.fisher import FisherConfig, fisher
+from puzzle.scoring.hybrid import HybridConfig, mended
 from puzzle.scoring.reference import Suffix
+from puzzle.scoring.scores import Scores
 from search_space import Block
 
 SEED = 1

@@ -26,15 +26,16 @@ import numpy as np
 import torch
 from texts import docstrings
 
-from puzzle.child import assemble
-from puzzle.choosing import EFFORTS, choose
-from puzzle.data import DataConfig, documents, windows
+from puzzle.choice.layout_choice import EFFORTS, choose
 from puzzle.demo import demo_text, fetch_demo_model
-from puzzle.library import BLDConfig, Library, LibraryConfig, build_library, heal
-from puzzle.parents import Parent, open_parent
-from puzzle.scoring import Scores
-from puzzle.search import SCORES
-from puzzle.workspace import Workspace
+from puzzle.library.build import Library, build_library, heal
+from puzzle.library.settings import BLDConfig, LibraryConfig
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import Parent, open_parent
+from puzzle.pipeline.search import SCORES
+from puzzle.scoring.scores import Scores
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, documents, windows
 from search_space import Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 
 from scipy.optimize import minimize
 
-from puzzle.costs import Efficiency, Roofline
-from puzzle.scenario import Scenario
+from puzzle.costs.roofline import Efficiency, Roofline
+from puzzle.limits.scenario import Scenario
 from search_space import Layout, published_layout, remove_identity_layers
 
 BATCHES = (1, 2, 4, *range(8, 257, 8))

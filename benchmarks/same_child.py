@@ -23,13 +23,13 @@ ROOT = Path(__file__).parents[1]
 HARDWARE = "roofline:h100-sxm"
 TINY = ["--window", "32", "--fit-tokens", "2048", "--score-tokens", "256"]
 TINY += ["--validation-tokens", "256", "--space", "default"]
+BLD = ["--bld", "--bld-tokens", "4096"]
 CASES = {
     "tiny, fast, float32": ["--effort", "fast", "--dtype", "float32"],
     "tiny, fast, bfloat16": ["--effort", "fast", "--dtype", "bfloat16"],
     "tiny, default, float32": ["--effort", "default", "--dtype", "float32"],
     "tiny, thorough, float32": ["--effort", "thorough", "--dtype", "float32"],
-    "tiny, distilled, float32": ["--effort", "fast", "--dtype", "float32", "--bld"]
-    + ["--bld-tokens", "4096"],
+    "tiny, distilled, float32": ["--effort", "fast", "--dtype", "float32", *BLD],
 }
 
 

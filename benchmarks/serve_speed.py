@@ -20,20 +20,23 @@ from pathlib import Path
 import torch
 from cost_checks import PARENT, SHAPE, SPACE
 
-import puzzle.serving
-from puzzle.child import PuzzleForCausalLM, assemble
-from puzzle.costs import EngineCalibrated, LlamaCpp, layout_cost
-from puzzle.data import DataConfig, windows
+import puzzle.serving.runners
+from puzzle.costs.calibrated.engine_costs import EngineCalibrated
+from puzzle.costs.calibrated.engines import LlamaCpp
+from puzzle.costs.checked import layout_cost
 from puzzle.demo import demo_text, fetch_demo_model
-from puzzle.export import export
-from puzzle.library import build_library
-from puzzle.parents import Parent, open_parent
-from puzzle.scenario import Scenario
-from puzzle.serve_check import run_engine
-from puzzle.workspace import Workspace
+from puzzle.library.build import build_library
+from puzzle.limits.scenario import Scenario
+from puzzle.models.assembling import assemble
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.parent import Parent, open_parent
+from puzzle.serving.check import run_engine
+from puzzle.serving.exporting import export
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
 from search_space import Block, Layout, SearchSpace, counting
 
-RUNNER = Path(puzzle.serving.__file__).with_name("run_llama_cpp.py")
+RUNNER = Path(puzzle.serving.runners.__file__).with_name("run_llama_cpp.py")
 
 
 def fixed_layout(parent: Parent) -> Layout:

@@ -20,11 +20,11 @@ def child() -> None:
     import tempfile
 
     import puzzle
-    from puzzle.child import assemble
+    from puzzle.costs.measured.replies import speed
     from puzzle.demo import fetch_demo_model
-    from puzzle.evaluate import speed
-    from puzzle.parents import open_parent
-    from puzzle.workspace import Workspace
+    from puzzle.models.assembling import assemble
+    from puzzle.models.parent import open_parent
+    from puzzle.storage.workspace import Workspace
     from search_space import Layout
 
     with tempfile.TemporaryDirectory() as directory:

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from cost_checks import PARENT, SHAPE, scenario_of
 from serve_speed import fixed_layout
 
-from puzzle.costs import Vllm, device_record
-from puzzle.costs.engines.session import Session
-from puzzle.workspace import Workspace
+from puzzle.costs.calibrated.engines import Vllm
+from puzzle.costs.calibrated.session import Session
+from puzzle.hardware.identity import device_record
+from puzzle.storage.workspace import Workspace
 from search_space import Layout
 
 

@@ -3,16 +3,12 @@
 python examples/edge_cost.py
 """
 
-from puzzle.constraints import parse_constraints
-from puzzle.costs import (
-    block_columns,
-    fixed_columns,
-    layout_columns,
-    usable_blocks,
-    with_counts,
-)
-from puzzle.requirements import limits, requirements
-from puzzle.scenario import Scenario
+from puzzle.costs.checked import usable_blocks
+from puzzle.costs.columns import block_columns, fixed_columns, layout_columns
+from puzzle.costs.counted import with_counts
+from puzzle.limits.constraints import parse_constraints
+from puzzle.limits.requirements import limits, requirements
+from puzzle.limits.scenario import Scenario
 from puzzle.testing import check_cost_model
 from search_space import Layout, ModelShape, SearchSpace, counting
 from solvers import ChoiceProblem, solve

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from puzzle.library.table import ScoreTable
+from puzzle.scoring.score_table import ScoreTable
 from search_space import Block, Layout
 from solvers import ChoiceProblem, pool, solve
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 
 from puzzle.costs.checked import check_resources, checked_block_cost, checked_fixed_cost
-from puzzle.costs.model import CostModel, counted_cost
+from puzzle.costs.protocol import CostModel, counted_cost
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import FFN, Attention, Block, ModelShape, SearchSpace
 
 __all__ = ["check_cost_model"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzle.cli.command import Command, UsageError
-from puzzle.disk import disk_errors
+from puzzle.storage.disk import disk_errors
 
 
 def read_config(

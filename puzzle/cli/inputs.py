@@ -8,13 +8,13 @@ from typing import Any
 
 from puzzle.cli.command import UsageError
 from puzzle.cli.options import Given, Option, options_of
-from puzzle.data import DataConfig, Windows, windows
 from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
 from puzzle.errors import DataError
-from puzzle.library import BLDConfig, LibraryConfig
-from puzzle.parents import Parent, open_parent
-from puzzle.scenario import Scenario
-from puzzle.workspace import Workspace
+from puzzle.library.settings import BLDConfig, LibraryConfig
+from puzzle.limits.scenario import Scenario
+from puzzle.models.parent import Parent, open_parent
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, Windows, windows
 from search_space import PRESETS, SearchSpace
 
 PARENT = (

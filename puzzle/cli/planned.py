@@ -12,10 +12,10 @@ from puzzle.cli.command import Answer
 from puzzle.cli.inputs import OUT, SPACE, library_config, scenario, sources, table
 from puzzle.cli.options import Given
 from puzzle.demo import DEMO_EFFORT
-from puzzle.disk import free_bytes
 from puzzle.errors import ParentError
-from puzzle.parents import family_of
-from puzzle.plan import ASSUMED, Plan, plan
+from puzzle.models.families import family_of
+from puzzle.pipeline.plan import ASSUMED, Plan, plan
+from puzzle.storage.disk import free_bytes
 from search_space import ModelShape, SearchSpace
 
 GIB = 2.0**30
@@ -28,7 +28,7 @@ def planned(
 
     Args:
         given: The options.
-        stages: Of `puzzle.plan.STAGES`.
+        stages: Of `puzzle.pipeline.plan.STAGES`.
         text: Whether the subcommand reads text.
         scores: How blocks are scored; by default as the effort has it.
     """

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-from puzzle.costs.model import STANDARD_UNITS, CostModel
+from puzzle.costs.protocol import STANDARD_UNITS, CostModel
 from puzzle.errors import ConstraintError, CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import Block, Layout, ModelShape, SearchSpace
 
 __all__ = ["check_resources", "checked_block_cost", "checked_fixed_cost", "layout_cost"]

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from puzzle.costs.checked import checked_block_cost, checked_fixed_cost
-from puzzle.costs.model import CostModel
+from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
-from puzzle.requirements import SCORE, Column
-from puzzle.scenario import Scenario
+from puzzle.limits.requirements import SCORE, Column
+from puzzle.limits.scenario import Scenario
 from search_space import Block, Layout, ModelShape
 
 __all__ = ["block_columns", "check_columns", "fixed_columns", "layout_columns"]

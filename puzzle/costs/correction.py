@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from scipy.optimize import nnls
 
-from puzzle.costs.model import CostModel
+from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import Block, ModelShape
 from solvers import InfeasibleError, Limit
 

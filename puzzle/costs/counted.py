@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from puzzle.costs.model import STANDARD_UNITS, CostModel, activation_bytes, counted_cost
-from puzzle.scenario import Scenario
+from puzzle.costs.protocol import STANDARD_UNITS, CostModel, activation_bytes, counted_cost
+from puzzle.limits.scenario import Scenario
 from search_space import Block, ModelShape, counting
 
 __all__ = ["with_counts"]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from puzzle.costs.checked import check_resources, checked_block_cost, checked_fixed_cost
-from puzzle.costs.model import CostModel
-from puzzle.disk import disk_errors
+from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
-from puzzle.hashing import content_hash
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
+from puzzle.storage.disk import disk_errors
+from puzzle.storage.hashing import content_hash
 from search_space import Block, ModelShape, SearchSpace
 
 __all__ = ["Profile"]
@@ -31,8 +31,8 @@ class Profile:
     Measure on the machine that has the device, save, and search anywhere.
 
     Args:
-        device: What it was taken on, as `puzzle.costs.device_record` gives it.
-        versions: Versions of what ran, as `puzzle.costs.software_versions` gives them.
+        device: What it was taken on, as `puzzle.hardware.identity.device_record` gives it.
+        versions: Versions of what ran, as `puzzle.hardware.identity.software_versions` gives them.
         scenario: The only scenario it is for.
         shape: The sizes of the parent it is for.
         resources: Units by resource.

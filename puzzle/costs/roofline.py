@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from puzzle.costs.model import RESOURCES, activation_bytes
-from puzzle.costs.specs import DeviceSpec, device_spec
+from puzzle.costs.device_specs import DeviceSpec, device_spec
+from puzzle.costs.protocol import RESOURCES, activation_bytes
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import FFN, Attention, Block, ModelShape, counting
 
 __all__ = ["Efficiency", "Roofline"]

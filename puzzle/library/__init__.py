@@ -1,7 +1,5 @@
 """The block library: every variant of every layer, with weights and local errors."""
 
-from puzzle.library.build import Library, build_library, heal
-from puzzle.library.config import BLDConfig, LibraryConfig
-from puzzle.library.errors import LocalError
+from puzzle._lazy import open_door
 
-__all__ = ["BLDConfig", "Library", "LibraryConfig", "LocalError", "build_library", "heal"]
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from puzzle.data import Windows
-from puzzle.library.config import LibraryConfig
-from puzzle.library.distill import LayerDistill
-from puzzle.library.errors import LocalError
-from puzzle.library.layer import LayerFit
+from puzzle.library.bld import LayerDistill
+from puzzle.library.layer_fit import LayerFit
+from puzzle.library.local_error import LocalError
+from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
 from puzzle.library.sweep import Sweep
 from puzzle.library.variants import TENSORS, Variants
-from puzzle.parents import Parent
-from puzzle.tensor_files import save_tensors
-from puzzle.workspace import Artifact, Workspace
+from puzzle.models.parent import Parent
+from puzzle.storage.tensor_files import save_tensors
+from puzzle.storage.workspace import Artifact, Workspace
+from puzzle.text.windows import Windows
 from search_space import Block, Layout, SearchSpace
 
 if TYPE_CHECKING:

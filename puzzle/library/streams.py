@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from puzzle.activations import in_batches
+from puzzle.models.boundaries import in_batches
 
 T = TypeVar("T")
 # Windows run together.

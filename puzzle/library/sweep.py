@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from puzzle.activations import Boundaries, in_batches
 from puzzle.errors import ParentError
-from puzzle.library.outputs import LayerOutputs
+from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.library.streams import BATCH, Streams
 from puzzle.library.variants import Variants
-from puzzle.parents import Parent
+from puzzle.models.boundaries import Boundaries, in_batches
+from puzzle.models.parent import Parent
 from search_space import Block
 
 

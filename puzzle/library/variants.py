@@ -7,11 +7,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from puzzle.child import layer_from_block
 from puzzle.errors import PuzzleError
-from puzzle.library.layer import attention_key, ffn_key
-from puzzle.parents import Parent
-from puzzle.workspace import Artifact
+from puzzle.library.layer_fit import attention_key, ffn_key
+from puzzle.models.assembling import layer_from_block
+from puzzle.models.parent import Parent
+from puzzle.storage.workspace import Artifact
 from search_space import Block
 
 TENSORS = "variants.safetensors"

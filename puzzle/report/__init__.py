@@ -1,5 +1,5 @@
 """What a search found, for others to see: the report page, its figures, the model card."""
 
-from puzzle.report.evidence import Evidence, describe_run
+from puzzle._lazy import open_door
 
-__all__ = ["Evidence", "describe_run"]
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

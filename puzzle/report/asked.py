@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from puzzle.quantities import readable
-from puzzle.requirements import Requirement, requirements
-from puzzle.scenario import Scenario
+from puzzle.limits.quantities import readable
+from puzzle.limits.requirements import Requirement, requirements
+from puzzle.limits.scenario import Scenario
 from solvers import Sensitivity, SolverError, sensitivity
 
 if TYPE_CHECKING:
+    from puzzle.pipeline.result import SearchResult
     from puzzle.report.evidence import Evidence
-    from puzzle.result import SearchResult
 
 SECONDS = 10.0
 """Most that one solve for a report may take."""

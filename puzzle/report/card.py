@@ -14,7 +14,7 @@ from puzzle.report.words import device_words, methods_words, scenario_words, ver
 from search_space import Layout, engines_for
 
 if TYPE_CHECKING:
-    from puzzle.result import SearchResult
+    from puzzle.pipeline.result import SearchResult
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from puzzle.distill.save import RECORD
+from puzzle.distillation.saving import RECORD
 from puzzle.errors import DataError
 from puzzle.report.svg import Series, chart
 

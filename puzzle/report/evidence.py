@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from puzzle.constraints import Constraint
 from puzzle.costs.correction import Correction
-from puzzle.costs.device import device_record
-from puzzle.data import PARTS, DataConfig, Windows
-from puzzle.library.errors import LocalError
-from puzzle.parents import Parent
-from puzzle.scenario import Workload
-from puzzle.scoring import Scores
-from puzzle.scoring.scores import Score
-from puzzle.workspace import versions
+from puzzle.hardware.identity import device_record
+from puzzle.library.local_error import LocalError
+from puzzle.limits.constraints import Constraint
+from puzzle.limits.scenario import Workload
+from puzzle.models.parent import Parent
+from puzzle.scoring.scores import Score, Scores
+from puzzle.storage.workspace import versions
+from puzzle.text.windows import PARTS, DataConfig, Windows
 from solvers import ChoiceProblem, Solution, problem_from_dict, problem_to_dict
 
 Errors = tuple[Mapping[str, LocalError], ...]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from puzzle.choosing.baselines import at_random, greedy
+from puzzle.choice.baselines import at_random, greedy
 from puzzle.errors import ConstraintError
 from puzzle.report.asked import SECONDS, totals
 from solvers import ChoiceProblem, SolverError, frontier, pool
 
 if TYPE_CHECKING:
-    from puzzle.result import SearchResult
+    from puzzle.pipeline.result import SearchResult
 
 KINDS = {
     "frontier": "least score for each budget",

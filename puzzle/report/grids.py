@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from puzzle.library.errors import LocalError
-from puzzle.scoring import Scores
+from puzzle.library.local_error import LocalError
+from puzzle.scoring.scores import Scores
 from search_space import Layout
 
 Cells = tuple[tuple[float | None, ...], ...]

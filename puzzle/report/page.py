@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from puzzle.disk import disk_errors
 from puzzle.report.asked import asked
-from puzzle.report.costs import costs_of
+from puzzle.report.cost_points import costs_of
 from puzzle.report.curves import curves_svg
 from puzzle.report.figures import corrections_svg, costs_svg, frontier_svg
 from puzzle.report.frontier import frontier_of
@@ -23,11 +22,12 @@ from puzzle.report.svg import heat
 from puzzle.report.templates import template
 from puzzle.report.verdict import comparison, heading, sure, verdict
 from puzzle.report.words import device_words, methods_words, scenario_words, version_words
+from puzzle.storage.disk import disk_errors
 from search_space import Layout, layout_svg
 
 if TYPE_CHECKING:
+    from puzzle.pipeline.result import SearchResult
     from puzzle.report.evidence import Evidence
-    from puzzle.result import SearchResult
 
 PHONE, OPEN_LAYERS = 360, 12
 

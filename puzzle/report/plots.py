@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from puzzle.report.costs import Cost
+from puzzle.report.cost_points import Cost
 from puzzle.report.figures import LOOKS
 from puzzle.report.frontier import KINDS, Frontier
 from puzzle.report.grids import Grid

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from puzzle.data import DataConfig
-from puzzle.library.config import LibraryConfig
+from puzzle.library.settings import LibraryConfig
+from puzzle.limits.scenario import Scenario
 from puzzle.report.evidence import Evidence
-from puzzle.scenario import Scenario
+from puzzle.text.windows import DataConfig
 from search_space import Layout, engines_for
 
 SERVERS = {

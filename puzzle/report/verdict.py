@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from puzzle.quantities import QUANTITIES, readable
+from puzzle.limits.quantities import QUANTITIES, readable
 
 if TYPE_CHECKING:
+    from puzzle.pipeline.result import SearchResult
     from puzzle.report.stability import Stability
-    from puzzle.result import SearchResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from puzzle.scenario import Scenario
-from puzzle.scoring import Scores
+from puzzle.limits.scenario import Scenario
+from puzzle.scoring.scores import Scores
 
 
 def scenario_words(scenario: Scenario) -> str:

@@ -24,14 +24,14 @@ from scipy.stats import spearmanr
 from torch import nn
 from tqdm.auto import tqdm
 
-from puzzle.activations import Boundaries
-from puzzle.data import Windows
 from puzzle.errors import DataError
 from puzzle.library.build import Library
-from puzzle.library.outputs import LayerOutputs
+from puzzle.library.layer_outputs import LayerOutputs
+from puzzle.models.boundaries import Boundaries
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
-from puzzle.workspace import Artifact, Workspace
+from puzzle.storage.workspace import Artifact, Workspace
+from puzzle.text.windows import Windows
 from search_space import Layout, SearchSpace
 
 KIND, SAMPLES = "fisher", "samples.json"

@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from puzzle.data import Windows
 from puzzle.errors import DataError
 from puzzle.library.build import Library
 from puzzle.scoring.fisher import FisherConfig, fisher
 from puzzle.scoring.replace_one import replace_some
 from puzzle.scoring.scores import Score, Scores
-from puzzle.workspace import Workspace
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
 
 Key = tuple[int, str]

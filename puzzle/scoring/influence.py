@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from puzzle.parents import Parent
+from puzzle.models.parent import Parent
 
 # Windows run together.
 BATCH = 4

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from puzzle.parents import Parent
+from puzzle.models.parent import Parent
 
 # The parent's next-token distributions are kept up to this size, and made anew beyond it.
 CACHED_BYTES = 2**29

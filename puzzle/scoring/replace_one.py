@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from puzzle.data import Windows
 from puzzle.errors import DataError
 from puzzle.library.build import Library
-from puzzle.library.outputs import LayerOutputs
+from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.scoring.reference import DISTANCES, Suffix
 from puzzle.scoring.scores import Score, Scores, mean_and_error
-from puzzle.workspace import Artifact, Workspace
+from puzzle.storage.workspace import Artifact, Workspace
+from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
 
 KIND, SCORES = "replace-one", "scores.json"

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from puzzle.child import PuzzleForCausalLM, assemble
-from puzzle.child.config import config_from_layout
 from puzzle.errors import DataError
 from puzzle.library.build import Library
+from puzzle.models.assembling import assemble
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout
 from puzzle.scoring.scores import Score, Scores
-from puzzle.workspace import Workspace
+from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
 
 KIND, SCORES = "task", "scores.json"

@@ -1,17 +1,5 @@
-"""Scripts that run one engine each, for `puzzle.serve_check`.
+"""Children in the forms that serving engines read."""
 
-Each stands alone: `python run_ENGINE.py REQUEST.json ANSWER.json`, in whatever environment the
-engine lives in, without puzzle. The request holds
+from puzzle._lazy import open_door
 
-- model: the path that the engine is given;
-- prompt: token ids, continued greedily by `new_tokens` tokens;
-- text: token ids, of which the `top` most likely next tokens after each prefix from
-  `first` tokens on are asked for;
-- speed: {"prompt_tokens", "new_tokens", "repeats"}, or null;
-- end: a token that ends a text, or null;
-- clock: "cpu" (llama.cpp only) to have tokens per CPU-second of the process, not per second;
-- threads, exact (full precision where the engine would otherwise round its cache).
-
-The answer holds `version`, `greedy` (ids), `top` (per position, [[id, log-probability], ...] with
-the most likely first) and `prefill` and `decode` (tokens per second, one value per repeat).
-"""
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

@@ -10,14 +10,21 @@ import sys
 import pytest
 import torch
 
-from puzzle.child import assemble
-from puzzle.choosing import Measure, scores_around
-from puzzle.data import windows
-from puzzle.evaluate import quality, speed
-from puzzle.library import BLDConfig, LibraryConfig, build_library, heal
-from puzzle.parents import open_parent
-from puzzle.scoring import block_influence, fisher, hybrid, replace_one, task_scores
-from puzzle.workspace import Workspace
+from puzzle.choice.around import scores_around
+from puzzle.choice.layout_kl import Measure
+from puzzle.costs.measured.replies import speed
+from puzzle.evaluation.quality import quality
+from puzzle.library.build import build_library, heal
+from puzzle.library.settings import BLDConfig, LibraryConfig
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import open_parent
+from puzzle.scoring.fisher import fisher
+from puzzle.scoring.hybrid import hybrid
+from puzzle.scoring.influence import block_influence
+from puzzle.scoring.replace_one import replace_one
+from puzzle.scoring.task import task_scores
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import windows
 from search_space import Block, Layout, SearchSpace
 from tests.puzzle.test_search import DATA, SCENARIO, parent_model, text, tokenizer
 

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import lsq_linear
 from transformers import LlamaConfig
 
-from puzzle.costs import layout_cost
-from puzzle.costs.additive import fit_additive
-from puzzle.costs.calibrated import EngineCalibrated
-from puzzle.costs.design import (
+from puzzle.costs.calibrated.additive import fit_additive
+from puzzle.costs.calibrated.design import (
     candidates,
     counts,
     options_of,
@@ -23,10 +21,13 @@ from puzzle.costs.design import (
     uniform_layouts,
     where_worst,
 )
-from puzzle.costs.engines import Command, TorchGenerate
+from puzzle.costs.calibrated.engine_costs import EngineCalibrated
+from puzzle.costs.calibrated.engines.command import Command
+from puzzle.costs.calibrated.engines.torch_generate import TorchGenerate
+from puzzle.costs.checked import layout_cost
 from puzzle.errors import ConstraintError, CostModelError, EngineError
-from puzzle.scenario import Scenario
-from puzzle.workspace import Workspace
+from puzzle.limits.scenario import Scenario
+from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, ModelShape, SearchSpace
 
 SHAPE = ModelShape(

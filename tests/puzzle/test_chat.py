@@ -3,9 +3,9 @@
 import pytest
 from jinja2 import Environment
 
-from puzzle.chat import render_chat, thinking_switch
-from puzzle.data import documents
 from puzzle.errors import DataError
+from puzzle.text.chat import render_chat, thinking_switch
+from puzzle.text.windows import documents
 
 PLAIN = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>
 {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""

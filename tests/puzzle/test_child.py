@@ -8,14 +8,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from puzzle.child import (
-    PuzzleForCausalLM,
-    assemble,
-    config_from_layout,
-    layout_from_config,
-)
 from puzzle.errors import PuzzleError
-from puzzle.parents import LLAMA
+from puzzle.models.assembling import assemble
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout, layout_from_config
+from puzzle.models.llama import LLAMA
 from search_space import Block, Layout
 
 CONFIG = LlamaConfig(
@@ -109,7 +106,7 @@ def test_saving_and_loading_in_a_new_process_keeps_every_bit(dtype, tmp_path):
     with torch.no_grad():
         save_file({"logits": model(tokens).logits}, tmp_path / "logits")
     code = (
-        "import sys, torch, puzzle.child; from transformers import AutoModelForCausalLM as M;"
+        "import sys, torch, puzzle.models; from transformers import AutoModelForCausalLM as M;"
         "from safetensors.torch import load_file;"
         "m = M.from_pretrained(sys.argv[1] + '/child').eval();"
         "y = load_file(sys.argv[1] + '/logits')['logits'];"

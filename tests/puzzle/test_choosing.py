@@ -6,28 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from puzzle.child import assemble
-from puzzle.choosing import (
+from puzzle.choice import layout_kl as measure_module
+from puzzle.choice.around import halved, rescored, scores_around
+from puzzle.choice.baselines import at_random, greedy, uniform, whole_layers, within
+from puzzle.choice.candidates import other_candidates
+from puzzle.choice.layout_choice import (
     EFFORTS,
     Effort,
-    Measure,
     best_of_pool,
     choice_text,
     choose,
     effort_named,
-    halved,
-    measured_kl,
-    other_candidates,
     refined,
-    rescored,
-    scores_around,
 )
-from puzzle.choosing import measure as measure_module
-from puzzle.choosing.baselines import at_random, greedy, uniform, whole_layers, within
+from puzzle.choice.layout_kl import Measure, measured_kl
 from puzzle.errors import ConstraintError, DataError
-from puzzle.evaluate import quality
-from puzzle.library import LibraryConfig, build_library
-from puzzle.scoring import block_influence, fisher, replace_one
+from puzzle.evaluation.quality import quality
+from puzzle.library.build import build_library
+from puzzle.library.settings import LibraryConfig
+from puzzle.models.assembling import assemble
+from puzzle.scoring.fisher import fisher
+from puzzle.scoring.influence import block_influence
+from puzzle.scoring.replace_one import replace_one
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture

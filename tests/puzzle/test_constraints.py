@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puzzle.constraints import Constraint, parse_constraint, parse_constraints
 from puzzle.errors import ConstraintError
-from puzzle.requirements import describe_infeasible, to_limit, to_limits
-from puzzle.scenario import Scenario, rate
+from puzzle.limits.constraints import Constraint, parse_constraint, parse_constraints
+from puzzle.limits.requirements import describe_infeasible, to_limit, to_limits
+from puzzle.limits.scenario import Scenario, rate
 from solvers import Limit
 
 FASTER = ["throughput", "decode_throughput", "prefill_throughput"]

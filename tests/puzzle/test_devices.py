@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import puzzle
-from puzzle.costs import EnergyMeter, device_record, nvml
-from puzzle.costs.nvml import Gpu, gpu_record, gpus, integrate_power, mean_power
-from puzzle.devices import visible_gpus
+from puzzle.hardware import nvml
+from puzzle.hardware.identity import device_record
+from puzzle.hardware.listing import visible_gpus
+from puzzle.hardware.nvml import EnergyMeter, Gpu, gpu_record, gpus, integrate_power, mean_power
 
 GIB = 2**30
 

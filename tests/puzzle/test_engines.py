@@ -10,12 +10,15 @@ import time
 import pytest
 from transformers import LlamaConfig
 
-from puzzle.child import config_from_layout
-from puzzle.costs.engines import Command, LlamaCpp, Timing, TorchGenerate, Vllm
-from puzzle.costs.engines.process import last_json, run_command
-from puzzle.costs.engines.vllm import read_latencies
+from puzzle.costs.calibrated.engines.command import Command
+from puzzle.costs.calibrated.engines.engine import Timing
+from puzzle.costs.calibrated.engines.llama_cpp import LlamaCpp
+from puzzle.costs.calibrated.engines.process import last_json, run_command
+from puzzle.costs.calibrated.engines.torch_generate import TorchGenerate
+from puzzle.costs.calibrated.engines.vllm import Vllm, read_latencies
 from puzzle.errors import EngineError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
+from puzzle.models.child_config import config_from_layout
 from search_space import Block, Layout, ModelShape
 
 SCENARIO = Scenario(batch=2, prompt_tokens=6, generated_tokens=32, weight_dtype="float32")
@@ -244,7 +247,7 @@ def test_a_gguf_type_that_does_not_exist_is_named(tmp_path):
 
 
 def test_the_worker_needs_nothing_of_ours():
-    from puzzle.costs.engines.llama_cpp import WORKER
+    from puzzle.costs.calibrated.engines.llama_cpp import WORKER
 
     code = f"import runpy, sys; runpy.run_path({str(WORKER)!r}); print('torch' in sys.modules)"
     command = [sys.executable, "-I", "-c", code]

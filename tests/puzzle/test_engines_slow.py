@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from puzzle import serve_check
-from puzzle.child import assemble
-from puzzle.data import DataConfig, windows
 from puzzle.demo import demo_model, demo_text
 from puzzle.errors import PuzzleError
-from puzzle.export import export
-from puzzle.library import build_library
-from puzzle.parents import open_parent
-from puzzle.workspace import Workspace
+from puzzle.library.build import build_library
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import open_parent
+from puzzle.serving.exporting import export
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
 from search_space import ENGINES, Block, LayerOptions, Layout, SearchSpace
 
 pytestmark = pytest.mark.slow

@@ -22,15 +22,18 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from puzzle.child import PuzzleForCausalLM, assemble, config_from_layout
-from puzzle.child.generation import inherit_generation_config
 from puzzle.errors import ExportError
-from puzzle.export import add_modelling_file, export
-from puzzle.export.files import save_tokenizer
-from puzzle.export.lowering import each_layer, lower, needs_ffn_biases
-from puzzle.export.shards import ShardWriter
-from puzzle.parents import LLAMA
-from puzzle.parents.tensors import Shards
+from puzzle.models.assembling import assemble
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout
+from puzzle.models.generation import inherit_generation_config
+from puzzle.models.llama import LLAMA
+from puzzle.models.shards import Shards
+from puzzle.serving.exporting import export
+from puzzle.serving.files import save_tokenizer
+from puzzle.serving.writers.lowering import each_layer, lower, needs_ffn_biases
+from puzzle.serving.writers.self_contained import add_modelling_file
+from puzzle.serving.writers.shard_writer import ShardWriter
 from search_space import ENGINES, Block, Layout, UnsupportedLayoutError, check_layout
 from search_space.engines import uses
 from search_space.formats import from_per_layer_config, layout_from_config

@@ -5,11 +5,18 @@ import torch
 from scipy.stats import spearmanr
 
 from puzzle.errors import DataError
-from puzzle.library import build_library
-from puzzle.library.outputs import LayerOutputs
-from puzzle.scoring import FisherConfig, Score, Scores, fisher, replace_one, replace_some
-from puzzle.scoring.fisher import TOGETHER, Sweep, reliability, second_order
-from puzzle.scoring.scores import combine, stretch_means
+from puzzle.library.build import build_library
+from puzzle.library.layer_outputs import LayerOutputs
+from puzzle.scoring.fisher import (
+    TOGETHER,
+    FisherConfig,
+    Sweep,
+    fisher,
+    reliability,
+    second_order,
+)
+from puzzle.scoring.replace_one import replace_one, replace_some
+from puzzle.scoring.scores import Score, Scores, combine, stretch_means
 from search_space import Block, SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
 

@@ -8,17 +8,19 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from puzzle.child import PuzzleForCausalLM, assemble, config_from_layout, layout_from_config
-from puzzle.child.fusion import (
+from puzzle.costs.protocol import RESOURCES, counted_cost
+from puzzle.errors import ConstraintError, DataError
+from puzzle.fusion.fused import (
     block_dependency,
     fuse_child,
     fused_cost,
     fusion_candidates,
     propose_fusion,
 )
-from puzzle.costs.model import RESOURCES, counted_cost
-from puzzle.errors import ConstraintError, DataError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
+from puzzle.models.assembling import assemble
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout, layout_from_config
 from search_space import Block, Fusion, Layout, ModelShape, plan_fusion
 
 SHAPE = ModelShape(

@@ -5,18 +5,17 @@ import itertools
 import pytest
 import torch
 
-from puzzle.child import layout_from_config
-from puzzle.child.fusion import fuse_child
-from puzzle.costs import RESOURCES
 from puzzle.costs.checked import layout_cost
-from puzzle.costs.measured import MeasuredCosts
-from puzzle.costs.model import counted_cost
+from puzzle.costs.measured.sublayers import MeasuredCosts
+from puzzle.costs.protocol import RESOURCES, counted_cost
 from puzzle.errors import ConstraintError
-from puzzle.evaluate import quality
-from puzzle.fusion_search import choose_fusion
-from puzzle.parents import open_parent
-from puzzle.scenario import Scenario
-from puzzle.workspace import Workspace
+from puzzle.evaluation.quality import quality
+from puzzle.fusion.choice import choose_fusion
+from puzzle.fusion.fused import fuse_child
+from puzzle.limits.scenario import Scenario
+from puzzle.models.child_config import layout_from_config
+from puzzle.models.parent import open_parent
+from puzzle.storage.workspace import Workspace
 from search_space import Block, Fusion, SearchSpace, counting
 from search_space.fusion import candidate_runs
 from solvers import InfeasibleError, Limit

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 import puzzle
-from puzzle.constraints import parse_constraints
-from puzzle.costs import EngineCalibrated, PerScenario, Roofline, bench_of
+from puzzle.choice.goals import NOISE, Goals
+from puzzle.costs.calibrated.engine_costs import EngineCalibrated
+from puzzle.costs.measured.bench import bench_of
+from puzzle.costs.per_scenario import PerScenario
+from puzzle.costs.roofline import Roofline
 from puzzle.errors import ConstraintError, CostModelError
-from puzzle.goals import NOISE, Goals
-from puzzle.scenario import Workload
+from puzzle.limits.constraints import parse_constraints
+from puzzle.limits.scenario import Workload
 from search_space import ModelShape, SearchSpace
 from solvers import InfeasibleError
 from tests.puzzle.test_search import DATA, parent_model, text, tokenizer
@@ -45,7 +48,7 @@ def test_a_search_over_two_scenarios_meets_the_limit_of_each(tmp_path):
     own = puzzle.Layout.parent(result.layout.shape)
     for scenario, name, most in ((CHAT, "seconds", 1 / 1.2), (LONG, "prefill_seconds", 0.9)):
         child, parent = (
-            puzzle.costs.layout_cost(costs, layout, scenario)[name]
+            puzzle.costs.checked.layout_cost(costs, layout, scenario)[name]
             for layout in (result.layout, own)
         )
         assert child <= most * parent * (1 + 1e-9)

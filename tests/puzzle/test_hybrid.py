@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puzzle.errors import DataError
-from puzzle.library import build_library
-from puzzle.scoring import FisherConfig, HybridConfig, Score, Scores, hybrid, replace_one
-from puzzle.scoring.hybrid import anchor_keys, calibrate, kinds, mended
+from puzzle.library.build import build_library
+from puzzle.scoring.fisher import FisherConfig
+from puzzle.scoring.hybrid import HybridConfig, anchor_keys, calibrate, hybrid, kinds, mended
+from puzzle.scoring.replace_one import replace_one
+from puzzle.scoring.scores import Score, Scores
 from search_space import SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
 

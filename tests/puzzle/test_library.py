@@ -10,18 +10,19 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from puzzle import activations
-from puzzle.activations import in_batches
-from puzzle.data import Windows
 from puzzle.errors import DataError, ParentError, PuzzleError, WorkspaceError
-from puzzle.library import BLDConfig, LibraryConfig, build_library, heal
 from puzzle.library import build as build_module
-from puzzle.library.attention import head_options, promising_ways, whole_ways
-from puzzle.library.distill import LayerDistill
-from puzzle.library.fit import HeldOut, Moments, fit
-from puzzle.library.outputs import LayerOutputs
-from puzzle.parents import open_parent
-from puzzle.workspace import Workspace
+from puzzle.library.bld import LayerDistill
+from puzzle.library.build import build_library, heal
+from puzzle.library.kv_merging import head_options, promising_ways, whole_ways
+from puzzle.library.layer_outputs import LayerOutputs
+from puzzle.library.least_squares import HeldOut, Moments, fit
+from puzzle.library.settings import BLDConfig, LibraryConfig
+from puzzle.models import boundaries as activations
+from puzzle.models.boundaries import in_batches
+from puzzle.models.parent import open_parent
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import Windows
 from search_space import Block, Layout, SearchSpace
 
 SIZES = {
@@ -349,10 +350,10 @@ import sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 import puzzle
-from puzzle.data import Windows
+from puzzle.text.windows import Windows
 from puzzle.library import build_library
-from puzzle.parents import open_parent
-from puzzle.workspace import Workspace
+from puzzle.models import open_parent
+from puzzle.storage.workspace import Workspace
 from search_space import SearchSpace
 
 directory, layers = sys.argv[1], int(sys.argv[2])

@@ -8,13 +8,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from puzzle.costs import MeasuredCosts, measured, stacks, timing, usable_blocks
-from puzzle.costs.stacks import contexts, mean_step
-from puzzle.costs.timing import Stopwatch, drift, out_of_memory, spread, take_turns
+from puzzle.costs.checked import usable_blocks
+from puzzle.costs.measured import stacks
+from puzzle.costs.measured import sublayers as measured
+from puzzle.costs.measured.stacks import contexts, mean_step
+from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.errors import ConstraintError
-from puzzle.parents import open_parent
-from puzzle.scenario import Scenario
-from puzzle.workspace import Workspace
+from puzzle.hardware import stopwatch as timing
+from puzzle.hardware.stopwatch import Stopwatch, drift, out_of_memory, spread, take_turns
+from puzzle.limits.scenario import Scenario
+from puzzle.models.parent import open_parent
+from puzzle.storage.workspace import Workspace
 from search_space import Block, SearchSpace
 
 SCENARIO = Scenario(batch=2, prompt_tokens=6, generated_tokens=5, weight_dtype="float32")

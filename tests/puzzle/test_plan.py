@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
-from puzzle.data import DataConfig
-from puzzle.library import build_library
-from puzzle.plan import STAGES, Rates, plan
-from puzzle.scenario import Scenario
+from puzzle.library.build import build_library
+from puzzle.limits.scenario import Scenario
+from puzzle.pipeline.plan import STAGES, Rates, plan
+from puzzle.text.windows import DataConfig
 from search_space import SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
 

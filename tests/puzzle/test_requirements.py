@@ -8,19 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puzzle.constraints import Constraint, parse_constraint, parse_constraints
-from puzzle.costs import (
-    Roofline,
-    block_columns,
-    fixed_columns,
-    layout_columns,
-    layout_cost,
-    usable_blocks,
-    with_counts,
-)
+from puzzle.costs.checked import layout_cost, usable_blocks
+from puzzle.costs.columns import block_columns, fixed_columns, layout_columns
+from puzzle.costs.counted import with_counts
+from puzzle.costs.roofline import Roofline
 from puzzle.errors import ConstraintError, CostModelError
-from puzzle.requirements import Column, Term, limits, objective, requirements
-from puzzle.scenario import Scenario, Workload, rate
+from puzzle.limits.constraints import Constraint, parse_constraint, parse_constraints
+from puzzle.limits.requirements import Column, Term, limits, objective, requirements
+from puzzle.limits.scenario import Scenario, Workload, rate
 from search_space import Layout, ModelShape, SearchSpace
 from solvers import ChoiceProblem, Limit, solve
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from puzzle.errors import ConstraintError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 
 
 def test_defaults_are_the_documented_ones():

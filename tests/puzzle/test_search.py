@@ -19,15 +19,15 @@ from transformers import (
 
 import puzzle
 from puzzle.cli import main
-from puzzle.data import DataConfig, windows
 from puzzle.errors import ConstraintError, DataError, ParentError, WorkspaceError
-from puzzle.evaluate import quality
+from puzzle.evaluation.quality import quality
 from puzzle.library import build as library_module
-from puzzle.library import build_library
-from puzzle.library.fit import HeldOut, Moments, fit
-from puzzle.parents import open_parent
-from puzzle.scoring import replace_one
-from puzzle.workspace import Workspace
+from puzzle.library.build import build_library
+from puzzle.library.least_squares import HeldOut, Moments, fit
+from puzzle.models.parent import open_parent
+from puzzle.scoring.replace_one import replace_one
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
 from search_space import Block, Layout, SearchSpace
 
 ROOT = Path(__file__).parents[2]
@@ -105,12 +105,12 @@ def test_a_replace_one_score_is_the_kl_of_the_child_with_that_block(saved, tmp_p
     library = build_library(parent, space, cut, workspace=workspace)
     scores = replace_one(library, space, cut, workspace=workspace)
     own = Layout.parent(parent.shape)
-    reference = puzzle.child.assemble(
+    reference = puzzle.models.assemble(
         parent.config, own, library.child_tensors(own), dtype=torch.float32
     )
     for layer, label in [(0, "none+gated32"), (1, "gqa1+linear"), (2, "linear+none")]:
         layout = own.replace(layer, Block.from_label(label))
-        child = puzzle.child.assemble(
+        child = puzzle.models.assemble(
             parent.config, layout, library.child_tensors(layout), dtype=torch.float32
         )
         measured = quality(reference, child, cut.score)["child"]["kl"]
@@ -154,8 +154,8 @@ def test_a_damaged_layer_is_found_and_built_again_the_same(saved, tmp_path):
 KILLED = """
 import os, signal, sys
 import puzzle
-from puzzle import workspace
-from puzzle.data import DataConfig
+from puzzle.storage import workspace
+from puzzle.text.windows import DataConfig
 from tests.puzzle.test_search import DATA, SCENARIO, text
 builds, build = [], workspace.Artifact._build
 def killing(self, builder):

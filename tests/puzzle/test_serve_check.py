@@ -8,10 +8,11 @@ import torch
 from transformers import LlamaConfig
 
 from puzzle import serve_check
-from puzzle.child import PuzzleForCausalLM, config_from_layout
 from puzzle.errors import ExportError
-from puzzle.parents import LLAMA
-from puzzle.serve_check import EngineRun, TokenIds, compared, run_engine
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout
+from puzzle.models.llama import LLAMA
+from puzzle.serving.check import EngineRun, TokenIds, compared, run_engine
 from search_space import Block, Layout
 
 CONFIG = LlamaConfig(

@@ -7,11 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import puzzle
-from puzzle.data import DataConfig, windows
 from puzzle.demo import demo_model, demo_text
 from puzzle.errors import PuzzleError
-from puzzle.parents import open_parent
-from puzzle.workspace import Workspace
+from puzzle.models.parent import open_parent
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
 from search_space import Layout
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_the_unpacked_gguf_is_a_plain_checkpoint_with_the_same_logits(opened):
 def test_the_identity_child_of_the_real_model_knows_paris(opened):
     workspace, parent, _ = opened
     own = Layout.parent(parent.shape)
-    child = puzzle.child.assemble(parent.config, own, parent.state_dict(), dtype=torch.float32)
+    child = puzzle.models.assemble(parent.config, own, parent.state_dict(), dtype=torch.float32)
     tokens = parent.tokenizer("The capital of France is", return_tensors="pt")
     answer = child.generate(**tokens, max_new_tokens=6, do_sample=False)
     assert "Paris" in parent.tokenizer.decode(answer[0])

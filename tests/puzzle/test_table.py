@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from puzzle.errors import ConstraintError, DataError
-from puzzle.library.table import ScoreTable
+from puzzle.scoring.score_table import ScoreTable
 from search_space import Block
 from solvers import Limit, pool, solve
 

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from puzzle.costs import RESOURCES, MeasuredCosts, Roofline, Table, with_counts
+from puzzle.costs.cost_table import Table
+from puzzle.costs.counted import with_counts
+from puzzle.costs.measured.sublayers import MeasuredCosts
+from puzzle.costs.protocol import RESOURCES
+from puzzle.costs.roofline import Roofline
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from puzzle.testing import check_cost_model
 from search_space import ModelShape, SearchSpace
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from puzzle import workspace as module
-from puzzle.disk import free_bytes, require_free
 from puzzle.errors import DamagedArtifactError, DataError, WorkspaceError
-from puzzle.hashing import content_hash, hash_file, hash_tensors
-from puzzle.scenario import Scenario
-from puzzle.tensor_files import save_tensors
-from puzzle.workspace import Workspace
+from puzzle.limits.scenario import Scenario
+from puzzle.storage import workspace as module
+from puzzle.storage.disk import free_bytes, require_free
+from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.storage.tensor_files import save_tensors
+from puzzle.storage.workspace import Workspace
 
-ROOT = Path(module.__file__).resolve().parents[1]
+ROOT = Path(module.__file__).resolve().parents[2]
 SPEC = {"seed": 0, "name": "x"}
 
 
@@ -34,7 +34,7 @@ def build(folder):
 
 def run_child(root, code):
     source = f"import os, signal, sys, time\nROOT = {str(root)!r}\nSPEC = {SPEC!r}\n"
-    source += "from puzzle import workspace as module\nws = module.Workspace(ROOT)\n"
+    source += "from puzzle.storage import workspace as module\nws = module.Workspace(ROOT)\n"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([sys.executable, "-c", source + textwrap.dedent(code)], env=env)
 

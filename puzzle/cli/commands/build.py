@@ -1,4 +1,4 @@
-"""puzzle build: `puzzle.library.build_library`."""
+"""puzzle build: `puzzle.library.build.build_library`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from puzzle.cli.command import Answer, Command
 from puzzle.cli.inputs import BLD, LIBRARY, STAGE, Stage, library_config, open_stage, table
 from puzzle.cli.options import Given
 from puzzle.cli.planned import planned
-from puzzle.library import Library, build_library
+from puzzle.library.build import Library, build_library
 
 
 def library_of(given: Given, stage: Stage) -> Library:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from puzzle.cli.command import Answer, Command
 from puzzle.cli.options import Given
-from puzzle.devices import devices
+from puzzle.hardware.listing import devices
 
 
 def _run(given: Given) -> Answer:

@@ -7,7 +7,8 @@ from typing import Any
 
 from puzzle.cli.command import Answer, Command, UsageError, required
 from puzzle.cli.options import Given, Option, options_of
-from puzzle.distill import DistillConfig, distill
+from puzzle.distillation.distilling import distill
+from puzzle.distillation.settings import DistillConfig
 
 SOURCES = (
     Option(

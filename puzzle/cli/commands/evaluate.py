@@ -7,7 +7,7 @@ from typing import Any
 
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, Option, options_of
-from puzzle.evaluate import evaluate
+from puzzle.evaluation.evaluating import evaluate
 
 SOURCES = (
     Option(

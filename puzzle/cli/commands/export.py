@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, options_of
-from puzzle.export import export
+from puzzle.serving.exporting import export
 
 OWN = options_of(export, skip=("tokenizer",), positional=("child", "directory"))
 

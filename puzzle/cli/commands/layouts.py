@@ -8,7 +8,7 @@ from pathlib import Path
 from puzzle.cli.command import Answer, Command, UsageError
 from puzzle.cli.inputs import table
 from puzzle.cli.options import Given, Option
-from puzzle.disk import disk_errors
+from puzzle.storage.disk import disk_errors
 from search_space import Layout, layout_svg, published_layout, published_names
 
 OWN = (

@@ -6,7 +6,9 @@ from puzzle.cli.command import Answer, Command
 from puzzle.cli.inputs import STAGE, open_stage, table
 from puzzle.cli.options import Given, Option
 from puzzle.cli.planned import planned
-from puzzle.costs import Profile, cost_model, device_record, software_versions
+from puzzle.costs.by_name import cost_model
+from puzzle.costs.profile import Profile
+from puzzle.hardware.identity import device_record, software_versions
 from search_space import Block
 
 OWN = (

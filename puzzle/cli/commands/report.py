@@ -6,7 +6,7 @@ from pathlib import Path
 
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, Option
-from puzzle.result import load_result
+from puzzle.pipeline.result import load_result
 
 OWN = (
     Option(

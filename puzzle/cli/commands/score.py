@@ -11,8 +11,11 @@ from puzzle.cli.commands.build import library_of
 from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stage, table
 from puzzle.cli.options import Given, Option
 from puzzle.cli.planned import planned
-from puzzle.disk import disk_errors
-from puzzle.scoring import Scores, fisher, hybrid, replace_one
+from puzzle.scoring.fisher import fisher
+from puzzle.scoring.hybrid import hybrid
+from puzzle.scoring.replace_one import replace_one
+from puzzle.scoring.scores import Scores
+from puzzle.storage.disk import disk_errors
 
 METHODS: dict[str, Callable[..., Scores]] = {
     "hybrid": hybrid,

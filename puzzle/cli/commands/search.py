@@ -20,7 +20,7 @@ from puzzle.cli.inputs import (
 from puzzle.cli.options import Given, Option, options_of
 from puzzle.cli.planned import planned
 from puzzle.demo import DEMO_EFFORT
-from puzzle.search import search
+from puzzle.pipeline.search import search
 
 CONSTRAINTS = ["throughput >= 1.25x"]
 CONSTRAINT = Option(

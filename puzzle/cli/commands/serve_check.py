@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, options_of
-from puzzle.serve_check import serve_check
+from puzzle.serving.check import serve_check
 
 OWN = options_of(serve_check, positional=("directory",))
 

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from puzzle.choice.program import program_of
 from puzzle.cli.command import Answer, Command, UsageError, required
 from puzzle.cli.inputs import table
 from puzzle.cli.options import Given, Option, options_of
-from puzzle.costs import Profile
+from puzzle.costs.profile import Profile
 from puzzle.errors import DataError
-from puzzle.library.table import ScoreTable
-from puzzle.program import program_of
-from puzzle.scoring import Scores
+from puzzle.scoring.score_table import ScoreTable
+from puzzle.scoring.scores import Scores
 from search_space import Block, Layout
 from solvers import ChoiceProblem, Solution, solve
 

@@ -108,7 +108,7 @@ def test_solving_a_table_gives_what_solve_gives(tmp_path, capsys):
     file = tmp_path / "block_library.json"
     file.write_text(json.dumps({f"layer_{i}": layer for i in range(3)}))
     found = said(capsys, "solve", str(file), "--constraint", "memory_mib <= 9 MiB")
-    table = puzzle.library.table.ScoreTable.load(file)
+    table = puzzle.scoring.score_table.ScoreTable.load(file)
     expected = solve(table.problem("kl_div", {"memory_mib": "9 MiB"}))
     assert found["objective"] == expected.objective == 0.5
     assert main(["solve", str(file), "--constraint", "memory_mib <= 2"]) == 3
@@ -171,7 +171,7 @@ def test_a_dry_run_writes_nothing(source, capsys):
 
 INTERRUPTED = """
 import os, signal, sys
-from puzzle import workspace
+from puzzle.storage import workspace
 from puzzle.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 builds, build = [], workspace.Artifact._build

@@ -1,8 +1,11 @@
 import pytest
 
-from puzzle.costs import Profile, Roofline, Table, cost_model
+from puzzle.costs.by_name import cost_model
+from puzzle.costs.cost_table import Table
+from puzzle.costs.profile import Profile
+from puzzle.costs.roofline import Roofline
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import ModelShape, SearchSpace
 
 SHAPE = ModelShape(layers=2, hidden=64, heads=4, head_dim=16, kv_heads=2, ffn_width=256, vocab=100)

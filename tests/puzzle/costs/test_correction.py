@@ -5,16 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from puzzle.costs import (
-    Corrected,
-    Roofline,
-    fit_correction,
-    layout_cost,
-    meet,
-    tighten,
-)
+from puzzle.costs.checked import layout_cost
+from puzzle.costs.correction import Corrected, fit_correction, meet, tighten
+from puzzle.costs.roofline import Roofline
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from puzzle.testing import check_cost_model
 from search_space import Layout, ModelShape, SearchSpace
 from solvers import ChoiceProblem, InfeasibleError, Limit

@@ -3,18 +3,17 @@ import math
 import numpy as np
 import pytest
 
-from puzzle.costs import (
-    STANDARD_UNITS,
+from puzzle.costs.checked import (
     check_resources,
     checked_block_cost,
     checked_fixed_cost,
     layout_cost,
     usable_blocks,
-    with_counts,
 )
-from puzzle.costs.model import counted_cost
+from puzzle.costs.counted import with_counts
+from puzzle.costs.protocol import STANDARD_UNITS, counted_cost
 from puzzle.errors import ConstraintError, CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import FFN, Attention, Block, Layout, ModelShape, SearchSpace, counting
 
 SHAPE = ModelShape(

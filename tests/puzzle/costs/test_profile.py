@@ -4,9 +4,12 @@ import warnings
 
 import pytest
 
-from puzzle.costs import Profile, Roofline, device_record, layout_cost, software_versions
+from puzzle.costs.checked import layout_cost
+from puzzle.costs.profile import Profile
+from puzzle.costs.roofline import Roofline
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.hardware.identity import device_record, software_versions
+from puzzle.limits.scenario import Scenario
 from puzzle.testing import check_cost_model
 from search_space import Block, Layout, ModelShape, SearchSpace
 

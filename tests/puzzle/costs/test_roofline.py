@@ -4,9 +4,11 @@ import math
 
 import pytest
 
-from puzzle.costs import SPECS, DeviceSpec, Efficiency, Roofline, device_spec, layout_cost
+from puzzle.costs.checked import layout_cost
+from puzzle.costs.device_specs import SPECS, DeviceSpec, device_spec
+from puzzle.costs.roofline import Efficiency, Roofline
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import Block, Layout, ModelShape, counting
 
 SHAPE = ModelShape(

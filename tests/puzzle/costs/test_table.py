@@ -3,9 +3,10 @@ import math
 
 import pytest
 
-from puzzle.costs import Table, layout_cost
+from puzzle.costs.checked import layout_cost
+from puzzle.costs.cost_table import Table
 from puzzle.errors import CostModelError
-from puzzle.scenario import Scenario
+from puzzle.limits.scenario import Scenario
 from search_space import Block, Layout, ModelShape
 
 SHAPE = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2, ffn_width=16, vocab=32)

@@ -4,9 +4,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from puzzle.child import PuzzleForCausalLM, config_from_layout
-from puzzle.distill import DistillConfig
-from puzzle.parents import LLAMA
+from puzzle.distillation.settings import DistillConfig
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout
+from puzzle.models.llama import LLAMA
 from search_space import Block, Layout
 
 OWN = "gqa3+gated64"

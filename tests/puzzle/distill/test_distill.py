@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 import puzzle
-from puzzle.child import PuzzleForCausalLM
-from puzzle.distill import PackedStream
 from puzzle.errors import DataError, ParentError, WorkspaceError
-from puzzle.evaluate import quality
+from puzzle.evaluation.quality import quality
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.text.packing import PackedStream
 
 
 def run(out, *, data=None, child=None, validation=None, callbacks=(), resume=True, **changes):

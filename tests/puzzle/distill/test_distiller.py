@@ -7,10 +7,11 @@ import torch
 from distill_cases import LABELS, OWN, child_model, parent_model, settings, tokens
 from torch import nn
 
-from puzzle.child import PuzzleForCausalLM, config_from_layout
-from puzzle.distill import Distiller, boundary_pairs
+from puzzle.distillation.distiller import Distiller, boundary_pairs
 from puzzle.errors import DataError
-from puzzle.parents import LLAMA
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout
+from puzzle.models.llama import LLAMA
 from search_space import Fusion, Layout, Run
 
 

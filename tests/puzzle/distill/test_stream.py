@@ -8,8 +8,8 @@ import pytest
 import torch
 from distill_cases import WORDS, documents, tokenizer, tokens
 
-from puzzle.distill import PackedStream
 from puzzle.errors import DataError
+from puzzle.text.packing import PackedStream
 
 
 def sources(tmp_path):

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import puzzle
 from puzzle.errors import DataError
-from puzzle.evaluate import ChoiceTask, Question, mmlu_dev, read_task
+from puzzle.evaluation.questions import ChoiceTask, Question, mmlu_dev, read_task
 
 WORDS = ["Question", ":", "Answer", *[f"w{i}" for i in range(40)]]
 

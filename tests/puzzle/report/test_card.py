@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 import puzzle
 from puzzle.errors import DataError
-from puzzle.library import BLDConfig, LibraryConfig
+from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.report.card import model_card
 from solvers import solve
 from tests.puzzle.test_search import DATA

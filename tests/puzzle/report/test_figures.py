@@ -12,19 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puzzle.errors import DataError
-from puzzle.library import LocalError
-from puzzle.report import Evidence
+from puzzle.library.local_error import LocalError
 from puzzle.report.asked import asked
-from puzzle.report.costs import costs_of
+from puzzle.report.cost_points import costs_of
 from puzzle.report.curves import MOST_POINTS, averaged
+from puzzle.report.evidence import Evidence
 from puzzle.report.figures import frontier_svg
 from puzzle.report.frontier import frontier_of
 from puzzle.report.grids import Grid, error_grid, score_grid, stages
 from puzzle.report.shades import position, shade
 from puzzle.report.stability import stability
 from puzzle.report.svg import FRAME, heat, ticks
-from puzzle.scoring import Scores
-from puzzle.scoring.scores import Score
+from puzzle.scoring.scores import Score, Scores
 from solvers import ChoiceProblem, Limit, solve
 
 NUMBERS = st.floats(-1e9, 1e9).map(lambda value: round(value, 6))

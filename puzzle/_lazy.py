@@ -1,0 +1,79 @@
+"""Packages whose names are imported when they are first used, so that a door opens fast.
+
+The stub beside a package's `__init__.py` is the one list of what the package exports: type
+checkers and editors read it, and so does this module.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from wrapt import when_imported
+
+Door = tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]
+
+
+def exported_names(stub: Path) -> dict[str, str]:
+    """Returns the module of each name that a stub imports, by name."""
+    statements = ast.parse(stub.read_text(encoding="utf-8")).body
+    return {
+        alias.asname or alias.name: str(statement.module)
+        for statement in statements
+        if isinstance(statement, ast.ImportFrom) and statement.module != "__future__"
+        for alias in statement.names
+    }
+
+
+def open_door(package: str, file: str) -> Door:
+    """Returns `__getattr__`, `__dir__` and `__all__` of a package, as its stub says.
+
+    Args:
+        package: The package's `__name__`.
+        file: The package's `__file__`.
+
+    Example:
+        >>> __getattr__, __dir__, __all__ = open_door(__name__, __file__)  # doctest: +SKIP
+    """
+    modules = exported_names(Path(file).with_suffix(".pyi"))
+    names = sorted(modules)
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(modules[name]), name)
+
+    return get, lambda: names, names
+
+
+# What the child's classes are made of, and what they are registered with.
+_NEEDED = (
+    "transformers.models.auto.modeling_auto",
+    "transformers.modeling_layers",
+    "transformers.models.llama.modeling_llama",
+)
+
+
+def register_child_with_transformers() -> None:
+    """Lets `AutoModelForCausalLM.from_pretrained` open a child, once transformers is loaded.
+
+    Importing `puzzle.models.child` registers it. That waits for transformers, which takes seconds
+    to load and which a listing of layouts does without.
+    """
+    for name in _NEEDED:
+        when_imported(name)(_import_child)
+
+
+def _import_child(module: ModuleType) -> None:
+    # The modules import each other: only after the last of them is there anything to import.
+    if not any(_is_loading(name) for name in _NEEDED if name != module.__name__):
+        importlib.import_module("puzzle.models.child")
+
+
+def _is_loading(name: str) -> bool:
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))

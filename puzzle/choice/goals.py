@@ -1,0 +1,146 @@
+"""Goals: what is asked of the child in its scenarios, as columns and limits of the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from puzzle.costs.checked import usable_blocks
+from puzzle.costs.columns import block_columns, check_columns, fixed_columns, layout_columns
+from puzzle.costs.protocol import CostModel
+from puzzle.limits.constraints import Constraint, parse_constraint
+from puzzle.limits.requirements import SCORE, Column, limits, objective, requirements
+from puzzle.limits.scenario import Scenario, Workload
+from puzzle.scoring.scores import Scores
+from search_space import Block, Layout, SearchSpace
+from solvers import ChoiceProblem, InfeasibleError, Limit
+
+# A measurement that misses a limit by no more than this share of it has met it: repeated
+# measurements of one child differ by about as much.
+NOISE = 0.02
+
+
+class Goals:
+    """Constraints and objective of a search, over the blocks that can run.
+
+    Args:
+        constraints: What is required.
+        workload: The scenarios.
+        costs: What blocks cost in them.
+        space: The alternatives.
+        minimise: "kl", or a resource that is minimised under a limit on the KL.
+
+    Raises:
+        ConstraintError: A constraint or the objective names what there is not.
+        CostModelError: The cost model does not give a resource, or no number.
+    """
+
+    def __init__(
+        self,
+        constraints: Sequence[Constraint],
+        workload: Workload,
+        costs: CostModel,
+        space: SearchSpace,
+        minimise: str = SCORE,
+    ) -> None:
+        self.constraints, self.workload = tuple(constraints), workload
+        self.costs, self.space = costs, space
+        self.required = requirements(constraints, workload)
+        self.goal = objective(
+            minimise, workload, constraints=constraints, resources=costs.resources
+        )
+        self.bounded = tuple({r.column.name: r.column for r in self.required}.values())
+        columns = self._with_goal(self.bounded)
+        check_columns(costs, columns)
+        scenarios = {term.scenario for column in columns for term in column.terms}
+        self.rows = usable_blocks(costs, space, scenarios)
+        self.parent = layout_columns(costs, Layout.parent(space.shape), columns)
+        self.limits = limits(self.required, self.parent)
+
+    def _with_goal(self, columns: tuple[Column, ...]) -> list[Column]:
+        return list({column.name: column for column in (self.goal, *columns)}.values())
+
+    def problem(
+        self,
+        scores: Scores | None = None,
+        limits: Sequence[Limit] | None = None,
+        *,
+        timed: bool = False,
+    ) -> ChoiceProblem:
+        """Returns the program; without scores it only tells what can be reached.
+
+        Args:
+            scores: A score for every block.
+            limits: Tightened limits; by default those that the constraints mean.
+            timed: Whether seconds are a resource even if nothing bounds them.
+        """
+        score = None if scores is None else lambda layer, b: scores.kl(layer, b.label)
+        shown = self.bounded or (self.goal,)
+        if timed and "seconds" in self.costs.resources:
+            speed = parse_constraint("throughput >= 1x")
+            (column,) = (r.column for r in requirements([speed], self.workload))
+            shown = tuple({each.name: each for each in (*shown, column)}.values())
+        values = block_columns(self.costs, self.rows, self._with_goal(shown), score=score)
+        return ChoiceProblem(
+            tuple(tuple(block.label for block in row) for row in self.rows),
+            values[self.goal.name],
+            {column.name: values[column.name] for column in shown},
+            offsets=fixed_columns(self.costs, self.space.shape, shown),
+            limits=tuple(self.limits if limits is None else limits),
+        )
+
+    def refuse_unreachable(self) -> None:
+        """Raises InfeasibleError, in the user's units, before any long work."""
+        problem = self.problem()
+        lines = []
+        for required in self.required:
+            limit = required.limit(self.parent)
+            least, most = problem.bounds(limit.resource)
+            best = least if limit.at_most is not None else most
+            if limit.slack(best) < -problem.tolerance(limit.resource):
+                lines.append(required.describe_infeasible(best, self.parent))
+        if lines:
+            raise InfeasibleError(problem, "\n".join(lines))
+
+    def totals(self, layout: Layout, scores: Scores) -> dict[str, float]:
+        """Returns a layout's predicted total of each bounded column."""
+
+        def score(layer: int, block: Block) -> float:
+            return scores.kl(layer, block.label)
+
+        return layout_columns(self.costs, layout, self.bounded, score=score)
+
+    def measured_totals(
+        self, measured: Mapping[Scenario, Mapping[str, Mapping[str, float]]]
+    ) -> dict[str, float]:
+        """Returns the totals of the bounded columns of seconds that were measured.
+
+        Seconds of a relative constraint are those of the child as a share of the parent's measured
+        beside it, times the parent's predicted ones: a slow spell of the machine falls on both.
+        Totals within `NOISE` beyond their limit are put at the limit.
+
+        Args:
+            measured: Totals of "parent" and "child", by scenario.
+        """
+        found = {}
+        bounds = {limit.resource: limit for limit in self.limits}
+        for column in self.bounded:
+            timed = all(
+                term.resource.endswith("seconds") and term.scenario in measured
+                for term in column.terms
+            )
+            if not timed or column.name not in bounds:
+                continue
+            total = {
+                who: sum(t.factor * measured[t.scenario][who][t.resource] for t in column.terms)
+                for who in ("parent", "child")
+            }
+            relative = all(
+                r.constraint.relative for r in self.required if r.column.name == column.name
+            )
+            value = total["child"]
+            if relative:
+                value *= self.parent[column.name] / total["parent"]
+            limit = bounds[column.name]
+            missed = -limit.slack(value)
+            found[column.name] = limit.bound if 0 < missed <= NOISE * limit.bound else value
+        return found

@@ -1,0 +1,1 @@
+"""Costs fitted to whole layouts that were timed in a serving engine."""

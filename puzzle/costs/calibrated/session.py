@@ -1,0 +1,112 @@
+"""Timing layouts in an engine, each beside the parent, each stored as soon as it is known."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzle.costs.calibrated.engines.engine import Engine, Timing
+from puzzle.errors import EngineError
+from puzzle.hardware.identity import device_record
+from puzzle.limits.scenario import Scenario
+from puzzle.models.child_config import config_from_layout
+from puzzle.storage.workspace import Workspace
+from search_space import Layout
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one layout took, and what the parent took in the same minute.
+
+    Args:
+        layout: The layout.
+        timing: Its times.
+        parent: The parent's, taking turns with it; None for an engine that holds one model.
+    """
+
+    layout: Layout
+    timing: Timing
+    parent: Timing | None
+
+    def ratio(self, phase: str) -> float:
+        """Returns the layout's median seconds over the parent's of the same session."""
+        if self.parent is None:
+            raise EngineError("this engine runs one model at a time; there is no ratio")
+        return self.timing.median(phase) / self.parent.median(phase)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """An engine, a scenario and a parent whose layouts are timed.
+
+    Args:
+        engine: The engine.
+        config: The parent's transformers config.
+        scenario: Batch and lengths.
+        workspace: Where every measured layout is stored; logs are in its `logs` directory.
+    """
+
+    engine: Engine
+    config: Any
+    scenario: Scenario
+    workspace: Workspace
+
+    def measure(self, layout: Layout) -> Measurement:
+        """Times a layout, or reads what was timed before.
+
+        Raises:
+            EngineError: The engine failed twice in a row.
+        """
+        artifact = self.workspace.artifact("engine-runs", self._spec(layout))
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                artifact = self.workspace.get_or_build(
+                    artifact.kind, artifact.spec, lambda to: self._build(layout, to)
+                )
+                break
+            except EngineError as error:
+                if attempt == ATTEMPTS:
+                    raise
+                logger.warning("%s failed and is tried again: %s", self.engine.name, error)
+        found = [Timing(**_tuples(values)) for values in artifact.load_json("seconds.json")]
+        return Measurement(
+            layout=layout, timing=found[-1], parent=found[0] if len(found) > 1 else None
+        )
+
+    def _spec(self, layout: Layout) -> dict[str, Any]:
+        return {
+            "engine": self.engine.record(),
+            "device": device_record(),
+            "scenario": self.scenario.to_dict(),
+            "config": config_from_layout(self.config, layout).to_json_string(),
+            "paired": self._paired(),
+        }
+
+    def _paired(self) -> bool:
+        return bool(getattr(self.engine, "takes_turns", False))
+
+    def _build(self, layout: Layout, directory: Path) -> None:
+        wanted = [Layout.parent(layout.shape), layout] if self._paired() else [layout]
+        key = self.workspace.artifact("engine-runs", self._spec(layout)).key
+        log = self.workspace.root / "logs" / f"{self.engine.name}-{key[:12]}.log"
+        with self.workspace.scratch() as scratch:
+            models = []
+            for index, each in enumerate(wanted):
+                models.append(scratch / f"model-{index}")
+                models[-1].mkdir()
+                config = config_from_layout(self.config, each)
+                self.engine.write(config, self.scenario, models[-1])
+            timings = self.engine.run(models, self.scenario, log=log)
+        text = json.dumps([timing.to_dict() for timing in timings])
+        (directory / "seconds.json").write_text(text, encoding="utf-8")
+
+
+def _tuples(values: dict[str, list[float]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(value) for name, value in values.items()}

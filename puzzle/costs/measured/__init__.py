@@ -1,0 +1,1 @@
+"""Costs measured with torch on a device of this machine."""

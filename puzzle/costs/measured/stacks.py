@@ -1,0 +1,164 @@
+"""What is timed: stacks of one sublayer, as deep as the model, and the model without layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from puzzle.hardware.stopwatch import Seconds, Stopwatch
+from puzzle.limits.scenario import Scenario
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout
+from puzzle.models.parent import Parent
+from search_space import FFN, Attention, Block, Layout
+
+NOTHING = Block(Attention("none"), FFN("none"))
+STEPS = 8  # decode steps timed together, since one alone is short
+
+
+def contexts(scenario: Scenario) -> tuple[int, ...]:
+    """Returns the numbers of cached tokens at which decoding is timed: start, middle, end."""
+    start, end = scenario.prompt_tokens, scenario.sequence_tokens - 1
+    return tuple(sorted({start, (start + end) // 2, end}))
+
+
+def mean_step(times: Sequence[tuple[int, float]], scenario: Scenario) -> float:
+    """Returns the mean seconds of a decode step over a reply, interpolated between contexts.
+
+    Args:
+        times: Pairs of context and seconds, by ascending context.
+        scenario: Its reply is decoded at prompt_tokens, prompt_tokens + 1, ... cached tokens.
+
+    Example:
+        >>> scenario = Scenario(prompt_tokens=10, generated_tokens=3)
+        >>> mean_step([(10, 1.0), (12, 3.0)], scenario)
+        2.0
+    """
+    import numpy as np
+
+    steps = np.arange(scenario.prompt_tokens, scenario.sequence_tokens)
+    at, seconds = zip(*times, strict=True)
+    return float(np.interp(steps, at, seconds).mean())
+
+
+def fixed_job(
+    parent: Parent, scenario: Scenario, device: str, watch: Stopwatch
+) -> Callable[[], Seconds]:
+    """Returns a job that times embedding, masks, rotary tables, final norm and head."""
+    model = _model(parent, NOTHING, device)
+    size = (scenario.batch, scenario.prompt_tokens)
+    prompt = torch.zeros(size, dtype=torch.long, device=device)
+
+    def forward(tokens: torch.Tensor) -> None:
+        model(tokens, logits_to_keep=1).logits.argmax(-1)
+
+    step = _graphed(lambda: forward(prompt[:, :1]), watch)
+    return lambda: {
+        "prefill": watch.seconds(lambda: forward(prompt)),
+        "decode": watch.seconds(step, STEPS),
+    }
+
+
+def stack_job(
+    parent: Parent, block: Block, scenario: Scenario, device: str, watch: Stopwatch
+) -> Callable[[], Seconds]:
+    """Returns a job that times one block, in seconds per layer.
+
+    The phases are "prefill", and "decode@n" with n cached tokens; blocks without a cache are
+    timed at one n.
+    """
+    stack = _Stack(parent, block, scenario, device)
+    wanted = contexts(scenario)
+    if block.attention.kind != "gqa":
+        wanted = wanted[:1]
+    # A graph is tied to its cache, so on a GPU there is one of both per context.
+    steps = {n: _graphed(stack.step(n), watch) for n in wanted} if watch.cuda else {}
+
+    def run() -> Seconds:
+        found = {"prefill": watch.seconds(stack.prefill) / stack.depth}
+        for n in wanted:
+            step = steps.get(n) or stack.step(n)
+            found[f"decode@{n}"] = watch.seconds(step, STEPS) / stack.depth
+        return found
+
+    return run
+
+
+class _Stack:
+    """Copies of a block one after the other, each with weights and a cache of its own."""
+
+    def __init__(self, parent: Parent, block: Block, scenario: Scenario, device: str) -> None:
+        self.model = _model(parent, block, device)
+        self.layers = self.model.model.layers
+        self.depth, self.block, self.scenario = len(self.layers), block, scenario
+        self.head_dim, dtype = parent.shape.head_dim, parent.dtype
+        generator = torch.Generator().manual_seed(0)
+        shape = (scenario.batch, scenario.prompt_tokens, parent.shape.hidden)
+        self.x_BLD = torch.randn(shape, generator=generator).to(device, dtype)
+        tables = parent.rope(scenario.sequence_tokens + 1)
+        self.cos, self.sin = (table.to(device, dtype) for table in tables)
+
+    def _forward(self, x_BLD: torch.Tensor, cache: DynamicCache, start: int) -> None:
+        end = start + x_BLD.shape[1]
+        rope = (self.cos[:, start:end], self.sin[:, start:end])
+        for layer in self.layers:
+            x_BLD = layer(
+                x_BLD, attention_mask=None, position_embeddings=rope, past_key_values=cache
+            )
+
+    def prefill(self) -> None:
+        self._forward(self.x_BLD, DynamicCache(config=self.model.config), 0)
+
+    def step(self, cached: int) -> Callable[[], None]:
+        """Returns a decode step with so many tokens in the cache at first."""
+        cache = DynamicCache(config=self.model.config)
+        if self.block.attention.kind == "gqa":
+            size = (self.scenario.batch, self.block.attention.kv_heads or 0, cached, self.head_dim)
+            for index in range(self.depth):
+                keys = self.x_BLD.new_zeros(size)
+                cache.update(keys, keys.clone(), index)
+        x_BLD = self.x_BLD[:, :1]
+        return lambda: self._forward(x_BLD, cache, cached)
+
+
+def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
+    """Returns a step as a CUDA graph, without what launching its kernels takes; as it is on a CPU.
+
+    Serving engines decode with CUDA graphs, and a small batch would else be timed as so many
+    launches.
+    """
+    if not watch.cuda:
+        return step
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()  # kernels are chosen and workspaces made outside the graph
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _model(parent: Parent, block: Block, device: str) -> PuzzleForCausalLM:
+    """Returns a child with the same block in all layers and random weights.
+
+    A block wider than the parent's comes in as many copies as take no more than the parent.
+    """
+    members = -(-(block.ffn.width or 0) // parent.shape.ffn_width)
+    depth = max(2, parent.shape.layers // max(1, members))
+    layout = Layout(replace(parent.shape, layers=depth), (block,) * depth)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(parent.dtype)
+    try:
+        with torch.device(device):
+            model = PuzzleForCausalLM(config_from_layout(parent.config, layout))
+    finally:
+        torch.set_default_dtype(before)
+    # Weights keep requires_grad, as in any model that is loaded and generates: without it torch
+    # copies the whole output head to multiply it with a prompt's last position.
+    return model.eval()

@@ -1,0 +1,5 @@
+"""Global distillation: the whole child is trained to imitate its parent."""
+
+from puzzle._lazy import open_door
+
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

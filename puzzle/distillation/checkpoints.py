@@ -1,0 +1,177 @@
+"""Checkpoints of a distillation: safetensors and JSON, readable by any number of processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from puzzle.distillation.parallel import Parallel
+from puzzle.storage.hashing import content_hash
+from puzzle.storage.tensor_files import save_tensors
+from puzzle.storage.workspace import MANIFEST, Artifact, Workspace
+
+logger = logging.getLogger(__name__)
+
+KIND = "checkpoint"
+FILE_BYTES = 4 * 2**30
+MOMENTS = ("exp_avg", "exp_avg_sq")
+STATE, STREAM, INDEX = "state.json", "stream.safetensors", "index.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run in a workspace.
+
+    Args:
+        workspace: Where they are.
+        run: All that the run's result depends on; checkpoints of other runs are not seen.
+        parallel: The processes; the first one writes and reads.
+        keep: How many are kept.
+    """
+
+    def __init__(
+        self, workspace: Workspace, run: Mapping[str, Any], parallel: Parallel, keep: int
+    ) -> None:
+        self.workspace, self.parallel, self.keep = workspace, parallel, keep
+        self.run = content_hash(run)
+
+    def artifact(self, step: int) -> Artifact:
+        """Returns the artifact of a step, written or not."""
+        return self.workspace.artifact(KIND, {"run": self.run, "step": step})
+
+    def steps(self) -> list[int]:
+        """Returns the steps with a checkpoint, newest first."""
+        found = []
+        for path in self.workspace.root.glob(f"{KIND}/*/{MANIFEST}"):
+            try:
+                spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
+                if spec["run"] == self.run:
+                    found.append(int(spec["step"]))
+            except (OSError, ValueError, KeyError, TypeError):
+                logger.warning("%s cannot be read and is passed over", path)
+        return sorted(found, reverse=True)
+
+    def newest(self) -> Artifact | None:
+        """Returns the newest sound checkpoint; damaged ones are reported and deleted."""
+        for step in self.steps():
+            artifact = self.artifact(step)
+            if artifact.sound():
+                return artifact
+            logger.warning("the checkpoint of step %d is damaged; the one before is taken", step)
+            shutil.rmtree(artifact.path)
+        return None
+
+    def save(
+        self,
+        step: int,
+        parameters: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+        values: Mapping[str, Any],
+        stream: Mapping[str, torch.Tensor],
+    ) -> Path:
+        """Writes a checkpoint; every process has to call this.
+
+        Args:
+            step: Steps done.
+            parameters: The trained parameters by name.
+            optimizer: Their AdamW.
+            values: JSON values.
+            stream: Tensors of the data stream.
+
+        Raises:
+            WorkspaceError: The disk refuses; older checkpoints are still there.
+        """
+        tensors = _training_state(parameters, optimizer)
+        artifact = self.artifact(step)
+        if self.parallel.share(artifact.exists()):
+            return artifact.path
+        whole = self.parallel.gather(tensors)
+        if not self.parallel.first:
+            for _ in whole:
+                pass
+            return artifact.path
+
+        def build(directory: Path) -> None:
+            _write_files(directory, whole)
+            save_tensors(directory / STREAM, stream)
+            (directory / STATE).write_text(json.dumps(values), encoding="utf-8")
+
+        artifact.write(build)
+        for old in self.steps()[self.keep :]:
+            shutil.rmtree(self.artifact(old).path)
+        logger.info("checkpoint of step %d: %s", step, artifact.path)
+        return artifact.path
+
+    def load(
+        self,
+        artifact: Artifact | None,
+        parameters: Mapping[str, torch.Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Fills parameters and optimiser from a checkpoint and returns the rest of it.
+
+        Args:
+            artifact: The checkpoint; only the first process has to know it.
+            parameters: The trained parameters by name.
+            optimizer: Their AdamW.
+        """
+        values: dict[str, Any] = {}
+        stream: dict[str, torch.Tensor] = {}
+        index: dict[str, str] = {}
+        if artifact is not None:
+            values, index = artifact.load_json(STATE), artifact.load_json(INDEX)
+            stream = artifact.load_tensors(STREAM)
+        values, stream = self.parallel.share((values, stream))
+        for parameter in parameters.values():
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(values["step"])),
+                **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+            }
+
+        def read(name: str) -> torch.Tensor:
+            assert artifact is not None
+            with safe_open(artifact.path / index[name], framework="pt") as file:
+                return file.get_tensor(name)
+
+        for name, tensor in _training_state(parameters, optimizer).items():
+            self.parallel.fill(tensor, partial(read, name))
+        return values, stream
+
+
+def _training_state(
+    parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    found = {f"child/{name}": parameter for name, parameter in parameters.items()}
+    for moment in MOMENTS:
+        for name, parameter in parameters.items():
+            found[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+    return found
+
+
+def _write_files(directory: Path, tensors: Any) -> None:
+    """Writes named tensors to files of a few gigabytes, holding one file's worth at a time."""
+    index: dict[str, str] = {}
+    held: dict[str, torch.Tensor] = {}
+    number = 0
+
+    def flush() -> None:
+        nonlocal number
+        name = f"training-{number:05d}.safetensors"
+        save_tensors(directory / name, held)
+        index.update(dict.fromkeys(held, name))
+        held.clear()
+        number += 1
+
+    for name, tensor in tensors:
+        if held and sum(t.nbytes for t in held.values()) + tensor.nbytes > FILE_BYTES:
+            flush()
+        held[name] = tensor
+    flush()
+    (directory / INDEX).write_text(json.dumps(index), encoding="utf-8")

@@ -1,0 +1,208 @@
+"""Distiller: parent and child in one module whose forward pass is the distillation loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from puzzle.distillation.head_losses import IGNORED, NAMES, head_losses
+from puzzle.distillation.settings import DistillConfig
+from puzzle.errors import DataError
+from search_space import Fusion
+
+HIDDEN = {"cosine", "mse"}
+
+
+class Distiller(nn.Module):
+    """Both models under one roof, so that one call shards them and gathers their outer weights.
+
+    The loss is computed inside `forward` because only there does FSDP hold the heads whole.
+
+    Args:
+        child: The child; its parameters are trained.
+        parent: The parent, of the same vocabulary; its parameters are frozen.
+        config: The losses and how they are computed.
+
+    Raises:
+        DataError: The losses cannot be computed between these two models.
+    """
+
+    def __init__(self, child: Any, parent: Any, config: DistillConfig) -> None:
+        super().__init__()
+        self.child, self.parent = child, parent.requires_grad_(False).eval()
+        self.losses, self.chunk = dict(config.losses), config.vocab_chunk
+        self.pairs = _pairs(child.config, parent.config, config)
+        if not set(NAMES) & set(self.losses):
+            self._freeze_after(max(pair[0] for pair in self.pairs))
+
+    def _freeze_after(self, layer: int) -> None:
+        """Freezes what no loss depends on: all that follows the last layer that is compared."""
+        inner = self.child.model
+        for module in (*inner.layers[layer + 1 :], inner.norm):
+            module.requires_grad_(False)
+        if self.child.lm_head.weight is not inner.embed_tokens.weight:
+            self.child.lm_head.requires_grad_(False)
+
+    def forward(
+        self, tokens_BL: torch.Tensor, *, measure: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns the weighted loss and its terms in the order of the config's losses.
+
+        Args:
+            tokens_BL: Token windows.
+            measure: Return KL to the parent and cross-entropy instead, whatever the losses are.
+        """
+        if measure:
+            return self._measure(tokens_BL)
+        needs_parent = set(self.losses) != {"lm"}
+        teacher: tuple[torch.Tensor, list[torch.Tensor]] | None = None
+        with torch.no_grad():
+            if needs_parent:
+                teacher = _run(self.parent, tokens_BL, [pair[1] for pair in self.pairs])
+        child_BLD, states = _run(self.child, tokens_BL, [pair[0] for pair in self.pairs])
+        found: dict[str, torch.Tensor] = {}
+        if teacher is not None and self.pairs:
+            found |= hidden_losses(states, teacher[1], HIDDEN & set(self.losses))
+        if set(NAMES) & set(self.losses):
+            found |= self._head(child_BLD, tokens_BL, None if teacher is None else teacher[0])
+        terms = torch.stack([found[name].float() for name in self.losses])
+        weights = torch.tensor(list(self.losses.values()), device=terms.device)
+        return (terms * weights).sum(), terms.detach()
+
+    def _head(
+        self, child_BLD: torch.Tensor, tokens_BL: torch.Tensor, parent_BLD: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        if not {"kl", "reverse_kl"} & set(self.losses):
+            parent_BLD = None
+        return head_losses(
+            child_BLD.flatten(0, 1),
+            self.child.lm_head.weight,
+            next_tokens(tokens_BL).flatten(),
+            parent_ND=None if parent_BLD is None else parent_BLD.flatten(0, 1),
+            parent_VD=None if parent_BLD is None else self.parent.lm_head.weight,
+            chunk=self.chunk,
+        )
+
+    @torch.no_grad()
+    def _measure(self, tokens_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        teacher, _ = _run(self.parent, tokens_BL, [])
+        child_BLD, _ = _run(self.child, tokens_BL, [])
+        found = head_losses(
+            child_BLD.flatten(0, 1),
+            self.child.lm_head.weight,
+            next_tokens(tokens_BL).flatten(),
+            parent_ND=teacher.flatten(0, 1),
+            parent_VD=self.parent.lm_head.weight,
+            chunk=self.chunk,
+        )
+        return found["kl"], found["lm"]
+
+
+def next_tokens(tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Returns each position's next token, and -100 where the window ends."""
+    last_B1 = torch.full_like(tokens_BL[:, :1], IGNORED)
+    return torch.cat([tokens_BL[:, 1:], last_B1], 1)
+
+
+def hidden_losses(
+    child: Sequence[torch.Tensor], parent: Sequence[torch.Tensor], names: set[str]
+) -> dict[str, torch.Tensor]:
+    """Returns the losses between residual streams, mean over boundaries and tokens.
+
+    Args:
+        child: The child's streams, (B, L, hidden) each.
+        parent: The parent's at the same boundaries.
+        names: "cosine" = 1 - cos, "mse" = ||c - p||^2 / ||p||^2.
+    """
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for c_BLD, p_BLD in zip(child, parent, strict=True):
+        c_BLD, p_BLD = c_BLD.float(), p_BLD.float()
+        if "cosine" in names:
+            cosine_BL = nn.functional.cosine_similarity(c_BLD, p_BLD, dim=-1)
+            found["cosine"].append(1 - cosine_BL.mean())
+        if "mse" in names:
+            power_BL = p_BLD.square().sum(-1)
+            found["mse"].append(((c_BLD - p_BLD).square().sum(-1) / power_BL).mean())
+    return {name: torch.stack(values).mean() for name, values in found.items()}
+
+
+def boundary_pairs(fusion: Fusion, layers: int) -> tuple[tuple[int, int], ...]:
+    """Returns which layer of a fused child ends where which layer of its parent ends.
+
+    A fused layer ends where the last layer of its run does; boundaries inside a run are gone.
+
+    Args:
+        fusion: The runs of layers that were fused.
+        layers: Layers before fusion.
+
+    Example:
+        >>> from search_space import Fusion, Run
+        >>> boundary_pairs(Fusion((Run(1, 3),)), 5)
+        ((0, 0), (1, 3), (2, 4))
+    """
+    gone = {layer for run in fusion.runs for layer in range(run.first, run.last)}
+    kept = [layer for layer in range(layers) if layer not in gone]
+    return tuple(enumerate(kept))
+
+
+def _pairs(child: Any, parent: Any, config: DistillConfig) -> tuple[tuple[int, int], ...]:
+    if child.vocab_size != parent.vocab_size:
+        raise DataError(
+            f"the child's vocabulary has {child.vocab_size} tokens and the parent's "
+            f"{parent.vocab_size}; distillation needs the same one"
+        )
+    if not HIDDEN & set(config.losses):
+        return ()
+    if child.hidden_size != parent.hidden_size:
+        raise DataError(
+            f"the child's hidden size is {child.hidden_size} and the parent's "
+            f"{parent.hidden_size}; drop {sorted(HIDDEN & set(config.losses))} from the losses"
+        )
+    counts = child.num_hidden_layers, parent.num_hidden_layers
+    if config.boundaries is None:
+        if counts[0] != counts[1]:
+            raise DataError(
+                f"the child has {counts[0]} layers and the parent {counts[1]}; say which outputs "
+                "are to be compared with boundaries=, such as boundary_pairs(fusion, layers) gives"
+            )
+        return tuple((layer, layer) for layer in range(counts[0]))
+    inside = all(0 <= c < counts[0] and 0 <= p < counts[1] for c, p in config.boundaries)
+    if not inside or not config.boundaries:
+        raise DataError(
+            f"boundaries={config.boundaries!r}; allowed: pairs of a child layer from 0 to "
+            f"{counts[0] - 1} and a parent layer from 0 to {counts[1] - 1}"
+        )
+    return tuple(config.boundaries)
+
+
+def _run(
+    model: Any, tokens_BL: torch.Tensor, layers: Sequence[int]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Returns what enters the head and the outputs of the given layers."""
+    with _recorded(model.model.layers, layers) as outputs:
+        h_BLD = model.model(input_ids=tokens_BL, use_cache=False).last_hidden_state
+        found = dict(outputs)
+    return h_BLD, [found[layer] for layer in layers]
+
+
+@contextmanager
+def _recorded(modules: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Keeps the outputs of layers while open; gradient checkpointing runs them again later."""
+    found: dict[int, torch.Tensor] = {}
+
+    def record(layer: int) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            found[layer] = output
+
+        return hook
+
+    handles = [modules[layer].register_forward_hook(record(layer)) for layer in {*layers}]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,184 @@
+"""distill(): a child trained to be its parent's equal, from any checkpoint on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puzzle.distillation.checkpoints import KIND, Checkpoints
+from puzzle.distillation.distiller import Distiller
+from puzzle.distillation.events import Callback, Events
+from puzzle.distillation.loop import Loop
+from puzzle.distillation.outcome import DistillResult
+from puzzle.distillation.parallel import Parallel
+from puzzle.distillation.saving import save_child
+from puzzle.distillation.settings import DistillConfig
+from puzzle.errors import DataError, WorkspaceError
+from puzzle.models.trainable import OpenModel, empty_model, open_model
+from puzzle.storage.disk import require_free
+from puzzle.storage.workspace import Workspace
+from puzzle.text.packing import PackedStream, refuse_foreign
+
+
+def distill(
+    child: Any,
+    parent: Any,
+    data: Any,
+    *,
+    config: DistillConfig | None = None,
+    validation: Any = None,
+    tokenizer: Any = None,
+    out: str | os.PathLike[str] = "distilled",
+    resume: bool = True,
+    callbacks: Iterable[Callback] = (),
+    report_to: str | Iterable[str] | None = None,
+) -> DistillResult:
+    """Distils a whole child from its parent: hidden states and next-token distributions.
+
+    Global knowledge distillation of Puzzle (arXiv 2411.19146, section 5). Runs in one process, or
+    in as many as `accelerate launch` starts, with the same batches and so the same result up to
+    rounding. Under `out` it leaves checkpoints and, at the end, the child.
+
+    Args:
+        child: A child or its directory; it is not changed.
+        parent: A directory, a hub id, a GGUF file, a transformers model, or an opened Parent.
+        data: Text, rows with `text` or `messages`, a `datasets` data set (streamed or not), token
+            windows, or the `pathlib.Path` of a .jsonl, .json, .parquet or .txt file.
+        config: Losses, budget, optimiser and precision.
+        validation: Text of any of these kinds, never trained on, of which KL and perplexity are
+            measured before, after and, on request, in between.
+        tokenizer: Tokenizer; by default the one beside the parent, then the one beside the child.
+        out: The run directory.
+        resume: Go on from the newest sound checkpoint of the same child, parent, data and
+            settings; if False, there must be none in `out`.
+        callbacks: TrainerCallback instances of transformers.
+        report_to: Trackers that transformers knows, such as "tensorboard" or "wandb".
+
+    Returns:
+        The history, and where the child is.
+
+    Raises:
+        DataError: The models do not fit each other, or data or settings will not do.
+        ParentError: A model cannot be opened.
+        WorkspaceError: The disk is full or cannot be written, or `resume` forbids to go on.
+        DivergedError: The loss or its gradient is not finite.
+
+    Example:
+        >>> import puzzle
+        >>> from pathlib import Path
+        >>> result = puzzle.distill("run/child", "parent", Path("corpus.jsonl"),
+        ...     config=puzzle.DistillConfig(tokens=50_000_000))  # doctest: +SKIP
+    """
+    config = config or DistillConfig()
+    parallel = Parallel(config)
+    config.accumulation(parallel.size)
+    workspace = _workspace(out, resume, parallel)
+    pupil = open_model(child, workspace)
+    teacher = open_model(parent, workspace, tokenizer=tokenizer)
+    tokenizer = tokenizer or teacher.tokenizer or pupil.tokenizer
+    vocab = pupil.config.vocab_size
+    stream = _stream(data, tokenizer, config, vocab)
+    held_out = _windows(validation, tokenizer, config, vocab)
+    events = Events(
+        config,
+        workspace.root,
+        callbacks,
+        report_to,
+        cpu=parallel.device.type == "cpu",
+        evaluates=held_out is not None,
+    )
+    distiller = Distiller(
+        empty_model(pupil.config, torch.float32), empty_model(teacher.config, teacher.dtype), config
+    )
+    _require_disk(workspace.root, distiller.child, config)
+    loop = Loop(
+        distiller=distiller,
+        module=_place(parallel, distiller, pupil, teacher),
+        parallel=parallel,
+        config=config,
+        stream=stream,
+        validation=held_out,
+        checkpoints=Checkpoints(
+            workspace, _spec(pupil, teacher, stream, config), parallel, config.keep_checkpoints
+        ),
+        events=events,
+        tokenizer=tokenizer,
+    )
+    loop.run()
+    result = DistillResult(
+        path=workspace.root / "child",
+        config=config,
+        history=loop.history,
+        evaluations=loop.evaluations,
+    )
+    save_child(result, distiller.child, pupil, tokenizer, parallel)
+    return result
+
+
+def _workspace(out: str | os.PathLike[str], resume: bool, parallel: Parallel) -> Workspace:
+    workspace = Workspace(out)
+    if not resume and parallel.share(any(workspace.root.glob(f"{KIND}/*/manifest.json"))):
+        raise WorkspaceError(
+            f"{workspace.root} holds checkpoints of an earlier run; resume it or choose another "
+            "run directory"
+        )
+    if parallel.first:
+        workspace.clean()
+    parallel.barrier()
+    return workspace
+
+
+def _stream(data: Any, tokenizer: Any, config: DistillConfig, vocab: int) -> PackedStream:
+    return PackedStream(
+        data,
+        tokenizer,
+        length=config.length,
+        seed=config.seed,
+        thinking=config.thinking,
+        buffer=config.shuffle_buffer,
+        vocab=vocab,
+    )
+
+
+def _windows(
+    validation: Any, tokenizer: Any, config: DistillConfig, vocab: int
+) -> torch.Tensor | None:
+    if validation is None:
+        return None
+    if isinstance(validation, torch.Tensor):
+        if validation.dim() != 2 or validation.is_floating_point() or not len(validation):
+            raise DataError(
+                f"validation is a tensor of shape {tuple(validation.shape)}; give token windows"
+            )
+        refuse_foreign(validation, vocab)
+        return validation
+    return _stream(validation, tokenizer, config, vocab).take(config.validation_windows)
+
+
+def _require_disk(path: Path, child: Any, config: DistillConfig) -> None:
+    # Weights and two moments in float32 per checkpoint, one more while it is written, the child.
+    parameters = sum(parameter.numel() for parameter in child.parameters())
+    require_free(path, parameters * (12 * (config.keep_checkpoints + 1) + 4))
+
+
+def _place(parallel: Parallel, distiller: Distiller, pupil: OpenModel, teacher: OpenModel) -> Any:
+    def source(name: str) -> torch.Tensor:
+        side, _, rest = name.partition(".")
+        return (pupil if side == "child" else teacher).tensors[rest]
+
+    return parallel.place(distiller, source)
+
+
+def _spec(
+    pupil: OpenModel, teacher: OpenModel, stream: PackedStream, config: DistillConfig
+) -> dict[str, Any]:
+    return {
+        "child": pupil.identity,
+        "parent": teacher.identity,
+        "data": stream.rows.identity,
+        "config": config.result_fields(),
+    }

@@ -1,0 +1,118 @@
+"""What a run tells the outside: callbacks and trackers of transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+
+from puzzle.distillation.settings import DistillConfig
+from puzzle.errors import DataError
+
+Callback = Any
+
+
+class Events:
+    """The callbacks of a run, called when and how the Trainer calls them.
+
+    They get the run's settings as TrainingArguments, its progress as TrainerState, and a
+    TrainerControl whose flags ask for a log entry, a measurement, a checkpoint or the end.
+
+    Args:
+        config: The run's settings.
+        out: The run directory.
+        callbacks: TrainerCallback instances or classes.
+        report_to: Names of trackers that transformers knows, such as "tensorboard".
+        cpu: Whether the run is on the CPU.
+        evaluates: Whether there is validation text.
+
+    Raises:
+        DataError: A callback is none, or a tracker is unknown or not installed.
+    """
+
+    def __init__(
+        self,
+        config: DistillConfig,
+        out: Path,
+        callbacks: Iterable[Callback],
+        report_to: str | Iterable[str] | None,
+        *,
+        cpu: bool,
+        evaluates: bool,
+    ) -> None:
+        every = config.evaluate_every
+        names = [report_to] if isinstance(report_to, str) else list(report_to or ["none"])
+        self.arguments = TrainingArguments(
+            output_dir=str(out),
+            max_steps=config.steps,
+            per_device_train_batch_size=config.micro_batch,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            logging_steps=config.log_every,
+            logging_first_step=True,
+            save_steps=config.checkpoint_every,
+            eval_strategy="steps" if evaluates else "no",
+            eval_steps=(every or config.steps) if evaluates else None,
+            seed=config.seed,
+            use_cpu=cpu,
+            report_to="none",
+        )
+        self.arguments.report_to = [name for name in names if name != "none"]
+        self.state = TrainerState(
+            max_steps=config.steps,
+            logging_steps=config.log_every,
+            save_steps=config.checkpoint_every,
+            eval_steps=every or config.steps,
+            train_batch_size=config.batch,
+        )
+        self.control = TrainerControl()
+        self._callbacks = [DefaultFlowCallback, *_trackers(self.arguments.report_to), *callbacks]
+        bad = [c for c in self._callbacks if not hasattr(c, "on_step_end")]
+        if bad:
+            raise DataError(f"{bad[0]!r} is no callback; derive it from TrainerCallback")
+
+    def begin(self, model: Any, tokenizer: Any, optimizer: Any, *, step: int, first: bool) -> None:
+        """Tells that training begins, at a step."""
+        self.handler = CallbackHandler(self._callbacks, model, tokenizer, optimizer, None)
+        self.state.global_step = step
+        self.state.is_world_process_zero = self.state.is_local_process_zero = first
+        self.control = self.handler.on_train_begin(self.arguments, self.state, self.control)
+
+    def step_begins(self) -> None:
+        """Tells that a step begins."""
+        self.control = self.handler.on_step_begin(self.arguments, self.state, self.control)
+
+    def step_ends(self, step: int) -> TrainerControl:
+        """Tells that a step has ended and returns what is asked for."""
+        self.state.global_step = step
+        self.control = self.handler.on_step_end(self.arguments, self.state, self.control)
+        return self.control
+
+    def log(self, values: dict[str, float]) -> None:
+        """Tells values to whoever logs."""
+        self.state.log_history.append({**values, "step": self.state.global_step})
+        self.control = self.handler.on_log(self.arguments, self.state, self.control, values)
+
+    def evaluated(self, metrics: dict[str, float]) -> None:
+        """Tells a measurement."""
+        self.control = self.handler.on_evaluate(self.arguments, self.state, self.control, metrics)
+
+    def saved(self) -> None:
+        """Tells that a checkpoint was written."""
+        self.control = self.handler.on_save(self.arguments, self.state, self.control)
+
+    def end(self) -> None:
+        """Tells that training has ended."""
+        self.control = self.handler.on_train_end(self.arguments, self.state, self.control)
+
+
+def _trackers(names: list[str]) -> list[Any]:
+    try:
+        return [cls() for cls in get_reporting_integration_callbacks(names)]
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise DataError(f"report_to={names!r} cannot be used: {error}") from error

@@ -1,0 +1,204 @@
+"""Loop: the steps of a distillation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from tqdm.auto import tqdm
+
+from puzzle.distillation.checkpoints import Checkpoints
+from puzzle.distillation.distiller import Distiller
+from puzzle.distillation.events import Events
+from puzzle.distillation.parallel import Parallel
+from puzzle.distillation.settings import DistillConfig
+from puzzle.errors import DivergedError
+from puzzle.text.packing import PackedStream
+
+logger = logging.getLogger(__name__)
+
+
+class Loop:
+    """Trains the child of a distiller that is in place.
+
+    Args:
+        distiller: Both models.
+        module: What is called in its stead: the distiller, or the same replicated.
+        parallel: The processes.
+        config: The settings.
+        stream: Training windows.
+        validation: Windows that quality is measured on, if any.
+        checkpoints: Where the state is kept.
+        events: Who is told.
+        tokenizer: Handed to the callbacks.
+    """
+
+    def __init__(
+        self,
+        *,
+        distiller: Distiller,
+        module: Any,
+        parallel: Parallel,
+        config: DistillConfig,
+        stream: PackedStream,
+        validation: torch.Tensor | None,
+        checkpoints: Checkpoints,
+        events: Events,
+        tokenizer: Any,
+    ) -> None:
+        self.module, self.parallel, self.config = module, parallel, config
+        self.stream, self.validation = stream, validation
+        self.checkpoints, self.events, self.tokenizer = checkpoints, events, tokenizer
+        self.child = distiller.child.train()
+        if config.gradient_checkpointing:
+            # The name before transformers 5.23 is deprecated since.
+            newer = getattr(self.child, "activation_checkpointing_enable", None)
+            (newer or self.child.gradient_checkpointing_enable)()
+        self.parameters = {
+            name: parameter
+            for name, parameter in self.child.named_parameters()
+            if parameter.requires_grad
+        }
+        self.optimizer = _optimizer(list(self.parameters.values()), config)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.evaluations: list[dict[str, float]] = []
+
+    def run(self) -> None:
+        """Trains from the newest checkpoint, or from the start, to the end."""
+        self._restore()
+        first = self.parallel.first
+        self.events.begin(self.child, self.tokenizer, self.optimizer, step=self.step, first=first)
+        if self.validation is not None and not self.evaluations:
+            self._evaluate()
+        steps = self.config.steps
+        with tqdm(
+            total=steps, initial=self.step, desc="distil", unit="step", disable=not first
+        ) as bar:
+            while self.step < steps and not self.events.control.should_training_stop:
+                self.events.step_begins()
+                entry = self._one_step()
+                self.step += 1
+                bar.update()
+                bar.set_postfix(loss=f"{entry['loss']:.4f}")
+                self._after(entry)
+        self.events.end()
+
+    def _one_step(self) -> dict[str, float]:
+        started = time.perf_counter()
+        rate = self.config.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        means = self._gradients()
+        # The length of the whole gradient, also where each process holds a part of it.
+        norm = torch.nn.utils.clip_grad_norm_(
+            list(self.parameters.values()), self.config.max_grad_norm
+        )
+        length = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        self._refuse_divergence(means, length)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        entry = {
+            "step": self.step + 1,
+            "tokens": (self.step + 1) * self.config.batch * self.config.length,
+            **means,
+            "learning_rate": rate,
+            "grad_norm": length,
+            "seconds": time.perf_counter() - started,
+        }
+        self.history.append(entry)
+        return entry
+
+    def _gradients(self) -> dict[str, float]:
+        """Accumulates the gradients of one step and returns the mean loss and terms."""
+        config, parallel = self.config, self.parallel
+        windows = self.stream.take(config.batch)[parallel.rank :: parallel.size]
+        parts = windows.to(parallel.device).split(config.micro_batch)
+        sums = torch.zeros(1 + len(config.losses), device=parallel.device)
+        for number, tokens_BL in enumerate(parts):
+            with parallel.accumulating(self.module, number == len(parts) - 1):
+                with parallel.precision():
+                    loss, terms = self.module(tokens_BL)
+                (loss / len(parts)).backward()
+            sums += torch.cat([loss.detach()[None], terms])
+        means = parallel.mean(sums / len(parts)).tolist()
+        return dict(zip(("loss", *config.losses), means, strict=True))
+
+    def _refuse_divergence(self, means: dict[str, float], norm: float) -> None:
+        if all(map(math.isfinite, (*means.values(), norm))):
+            return
+        kept = self.checkpoints.steps()
+        where = f"step {kept[0]}" if kept else "the start"
+        raise DivergedError(
+            f"step {self.step + 1} is not finite: {means}, gradient {norm}. No weight was changed "
+            f"by it, and the same call goes on from {where}. Lower learning_rate (now "
+            f"{self.config.learning_rate:g}) or raise warmup; other settings start a new run"
+        )
+
+    def _after(self, entry: dict[str, float]) -> None:
+        control = self.events.step_ends(self.step)
+        if control.should_evaluate:
+            self._evaluate()
+        if control.should_log:
+            self.events.log(dict(entry))
+        # Who stops a run wants to go on with it later.
+        if control.should_save or control.should_training_stop:
+            self._save()
+            self.events.saved()
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        if self.validation is None:
+            return
+        config, parallel = self.config, self.parallel
+        # Sharded models have to be called equally often by every process.
+        count = max(1, len(self.validation) // parallel.size) * parallel.size
+        windows = self.validation.repeat(-(-count // len(self.validation)), 1)[:count]
+        mine = windows[parallel.rank :: parallel.size].to(parallel.device)
+        self.child.eval()
+        sums = torch.zeros(2, device=parallel.device)
+        for tokens_BL in mine.split(config.micro_batch):
+            with parallel.precision():
+                sums += torch.stack(self.module(tokens_BL, measure=True)) * len(tokens_BL)
+        self.child.train()
+        kl, loss = parallel.mean(sums / len(mine)).tolist()
+        metrics = {"kl": kl, "perplexity": math.exp(min(loss, 700.0))}
+        self.evaluations.append({"step": self.step, **metrics})
+        named = {f"eval_{name}": value for name, value in metrics.items()}
+        self.events.log(named)
+        self.events.evaluated(named)
+
+    def _save(self) -> None:
+        values, tensors = self.stream.state()
+        values = {
+            "step": self.step,
+            "stream": values,
+            "history": self.history,
+            "evaluations": self.evaluations,
+            "log": self.events.state.log_history,
+        }
+        self.checkpoints.save(self.step, self.parameters, self.optimizer, values, tensors)
+
+    def _restore(self) -> None:
+        artifact = self.checkpoints.newest() if self.parallel.first else None
+        if not self.parallel.share(artifact is not None):
+            return
+        values, tensors = self.checkpoints.load(artifact, self.parameters, self.optimizer)
+        self.stream.restore(values["stream"], tensors)
+        self.step = values["step"]
+        self.history, self.evaluations = values["history"], values["evaluations"]
+        self.events.state.log_history = values["log"]
+        logger.info("going on from step %d", self.step)
+
+
+def _optimizer(parameters: list[Any], config: DistillConfig) -> torch.optim.AdamW:
+    # Norms and biases are left alone, as is usual.
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)

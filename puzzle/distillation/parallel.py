@@ -1,0 +1,160 @@
+"""One process or many: how a distillation is placed, sharded and kept in step.
+
+`accelerate launch` says how many processes there are, on which devices, and whether FSDP is
+wanted. Both models are then one module that is replicated (DDP) or sharded (FSDP2). Whole tensors
+are read by the first process and dealt out one at a time, and gathered one at a time; a sharded
+child is whole again only where the first process writes it at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed import all_reduce, broadcast, broadcast_object_list
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from puzzle.distillation.distiller import Distiller
+from puzzle.distillation.settings import DistillConfig
+from puzzle.errors import DataError
+
+
+class Parallel:
+    """The processes of one run.
+
+    Args:
+        config: Whether to shard, and the number format of the computation.
+
+    Raises:
+        DataError: The launcher was told something that is not supported here.
+    """
+
+    def __init__(self, config: DistillConfig) -> None:
+        self.accelerator = Accelerator()
+        state = self.accelerator.state
+        self.rank, self.size = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device
+        plain = (
+            DistributedType.NO,
+            DistributedType.MULTI_CPU,
+            DistributedType.MULTI_GPU,
+            DistributedType.MULTI_XPU,
+        )
+        fsdp = state.distributed_type == DistributedType.FSDP
+        if not fsdp and state.distributed_type not in plain:
+            raise DataError(
+                f"accelerate was launched with {state.distributed_type}; allowed: one process, "
+                "several (DDP), or FSDP with fsdp_version: 2"
+            )
+        self.plugin = state.fsdp_plugin if fsdp else None
+        if self.plugin is not None and self.plugin.fsdp_version != 2:
+            raise DataError("accelerate was launched with FSDP 1; set fsdp_version: 2")
+        self.sharded = self.size > 1 and (fsdp if config.shard is None else config.shard)
+        precision = config.mixed_precision or self.accelerator.mixed_precision
+        if precision not in ("no", "bf16"):
+            raise DataError(f"mixed precision {precision!r} is not supported; use 'bf16' or 'no'")
+        self.bf16 = precision == "bf16"
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.rank == 0
+
+    def place(self, distiller: Distiller, source: Callable[[str], torch.Tensor]) -> nn.Module:
+        """Moves and shards a distiller, fills it, and returns the module to call.
+
+        Args:
+            distiller: Both models; the values of their parameters are not used.
+            source: Gives a parameter's value by its name in the distiller; only the first process
+                asks.
+        """
+        if self.sharded:
+            self._shard(distiller)
+        distiller.to(self.device)
+        for name, parameter in distiller.named_parameters():
+            self.fill(parameter, partial(source, name))
+        if self.sharded or self.size == 1:
+            return distiller
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(distiller, device_ids=ids, forward_sync_buffers=False)
+
+    def _shard(self, distiller: Distiller) -> None:
+        options: dict[str, Any] = {
+            "mesh": init_device_mesh(self.device.type, (self.size,)),
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16 if self.bf16 else None, reduce_dtype=torch.float32
+            ),
+        }
+        if self.plugin is not None and self.plugin.cpu_offload:
+            options["offload_policy"] = self.plugin.cpu_offload
+        for model in (distiller.child, distiller.parent):
+            for layer in model.model.layers:
+                if next(layer.parameters(), None) is not None:
+                    fully_shard(layer, **options)
+        fully_shard(distiller, **options)
+
+    @torch.no_grad()
+    def fill(self, tensor: torch.Tensor, value: Callable[[], torch.Tensor]) -> None:
+        """Sets a tensor of every process to the value that the first one knows."""
+        local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if self.first:
+            whole = value().to(device=self.device, dtype=tensor.dtype).contiguous()
+        else:
+            whole = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.device)
+        if self.size == 1:
+            local.copy_(whole)
+        elif isinstance(tensor, DTensor):
+            dealt = distribute_tensor(whole, tensor.device_mesh, tensor.placements)
+            local.copy_(dealt.to_local())
+        else:
+            broadcast(whole, src=0)
+            local.copy_(whole)
+
+    def gather(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields whole tensors on the CPU; every process has to go through all of them."""
+        for name, tensor in tensors.items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            yield name, whole.detach().cpu()
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Returns the context in which a forward pass runs."""
+        # FSDP casts the weights itself, and only then are they gathered in 16 bits.
+        if self.bf16 and not self.sharded:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def accumulating(self, module: Any, last: bool) -> AbstractContextManager[Any]:
+        """Returns the context of one backward pass; gradients are exchanged in the last one."""
+        if self.sharded:
+            module.set_requires_gradient_sync(last)
+        elif self.size > 1 and not last:
+            return module.no_sync()
+        return nullcontext()
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the mean of a tensor over the processes."""
+        if self.size > 1:
+            all_reduce(values)
+            values /= self.size
+        return values
+
+    def share(self, value: Any) -> Any:
+        """Returns the first process's value to all of them."""
+        if self.size > 1:
+            held = [value]
+            broadcast_object_list(held, src=0)
+            return held[0]
+        return value
+
+    def barrier(self) -> None:
+        """Waits until every process is here."""
+        self.accelerator.wait_for_everyone()

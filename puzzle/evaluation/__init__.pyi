@@ -1,0 +1,12 @@
+from puzzle.evaluation.evaluating import Evaluation as Evaluation
+from puzzle.evaluation.evaluating import evaluate as evaluate
+from puzzle.evaluation.quality import quality as quality
+from puzzle.evaluation.questions import BIGBENCH_TASKS as BIGBENCH_TASKS
+from puzzle.evaluation.questions import ChoiceTask as ChoiceTask
+from puzzle.evaluation.questions import Question as Question
+from puzzle.evaluation.questions import fetch_bigbench as fetch_bigbench
+from puzzle.evaluation.questions import mmlu_dev as mmlu_dev
+from puzzle.evaluation.questions import read_task as read_task
+from puzzle.evaluation.tasks import TaskScore as TaskScore
+from puzzle.evaluation.text_metrics import Estimate as Estimate
+from puzzle.evaluation.text_metrics import text_metrics as text_metrics

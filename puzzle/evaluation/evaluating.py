@@ -1,0 +1,219 @@
+"""evaluate(): a child beside its parent, on text and in tasks."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from puzzle.errors import DataError
+from puzzle.evaluation.tasks import TaskScore, open_tasks, run_tasks
+from puzzle.evaluation.text_metrics import Estimate, flat, ratio, text_metrics
+from puzzle.models.parent import Parent
+from puzzle.models.trainable import filled_model, from_parent
+from puzzle.text.packing import PackedStream, refuse_foreign
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Evaluation:
+    """What was measured, of "child" and, if there is one, "parent".
+
+    Args:
+        text: Metrics on text, as `text_metrics` gives them; empty without text.
+        tasks: Scores by model and task; empty without tasks.
+    """
+
+    text: Mapping[str, Mapping[str, Estimate]]
+    tasks: Mapping[str, Mapping[str, TaskScore]]
+
+    def kept(self) -> dict[str, Estimate]:
+        """Returns the child's score as a percentage of its parent's, by task.
+
+        "mean" is the percentage of the mean score over the tasks, each counted once. Errors are
+        those of paired questions; it is NaN where a parent scores nothing.
+        """
+        if "parent" not in self.tasks:
+            return {}
+        found = {}
+        for name, child in self.tasks["child"].items():
+            found[name] = _percent(child, self.tasks["parent"][name])
+        pairs = [(self.tasks["child"][name], self.tasks["parent"][name]) for name in found]
+        if len(pairs) > 1:
+            found["mean"] = _mean_percent(pairs)
+        return found
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Returns the rows of the table: name, parent, child, percent kept."""
+        rows = []
+        for name in self.text.get("child", {}):
+            parent = self.text.get("parent", {}).get(name)
+            rows.append((name, str(parent or ""), str(self.text["child"][name]), ""))
+        kept = self.kept()
+        for name, child in self.tasks.get("child", {}).items():
+            score = self.tasks.get("parent", {}).get(name)
+            chance = "" if child.chance is None else f", chance {child.chance:.2f}"
+            label = f"{name} ({child.metric}{chance})"
+            percent = f"{kept[name]} %" if name in kept else ""
+            rows.append((label, str(score.score if score else ""), str(child.score), percent))
+        if "mean" in kept:
+            rows.append(("mean of tasks", "", "", f"{kept['mean']} %"))
+        return rows
+
+    def table(self) -> str:
+        """Returns parent and child side by side, with standard errors, as text."""
+        rows = [("", "parent", "child", "kept"), *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = [
+            row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 4))
+            for row in rows
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "text": flat(self.text),
+            "tasks": {
+                who: {
+                    name: {"metric": s.metric, **s.score.to_dict(), "chance": s.chance}
+                    for name, s in scores.items()
+                }
+                for who, scores in self.tasks.items()
+            },
+            "percent_kept": {name: e.to_dict() for name, e in self.kept().items()},
+        }
+
+    def __repr__(self) -> str:
+        return f"Evaluation({len(self.rows())} rows)"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.table())}</pre>"
+
+
+def evaluate(
+    model: Any,
+    *,
+    parent: Any = None,
+    data: Any = None,
+    tasks: Sequence[Any] = (),
+    tokenizer: Any = None,
+    windows: int = 32,
+    length: int = 512,
+    top_k: int = 5,
+    limit: int | None = None,
+    shots: int | None = None,
+    batch: int = 8,
+    chat: bool = False,
+) -> Evaluation:
+    """Measures a model, beside its parent if there is one, on text and in tasks.
+
+    Args:
+        model: A child or any other causal language model, or its directory.
+        parent: The same of its parent, or an opened Parent.
+        data: Held-out text of the kinds that `puzzle.distill` accepts, or token windows: gives
+            perplexity and, beside a parent, KL, next-token and top-k agreement.
+        tasks: Names that lm-eval knows (their data is downloaded), "mmlu-dev" (which lm-eval
+            carries), a `pathlib.Path` of questions, or ChoiceTasks, such as `fetch_bigbench`
+            gives. Tasks need the extra `puzzle-nas[eval]`.
+        tokenizer: Tokenizer; by default the one beside the parent, then the one beside the model.
+        windows: Windows that are cut from text.
+        length: Tokens per window.
+        top_k: The k of top-k agreement.
+        limit: Questions per task.
+        shots: Solved examples before each question.
+        batch: Questions that are computed together.
+        chat: Whether questions are rendered by the chat template.
+
+    Returns:
+        Means with standard errors, and the percentages of the parent's scores that are kept.
+
+    Raises:
+        DataError: Text, a task or a setting will not do; nothing has been computed by then.
+        ParentError: A model cannot be opened.
+
+    Example:
+        >>> import puzzle
+        >>> result = puzzle.evaluate("run/child", parent="parent", data=text,
+        ...                          tasks=["mmlu-dev"])  # doctest: +SKIP
+        >>> print(result.table())  # doctest: +SKIP
+    """
+    if data is None and not tasks:
+        raise DataError("there is nothing to measure; give data=, tasks= or both")
+    for name, value in {"windows": windows, "batch": batch, "limit": limit}.items():
+        if value is not None and value < 1:
+            raise DataError(f"{name}={value}; allowed: 1 or more")
+    opened = open_tasks(tasks)
+    models, beside = {}, []
+    for name, source in (("parent", parent), ("child", model)):
+        if source is not None:
+            models[name], its = _open(source)
+            beside.append(its)
+    tokenizer = tokenizer or next((its for its in beside if its is not None), None)
+    if tokenizer is None and tasks:
+        raise DataError("tasks need a tokenizer; pass one with tokenizer=")
+    text = {}
+    if data is not None:
+        cut = _windows(data, tokenizer, windows, length, models["child"].config.vocab_size)
+        text = text_metrics(models["child"], cut, parent=models.get("parent"), top_k=top_k)
+    scores = {}
+    if opened:
+        options: dict[str, Any] = {"limit": limit, "shots": shots, "batch": batch, "chat": chat}
+        scores = {n: run_tasks(m, tokenizer, opened, **options) for n, m in models.items()}
+    return Evaluation(text=text, tasks=scores)
+
+
+def _open(source: Any) -> tuple[Any, Any]:
+    """Returns a model in evaluation mode and the tokenizer beside it."""
+    if isinstance(source, Parent):
+        return filled_model(from_parent(source)), source.tokenizer
+    if isinstance(source, PreTrainedModel):
+        return source.eval(), None
+    path = Path(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
+    has = not path.is_dir() or (path / "tokenizer_config.json").is_file()
+    return model, AutoTokenizer.from_pretrained(source) if has else None
+
+
+def _windows(data: Any, tokenizer: Any, count: int, length: int, vocab: int) -> torch.Tensor:
+    if isinstance(data, torch.Tensor):
+        refuse_foreign(data, vocab)
+        return data
+    return PackedStream(data, tokenizer, length=length, vocab=vocab).take(count)
+
+
+def _percent(child: TaskScore, parent: TaskScore) -> Estimate:
+    if child.samples is not None and parent.samples is not None:
+        found = ratio(child.samples, parent.samples)
+        return Estimate(100 * found.value, 100 * found.error)
+    return _unpaired(child.score, parent.score)
+
+
+def _unpaired(child: Estimate, parent: Estimate) -> Estimate:
+    if parent.value == 0:
+        return Estimate(float("nan"), float("nan"))
+    value = child.value / parent.value
+    error = (child.error**2 + (value * parent.error) ** 2) ** 0.5 / abs(parent.value)
+    return Estimate(100 * value, 100 * error)
+
+
+def _mean_percent(pairs: list[tuple[TaskScore, TaskScore]]) -> Estimate:
+    """Returns 100 * sum of the child's scores / sum of the parent's, errors of tasks apart."""
+    below = sum(parent.score.value for _, parent in pairs)
+    if below == 0:
+        return Estimate(float("nan"), float("nan"))
+    value = sum(child.score.value for child, _ in pairs) / below
+    squares = 0.0
+    for child, parent in pairs:
+        if child.samples is not None and parent.samples is not None:
+            rest = child.samples - value * parent.samples
+            squares += float(rest.var()) / len(rest) if len(rest) > 1 else float("nan")
+        else:
+            squares += child.score.error**2 + (value * parent.score.error) ** 2
+    return Estimate(100 * value, 100 * squares**0.5 / below)

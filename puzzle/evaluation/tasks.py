@@ -1,0 +1,141 @@
+"""Tasks through lm-eval's Hugging Face interface, question by question."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puzzle.errors import DataError
+from puzzle.evaluation.questions import ChoiceTask, mmlu_dev, read_task
+from puzzle.evaluation.text_metrics import Estimate, estimate
+
+MMLU_DEV = "mmlu-dev"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TaskScore:
+    """What a model scored in a task.
+
+    Args:
+        metric: Name of lm-eval's metric, such as "acc".
+        score: Its mean.
+        samples: Its value for each question, or None where a task has no mean over questions.
+        chance: What guessing scores, if it is known.
+    """
+
+    metric: str
+    score: Estimate
+    samples: torch.Tensor | None
+    chance: float | None
+
+
+def open_tasks(tasks: Sequence[Any]) -> list[Any]:
+    """Returns what a user calls tasks as ChoiceTasks and names that lm-eval knows.
+
+    Raises:
+        DataError: A task is neither.
+    """
+    found: list[Any] = []
+    for task in tasks:
+        if isinstance(task, Path):
+            task = read_task(task)
+        elif task == MMLU_DEV:
+            task = mmlu_dev()
+        elif not isinstance(task, ChoiceTask | str):
+            raise DataError(
+                f"task {task!r:.80}; allowed: a name that lm-eval knows, 'mmlu-dev', the "
+                "pathlib.Path of a file of questions, or a ChoiceTask"
+            )
+        found.append(task)
+    names = [task if isinstance(task, str) else task.name for task in found]
+    if len(set(names)) < len(names):
+        raise DataError(f"two tasks have the same name: {sorted(names)}")
+    return found
+
+
+def run_tasks(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[Any],
+    *,
+    limit: int | None = None,
+    shots: int | None = None,
+    batch: int = 8,
+    chat: bool = False,
+) -> dict[str, TaskScore]:
+    """Returns a model's scores by task.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        tasks: What `open_tasks` returns.
+        limit: Questions per task, the first ones; all if not given.
+        shots: Solved examples before each question, for tasks that have some.
+        batch: Questions that are computed together.
+        chat: Whether questions are rendered by the chat template.
+
+    Raises:
+        DataError: lm-eval is not installed or does not know a task, or a task's data is not
+            here.
+    """
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise DataError(
+            f'lm-eval cannot be imported ({error}); run: pip install "puzzle-nas[eval]"'
+        ) from error
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+    # lm-eval reads thousands of files to know its own tasks.
+    manager = TaskManager(include_defaults=any(isinstance(t, str) for t in tasks))
+    with tempfile.TemporaryDirectory() as name:
+        given = [t if isinstance(t, str) else t.config(Path(name)) for t in tasks]
+        try:
+            results = simple_evaluate(
+                wrapped,
+                tasks=given,
+                task_manager=manager,
+                limit=limit,
+                num_fewshot=shots,
+                apply_chat_template=chat,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+        except (KeyError, ValueError, OSError) as error:
+            raise DataError(
+                f"lm-eval cannot run {[t if isinstance(t, str) else t.name for t in tasks]}: "
+                f"{error}"
+            ) from error
+    assert results is not None
+    chances = {t.name: t.chance for t in tasks if isinstance(t, ChoiceTask)}
+    return {
+        name: _score(entry, results["samples"].get(name), chances.get(name))
+        for name, entry in results["results"].items()
+    }
+
+
+def _score(entry: dict[str, Any], samples: list[Any] | None, chance: float | None) -> TaskScore:
+    key = next(key for key, value in entry.items() if "," in key and isinstance(value, int | float))
+    metric, _, rule = key.partition(",")
+    values = _values(samples, metric, rule)
+    if values is not None:
+        return TaskScore(metric=metric, score=estimate(values), samples=values, chance=chance)
+    error = entry.get(f"{metric}_stderr,{rule}", math.nan)
+    error = float(error) if isinstance(error, int | float) else math.nan
+    score = Estimate(float(entry[key]), error)
+    return TaskScore(metric=metric, score=score, samples=None, chance=chance)
+
+
+def _values(samples: list[Any] | None, metric: str, rule: str) -> torch.Tensor | None:
+    mine = [s for s in samples or [] if s.get("filter", "none") == rule]
+    try:
+        return torch.tensor([float(s[metric]) for s in mine], dtype=torch.float64) if mine else None
+    except (KeyError, TypeError, ValueError):
+        return None

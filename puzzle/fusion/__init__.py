@@ -1,0 +1,1 @@
+"""FFN fusion: neighbouring layers without attention computed in parallel as one."""

@@ -1,0 +1,68 @@
+"""What costs are taken on: part of the name of every measured artifact and of every profile."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import psutil
+import torch
+
+from puzzle.hardware.nvml import gpu_record
+
+__all__ = ["device_identity", "device_record", "software_versions"]
+
+PACKAGES = ("puzzle-nas", "torch", "transformers", "numpy")
+
+
+def device_identity(device: str = "cpu") -> dict[str, Any]:
+    """Returns the parts of a device's record that stay the same while it is used.
+
+    Args:
+        device: As for `device_record`.
+    """
+    return {k: v for k, v in device_record(device).items() if k != "clocks"}
+
+
+def device_record(device: str = "cpu") -> dict[str, Any]:
+    """Returns what identifies a device, as JSON values.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1".
+
+    Returns:
+        For a CPU: processor, cores, threads and torch version. For a GPU: name, memory, compute
+        capability, power limit, clocks and driver as NVML has them, CUDA and torch versions.
+
+    Raises:
+        RuntimeError: There is no such CUDA device.
+    """
+    if torch.device(device).type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return {
+            "name": found.name,
+            "memory": found.total_memory,
+            "capability": f"{found.major}.{found.minor}",
+            **gpu_record(str(getattr(found, "uuid", ""))),
+            "cuda": torch.version.cuda,
+            "torch": torch.__version__,
+        }
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(logical=True),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def software_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that costs depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

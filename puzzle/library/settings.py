@@ -1,0 +1,117 @@
+"""LibraryConfig: how the variants of a library are started, fitted and distilled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from puzzle.errors import DataError
+from puzzle.library.least_squares import RIDGES
+from search_space import Attention
+
+COUPLINGS = ("none", "removed", "all")
+STARTS = ("fitted", "puzzle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BLDConfig:
+    """Blockwise local distillation: gradient steps on each variant's own output.
+
+    Args:
+        tokens: Tokens seen by each variant; the fit text is read again as often as needed.
+        learning_rate: Peak of the schedule, for AdamW.
+        warm_up: Share of the steps until the peak; a cosine falls to zero from there.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm of a variant.
+        batch: Windows per step.
+        evaluations: How often the held-out error is looked at.
+        patience: Evaluations without a better held-out error after which a variant stops.
+        seed: Order of the windows.
+
+    Raises:
+        DataError: A value is not allowed.
+    """
+
+    tokens: int = 65536
+    learning_rate: float = 1e-3
+    warm_up: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    batch: int = 4
+    evaluations: int = 8
+    patience: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch", "evaluations", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise DataError(f"{name}={value!r}; allowed: integers of 1 or more")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise DataError(f"{name}={value!r}; allowed: numbers above 0")
+        if not 0.0 <= self.warm_up < 1.0:
+            raise DataError(f"warm_up={self.warm_up!r}; allowed: 0 up to 1, without 1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise DataError(f"weight_decay={self.weight_decay!r}; allowed: 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LibraryConfig:
+    """How the variants of a library are made.
+
+    Args:
+        coupling: Which attentions get FFNs of their own, fitted to make up for what the attention
+            misses: "removed" for linear and no attention, "all", or "none" (all decoupled).
+        start: "fitted" in closed form; or "puzzle", the Puzzle paper's initialisation (mean-pooled
+            heads, W_O W_V, W_down W_up, sliced channels) without a fit, to compare with.
+        ridges: Ridges tried, as shares of the mean feature power.
+        held_out: Share of the fit windows that choose ridges and stop the distillation.
+        bld: Gradient steps on top; None for none.
+
+    Raises:
+        DataError: A value is not allowed.
+
+    Example:
+        >>> LibraryConfig(coupling="all").coupled(Attention("gqa", 1))
+        True
+    """
+
+    coupling: str = "removed"
+    start: str = "fitted"
+    ridges: tuple[float, ...] = RIDGES
+    held_out: float = 0.125
+    bld: BLDConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("coupling", COUPLINGS), ("start", STARTS)):
+            if getattr(self, name) not in allowed:
+                raise DataError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        if not self.ridges or not all(math.isfinite(r) and r > 0 for r in self.ridges):
+            raise DataError(f"ridges={self.ridges!r}; allowed: one or more numbers above 0")
+        if not 0.0 < self.held_out < 1.0:
+            raise DataError(f"held_out={self.held_out!r}; allowed: between 0 and 1")
+
+    def coupled(self, attention: Attention) -> bool:
+        """Returns whether an attention variant gets FFNs of its own."""
+        if self.coupling == "removed":
+            return attention.kind != "gqa"
+        return self.coupling == "all"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {**asdict(self), "ridges": list(self.ridges)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LibraryConfig:
+        """Returns the config that `to_dict` wrote."""
+        bld = values["bld"]
+        found = {**values, "ridges": tuple(values["ridges"])}
+        return cls(**{**found, "bld": BLDConfig(**bld) if bld else None})
+
+    def fit_spec(self) -> dict[str, Any]:
+        """Returns what the variants depend on before distillation, as JSON values."""
+        return {name: value for name, value in self.to_dict().items() if name != "bld"}

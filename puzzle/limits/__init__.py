@@ -1,0 +1,1 @@
+"""Limits: scenarios, quantities, and the constraints that are put on a child."""

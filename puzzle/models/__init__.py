@@ -1,0 +1,5 @@
+"""Models: families, parents, and the children that are assembled from them."""
+
+from puzzle._lazy import open_door
+
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

@@ -1,0 +1,14 @@
+from puzzle.models.assembling import assemble as assemble
+from puzzle.models.assembling import layer_from_block as layer_from_block
+from puzzle.models.child import PuzzleDecoderLayer as PuzzleDecoderLayer
+from puzzle.models.child import PuzzleForCausalLM as PuzzleForCausalLM
+from puzzle.models.child import PuzzleModel as PuzzleModel
+from puzzle.models.child_config import PuzzleConfig as PuzzleConfig
+from puzzle.models.child_config import config_from_layout as config_from_layout
+from puzzle.models.child_config import layout_from_config as layout_from_config
+from puzzle.models.families import FAMILIES as FAMILIES
+from puzzle.models.families import family_of as family_of
+from puzzle.models.families import register_family as register_family
+from puzzle.models.family import Family as Family
+from puzzle.models.parent import Parent as Parent
+from puzzle.models.parent import open_parent as open_parent

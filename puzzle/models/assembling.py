@@ -1,0 +1,71 @@
+"""From a layout and its tensors to a child, loaded strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers import LlamaConfig
+
+from puzzle.errors import PuzzleError
+from puzzle.models.child import PuzzleDecoderLayer, PuzzleForCausalLM
+from puzzle.models.child_config import config_from_layout
+from search_space import Block, Layout, ModelShape
+
+
+def assemble(
+    parent_config: LlamaConfig,
+    layout: Layout,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    dtype: torch.dtype,
+) -> PuzzleForCausalLM:
+    """Returns the child of a layout.
+
+    Args:
+        parent_config: The parent's config.
+        layout: The child's architecture.
+        tensors: Its whole state dict, by Hugging Face name.
+        dtype: Number format of its weights.
+
+    Raises:
+        PuzzleError: Tensors are missing or too many, or have the wrong shape; they are named.
+    """
+    config = config_from_layout(parent_config, layout)
+    config.dtype = dtype
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = PuzzleForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    state = dict(tensors)
+    if layout.shape.tied:
+        state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+    _load(model, state)
+    return model.eval()
+
+
+def layer_from_block(
+    parent_config: LlamaConfig,
+    shape: ModelShape,
+    index: int,
+    block: Block,
+    tensors: Mapping[str, torch.Tensor],
+) -> PuzzleDecoderLayer:
+    """Returns one of the child's decoder layers alone, loaded, for inference."""
+    layout = Layout.parent(shape).replace(index, block)
+    config = config_from_layout(parent_config, layout)
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        layer = PuzzleDecoderLayer(config, index)
+    _load(layer, tensors, assign=True)
+    return layer.eval().requires_grad_(False)
+
+
+def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor], assign: bool = False) -> None:
+    try:
+        module.load_state_dict(tensors, strict=True, assign=assign)
+    except RuntimeError as error:
+        raise PuzzleError(f"the tensors do not fit the layout: {error}") from error

@@ -1,0 +1,237 @@
+"""Parent: a pretrained model, opened from anywhere and read one decoder layer at a time."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from puzzle.errors import ParentError
+from puzzle.models.families import family_of
+from puzzle.models.family import Family, Rope
+from puzzle.models.shards import Shards, refuse_non_finite
+from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.storage.workspace import Workspace
+from search_space import ModelShape
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Parent:
+    """A pretrained model whose layers are built on demand.
+
+    Args:
+        config: Its transformers config.
+        tensors: Its weights by name, read lazily.
+        tokenizer: Its tokenizer, if it has one.
+        dtype: Number format in which it runs.
+        device: Where its layers run, one at a time.
+        identity: Content hash of config and weights.
+
+    Raises:
+        ParentError: The family is unknown or the weights are not all finite.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        tensors: Mapping[str, torch.Tensor],
+        tokenizer: Any,
+        *,
+        dtype: torch.dtype,
+        identity: str,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.family: Family = family_of(config)
+        self.shape: ModelShape = self.family.shape(config)
+        # Layers run without a mask: sdpa is then causal, where eager attention would see ahead.
+        self.config = copy.deepcopy(config)
+        self.config._attn_implementation = "sdpa"
+        self.tensors, self.tokenizer = tensors, tokenizer
+        self.dtype, self.device = dtype, torch.device(device)
+        self.identity = content_hash({"weights": identity, "dtype": str(dtype)})
+        refuse_non_finite(tensors)
+
+    def __repr__(self) -> str:
+        return f"Parent({self.config.model_type}, {self.shape.layers} layers, {self.dtype})"
+
+    def layer_tensors(self, index: int) -> dict[str, torch.Tensor]:
+        """Returns the tensors of one decoder layer under their names within the layer."""
+        prefix = self.family.layer_prefix.format(index)
+        names = [name for name in self.tensors if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self.tensors[name].to(self.dtype) for name in names}
+
+    def layer(self, index: int) -> nn.Module:
+        """Returns one decoder layer, loaded; nothing else of the parent is read."""
+        with torch.device("meta"):
+            module = self.family.layer(self.config, index)
+        return _loaded(module, self.layer_tensors(index), f"layer {index}").to(self.device)
+
+    def outer_tensors(self) -> dict[str, torch.Tensor]:
+        """Returns the tensors outside the layers: embedding, final norm and untied head."""
+        family = self.family
+        names = [family.embedding, family.norm, *([] if self.shape.tied else [family.head])]
+        return {name: self.tensors[name].to(self.dtype) for name in names}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns the whole parent's tensors by their Hugging Face names."""
+        found = self.outer_tensors()
+        for index in range(self.shape.layers):
+            prefix = self.family.layer_prefix.format(index)
+            found.update({prefix + k: v for k, v in self.layer_tensors(index).items()})
+        return found
+
+    def embedding(self) -> torch.Tensor:
+        """Returns the embedding table, (vocab, hidden)."""
+        return self.tensors[self.family.embedding].to(self.dtype)
+
+    def embed(self, tokens_BL: torch.Tensor) -> torch.Tensor:
+        """Returns the residual stream that enters layer 0, (B, L, hidden)."""
+        return nn.functional.embedding(tokens_BL, self.embedding()).to(self.device)
+
+    def head(self) -> nn.Sequential:
+        """Returns final norm and output head: residual stream in, logits out."""
+        with torch.device("meta"):
+            norm = self.family.final_norm(self.config)
+            out = nn.Linear(self.shape.hidden, self.shape.vocab, bias=False)
+        table = self.embedding() if self.shape.tied else self.tensors[self.family.head]
+        norm = _loaded(norm, {"weight": self.tensors[self.family.norm].to(self.dtype)}, "norm")
+        linear = _loaded(out, {"weight": table.to(self.dtype)}, "head")
+        return nn.Sequential(norm, linear).to(self.device)
+
+    def rope(self, length: int) -> Rope:
+        """Returns the rotary tables of `length` positions."""
+        cos, sin = self.family.rope(self.config, length)
+        return cos.to(self.device), sin.to(self.device)
+
+    def run(self, layer: nn.Module, x_BLD: torch.Tensor) -> torch.Tensor:
+        """Returns the residual stream after a layer made by `layer`."""
+        return self.family.run(layer, x_BLD, self.rope(x_BLD.shape[1]))
+
+
+def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> nn.Module:
+    try:
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ParentError(f"the parent's {what} does not fit its config: {error}") from error
+    return module.eval().requires_grad_(False)
+
+
+def require_device(device: torch.device | str) -> None:
+    """Raises ParentError, saying what to do, if torch cannot use a device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParentError(
+            f"torch {torch.__version__} cannot use {str(device)!r} ({reason}); 'puzzle devices' "
+            "lists what is there: choose one of those or 'cpu', or install a build of torch for it"
+        ) from error
+
+
+def open_parent(
+    source: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    workspace: Workspace,
+    tokenizer: Any = None,
+    dtype: str = "bfloat16",
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+) -> Parent:
+    """Opens a parent from a live model, a local directory, a GGUF file or a hub id.
+
+    Args:
+        source: What to open; an existing path wins over a hub id.
+        workspace: Where a GGUF is unpacked, once.
+        tokenizer: Tokenizer; by default the one beside the weights.
+        dtype: "float32", "bfloat16" or "float16".
+        device: Where its layers run, one at a time.
+        revision: Hub revision.
+        token: Hub token.
+        local_files_only: Never ask the hub.
+        trust_remote_code: Whether code of the repository may run; off by default.
+
+    Returns:
+        The parent; of its weights only one pass for NaN and infinity has been read.
+
+    Raises:
+        ParentError: It cannot be opened, its family is unknown, a weight is not finite, or torch
+            cannot use the device.
+    """
+    if dtype not in DTYPES:
+        raise ParentError(f"dtype={dtype!r}; allowed: {sorted(DTYPES)}")
+    require_device(device)
+    if isinstance(source, PreTrainedModel):
+        return _from_model(source, tokenizer, DTYPES[dtype], device)
+    path = Path(source)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ParentError(f"{path} is a file; allowed: a .gguf file or a model directory")
+        path = _unpack_gguf(path, workspace, dtype)
+    elif not path.is_dir():
+        path = _download(str(source), revision, token, local_files_only)
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    family_of(config)
+    shards = Shards(path)
+    identity = content_hash({f.name: hash_file(f) for f in (*shards.files(), path / "config.json")})
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    return Parent(config, shards, tokenizer, dtype=DTYPES[dtype], device=device, identity=identity)
+
+
+def _from_model(
+    model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype, device: torch.device | str
+) -> Parent:
+    family_of(model.config)
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    identity = content_hash(
+        {"weights": hash_tensors(tensors), "config": model.config.to_json_string()}
+    )
+    return Parent(model.config, tensors, tokenizer, dtype=dtype, device=device, identity=identity)
+
+
+def _download(hub_id: str, revision: str | None, token: str | None, local: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
+    try:
+        found = snapshot_download(
+            hub_id, revision=revision, token=token, local_files_only=local, allow_patterns=wanted
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ParentError(
+            f"{hub_id!r} is neither a local path nor a model that can be downloaded: {error}"
+        ) from error
+    return Path(found)
+
+
+def _unpack_gguf(path: Path, workspace: Workspace, dtype: str) -> Path:
+    """Returns a directory with the GGUF as safetensors, made once."""
+
+    def build(directory: Path) -> None:
+        from transformers.utils.quantization_config import GgufConfig
+
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=DTYPES[dtype],
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        # Left in, it would make the saved copy claim to be quantised.
+        model.config.__dict__.pop("quantization_config", None)
+        model.save_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer.save_pretrained(directory)
+
+    spec = {"gguf": hash_file(path), "dtype": dtype}
+    return workspace.get_or_build("parent", spec, build).path

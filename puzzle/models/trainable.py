@@ -1,0 +1,150 @@
+"""The two models of a distillation: where their weights are, and modules to put them into."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from puzzle.errors import ParentError
+from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child_config import PuzzleConfig, config_from_layout
+from puzzle.models.parent import DTYPES, Parent, open_parent
+from puzzle.models.shards import Shards, refuse_non_finite
+from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.storage.workspace import Workspace
+from search_space import Layout
+
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenModel:
+    """A model whose weights are read when they are asked for.
+
+    Args:
+        config: Its config, as a child's; a plain parent has the parent's block in every layer.
+        tensors: Its weights by name.
+        tokenizer: Its tokenizer, if it has one.
+        dtype: Number format in which it is stored.
+        identity: Content hash of config and weights.
+    """
+
+    config: PuzzleConfig
+    tensors: Mapping[str, torch.Tensor]
+    tokenizer: Any
+    dtype: torch.dtype
+    identity: str
+
+
+def open_model(
+    source: Any, workspace: Workspace, *, tokenizer: Any = None, dtype: str | None = None
+) -> OpenModel:
+    """Opens a child or a parent.
+
+    Args:
+        source: A child or its directory, or what `puzzle.models.parent.open_parent` accepts.
+        workspace: Where a GGUF is unpacked.
+        tokenizer: Tokenizer; by default the one beside the weights.
+        dtype: Number format of a parent; by default the one it is stored in, if it is known.
+
+    Raises:
+        ParentError: It cannot be opened, or a weight is not finite.
+    """
+    if isinstance(source, Parent):
+        return from_parent(source)
+    if isinstance(source, PuzzleForCausalLM):
+        return _from_child(source, tokenizer)
+    if isinstance(source, PreTrainedModel):
+        return from_parent(
+            open_parent(
+                source,
+                workspace=workspace,
+                tokenizer=tokenizer,
+                dtype=dtype or NAMES.get(source.dtype, "float32"),
+            )
+        )
+    if not isinstance(source, str | os.PathLike):
+        raise ParentError(
+            f"{type(source).__name__} is no model; give a directory, a hub id, a GGUF file, a "
+            "transformers model, or what puzzle.models.parent.open_parent returns"
+        )
+    if Path(source).is_dir():
+        config = AutoConfig.from_pretrained(source)
+        if isinstance(config, PuzzleConfig):
+            return _from_directory(Path(source), config, tokenizer)
+        dtype = dtype or NAMES.get(config.dtype)
+    return from_parent(
+        open_parent(source, workspace=workspace, tokenizer=tokenizer, dtype=dtype or "bfloat16")
+    )
+
+
+def from_parent(parent: Parent) -> OpenModel:
+    """Returns an opened parent as a model."""
+    return OpenModel(
+        config=config_from_layout(parent.config, Layout.parent(parent.shape)),
+        tensors=parent.tensors,
+        tokenizer=parent.tokenizer,
+        dtype=parent.dtype,
+        identity=parent.identity,
+    )
+
+
+def _from_child(model: PuzzleForCausalLM, tokenizer: Any) -> OpenModel:
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    refuse_non_finite(tensors)
+    weights = hash_tensors(tensors)
+    return OpenModel(
+        config=copy.deepcopy(model.config),
+        tensors=tensors,
+        tokenizer=tokenizer,
+        dtype=model.dtype,
+        identity=content_hash({"weights": weights, "blocks": model.config.blocks}),
+    )
+
+
+def _from_directory(path: Path, config: PuzzleConfig, tokenizer: Any) -> OpenModel:
+    shards = Shards(path)
+    refuse_non_finite(shards)
+    if tokenizer is None and (path / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    files = {file.name: hash_file(file) for file in shards.files()}
+    return OpenModel(
+        config=config,
+        tensors=shards,
+        tokenizer=tokenizer,
+        dtype=shards[next(iter(shards))].dtype,
+        identity=content_hash({"weights": files, "blocks": config.blocks}),
+    )
+
+
+def empty_model(config: PuzzleConfig, dtype: torch.dtype) -> PuzzleForCausalLM:
+    """Returns a model whose weights are not set, which takes no memory until they are."""
+    config = copy.deepcopy(config)
+    # Distillation compares two functions; noise in one of them only blurs that.
+    config.attention_dropout = 0.0
+    config.dtype = dtype
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with no_init_weights():
+            model = PuzzleForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.tie_weights()
+    return model
+
+
+def filled_model(found: OpenModel) -> PuzzleForCausalLM:
+    """Returns a model with its weights, for inference."""
+    model = empty_model(found.config, found.dtype)
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(found.tensors[name])
+    return model.eval()

@@ -1,0 +1,1 @@
+"""The pipeline: a search from parent and text to a measured child."""

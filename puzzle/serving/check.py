@@ -1,0 +1,362 @@
+"""serve_check(): does a child say in a serving engine what it says in torch, and how fast?"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import puzzle.serving.runners
+from puzzle.errors import ExportError
+from puzzle.serving.exporting import export
+from search_space.engines import engine_named
+
+TOP = 5
+FIRST = 2
+PROMPT = "The capital of France is"
+TEXT = (
+    "In the beginning the river was narrow, and the people who lived beside it crossed on stones. "
+    "Later they built a bridge of wood, which burned in 1742, and then one of iron. "
+    "A model that was changed inside should still say the same words as before, in every engine; "
+    "so we ask for the next word after each of these, and compare the answers one by one."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRun:
+    """What an engine said and how fast it was.
+
+    Args:
+        version: Of the engine.
+        greedy: Token ids that continue the prompt.
+        top: Per position, (token id, log-probability) of the likeliest next tokens.
+        prefill: Prompt tokens per second, one value per repeat.
+        decode: Generated tokens per second, likewise.
+    """
+
+    version: str
+    greedy: tuple[int, ...]
+    top: tuple[tuple[tuple[int, float], ...], ...]
+    prefill: tuple[float, ...] = ()
+    decode: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeCheck:
+    """A child in an engine against the same child in torch.
+
+    Args:
+        engine: The engine.
+        version: Its version.
+        path: What it was given.
+        positions: Positions whose next token was compared.
+        agreement: Share of them at which engine and torch name the same most likely token.
+        max_difference: Largest difference of the log-probability of a token among torch's most
+            likely five, where the engine's list has it too.
+        greedy_equal: Whether greedy text was the same to the last token.
+        engine_text: Greedy text in the engine; token ids if there is no tokenizer.
+        torch_text: Greedy text in torch, likewise.
+        prefill: Median prompt tokens per second in the engine, if measured.
+        decode: Median generated tokens per second in the engine, if measured.
+    """
+
+    engine: str
+    version: str
+    path: Path
+    positions: int
+    agreement: float
+    max_difference: float
+    greedy_equal: bool
+    engine_text: str
+    torch_text: str
+    prefill: float | None = None
+    decode: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether at least 99 % of the positions agree."""
+        return self.agreement >= 0.99
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**found, "path": str(self.path), "passed": self.passed}
+
+    def __str__(self) -> str:
+        speed = ""
+        if self.prefill is not None and self.decode is not None:
+            speed = f"; prefill {self.prefill:.1f}, decode {self.decode:.1f} tokens/s"
+        return (
+            f"{self.version}: {'same as' if self.passed else 'DIFFERS from'} torch at "
+            f"{self.agreement:.1%} of {self.positions} positions (log-probabilities within "
+            f"{self.max_difference:.1e}), greedy text {'equal' if self.greedy_equal else 'differs'}"
+            f"{speed}\n  {self.engine_text!r}"
+        )
+
+
+def serve_check(
+    directory: str | os.PathLike[str],
+    *,
+    engine: str,
+    python: str | os.PathLike[str] | None = None,
+    quantisation: str | None = None,
+    dtype: str | None = "float32",
+    prompt: str = PROMPT,
+    text: str = TEXT,
+    new_tokens: int = 24,
+    speed: bool = True,
+    repeats: int = 3,
+    prompt_tokens: int = 128,
+    threads: int = 1,
+    timeout: float = 1800,
+) -> ServeCheck:
+    """Loads a child in an engine, generates, compares with torch and measures tokens per second.
+
+    The child is exported for the engine into a temporary directory, and the engine runs in a
+    process of its own, so that it cannot take this one down with it.
+
+    Args:
+        directory: A child as `save_pretrained` or `SearchResult.save` wrote it.
+        engine: "vllm", "llama.cpp", "mlx" or "transformers".
+        python: The interpreter of the environment the engine is installed in; this one if not
+            given. That environment need not have puzzle.
+        quantisation: For llama.cpp, as in `export`; "f32" if not given.
+        dtype: For the others, number format of the weights; the child's own if None. With
+            "float32" the engine also computes in it, so that the comparison is sharp.
+        prompt: What greedy text continues.
+        text: Text whose next tokens are compared.
+        new_tokens: Tokens of greedy text.
+        speed: Whether tokens per second are measured.
+        repeats: How often, after which the median is taken.
+        prompt_tokens: Length of the prompt in that measurement; as many tokens are generated.
+        threads: CPU threads of the engine.
+        timeout: Seconds after which the engine is given up.
+
+    Raises:
+        ExportError: The engine is missing (what to install is said), cannot run the child, has
+            no runner here, or fails; its last words are then quoted.
+
+    Example:
+        >>> from puzzle import serve_check
+        >>> print(serve_check("out/child", engine="llama.cpp"))  # doctest: +SKIP
+    """
+    runner = _runner(engine)
+    _require_engine(engine, python)
+    if engine == "llama.cpp":
+        quantisation, dtype = quantisation or "f32", None
+    elif quantisation is not None:
+        raise ExportError(f"quantisation={quantisation!r} is for llama.cpp; {engine} takes dtype")
+    exact = dtype == "float32" or quantisation == "f32"
+    ids = TokenIds(Path(directory), prompt, text)
+    if engine == "llama.cpp" and ids.tokenizer is None:
+        raise ExportError(
+            f"{directory} has no tokenizer, without which llama.cpp's server does not start; save "
+            "the parent's beside the child"
+        )
+    with tempfile.TemporaryDirectory(prefix="puzzle-serve-") as name:
+        path = Path(directory)
+        if engine != "transformers":
+            path = export(
+                directory,
+                Path(name) / "model",
+                engine=engine,
+                dtype=dtype,
+                quantisation=quantisation,
+            ).path
+        request = {
+            "model": str(path.absolute()),
+            "prompt": ids.prompt,
+            "text": ids.text,
+            "first": FIRST,
+            "top": TOP,
+            "new_tokens": new_tokens,
+            "speed": None
+            if not speed
+            else {"prompt_tokens": prompt_tokens, "new_tokens": prompt_tokens, "repeats": repeats},
+            "context": max(len(ids.text), len(ids.prompt), prompt_tokens) * 2 + new_tokens + 8,
+            "threads": threads,
+            "end": next(iter(ids.ends), None),
+            "exact": exact,
+        }
+        found = run_engine(runner, request, python=python, timeout=timeout)
+    reference = torch_run(Path(directory), ids.prompt, ids.text, new_tokens)
+    return compared(engine, Path(directory), found, reference, ids)
+
+
+class TokenIds:
+    """Prompt and text as token ids; random ones for a child without a tokenizer."""
+
+    def __init__(self, directory: Path, prompt: str, text: str) -> None:
+        self.ends = _end_tokens(directory)
+        self.tokenizer: Any = None
+        if any(directory.glob("tokenizer*")):
+            self.tokenizer = AutoTokenizer.from_pretrained(directory)
+            self.prompt, self.text = (self.tokenizer(t)["input_ids"] for t in (prompt, text))
+        else:
+            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            generator = torch.Generator().manual_seed(0)
+            ids = torch.randint(config["vocab_size"], (64,), generator=generator).tolist()
+            self.prompt, self.text = ids[:8], ids
+
+    def decoded(self, ids: Sequence[int]) -> str:
+        """Returns the text of ids, or their list if there is no tokenizer."""
+        return self.tokenizer.decode(ids) if self.tokenizer is not None else str(list(ids))
+
+    def until_end(self, ids: Sequence[int]) -> list[int]:
+        """Returns the ids before the first that ends a text, where some engines go on."""
+        return list(itertools.takewhile(lambda token: token not in self.ends, ids))
+
+
+def _end_tokens(directory: Path) -> set[int]:
+    file = directory / "generation_config.json"
+    file = file if file.is_file() else directory / "config.json"
+    ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    return set(ends if isinstance(ends, list) else [ends]) - {None}
+
+
+def _runner(engine: str) -> Path:
+    try:
+        engine_named(engine)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    name = f"run_{engine.replace('.', '_')}.py"
+    file = Path(puzzle.serving.runners.__file__).with_name(name)
+    if not file.is_file():
+        raise ExportError(f"{engine} cannot be run from here; export for it and run it yourself")
+    return file
+
+
+def _require_engine(engine: str, python: str | os.PathLike[str] | None) -> None:
+    module = {"llama.cpp": "xllamacpp", "mlx": "mlx_lm"}.get(engine, engine)
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    command = [os.fspath(python or sys.executable), "-c", code]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True)
+    except OSError as error:
+        raise ExportError(f"python={str(python)!r} cannot be started: {error}") from error
+    if done.returncode:
+        raise ExportError(
+            f"{engine} is not installed for {command[0]}; run: {engine_named(engine).install}. If "
+            "it is in another environment, give that one's interpreter as python="
+        )
+
+
+def run_engine(
+    runner: Path,
+    request: Mapping[str, Any],
+    *,
+    python: str | os.PathLike[str] | None = None,
+    timeout: float = 1800,
+) -> EngineRun:
+    """Runs one of the scripts of `puzzle.export` in a process of its own.
+
+    Args:
+        runner: The script.
+        request: What the package's docstring says.
+        python: The interpreter; this one if not given.
+        timeout: Seconds after which it is given up.
+
+    Raises:
+        ExportError: The engine failed or took too long; its last lines are quoted.
+    """
+    with tempfile.TemporaryDirectory(prefix="puzzle-engine-") as name:
+        asked, answered = Path(name) / "request.json", Path(name) / "answer.json"
+        asked.write_text(json.dumps(request), encoding="utf-8")
+        command = [
+            os.fspath(python or sys.executable),
+            "-P",
+            str(runner),
+            *map(str, (asked, answered)),
+        ]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                cwd=name,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(f"{runner.stem} did not end within {timeout:g} seconds") from error
+        if done.returncode or not answered.is_file():
+            last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+            raise ExportError(f"{runner.stem} failed with exit code {done.returncode}:\n{last}")
+        answer = json.loads(answered.read_text(encoding="utf-8"))
+    return EngineRun(
+        version=answer["version"],
+        greedy=tuple(answer["greedy"]),
+        top=tuple(tuple((int(i), float(p)) for i, p in row) for row in answer["top"]),
+        prefill=tuple(answer["prefill"]),
+        decode=tuple(answer["decode"]),
+    )
+
+
+@torch.no_grad()
+def torch_run(
+    directory: Path, prompt: Sequence[int], text: Sequence[int], new_tokens: int
+) -> EngineRun:
+    """Returns what a child says in torch, in float32, without a cache's help.
+
+    Args:
+        directory: The child.
+        prompt: Token ids that greedy text continues.
+        text: Token ids whose next tokens are wanted.
+        new_tokens: Tokens of greedy text.
+    """
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    ids = torch.tensor([list(prompt)])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    logits = model(torch.tensor([list(text)])).logits[0, FIRST - 1 :]
+    values, tokens = torch.log_softmax(logits, -1).topk(TOP)
+    rows = zip(tokens.tolist(), values.tolist(), strict=True)
+    return EngineRun(
+        version=f"torch {torch.__version__}",
+        greedy=tuple(out[0, ids.shape[1] :].tolist()),
+        top=tuple(tuple(zip(*row, strict=True)) for row in rows),
+    )
+
+
+def compared(
+    engine: str, path: Path, found: EngineRun, reference: EngineRun, ids: TokenIds
+) -> ServeCheck:
+    """Returns what an engine said against what torch said."""
+    same, largest = 0, 0.0
+    engine_ids, torch_ids = ids.until_end(found.greedy), ids.until_end(reference.greedy)
+    for one, other in zip(found.top, reference.top, strict=True):
+        same += one[0][0] == other[0][0]
+        own = dict(one)
+        differences = [abs(own[token] - log) for token, log in other if token in own]
+        largest = max([largest, *(d if math.isfinite(d) else math.inf for d in differences)])
+    return ServeCheck(
+        engine=engine,
+        version=found.version,
+        path=path,
+        positions=len(reference.top),
+        agreement=same / len(reference.top),
+        max_difference=largest,
+        greedy_equal=engine_ids == torch_ids,
+        engine_text=ids.decoded(engine_ids),
+        torch_text=ids.decoded(torch_ids),
+        prefill=statistics.median(found.prefill) if found.prefill else None,
+        decode=statistics.median(found.decode) if found.decode else None,
+    )

@@ -1,0 +1,127 @@
+"""Files beside the weights, and writing a directory that is never half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from puzzle.storage.disk import disk_errors
+
+# What a tokenizer may consist of; the weights and the config are not among these.
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+    "*.model",
+)
+# A single file left from before would be read instead of new shards.
+MODEL_FILES = ("config.json", "model*.safetensors", "*.index.json")
+LEGAL_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+
+
+@contextmanager
+def staged(
+    directory: str | os.PathLike[str], *, replaces: tuple[str, ...] = MODEL_FILES
+) -> Iterator[Path]:
+    """Yields a directory beside the given one; what is written there is moved in at the end.
+
+    The config goes last, and weights left from before are removed first: what cannot be loaded
+    yet does not look like a model.
+
+    Args:
+        directory: Where the files end up; files of the same names are replaced.
+        replaces: Patterns of files left from before that are removed.
+
+    Raises:
+        WorkspaceError: The disk is full or cannot be written.
+    """
+    path = Path(directory)
+    with disk_errors(path, path.absolute().parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
+            yield Path(name)
+            path.mkdir(exist_ok=True)
+            files = sorted(Path(name).iterdir(), key=lambda file: file.name == "config.json")
+            for old in (file for pattern in replaces for file in path.glob(pattern)):
+                old.unlink()
+            for file in files:
+                _replace(file, path / file.name)
+
+
+def _replace(file: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
+    file.replace(target)
+
+
+def copy_tokenizer(source: str | os.PathLike[str], directory: Path) -> bool:
+    """Copies the files of a tokenizer, its chat template among them, byte by byte.
+
+    Args:
+        source: A model directory.
+        directory: Where the copies go.
+
+    Returns:
+        Whether there was a tokenizer.
+    """
+    found = _copy(Path(source), directory, TOKENIZER_FILES)
+    return any(name.startswith(("tokenizer", "vocab")) for name in found)
+
+
+def save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    """Writes a tokenizer, as copies of the files it was loaded from where they still say it all.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        directory: Where the files go.
+    """
+    source = Path(tokenizer.name_or_path)
+    if source.is_dir() and any(source.glob("tokenizer*")) and _unchanged(tokenizer, source):
+        copy_tokenizer(source, directory)
+    else:
+        tokenizer.save_pretrained(directory)
+
+
+def _unchanged(tokenizer: Any, source: Path) -> bool:
+    stored = AutoTokenizer.from_pretrained(source)
+    same = [
+        getattr(tokenizer, name, None) == getattr(stored, name, None)
+        for name in ("chat_template", "special_tokens_map", "padding_side", "model_max_length")
+    ]
+    one, other = (_lasting(each) for each in (tokenizer, stored))
+    return all(same) and one is not None and one == other
+
+
+def _lasting(tokenizer: Any) -> dict[str, Any] | None:
+    """Returns what a fast tokenizer is, without the padding and truncation of its last call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    return {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+
+
+def copy_legal(source: str | os.PathLike[str], directory: Path) -> None:
+    """Copies the licence files of a model directory."""
+    _copy(Path(source), directory, LEGAL_FILES)
+
+
+def _copy(source: Path, directory: Path, patterns: tuple[str, ...]) -> list[str]:
+    files = sorted({file for pattern in patterns for file in source.glob(pattern)})
+    for file in files:
+        copy: Any = shutil.copytree if file.is_dir() else shutil.copyfile
+        copy(file, directory / file.name)
+    return [file.name for file in files]

@@ -1,0 +1,1 @@
+"""Writers of the checkpoint formats that serving engines load."""

@@ -1,0 +1,232 @@
+"""GGUF files of llama.cpp's `deci` architecture, whose layers may differ."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from puzzle.errors import ExportError
+from puzzle.serving.writers.gguf_tokenizer import Field
+from puzzle.serving.writers.lowering import LINEAR, WrittenLayer, each_layer, lower
+from puzzle.serving.writers.source import Source
+from search_space import Block, Layout
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+ARCHITECTURE = "deci"
+BLOCK = 32
+# Bits per weight of what the gguf package quantises; each in blocks of 32 weights of a row.
+QUANTISED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+BITS = {
+    "f32": 32,
+    "f16": 16,
+    "bf16": 16,
+    "q8_0": 8.5,
+    "q5_1": 6,
+    "q5_0": 5.5,
+    "q4_1": 5,
+    "q4_0": 4.5,
+}
+TYPES = tuple(BITS)
+OUTER_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    f"self_attn.{LINEAR.removesuffix('.weight')}": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def plan_gguf(source: Source, kind: str) -> tuple[Layout, list[WrittenLayer]]:
+    """Returns the layout that would be written, and where its layers come from.
+
+    Raises:
+        ExportError: llama.cpp cannot run the child, or `kind` is not one of `TYPES`.
+    """
+    if kind not in TYPES:
+        raise ExportError(f"quantisation {kind!r}; allowed: {', '.join(TYPES)}")
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ExportError('GGUF needs: pip install "puzzle-nas[gguf]"') from error
+    _rope_kind(source.config)
+    # Whole blocks in the rows of the down projection, as in those of the others.
+    return lower(source.layout, "llama.cpp", multiple=BLOCK if kind in QUANTISED else 1)
+
+
+def write_gguf(
+    source: Source, file: Path, *, kind: str, tokenizer: Sequence[Field], progress: bool = True
+) -> Layout:
+    """Writes one GGUF file.
+
+    Args:
+        source: The child.
+        file: The file to write.
+        kind: One of `TYPES`; vectors, and rows that do not fill whole blocks, stay unquantised.
+        tokenizer: Its tokenizer's fields.
+        progress: Whether a bar is shown.
+
+    Returns:
+        The layout that was written.
+
+    Raises:
+        ExportError: llama.cpp cannot run the child.
+    """
+    from gguf import GGUFWriter
+
+    written, layers = plan_gguf(source, kind)
+    writer = GGUFWriter(file, ARCHITECTURE)
+    _write_header(writer, source, written, kind)
+    for field in tokenizer:
+        writer.add_key_value(field.key, field.value, field.kind, field.element)
+    with tempfile.TemporaryFile(dir=file.parent) as spool:
+        for name, tensor, type_ in _tensors(source, layers, kind, progress=progress):
+            data = _quantised(name, tensor, type_)
+            writer.add_tensor(name, _on_disk(spool, data[0]), raw_dtype=data[1])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    writer.close()
+    return written
+
+
+def file_bytes(layout: Layout, kind: str) -> int:
+    """Returns about how many bytes the file of a written layout takes."""
+    return int(layout.parameters() * BITS[kind] / 8)
+
+
+def _tensors(
+    source: Source, layers: list[WrittenLayer], kind: str, *, progress: bool
+) -> Iterator[tuple[str, torch.Tensor, str]]:
+    """Yields (name, tensor, number format) of everything that is written."""
+    for name, tensor in source.outer_tensors().items():
+        yield OUTER_NAMES[name], tensor, kind
+    factors = _rope_factors(source.config)
+    if factors is not None:
+        yield "rope_freqs.weight", factors, "f32"
+    biases = source.layout.shape.mlp_bias
+    steps = each_layer(source.layout, layers, source.tensors, ffn_biases=biases)
+    bar = tqdm(steps, desc="export", unit="layer", total=len(layers), disable=not progress)
+    for number, layer, tensors in bar:
+        for name, tensor in _renamed(source.layout, layer.block, tensors):
+            # The identity that a linear map ends in has to stay one.
+            exact = layer.ffn == "linear" and name == "ffn_down.weight" and kind in QUANTISED
+            yield f"blk.{number}.{name}", tensor, "f16" if exact else kind
+
+
+def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str) -> None:
+    from gguf import LlamaFileType
+
+    shape, config = written.shape, source.config
+    heads, kv_heads, widths = [], [], []
+    for block in written.blocks:
+        # (heads, kv heads): (H, n) is attention, (H, 0) a linear map, (0, 0) nothing.
+        heads.append(0 if block.attention.kind == "none" else shape.heads)
+        kv_heads.append(block.attention.kv_heads or 0)
+        widths.append(block.ffn.width or 0)
+    writer.add_type("model")
+    writer.add_name(getattr(config, "_name_or_path", "") or "puzzle child")
+    name = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
+    writer.add_file_type(LlamaFileType[name])
+    if kind in QUANTISED:
+        writer.add_quantization_version(2)
+    writer.add_block_count(shape.layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_vocab_size(shape.vocab)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_feed_forward_length(widths)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if _rope_kind(config) == "linear":
+        from gguf import RopeScalingType
+
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
+
+
+def _rope_kind(config: Any) -> str:
+    kind = config.rope_parameters.get("rope_type", "default")
+    if kind not in ("default", "linear", "llama3"):
+        raise ExportError(
+            f"rope_type={kind!r} has no exporter to GGUF; allowed: 'default', 'linear', 'llama3'"
+        )
+    return kind
+
+
+def _rope_factors(config: Any) -> torch.Tensor | None:
+    """Returns by how much each rotary frequency is divided, where Llama 3 scales them."""
+    if _rope_kind(config) != "llama3":
+        return None
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, device="cpu")
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    return config.rope_parameters["rope_theta"] ** -exponents / scaled
+
+
+def _renamed(
+    layout: Layout, block: Block, tensors: dict[str, torch.Tensor]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    turned = {
+        "self_attn.q_proj": layout.shape.heads,
+        "self_attn.k_proj": block.attention.kv_heads or 0,
+    }
+    for name, tensor in tensors.items():
+        module, _, part = name.rpartition(".")
+        if module in turned:
+            tensor = _interleaved(tensor, turned[module])
+        yield f"{LAYER_NAMES[module]}.{part}", tensor
+
+
+def _interleaved(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Returns rows ordered so that rotary pairs are neighbours, as deci's graph reads them."""
+    halves = tensor.unflatten(0, (heads, 2, -1))
+    return halves.transpose(1, 2).flatten(0, 2)
+
+
+def _quantised(name: str, tensor: torch.Tensor, kind: str) -> tuple[np.ndarray, Any]:
+    """Returns the bytes of a tensor as an array, and their GGML type."""
+    from gguf import GGMLQuantizationType, quants
+
+    if tensor.dim() == 1:
+        kind = "f32"
+    elif kind in QUANTISED and tensor.shape[-1] % BLOCK:
+        logger.info("%s has rows of %d, not multiples of %d: f16", name, tensor.shape[-1], BLOCK)
+        kind = "f16"
+    data = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+    type_ = GGMLQuantizationType[kind.upper()]
+    return quants.quantize(data, type_), type_
+
+
+def _on_disk(spool: Any, data: np.ndarray) -> np.ndarray:
+    """Returns an array whose contents are in a file: sizes come before contents in a GGUF."""
+    start = spool.seek(0, os.SEEK_END)
+    spool.write(data.tobytes())
+    spool.flush()
+    return np.memmap(spool, data.dtype, "r", offset=start, shape=data.shape)

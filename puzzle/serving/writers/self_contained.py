@@ -1,0 +1,97 @@
+"""A modelling file inside a checkpoint, for those who do not have puzzle.
+
+The file is put together from the source of the child's own classes, so that there is one
+definition of what a child computes.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import puzzle.models.child
+import puzzle.models.child_config
+import search_space.blocks
+from puzzle.errors import ExportError
+
+FILE = "modeling_puzzle.py"
+AUTO_MAP = {
+    "AutoConfig": "modeling_puzzle.PuzzleConfig",
+    "AutoModel": "modeling_puzzle.PuzzleModel",
+    "AutoModelForCausalLM": "modeling_puzzle.PuzzleForCausalLM",
+}
+_LEFT_OUT = ("config_from_layout", "layout_from_config", "ModelShape")
+_HEADER = '''"""A Llama whose layers differ, as transformers loads it with trust_remote_code=True.
+
+Written by puzzle from its own classes; with puzzle installed, those are used instead.
+"""
+
+from __future__ import annotations
+
+'''
+
+
+def add_modelling_file(directory: str | os.PathLike[str]) -> Path:
+    """Makes a saved child loadable where puzzle is not installed.
+
+    There, `AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)` then works;
+    with puzzle it goes on working without that argument, and without running the file.
+
+    Args:
+        directory: A child that `save_pretrained` or `SearchResult.save` wrote.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ExportError: The directory holds no child.
+
+    Example:
+        >>> from puzzle.serving import add_modelling_file
+        >>> add_modelling_file("out/child")  # doctest: +SKIP
+    """
+    path = Path(directory) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if config.get("model_type") != puzzle.models.child_config.PuzzleConfig.model_type:
+        raise ExportError(
+            f"{directory} holds no child (model_type {config.get('model_type')!r}); give the "
+            "directory that save_pretrained wrote one to"
+        )
+    file = Path(directory) / FILE
+    file.write_text(modelling_source(), encoding="utf-8")
+    text = json.dumps({**config, "auto_map": AUTO_MAP}, indent=2, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    return file
+
+
+def modelling_source() -> str:
+    """Returns the source of the modelling file."""
+    modules = (search_space.blocks, puzzle.models.child_config, puzzle.models.child)
+    imports: list[str] = []
+    parts: list[str] = []
+    for module in modules:
+        for node, text in _statements(module):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                imports.append(text)
+            else:
+                parts.append(text)
+    head = "\n".join(dict.fromkeys(imports))
+    return _HEADER + head + "\n\n\n" + "\n\n\n".join(parts) + "\n"
+
+
+def _statements(module: ModuleType) -> Iterator[tuple[ast.stmt, str]]:
+    """Yields what a module says at its top level, but for what only puzzle has a use for."""
+    lines = Path(str(module.__file__)).read_text(encoding="utf-8").splitlines()
+    for node in ast.parse("\n".join(lines)).body:
+        names = {getattr(node, "name", ""), getattr(node, "module", "") or ""}
+        own = any(name.split(".")[0] in ("puzzle", "search_space") for name in names)
+        docstring = isinstance(node, ast.Expr)
+        if own or docstring or names & {*_LEFT_OUT, "__future__"}:
+            continue
+        decorators = getattr(node, "decorator_list", [])
+        first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
+        yield node, "\n".join(lines[first - 1 : node.end_lineno])

@@ -1,0 +1,104 @@
+"""What is exported: a child in memory or on disk, opened without reading its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, GenerationConfig, LlamaConfig, PreTrainedModel
+
+from puzzle.errors import ExportError
+from puzzle.models.child_config import PuzzleConfig, config_from_layout, layout_from_config
+from puzzle.models.families import family_of
+from puzzle.models.shards import Shards
+from search_space import Layout
+
+OUTER = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Source:
+    """A child, or its parent, about to be exported.
+
+    Args:
+        config: Its config.
+        layout: Its layout.
+        tensors: Its weights by name, read when asked for.
+        directory: Where its tokenizer files are, if it is on disk.
+        tokenizer: Its tokenizer, if one was given.
+        generation_config: Its generation config, if it has one.
+    """
+
+    config: LlamaConfig
+    layout: Layout
+    tensors: Mapping[str, torch.Tensor]
+    directory: Path | None = None
+    tokenizer: Any = None
+    generation_config: GenerationConfig | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of its weights."""
+        return self.tensors["model.norm.weight"].dtype
+
+    def outer_tensors(self) -> dict[str, torch.Tensor]:
+        """Returns embedding, final norm and, unless tied, the output head."""
+        names = OUTER[:2] if self.layout.shape.tied else OUTER
+        return {name: self.tensors[name] for name in names}
+
+
+def open_source(child: Any, *, tokenizer: Any = None) -> Source:
+    """Opens a child.
+
+    Args:
+        child: A child or a plain Llama: the model itself, a `SearchResult`, or the directory that
+            it was saved to.
+        tokenizer: Its tokenizer; by default the files in the directory.
+
+    Raises:
+        ExportError: It is none of these, or of another family.
+    """
+    if hasattr(child, "child") and hasattr(child, "library"):
+        if child.library is None:
+            child = child.saved
+        else:
+            tokenizer = tokenizer or child.library.parent.tokenizer
+            child = child.child()
+    if isinstance(child, PreTrainedModel):
+        config = _child_config(child.config)
+        tensors: Mapping[str, torch.Tensor] = child.state_dict()
+        generation, directory = child.generation_config, None
+    elif isinstance(child, str | os.PathLike) and Path(child).is_dir():
+        directory = Path(child)
+        config = _child_config(AutoConfig.from_pretrained(directory))
+        tensors = Shards(directory)
+        generation = None
+        if (directory / "generation_config.json").is_file():
+            generation = GenerationConfig.from_pretrained(directory)
+    else:
+        raise ExportError(
+            f"cannot export {child!r}; allowed: a child, a search result, or the directory that "
+            "one was saved to"
+        )
+    return Source(
+        config=config,
+        layout=layout_from_config(config),
+        tensors=tensors,
+        directory=directory,
+        tokenizer=tokenizer,
+        generation_config=generation,
+    )
+
+
+def _child_config(config: Any) -> PuzzleConfig:
+    if isinstance(config, PuzzleConfig):
+        return config
+    try:
+        shape = family_of(config).shape(config)
+    except ValueError as error:
+        raise ExportError(f"only children and their parents can be exported: {error}") from error
+    return config_from_layout(config, Layout.parent(shape))

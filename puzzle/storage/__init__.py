@@ -1,0 +1,1 @@
+"""Storage: content-addressed artifacts, hashing, disks and tensor files."""

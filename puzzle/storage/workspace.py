@@ -1,0 +1,346 @@
+"""A directory of content-addressed artifacts that survives kills, full disks and damage."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata as packages
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from puzzle.errors import DamagedArtifactError, WorkspaceError
+from puzzle.storage.disk import disk_errors, fsync
+from puzzle.storage.hashing import canonical, content_hash, hash_file
+
+if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
+    from torch import Tensor
+
+__all__ = ["Artifact", "Workspace"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+Builder = Callable[[Path], Mapping[str, Any] | None]
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that results depend on."""
+    found = {"python": python_version()}
+    for label in ("puzzle", "torch", "transformers", "numpy"):
+        try:
+            found[label] = packages.version("puzzle-nas" if label == "puzzle" else label)
+        except packages.PackageNotFoundError:
+            found[label] = "not installed"
+    return found
+
+
+def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    text = json.dumps({**manifest, "checksum": content_hash(manifest)}, indent=1, sort_keys=True)
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    fsync(directory / MANIFEST)
+    fsync(directory)
+
+
+def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
+    files = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_symlink() or name == MANIFEST:
+            raise WorkspaceError(
+                f"The builder wrote {name!r}; an artifact holds plain files, and {MANIFEST} is "
+                "reserved: copy what a link points to, or choose another name."
+            )
+        if path.is_file():
+            files[name] = {"size": path.stat().st_size, "hash": hash_file(path)}
+        fsync(path)
+    return files
+
+
+class Artifact:
+    """A directory of files named by the hash of what they were made from.
+
+    Args:
+        root: The workspace's directory.
+        kind: What the artifact is.
+        spec: What it is made from.
+
+    Example:
+        >>> Workspace("runs").artifact("scores", {"seed": 0}).exists()
+        False
+    """
+
+    def __init__(self, root: Path, kind: str, spec: Mapping[str, Any]) -> None:
+        self.root = root
+        self.kind = kind
+        self.spec: dict[str, Any] = canonical(spec)
+        self.key = content_hash({"kind": kind, "spec": self.spec, "format": FORMAT_VERSION})
+        self.path = root / kind / self.key
+        self._verified: set[str] = set()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The stored manifest; raises DamagedArtifactError when absent, unreadable or altered."""
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            checksum = manifest.pop("checksum")
+            sound = checksum == content_hash(manifest) and manifest["key"] == self.key
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(MANIFEST, f"cannot be read ({error})") from error
+        if not sound:
+            raise self._damaged(MANIFEST, "was altered")
+        return manifest
+
+    def _damaged(self, name: str, what: str) -> DamagedArtifactError:
+        return DamagedArtifactError(
+            f"{self.path / name} {what}; delete {self.path} or rebuild it with get_or_build."
+        )
+
+    def _check(self, name: str, entry: Mapping[str, Any], *, hashes: bool) -> None:
+        path = self.path / name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
+            raise self._damaged(name, "is missing")
+        if size != entry["size"]:
+            raise self._damaged(name, f"has {size} bytes instead of {entry['size']}")
+        if hashes and name not in self._verified:
+            if hash_file(path) != entry["hash"]:
+                raise self._damaged(name, "was altered: its hash differs from the manifest")
+            self._verified.add(name)
+
+    def exists(self) -> bool:
+        """Return whether the manifest is sound and every file is there with its size."""
+        try:
+            for name, entry in self.manifest["files"].items():
+                self._check(name, entry, hashes=False)
+        except DamagedArtifactError:
+            return False
+        return True
+
+    def sound(self) -> bool:
+        """Return whether every file is there with its hash; damage is logged, absence is not."""
+        if not self.path.exists():
+            return False
+        try:
+            self.verify()
+        except DamagedArtifactError as error:
+            logger.warning("damaged: %s", error)
+            return False
+        return True
+
+    def verify(self) -> None:
+        """Hash every file again; raises DamagedArtifactError that names the first bad one."""
+        self._verified.clear()
+        for name, entry in self.manifest["files"].items():
+            self._check(name, entry, hashes=True)
+
+    def write(self, builder: Builder) -> Artifact:
+        """Build the artifact unless it exists; whoever comes second waits and then reuses it.
+
+        Args:
+            builder: Writes files into the directory it is given; may return JSON-like metadata.
+
+        Returns:
+            This artifact.
+
+        Raises:
+            WorkspaceError: The disk refuses, or the builder left a link or a manifest.
+
+        Example:
+            >>> artifact.write(lambda folder: save_tensors(folder / "w.safetensors", tensors))
+        """
+        with self._locked():
+            if not self.exists():
+                self._build(builder)
+        return self
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self.root / "locks" / f"{self.kind}-{self.key}.lock"
+        with disk_errors(lock, self.root), FileLock(lock):
+            yield
+
+    def _build(self, builder: Builder) -> None:
+        temp = _temporary(self.root)
+        started = time.time()
+        try:
+            with disk_errors(temp, self.root):
+                temp.mkdir()
+                metadata = canonical(builder(temp) or {})
+                manifest = {
+                    "kind": self.kind,
+                    "key": self.key,
+                    "spec": self.spec,
+                    "files": _list_files(temp),
+                    "metadata": metadata,
+                    "versions": versions(),
+                    "created": started,
+                    "seconds": time.time() - started,
+                }
+                _write_manifest(temp, manifest)  # last: without it, nothing exists
+                if self.path.exists():  # a directory cannot be renamed onto a damaged one
+                    shutil.rmtree(self.path)
+                self.path.parent.mkdir(exist_ok=True)
+                temp.rename(self.path)
+                fsync(self.path.parent)
+                fsync(self.root)
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+        self._verified.clear()
+        logger.info("built %s %s in %.1f s", self.kind, self.key, manifest["seconds"])
+
+    def _open(self, name: str) -> Path:
+        try:
+            files = self.manifest["files"]
+            if name not in files:
+                raise WorkspaceError(
+                    f"{self.path} has no file {name!r}; it has {', '.join(files) or 'no files'}."
+                )
+            self._check(name, files[name], hashes=True)
+        except DamagedArtifactError as error:
+            logger.warning("damaged: %s", error)
+            raise
+        return self.path / name
+
+    def load_json(self, name: str) -> Any:
+        """Read a JSON file; raises DamagedArtifactError when its hash is not the stored one."""
+        return json.loads(self._open(name).read_text(encoding="utf-8"))
+
+    def load_tensors(self, name: str) -> dict[str, Tensor]:
+        """Read a safetensors file; raises DamagedArtifactError when its hash is wrong."""
+        from safetensors.torch import load_file
+
+        return load_file(self._open(name))
+
+
+class Workspace:
+    """A writable directory of artifacts, checked on opening rather than after long work.
+
+    Args:
+        root: The directory; created when absent.
+
+    Raises:
+        WorkspaceError: The directory cannot be created or written.
+
+    Example:
+        >>> Workspace("runs").root.name
+        'runs'
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).absolute()
+        probe = self.root / "tmp" / f".probe-{uuid.uuid4().hex}"
+        try:
+            for name in ("tmp", "locks"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+            try:
+                probe.write_bytes(bytes(4096))
+                fsync(probe)
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise WorkspaceError(
+                f"Workspace {self.root} is not writable ({error}); it must be a directory on a "
+                "writable disk with free space: free space there or pass another path."
+            ) from error
+
+    def artifact(self, kind: str, spec: Mapping[str, Any]) -> Artifact:
+        """Name an artifact without touching the disk.
+
+        Args:
+            kind: Lower-case letters, digits, "_" and "-"; not "tmp" or "locks".
+            spec: Everything that the content depends on, JSON-like.
+
+        Returns:
+            The artifact, which may or may not exist.
+
+        Raises:
+            WorkspaceError: The kind is not allowed.
+            DataError: The spec is not JSON-like.
+        """
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", kind) or kind in ("tmp", "locks"):
+            raise WorkspaceError(
+                f"Artifact kind {kind!r} is not allowed: use lower-case letters, digits, '_' and "
+                "'-', and neither 'tmp' nor 'locks'."
+            )
+        return Artifact(self.root, kind, spec)
+
+    def get_or_build(self, kind: str, spec: Mapping[str, Any], builder: Builder) -> Artifact:
+        """Return a verified artifact, building it when it is absent or damaged.
+
+        Args:
+            kind: As for `artifact`.
+            spec: As for `artifact`.
+            builder: As for `Artifact.write`.
+
+        Returns:
+            The artifact, every file of it verified.
+
+        Raises:
+            WorkspaceError: As for `artifact` and `Artifact.write`.
+
+        Example:
+            >>> Workspace("runs").get_or_build("scores", {"seed": 0}, build_scores)
+        """
+        artifact = self.artifact(kind, spec)
+        with artifact._locked():
+            if artifact.path.exists():
+                try:
+                    artifact.verify()
+                    logger.info("reused %s %s", kind, artifact.key)
+                    return artifact
+                except DamagedArtifactError as error:
+                    logger.warning("rebuilding a damaged artifact: %s", error)
+            artifact._build(builder)
+        return artifact
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yields a temporary directory of this process; `clean` finds it after a kill."""
+        directory = _temporary(self.root)
+        try:
+            with disk_errors(directory, self.root):
+                directory.mkdir()
+                yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def clean(self) -> list[Path]:
+        """Delete temporary directories of processes on this machine that no longer live.
+
+        Returns:
+            What was deleted.
+        """
+        deleted = []
+        for path in sorted((self.root / "tmp").iterdir()):
+            pid, _, host = [*path.name.split("-", 2), "", ""][:3]
+            if pid.isdigit() and host == socket.gethostname() and not _alive(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+                deleted.append(path)
+        return deleted
+
+
+def _temporary(root: Path) -> Path:
+    # The host is part of the name because a pid says nothing about another machine.
+    return root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's process, so it lives
+        return True
+    return True

@@ -1,0 +1,1 @@
+"""Text: documents, chats, token windows and packed streams."""

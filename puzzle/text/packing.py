@@ -1,0 +1,130 @@
+"""PackedStream: full windows of tokens from rows of text or conversations, exactly resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from puzzle.errors import DataError
+from puzzle.text.chat import MODES, thinking_switch
+from puzzle.text.rows import open_rows
+from puzzle.text.windows import row_text
+
+# So many rows without a single token mean that there are none.
+EMPTY_ROWS = 10_000
+
+
+class PackedStream:
+    """Token windows without end, the same ones for the same data, tokenizer and seed.
+
+    Documents are put one after the other, each followed by the end-of-text token, and cut into
+    windows. All processes of a run read the same stream, so what is in a batch does not depend on
+    their number.
+
+    Args:
+        data: What `open_rows` accepts.
+        tokenizer: A Hugging Face tokenizer; not needed for token windows.
+        length: Tokens per window.
+        seed: Seed of the order.
+        thinking: "both" renders conversations in each mode of the chat template in turns, "on" or
+            "off" in one; without a switch in the template there is one mode.
+        buffer: Documents among which a streamed data set is shuffled.
+        vocab: Size of the models' vocabulary, to refuse what they cannot read.
+
+    Raises:
+        DataError: The data is of no known kind or empty, or there is no tokenizer.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        tokenizer: Any,
+        *,
+        length: int,
+        seed: int = 0,
+        thinking: str = "both",
+        buffer: int = 1000,
+        vocab: int | None = None,
+    ) -> None:
+        if tokenizer is None and not isinstance(data, torch.Tensor):
+            raise DataError("the parent has no tokenizer; pass one with tokenizer=")
+        self.rows = open_rows(data, seed)
+        self.tokenizer, self.length, self.seed, self.vocab = tokenizer, length, seed, vocab
+        self.modes = _modes(tokenizer, thinking)
+        self.buffer = 1 if self.rows.shuffled else buffer
+        self.drawn = 0
+        self._waiting: list[list[int]] = []
+        self._tokens: list[int] = []
+
+    def take(self, count: int) -> torch.Tensor:
+        """Returns the next windows, (count, length)."""
+        needed = count * self.length
+        while len(self._tokens) < needed:
+            self._tokens.extend(self._document())
+        found, self._tokens = self._tokens[:needed], self._tokens[needed:]
+        windows = torch.tensor(found, dtype=torch.long).view(count, self.length)
+        refuse_foreign(windows, self.vocab)
+        return windows
+
+    def _document(self) -> list[int]:
+        """Returns the tokens of one document, drawn from those that wait."""
+        while len(self._waiting) < self.buffer:
+            self._waiting.append(self._next_tokens())
+        # Made anew for every draw, so that there is no generator state to store.
+        place = int(np.random.default_rng([self.seed, self.drawn]).integers(len(self._waiting)))
+        self.drawn += 1
+        self._waiting[place], self._waiting[-1] = self._waiting[-1], self._waiting[place]
+        return self._waiting.pop()
+
+    def _next_tokens(self) -> list[int]:
+        for _ in range(EMPTY_ROWS):
+            row = self.rows.next()
+            if isinstance(row, torch.Tensor):
+                return [int(token) for token in row]
+            # The epoch is part of the turn, so that every row is read in every mode.
+            mode = self.modes[(self.rows.number + self.rows.epoch) % len(self.modes)]
+            text = row_text(row, self.tokenizer, thinking=mode)
+            if text:
+                tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+                end = self.tokenizer.eos_token_id
+                return tokens if end is None else [*tokens, end]
+        raise DataError(f"{EMPTY_ROWS} rows in a row hold no text")
+
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Returns where the stream is: JSON values, and the tokens it holds back."""
+        values = {"rows": self.rows.state(), "drawn": self.drawn}
+        sizes = [len(tokens) for tokens in self._waiting]
+        tensors = {
+            "tokens": torch.tensor(self._tokens, dtype=torch.int64),
+            "waiting": torch.tensor([*chain(*self._waiting)], dtype=torch.int64),
+            "waiting_sizes": torch.tensor(sizes, dtype=torch.int64),
+        }
+        return values, tensors
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Goes to where a state says."""
+        self.rows.restore(values["rows"])
+        self.drawn = values["drawn"]
+        self._tokens = tensors["tokens"].tolist()
+        parts = tensors["waiting"].split(tensors["waiting_sizes"].tolist())
+        self._waiting = [part.tolist() for part in parts] if len(tensors["waiting_sizes"]) else []
+
+
+def refuse_foreign(windows: torch.Tensor, vocab: int | None) -> None:
+    """Raises DataError if a token is none of the vocabulary."""
+    if vocab is not None and not bool(((windows >= 0) & (windows < vocab)).all()):
+        bad = windows[(windows < 0) | (windows >= vocab)][0]
+        raise DataError(
+            f"the data holds token {bad}, which is outside the models' vocabulary of {vocab}; "
+            "does the tokenizer belong to them?"
+        )
+
+
+def _modes(tokenizer: Any, thinking: str) -> tuple[str | None, ...]:
+    if thinking != "both":
+        return (thinking,)
+    return MODES if thinking_switch(tokenizer) else (None,)

@@ -1,0 +1,164 @@
+"""Text in, token windows out: split by document into fit, score and validation parts.
+
+The fit part trains the library, the score part ranks its variants, and the validation part is
+only ever used to report; nothing is chosen with it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from puzzle.errors import DataError
+from puzzle.storage.hashing import hash_tensors
+from puzzle.text.chat import render_chat
+
+PARTS = ("fit", "score", "validation")
+MIN_WINDOWS = {"fit": 8, "score": 2, "validation": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """How much text is used and how it is cut.
+
+    Args:
+        window: Tokens per window; every window is full, so no padding enters any statistic.
+        fit_tokens: Tokens for the closed-form fits (a quarter of them picks the ridge).
+        score_tokens: Tokens for the replace-one scores.
+        validation_tokens: Tokens for the reported figures.
+        seed: Order of the documents.
+    """
+
+    window: int = 256
+    fit_tokens: int = 16384
+    score_tokens: int = 1024
+    validation_tokens: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("window", "fit_tokens", "score_tokens", "validation_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+                raise DataError(f"{name}={value!r}; allowed: integers of 2 or more")
+
+    def windows(self, part: str) -> int:
+        """Returns the number of windows wanted for one of `PARTS`."""
+        return max(MIN_WINDOWS[part], getattr(self, f"{part}_tokens") // self.window)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows:
+    """Token windows of the three parts, each an int64 tensor of shape (windows, window)."""
+
+    fit: torch.Tensor
+    score: torch.Tensor
+    validation: torch.Tensor
+
+    def hash(self, part: str) -> str:
+        """Returns the content hash of one part, which names the artifacts made from it."""
+        return hash_tensors({part: getattr(self, part)})
+
+
+def documents(text: Any, tokenizer: Any = None) -> list[str]:
+    """Returns the documents of a string, a list of strings, or a dataset with a text column.
+
+    One string is split at blank lines. Rows with `messages` instead of text are rendered by the
+    tokenizer's chat template, or joined as `role: content` if there is none.
+
+    Raises:
+        DataError: The input is none of these, or it holds no text.
+
+    Example:
+        >>> documents("One paragraph.\\n\\nAnother.")
+        ['One paragraph.', 'Another.']
+    """
+    if isinstance(text, str):
+        found = [part.strip() for part in text.split("\n\n")]
+    elif isinstance(text, Iterable):
+        found = [row_text(row, tokenizer) for row in text]
+    else:
+        raise DataError(
+            f"text is a {type(text).__name__}; give a string, a list of strings, or a dataset "
+            "whose rows have a 'text' or a 'messages' column"
+        )
+    found = [document for document in found if document]
+    if not found:
+        raise DataError("the text is empty; give some English text, a few hundred kilobytes")
+    return found
+
+
+def row_text(row: Any, tokenizer: Any = None, *, thinking: str | None = None) -> str:
+    """Returns the text of one row: a string, or a mapping with `text` or `messages`.
+
+    Args:
+        row: The row.
+        tokenizer: Renders `messages`, as in `puzzle.text.chat.render_chat`.
+        thinking: Mode in which `messages` are rendered.
+
+    Raises:
+        DataError: The row is none of these.
+    """
+    if isinstance(row, str):
+        return row.strip()
+    if isinstance(row, Mapping) and isinstance(row.get("text"), str):
+        return str(row["text"]).strip()
+    if isinstance(row, Mapping) and isinstance(row.get("messages"), Sequence):
+        return render_chat(row["messages"], tokenizer, thinking=thinking)
+    raise DataError(
+        f"a row of the text is {row!r:.80}; give strings, or rows with 'text' or 'messages'"
+    )
+
+
+def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
+    """Cuts text into full token windows, no document appearing in more than one part.
+
+    Documents are shuffled by the seed and dealt out until each part has its tokens. A part
+    reads its windows from the concatenation of its documents.
+
+    Args:
+        text: What `documents` accepts.
+        tokenizer: A Hugging Face tokenizer.
+        config: Sizes and seed.
+
+    Returns:
+        The windows of the three parts.
+
+    Raises:
+        DataError: There is no tokenizer, or there are too few documents or tokens; the message
+            says how many are needed.
+    """
+    if tokenizer is None:
+        raise DataError("the parent has no tokenizer; pass one with tokenizer=")
+    found = documents(text, tokenizer)
+    order = list(range(len(found)))
+    random.Random(config.seed).shuffle(order)
+    wanted = {part: config.windows(part) * config.window for part in PARTS}
+    separator = tokenizer.eos_token_id
+    cuts: dict[str, list[int]] = {part: [] for part in PARTS}
+    remaining = iter(order)
+    for part in ("validation", "score", "fit"):
+        tokens = cuts[part]
+        for index in remaining:
+            tokens.extend(tokenizer(found[index], add_special_tokens=False)["input_ids"])
+            if separator is not None:
+                tokens.append(separator)
+            if len(tokens) >= wanted[part]:
+                break
+    short = {part: len(cuts[part]) for part in PARTS if len(cuts[part]) < wanted[part]}
+    if short:
+        have = sum(len(tokens) for tokens in cuts.values())
+        raise DataError(
+            f"the text is too short: {len(found)} documents, {have} tokens used, and "
+            f"{', '.join(f'{part} has {n} of {wanted[part]}' for part, n in short.items())}; "
+            f"give about {sum(wanted.values())} tokens in at least three documents (blank lines "
+            "separate documents in a string), or ask for fewer tokens in DataConfig"
+        )
+    return Windows(**{part: _cut(cuts[part], wanted[part], config.window) for part in PARTS})
+
+
+def _cut(tokens: list[int], wanted: int, window: int) -> torch.Tensor:
+    return torch.tensor(tokens[:wanted], dtype=torch.long).view(-1, window)
