@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from puzzle.choice.program import choice_problem
 from puzzle.costs.checked import usable_blocks
-from puzzle.costs.columns import block_columns, check_columns, fixed_columns, layout_columns
+from puzzle.costs.columns import check_columns, layout_columns
 from puzzle.costs.protocol import CostModel
 from puzzle.limits.constraints import Constraint, parse_constraint
 from puzzle.limits.requirements import SCORE, Column, limits, objective, requirements
 from puzzle.limits.scenario import Scenario, Workload
-from puzzle.scoring.scores import Scores
 from search_space import Block, Layout, SearchSpace
 from solvers import ChoiceProblem, InfeasibleError, Limit
+
+if TYPE_CHECKING:
+    from puzzle.scoring.scores import Scores
 
 # A measurement that misses a limit by no more than this share of it has met it: repeated
 # measurements of one child differ by about as much.
@@ -73,19 +77,19 @@ class Goals:
             limits: Tightened limits; by default those that the constraints mean.
             timed: Whether seconds are a resource even if nothing bounds them.
         """
-        score = None if scores is None else lambda layer, b: scores.kl(layer, b.label)
         shown = self.bounded or (self.goal,)
         if timed and "seconds" in self.costs.resources:
             speed = parse_constraint("throughput >= 1x")
             (column,) = (r.column for r in requirements([speed], self.workload))
             shown = tuple({each.name: each for each in (*shown, column)}.values())
-        values = block_columns(self.costs, self.rows, self._with_goal(shown), score=score)
-        return ChoiceProblem(
-            tuple(tuple(block.label for block in row) for row in self.rows),
-            values[self.goal.name],
-            {column.name: values[column.name] for column in shown},
-            offsets=fixed_columns(self.costs, self.space.shape, shown),
-            limits=tuple(self.limits if limits is None else limits),
+        return choice_problem(
+            self.costs,
+            self.space.shape,
+            self.rows,
+            shown,
+            goal=self.goal,
+            limits=self.limits if limits is None else limits,
+            scores=scores,
         )
 
     def refuse_unreachable(self) -> None:

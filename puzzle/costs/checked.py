@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -122,13 +122,15 @@ def layout_cost(costs: CostModel, layout: Layout, scenario: Scenario) -> dict[st
 
 
 def usable_blocks(
-    costs: CostModel, space: SearchSpace, scenarios: Scenario | Iterable[Scenario]
+    costs: CostModel,
+    space: SearchSpace | Sequence[Sequence[Block]],
+    scenarios: Scenario | Iterable[Scenario],
 ) -> tuple[tuple[Block, ...], ...]:
     """Returns, for each layer, the blocks that can run: those whose every cost is finite.
 
     Args:
         costs: The cost model.
-        space: The alternatives.
+        space: The alternatives, or the blocks of each layer.
         scenarios: One scenario, or several in all of which a block has to run.
 
     Raises:
@@ -136,11 +138,16 @@ def usable_blocks(
         CostModelError: The cost model returns what is no cost.
     """
     wanted = (scenarios,) if isinstance(scenarios, Scenario) else tuple(scenarios)
+    rows: Sequence[Sequence[Block]]
+    if isinstance(space, SearchSpace):
+        rows = [space.blocks(layer) for layer in range(space.shape.layers)]
+    else:
+        rows = space
     found = []
-    for layer in range(space.shape.layers):
+    for layer, row in enumerate(rows):
         blocks = tuple(
             block
-            for block in space.blocks(layer)
+            for block in row
             if all(
                 math.isfinite(value)
                 for scenario in wanted
@@ -150,7 +157,7 @@ def usable_blocks(
         if not blocks:
             raise ConstraintError(
                 f"no block of layer {layer} can run: {type(costs).__name__} gives all "
-                f"{len(space.blocks(layer))} of them an infinite cost in "
+                f"{len(row)} of them an infinite cost in "
                 f"{', '.join(map(str, wanted))}; make the batch or the lengths smaller"
             )
         found.append(blocks)
