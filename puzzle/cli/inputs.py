@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from puzzle import models
 from puzzle.cli.command import UsageError
 from puzzle.cli.options import Given, Option, options_of
+from puzzle.cli.signatures import declared
 from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
 from puzzle.errors import DataError
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.limits.scenario import Scenario
-from puzzle.models.parent import Parent, open_parent
 from puzzle.storage.workspace import Workspace
-from puzzle.text.windows import DataConfig, Windows, windows
+from puzzle.text.data_config import DataConfig
 from search_space import PRESETS, SearchSpace
+
+if TYPE_CHECKING:
+    from puzzle.models.parent import Parent
+    from puzzle.text.windows import Windows
 
 PARENT = (
     Option(
@@ -44,9 +50,9 @@ SPACE = Option(
     help=f"preset of alternatives: {', '.join(PRESETS)}",
 )
 OUT = Option(name="out", parameter="out", default="puzzle-run", help="the run directory")
-SCENARIO = options_of(Scenario, names={"weight_dtype": "dtype"})
-DATA = options_of(DataConfig)
-LIBRARY = options_of(LibraryConfig, skip=("bld", "ridges"))
+SCENARIO = options_of(declared(Scenario), names={"weight_dtype": "dtype"})
+DATA = options_of(declared(DataConfig))
+LIBRARY = options_of(declared(LibraryConfig), skip=("bld", "ridges"))
 BLD = (
     Option(
         name="bld",
@@ -55,7 +61,7 @@ BLD = (
         default=False,
         help="distil each variant by gradient steps after its closed-form fit",
     ),
-    *options_of(BLDConfig, prefix="bld-"),
+    *options_of(declared(BLDConfig), prefix="bld-"),
 )
 STAGE = (*PARENT, SPACE, OUT, *SCENARIO, *DATA)
 
@@ -151,14 +157,15 @@ def open_stage(given: Given, *, text: bool = True) -> Stage:
         text: Whether the stage needs text.
     """
     found, how = sources(given, text=text), scenario(given)
+    cut = importlib.import_module("puzzle.text.windows").windows
     workspace = Workspace(given.get("out", OUT.default))
-    parent = open_parent(found.parent, workspace=workspace, dtype=how.weight_dtype)
+    parent = models.open_parent(found.parent, workspace=workspace, dtype=how.weight_dtype)
     return Stage(
         workspace=workspace,
         parent=parent,
         space=SearchSpace.preset(parent.shape, given.get("space", SPACE.default)),
         scenario=how,
-        windows=windows(found.text, parent.tokenizer, found.data) if text else None,
+        windows=cut(found.text, parent.tokenizer, found.data) if text else None,
     )
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import re
-import types
-import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from puzzle.cli.signatures import Declaration
 
 # The types of parameters that a command line can write.
 PLAIN: tuple[type, ...] = (bool, int, float, str)
@@ -97,7 +96,7 @@ class Given:
 
 
 def options_of(
-    function: Callable[..., Any],
+    declaration: Declaration,
     *,
     skip: Collection[str] = (),
     names: Mapping[str, str] | None = None,
@@ -110,22 +109,21 @@ def options_of(
     A parameter becomes an option if a text, number or switch can say it.
 
     Args:
-        function: The function or class; its docstring has an Args section.
+        declaration: Of the function or class; its docstring has an Args section.
         skip: Parameters left out.
         names: Written names that differ from the parameters'.
         many: Parameters that take several values.
         positional: Parameters written without their name.
         prefix: Before each written name.
     """
-    helps = argument_helps(inspect.getdoc(function) or "")
-    hints = typing.get_type_hints(function if inspect.isfunction(function) else function.__init__)
-    found = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        kind = _plain_type(hints.get(name))
+    helps = argument_helps(inspect.cleandoc(declaration.docstring))
+    options = []
+    for name, parameter in declaration.signature.parameters.items():
+        kind = _plain_type(parameter.annotation)
         if name in skip or (kind is None and name not in many and name not in positional):
             continue
         default = parameter.default
-        found.append(
+        options.append(
             Option(
                 name=prefix + (names or {}).get(name, name.replace("_", "-")),
                 parameter=name,
@@ -136,24 +134,17 @@ def options_of(
                 positional=name in positional,
             )
         )
-    return tuple(found)
+    return tuple(options)
 
 
-def _plain_type(hint: Any) -> type | None:
-    parts = typing.get_args(hint) if _is_union(hint) else (hint,)
-    for kind in (str, bool, int, float):
-        # bool first is enough: no parameter is both a switch and a number.
-        if kind in parts:
-            return float if float in parts else kind
-    return (
-        str
-        if any(inspect.isclass(part) and issubclass(part, os.PathLike) for part in parts)
-        else None
-    )
-
-
-def _is_union(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+def _plain_type(annotation: str) -> type | None:
+    """Returns the type that a command line gives for an annotation; None if it cannot."""
+    parts = [part.strip() for part in annotation.split("|")]
+    # A path is text; and no parameter is both a switch and a number.
+    for kind, names in ((str, ("str", "Path", "os.PathLike[str]")), (bool, ("bool",))):
+        if any(name in parts for name in names):
+            return kind
+    return float if "float" in parts else int if "int" in parts else None
 
 
 def argument_helps(docstring: str) -> dict[str, str]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig
-
+from puzzle import models
 from puzzle.cli.command import Answer
 from puzzle.cli.inputs import OUT, SPACE, library_config, scenario, sources, table
 from puzzle.cli.options import Given
 from puzzle.demo import DEMO_EFFORT
 from puzzle.errors import ParentError
-from puzzle.models.families import family_of
-from puzzle.pipeline.plan import ASSUMED, Plan, plan
 from puzzle.storage.disk import free_bytes
 from search_space import ModelShape, SearchSpace
+
+if TYPE_CHECKING:
+    from puzzle.pipeline.plan import Plan
 
 GIB = 2.0**30
 
@@ -37,7 +38,7 @@ def planned(
     if ":" in given.get("hardware", "cpu") or given.get("hardware", "cpu").endswith(".json"):
         # Costs from a file or a formula take no time.
         stages = [stage for stage in stages if stage != "costs"]
-    estimate = plan(
+    estimate: Plan = importlib.import_module("puzzle.pipeline.plan").plan(
         space,
         scenario(given),
         found.data,
@@ -57,6 +58,8 @@ def shape_of(parent: Any) -> ModelShape:
     Raises:
         ParentError: There is no such parent, or its family is unknown.
     """
+    from transformers import AutoConfig
+
     path = Path(parent)
     try:
         if path.suffix == ".gguf":
@@ -65,7 +68,7 @@ def shape_of(parent: Any) -> ModelShape:
             config = AutoConfig.from_pretrained(parent)
     except (OSError, ValueError) as error:
         raise ParentError(f"the config of {str(parent)!r} cannot be read: {error}") from error
-    shape: ModelShape = family_of(config).shape(config)
+    shape: ModelShape = models.family_of(config).shape(config)
     return shape
 
 
@@ -77,11 +80,12 @@ def _text(estimate: Plan, space: SearchSpace, free: float) -> str:
     total = (f"{size / GIB:.2f} GiB" for size in (estimate.memory, estimate.disk))
     rows.append(("in all", _time(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
     rates = estimate.rates
+    assumed = importlib.import_module("puzzle.pipeline.plan").ASSUMED
     return (
         f"{space!r}\n{table(rows)}\n"
         f"estimated from {rates.model / 1e9:.0f} and {rates.fits / 1e9:.0f} Gflop/s (model, fits) "
         f"and {rates.bandwidth / 1e9:.0f} GB/s measured here, assuming that\n"
-        + "\n".join(f"  {sentence}" for sentence in ASSUMED)
+        + "\n".join(f"  {sentence}" for sentence in assumed)
         + "\nnothing was written"
     )
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 
+from puzzle.library.settings import RIDGES
+
 # Below this many features one product is faster than the triangle in pieces.
 TRIANGLE, PIECES = 1024, 4
-RIDGES = (0.01, 0.05, 0.2, 0.8, 3.0)
 
 
 class Moments:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from puzzle.errors import DataError
-from puzzle.library.least_squares import RIDGES
 from search_space import Attention
 
 COUPLINGS = ("none", "removed", "all")
 STARTS = ("fitted", "puzzle")
+RIDGES = (0.01, 0.05, 0.2, 0.8, 3.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,38 +16,7 @@ import torch
 from puzzle.errors import DataError
 from puzzle.storage.hashing import hash_tensors
 from puzzle.text.chat import render_chat
-
-PARTS = ("fit", "score", "validation")
-MIN_WINDOWS = {"fit": 8, "score": 2, "validation": 2}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """How much text is used and how it is cut.
-
-    Args:
-        window: Tokens per window; every window is full, so no padding enters any statistic.
-        fit_tokens: Tokens for the closed-form fits (a quarter of them picks the ridge).
-        score_tokens: Tokens for the replace-one scores.
-        validation_tokens: Tokens for the reported figures.
-        seed: Order of the documents.
-    """
-
-    window: int = 256
-    fit_tokens: int = 16384
-    score_tokens: int = 1024
-    validation_tokens: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("window", "fit_tokens", "score_tokens", "validation_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 2:
-                raise DataError(f"{name}={value!r}; allowed: integers of 2 or more")
-
-    def windows(self, part: str) -> int:
-        """Returns the number of windows wanted for one of `PARTS`."""
-        return max(MIN_WINDOWS[part], getattr(self, f"{part}_tokens") // self.window)
+from puzzle.text.data_config import PARTS, DataConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
+from puzzle import library as libraries
 from puzzle.cli.command import Answer, Command
 from puzzle.cli.inputs import BLD, LIBRARY, STAGE, Stage, library_config, open_stage, table
 from puzzle.cli.options import Given
 from puzzle.cli.planned import planned
-from puzzle.library.build import Library, build_library
+
+if TYPE_CHECKING:
+    from puzzle.library.build import Library
 
 
 def library_of(given: Given, stage: Stage) -> Library:
     """Returns the library that options describe, built or found in the run directory."""
     config = library_config(given)
-    return build_library(
+    return libraries.build_library(
         stage.parent, stage.space, stage.text, workspace=stage.workspace, config=config
     )
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import puzzle
 from puzzle.cli.command import Answer, Command
 from puzzle.cli.options import Given
-from puzzle.hardware.listing import devices
 
 
 def _run(given: Given) -> Answer:
-    found = devices()
-    values = [device.to_dict() for device in found]
-    return Answer(values=values, text="\n".join(str(device) for device in found))
+    devices = puzzle.devices()
+    values = [device.to_dict() for device in devices]
+    return Answer(values=values, text="\n".join(str(device) for device in devices))
 
 
 DEVICES = Command(

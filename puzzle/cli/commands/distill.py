@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import puzzle
 from puzzle.cli.command import Answer, Command, UsageError, required
 from puzzle.cli.options import Given, Option, options_of
-from puzzle.distillation.distilling import distill
+from puzzle.cli.signatures import declared, declared_in_source
 from puzzle.distillation.settings import DistillConfig
 
 SOURCES = (
@@ -40,8 +41,11 @@ SOURCES = (
         help="a term and its weight, such as kl=1; repeatable (default: cosine=1 kl=1)",
     ),
 )
-OWN = options_of(distill, skip=("child", "parent", "data", "validation", "tokenizer", "callbacks"))
-CONFIG = options_of(DistillConfig, skip=("losses", "betas", "boundaries"))
+OWN = options_of(
+    declared_in_source("puzzle", "distill"),
+    skip=("child", "parent", "data", "validation", "tokenizer", "callbacks"),
+)
+CONFIG = options_of(declared(DistillConfig), skip=("losses", "betas", "boundaries"))
 
 
 def _run(given: Given) -> Answer:
@@ -50,7 +54,7 @@ def _run(given: Given) -> Answer:
     if given.get("loss"):
         settings["losses"] = dict(_loss(text) for text in given.get("loss"))
     validation = given.get("validation")
-    result = distill(
+    result = puzzle.distill(
         child,
         parent,
         Path(data),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import puzzle
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, Option, options_of
-from puzzle.evaluation.evaluating import evaluate
+from puzzle.cli.signatures import declared_in_source
 
 SOURCES = (
     Option(
@@ -29,20 +30,23 @@ SOURCES = (
         help="a name that lm-eval knows, mmlu-dev, or a file of questions; repeatable",
     ),
 )
-OWN = options_of(evaluate, skip=("model", "parent", "data", "tasks", "tokenizer"))
+OWN = options_of(
+    declared_in_source("puzzle", "evaluate"),
+    skip=("model", "parent", "data", "tasks", "tokenizer"),
+)
 
 
 def _run(given: Given) -> Answer:
     model, file = required(given, "model"), given.get("data")
     arguments: dict[str, Any] = given.arguments(OWN)
-    found = evaluate(
+    evaluation = puzzle.evaluate(
         model,
         parent=given.get("parent"),
         data=None if file is None else Path(file),
         tasks=[Path(task) if Path(task).is_file() else task for task in given.get("task", [])],
         **arguments,
     )
-    return Answer(values=found.to_dict(), text=found.table())
+    return Answer(values=evaluation.to_dict(), text=evaluation.table())
 
 
 EVALUATE = Command(

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import puzzle
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, options_of
-from puzzle.serving.exporting import export
+from puzzle.cli.signatures import declared_in_source
 
-OWN = options_of(export, skip=("tokenizer",), positional=("child", "directory"))
+OWN = options_of(
+    declared_in_source("puzzle", "export"),
+    skip=("tokenizer",),
+    positional=("child", "directory"),
+)
 
 
 def _run(given: Given) -> Answer:
     for name in ("child", "directory"):
         required(given, name)
-    found = export(**given.arguments(OWN))
+    exported = puzzle.export(**given.arguments(OWN))
     values = {
-        "path": str(found.path),
-        "engine": found.engine,
-        "format": found.format,
-        "layout": found.layout.to_dict(),
-        "rewritten": {str(layer): list(what) for layer, what in found.rewritten.items()},
+        "path": str(exported.path),
+        "engine": exported.engine,
+        "format": exported.format,
+        "layout": exported.layout.to_dict(),
+        "rewritten": {str(layer): list(what) for layer, what in exported.rewritten.items()},
     }
     notes = "".join(
-        f"\n  layer {layer} rewritten: {'; '.join(what)}" for layer, what in found.rewritten.items()
+        f"\n  layer {layer} rewritten: {'; '.join(what)}"
+        for layer, what in exported.rewritten.items()
     )
-    return Answer(values=values, text=f"{found.path}: {found.format} for {found.engine}{notes}")
+    return Answer(
+        values=values, text=f"{exported.path}: {exported.format} for {exported.engine}{notes}"
+    )
 
 
 EXPORT = Command(

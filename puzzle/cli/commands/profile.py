@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from puzzle import costs as cost_models
+from puzzle import hardware
 from puzzle.cli.command import Answer, Command
 from puzzle.cli.inputs import STAGE, open_stage, table
 from puzzle.cli.options import Given, Option
 from puzzle.cli.planned import planned
-from puzzle.costs.by_name import cost_model
 from puzzle.costs.profile import Profile
-from puzzle.hardware.identity import device_record, software_versions
 from search_space import Block
 
 OWN = (
@@ -25,7 +25,7 @@ OWN = (
 
 def _run(given: Given) -> Answer:
     stage, word = open_stage(given, text=False), given.get("hardware", "cpu")
-    costs = cost_model(
+    costs = cost_models.cost_model(
         word,
         shape=stage.parent.shape,
         scenario=stage.scenario,
@@ -38,8 +38,8 @@ def _run(given: Given) -> Answer:
         costs,
         stage.space,
         stage.scenario,
-        device=device_record() if here else {"name": word},
-        versions=software_versions() if here else None,
+        device=hardware.device_record() if here else {"name": word},
+        versions=hardware.software_versions() if here else None,
     )
     file = given.get("save")
     if file is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import puzzle
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, Option
-from puzzle.pipeline.result import load_result
 
 OWN = (
     Option(
@@ -32,7 +32,7 @@ OWN = (
 def _run(given: Given) -> Answer:
     directory = Path(required(given, "directory"))
     file = Path(given.get("out", directory / "report.html"))
-    written = load_result(directory).report(file, distillation=given.get("distillation"))
+    written = puzzle.load_result(directory).report(file, distillation=given.get("distillation"))
     return Answer(values={"path": str(written)}, text=str(written))
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from puzzle.cli.command import Answer, Command, UsageError
 from puzzle.cli.commands.build import library_of
 from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stage, table
 from puzzle.cli.options import Given, Option
 from puzzle.cli.planned import planned
-from puzzle.scoring.fisher import fisher
-from puzzle.scoring.hybrid import hybrid
-from puzzle.scoring.replace_one import replace_one
-from puzzle.scoring.scores import Scores
 from puzzle.storage.disk import disk_errors
 
-METHODS: dict[str, Callable[..., Scores]] = {
-    "hybrid": hybrid,
-    "fisher": fisher,
-    "exact": replace_one,
-}
+if TYPE_CHECKING:
+    from puzzle.scoring.scores import Scores
+
+# Each is a function in a module of its own name, which needs torch.
+METHODS = {"hybrid": "hybrid", "fisher": "fisher", "exact": "replace_one"}
 OWN = (
     Option(
         name="method",
@@ -40,7 +37,9 @@ def _run(given: Given) -> Answer:
         raise UsageError(f"--method {method}: allowed: {', '.join(METHODS)}")
     stage = open_stage(given)
     library = library_of(given, stage)
-    scores = METHODS[method](library, stage.space, stage.text, workspace=stage.workspace)
+    name = METHODS[method]
+    estimate = getattr(importlib.import_module(f"puzzle.scoring.{name}"), name)
+    scores: Scores = estimate(library, stage.space, stage.text, workspace=stage.workspace)
     values, file = scores.to_dict(), given.get("save")
     if file is not None:
         with disk_errors(Path(file), Path(file).absolute().parent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import puzzle
 from puzzle.cli.command import Answer, Command
 from puzzle.cli.config_file import write_config
 from puzzle.cli.inputs import (
@@ -19,8 +20,8 @@ from puzzle.cli.inputs import (
 )
 from puzzle.cli.options import Given, Option, options_of
 from puzzle.cli.planned import planned
+from puzzle.cli.signatures import declared_in_source
 from puzzle.demo import DEMO_EFFORT
-from puzzle.pipeline.search import search
 
 CONSTRAINTS = ["throughput >= 1.25x"]
 CONSTRAINT = Option(
@@ -31,7 +32,7 @@ CONSTRAINT = Option(
 )
 # The seed is that of DataConfig, and serves both.
 FROM_INPUTS = ("parent", "text", "constraints", "library", "tokenizer", "seed")
-OWN = (CONSTRAINT, *options_of(search, skip=FROM_INPUTS))
+OWN = (CONSTRAINT, *options_of(declared_in_source("puzzle", "search"), skip=FROM_INPUTS))
 
 
 def _run(given: Given) -> Answer:
@@ -39,7 +40,7 @@ def _run(given: Given) -> Answer:
     arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": found.data.seed}
     if given.get("demo"):
         arguments.setdefault("effort", DEMO_EFFORT)
-    result = search(
+    result = puzzle.search(
         found.parent,
         found.text,
         scenario=scenario(given),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import puzzle
 from puzzle.cli.command import Answer, Command, required
 from puzzle.cli.options import Given, options_of
-from puzzle.serving.check import serve_check
+from puzzle.cli.signatures import declared_in_source
 
-OWN = options_of(serve_check, positional=("directory",))
+OWN = options_of(declared_in_source("puzzle", "serve_check"), positional=("directory",))
 
 
 def _run(given: Given) -> Answer:
     for name in ("directory", "engine"):
         required(given, name)
-    found = serve_check(**given.arguments(OWN))
-    return Answer(values=found.to_dict(), text=str(found), code=0 if found.passed else 1)
+    check = puzzle.serve_check(**given.arguments(OWN))
+    return Answer(values=check.to_dict(), text=str(check), code=0 if check.passed else 1)
 
 
 SERVE_CHECK = Command(

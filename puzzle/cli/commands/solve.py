@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from puzzle import scoring
 from puzzle.choice.program import program_of
 from puzzle.cli.command import Answer, Command, UsageError, required
 from puzzle.cli.inputs import table
 from puzzle.cli.options import Given, Option, options_of
+from puzzle.cli.signatures import declared
 from puzzle.costs.profile import Profile
 from puzzle.errors import DataError
 from puzzle.scoring.score_table import ScoreTable
-from puzzle.scoring.scores import Scores
 from search_space import Block, Layout
 from solvers import ChoiceProblem, Solution, solve
 
-SOLVER = options_of(solve, skip=("problem", "start", "options"))
+if TYPE_CHECKING:
+    from puzzle.scoring.scores import Scores
+
+SOLVER = options_of(declared(solve), skip=("problem", "start", "options"))
 OWN = (
     Option(
         name="scores",
@@ -65,7 +69,7 @@ def _run(given: Given) -> Answer:
 
 def _scores(file: Path) -> Scores:
     try:
-        return Scores.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        return scoring.Scores.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} holds no scores: write them with puzzle score --save") from error
 
