@@ -126,7 +126,7 @@ def main() -> None:
         "puzzle": puzzle.__version__,
         "tokens": options.tokens,
         "distillation_cpu_seconds": seconds,
-        "search": result.speedup(),
+        "search": result.to_dict()["speedup"],
         "evaluated": evaluated(models, cut.validation, parent.tokenizer, options.limit),
         "llama.cpp": served(models, parent.tokenizer, options.rounds),
     }

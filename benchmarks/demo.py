@@ -47,14 +47,13 @@ def main() -> None:
         found = speed(models, result.scenario)
         for name, column in gains.items():
             column.append(found["parent"][name] / found["child"][name])
-    predicted = result.predicted
     report = {
         "device": device_record(),
         "versions": {"puzzle": puzzle.__version__, "transformers": transformers.__version__},
         "seed": options.seed,
         "gain": {
             name: {
-                "predicted": predicted["parent"][name] / predicted["child"][name],
+                "predicted": 1 / result.predicted.ratio(name),
                 "median": statistics.median(column),
                 "least": min(column),
                 "most": max(column),

@@ -1,5 +1,6 @@
 from puzzle.evaluation.evaluating import Evaluation as Evaluation
 from puzzle.evaluation.evaluating import evaluate as evaluate
+from puzzle.evaluation.quality import Quality as Quality
 from puzzle.evaluation.quality import quality as quality
 from puzzle.evaluation.questions import BIGBENCH_TASKS as BIGBENCH_TASKS
 from puzzle.evaluation.questions import ChoiceTask as ChoiceTask

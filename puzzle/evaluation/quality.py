@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from puzzle.evaluation.text_metrics import estimate
+from puzzle.evaluation.text_metrics import Estimate, estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How near a child is to its parent on text.
+
+    Args:
+        kl: KL(parent || child) in nats per token.
+        agreement: Share of positions where both find the same token most likely.
+        perplexity: The child's perplexity.
+        parent_perplexity: The parent's.
+        kl_error: Standard error of `kl` over windows; None if there is one window only.
+        agreement_error: Standard error of `agreement`, likewise.
+    """
+
+    kl: float
+    agreement: float
+    perplexity: float
+    parent_perplexity: float
+    kl_error: float | None = None
+    agreement_error: float | None = None
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Returns the figures of "parent" and "child"; those that are not known are left out."""
+        errors = {"kl_error": self.kl_error, "agreement_error": self.agreement_error}
+        return {
+            "parent": {"kl": 0.0, "perplexity": self.parent_perplexity, "agreement": 1.0},
+            "child": {
+                "kl": self.kl,
+                "perplexity": self.perplexity,
+                "agreement": self.agreement,
+                **{name: error for name, error in errors.items() if error is not None},
+            },
+        }
 
 
 @torch.no_grad()
-def quality(
-    parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool = True
-) -> dict[str, dict[str, float]]:
-    """Returns KL to the parent, perplexity and next-token agreement of both models.
-
-    The child's KL and agreement have their standard errors over windows as `kl_error` and
-    `agreement_error`, where there are two windows or more.
+def quality(parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool = True) -> Quality:
+    """Returns KL to the parent, next-token agreement with it, and perplexity of both models.
 
     Args:
         parent: The parent as a causal language model.
@@ -37,14 +67,16 @@ def quality(
         losses = [-log[:-1].gather(1, target).mean() for log in (log_p, log_q)]
         agree = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean()
         rows.append(torch.stack([kl.mean(), agree, *losses]).double().cpu())
-    near, same, parent_loss, child_loss = map(estimate, torch.stack(rows).unbind(1))
-    errors = {"kl_error": near.error, "agreement_error": same.error}
-    return {
-        "parent": {"kl": 0.0, "perplexity": math.exp(parent_loss.value), "agreement": 1.0},
-        "child": {
-            "kl": near.value,
-            "perplexity": math.exp(child_loss.value),
-            "agreement": same.value,
-            **{name: error for name, error in errors.items() if math.isfinite(error)},
-        },
-    }
+    near, agreement, parent_loss, child_loss = map(estimate, torch.stack(rows).unbind(1))
+    return Quality(
+        kl=near.value,
+        agreement=agreement.value,
+        perplexity=math.exp(child_loss.value),
+        parent_perplexity=math.exp(parent_loss.value),
+        kl_error=_known(near),
+        agreement_error=_known(agreement),
+    )
+
+
+def _known(figure: Estimate) -> float | None:
+    return figure.error if math.isfinite(figure.error) else None

@@ -85,7 +85,7 @@ def choose_fusion(
     spans = []
     for run in tqdm(candidates, desc="fusion", unit="run"):
         fused = fuse_child(child, Fusion.of(layout, [(run.first, run.last)]), norms=norms)
-        kl = quality(child, fused, tokens_NL, progress=False)["child"]["kl"]
+        kl = quality(child, fused, tokens_NL, progress=False).kl
         used = {name: run.resources[name] for name in RESOURCES}
         spans.append(Span(run.first, run.last, f"{run.label} for {run.first}-{run.last}", kl, used))
     problem = _problem(layout, costs, scenario, tuple(spans), tuple(limits))

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from puzzle.figures.svg import heat
 from puzzle.library.bld import LayerDistill
+from puzzle.library.error_map import error_map
 from puzzle.library.layer_fit import LayerFit
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import LibraryConfig
@@ -68,11 +70,8 @@ class Library:
 
     def _repr_html_(self) -> str:
         """The local errors as a heat map."""
-        from puzzle.report.grids import error_grid
-        from puzzle.report.svg import heat
-
-        grid = error_grid(map(self.errors, range(len(self.layers))))
-        return f"<p>{html.escape(repr(self))}</p>{heat(grid, title='Local errors')}"
+        errors = error_map(map(self.errors, range(len(self.layers))))
+        return f"<p>{html.escape(repr(self))}</p>{heat(errors, title='Local errors')}"
 
     def variants(self, layer: int) -> Variants:
         """Returns the weights of a layer's blocks."""

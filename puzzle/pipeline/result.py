@@ -1,4 +1,4 @@
-"""SearchResult: the layout found, what was predicted of it and what was measured."""
+"""SearchResult: the record of a search, and what is made from it."""
 
 from __future__ import annotations
 
@@ -7,59 +7,59 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puzzle.distillation.outcome import DistillResult
 from puzzle.errors import DataError
 from puzzle.library.build import Library
-from puzzle.limits.scenario import Scenario, rate
+from puzzle.library.error_map import error_map
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.generation import inherit_generation_config
+from puzzle.report import plots
 from puzzle.report.card import model_card
+from puzzle.report.cost_points import costs_of
 from puzzle.report.curves import read_record
 from puzzle.report.evidence import Evidence
+from puzzle.report.frontier import frontier_of
+from puzzle.report.page import write_report
+from puzzle.report.record import SearchRecord
+from puzzle.report.verdict import verdict
 from puzzle.serving.files import copy_tokenizer, save_tokenizer, staged
 from puzzle.storage.disk import require_free
-from search_space import Layout, plot_layout
-from solvers import Solution
+from search_space import plot_layout
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-    from puzzle.distillation.outcome import DistillResult
-
-MIB = 2**20
 RECORD, EVIDENCE = "puzzle_layout.json", "puzzle_evidence.json"
-RATES = ("throughput", "prefill_throughput", "decode_throughput")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class SearchResult:
-    """What a search found.
+class SearchResult(SearchRecord):
+    """What a search chose, and where its child is.
 
     Args:
         layout: The child's architecture.
         solution: The program's solution, with status, bound and gap; the layout may be another,
             near it, that measured better.
         scenario: What the speeds are of.
-        predicted: Resources of "parent" and "child" by the cost model, and the child's score.
+        predicted: Parent and child by the cost model, and the child's score as its KL.
         measured: Quality on the validation text, and the seconds that both take where the costs
             are of; no seconds where that is not here.
-        library: Where the weights are; None for a result read from a directory.
         evidence: What the layout was chosen from, for the report.
+        library: Where the weights are; None for a result read from a directory.
         saved: The directory that a result was read from, which holds its child.
+
+    Example:
+        >>> result.measured.child.kl, result.measured.ratio("throughput")  # doctest: +SKIP
+        (0.513, 1.336)
     """
 
-    layout: Layout
-    solution: Solution
-    scenario: Scenario
-    predicted: Mapping[str, Mapping[str, float]]
-    measured: Mapping[str, Mapping[str, float]]
     library: Library | None = None
-    evidence: Evidence | None = None
     saved: Path | None = None
 
     def child(self) -> PuzzleForCausalLM:
@@ -71,75 +71,6 @@ class SearchResult:
         model = assemble(parent.config, self.layout, tensors, dtype=parent.dtype)
         inherit_generation_config(model, getattr(parent.tensors, "directory", None))
         return model
-
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Returns the rows of the table: name, parent and child predicted, then measured."""
-        columns = [
-            {**part[who], **self.rates(part[who])}
-            for part in (self.predicted, self.measured)
-            for who in ("parent", "child")
-        ]
-        lines = {
-            "throughput (tokens/s)": ("throughput", 1.0, ".1f"),
-            "prefill (tokens/s)": ("prefill_throughput", 1.0, ".1f"),
-            "decode (tokens/s)": ("decode_throughput", 1.0, ".1f"),
-            "parameters (M)": ("parameters", 1e6, ".1f"),
-            "memory (MiB)": ("memory", MIB, ".1f"),
-            "KL (nats/token)": ("kl", 1.0, ".3f"),
-            "perplexity": ("perplexity", 1.0, ".2f"),
-            "next-token agreement": ("agreement", 1.0, ".3f"),
-        }
-        return [
-            (name, *(f"{c[key] / unit:{form}}" if key in c else "" for c in columns))  # type: ignore[misc]
-            for name, (key, unit, form) in lines.items()
-        ]
-
-    def speedup(self) -> dict[str, dict[str, float]]:
-        """Returns child / parent for each rate, predicted and measured."""
-        found = {}
-        for name, part in (("predicted", self.predicted), ("measured", self.measured)):
-            parent, child = (self.rates(part[who]) for who in ("parent", "child"))
-            found[name] = {key: child[key] / parent[key] for key in RATES if key in parent}
-        return found
-
-    def gain(self) -> tuple[float, str] | None:
-        """Returns how many times the parent's throughput the child's is, and how that is known.
-
-        Returns:
-            The factor, and "measured" or "predicted"; None where no seconds are known.
-        """
-        found = self.speedup()
-        known = [how for how in ("measured", "predicted") if "throughput" in found[how]]
-        return (found[known[0]]["throughput"], known[0]) if known else None
-
-    def rates(self, totals: Mapping[str, float]) -> dict[str, float]:
-        """Returns the rates of totals such as `measured["child"]`; those that they tell."""
-        if {"prefill_seconds", "decode_seconds"} <= set(totals):
-            return rate(totals, self.scenario)
-        if "seconds" not in totals:
-            return {}
-        generated = self.scenario.batch * self.scenario.generated_tokens
-        return {"throughput": generated / totals["seconds"], "latency": totals["seconds"]}
-
-    def table(self) -> str:
-        """Returns parent against child, predicted and measured, as text."""
-        head = ("", "parent pred.", "child pred.", "parent meas.", "child meas.")
-        rows = [head, *self.rows()]
-        gains = self.speedup()
-        for name in RATES:
-            told = [f"{each[name]:.2f}x" if name in each else "" for each in gains.values()]
-            if any(told):
-                rows.append((f"{name} gain", "", told[0], "", told[1]))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        sure = self.evidence.corrections.items() if self.evidence else ()
-        notes = [f"{name} of whole layouts are predicted {found.sure}" for name, found in sure]
-        lines = (
-            row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 5))
-            for row in rows
-        )
-        if "throughput" not in gains["measured"]:
-            notes.append("nothing was timed: the costs are not of this machine")
-        return "\n".join([*lines, *notes])
 
     def report(
         self,
@@ -164,9 +95,8 @@ class SearchResult:
             DataError: The directory has no record of a distillation.
             WorkspaceError: The file cannot be written.
         """
-        from puzzle.report.page import write_report
-
-        return write_report(self, path, distillation=read_record(distillation, self.saved))
+        record = read_record(distillation, self.saved)
+        return write_report(self, path, distillation=record, saved=self.saved)
 
     def plot_layout(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Returns the layout drawn with matplotlib; see `search_space.plot_layout`."""
@@ -181,13 +111,11 @@ class SearchResult:
             DataError: The result has no evidence.
             ImportError: matplotlib is not installed.
         """
-        from puzzle.report import frontier, plots
-
         self._require_evidence()
-        found = frontier.frontier_of(self)
-        if found is None:
+        frontier = frontier_of(self)
+        if frontier is None:
             raise DataError("the program has no resource to draw a frontier over")
-        return plots.frontier_figure(found)
+        return plots.frontier_figure(frontier)
 
     def plot_scores(self) -> Figure:
         """Returns the heat map of scores, the child's blocks framed.
@@ -196,9 +124,7 @@ class SearchResult:
             DataError: The result has no evidence.
             ImportError: matplotlib is not installed.
         """
-        from puzzle.report import grids, plots
-
-        return plots.heat_figure(grids.score_grid(self._require_evidence().scores, self.layout))
+        return plots.heat_figure(self._require_evidence().scores.heat_map(self.layout))
 
     def plot_errors(self) -> Figure:
         """Returns the heat map of local errors, the child's variants framed.
@@ -207,12 +133,10 @@ class SearchResult:
             DataError: The result has no evidence, or no local errors.
             ImportError: matplotlib is not installed.
         """
-        from puzzle.report import grids, plots
-
         errors = self._require_evidence().errors
         if not errors:
             raise DataError("the result holds no local errors: it was not made from a library")
-        return plots.heat_figure(grids.error_grid(errors, self.layout))
+        return plots.heat_figure(error_map(errors, self.layout))
 
     def plot_costs(self) -> Figure:
         """Returns measured over predicted costs of parent and child.
@@ -220,10 +144,7 @@ class SearchResult:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from puzzle.report import cost_points as costs
-        from puzzle.report import plots
-
-        return plots.costs_figure(costs.costs_of(self))
+        return plots.costs_figure(costs_of(self))
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Returns parent and child, predicted and measured, as a pandas DataFrame.
@@ -235,7 +156,7 @@ class SearchResult:
         import pandas
 
         rows = {
-            (who, how): {**part[who], **self.rates(part[who])}
+            (who, how): getattr(part, who).with_rates()
             for who in ("parent", "child")
             for how, part in (("predicted", self.predicted), ("measured", self.measured))
         }
@@ -248,17 +169,6 @@ class SearchResult:
                 f"the result has no evidence, which search() keeps and save() writes to {EVIDENCE}"
             )
         return self.evidence
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {
-            "layout": self.layout.to_dict(),
-            "solution": self.solution.to_dict(),
-            "scenario": self.scenario.to_dict(),
-            "predicted": {k: dict(v) for k, v in self.predicted.items()},
-            "measured": {k: dict(v) for k, v in self.measured.items()},
-            "speedup": self.speedup(),
-        }
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the child in Hugging Face format, with its tokenizer, model card and evidence.
@@ -334,14 +244,7 @@ class SearchResult:
             _write_json(path / EVIDENCE, self.evidence.to_dict())
         (path / "README.md").write_text(model_card(self), encoding="utf-8")
 
-    def __repr__(self) -> str:
-        kl, gain = self.measured["child"]["kl"], self.gain()
-        told = f"{gain[0]:.2f}x {gain[1]}, " if gain else ""
-        return f"SearchResult({self.layout!r}, {told}KL {kl:.3f})"
-
     def _repr_html_(self) -> str:
-        from puzzle.report.verdict import verdict
-
         said = html.escape(verdict(self))
         return f"<p>{said}</p>{self.layout._repr_html_()}<pre>{html.escape(self.table())}</pre>"
 
@@ -362,17 +265,12 @@ def load_result(directory: str | os.PathLike[str]) -> SearchResult:
             f"{path} has no {RECORD}; give the directory that result.save() wrote, or the run "
             "directory of 'puzzle search'"
         )
-    values = json.loads((found[0] / RECORD).read_text(encoding="utf-8"))
     evidence = found[0] / EVIDENCE
-    return SearchResult(
-        layout=Layout.from_dict(values["layout"]),
-        solution=Solution.from_dict(values["solution"]),
-        scenario=Scenario.from_dict(values["scenario"]),
-        predicted=values["predicted"],
-        measured=values["measured"],
+    result = SearchResult.from_dict(
+        json.loads((found[0] / RECORD).read_text(encoding="utf-8")),
         evidence=_read_evidence(evidence) if evidence.is_file() else None,
-        saved=found[0],
     )
+    return replace(result, saved=found[0])
 
 
 def _read_evidence(file: Path) -> Evidence:

@@ -21,7 +21,7 @@ from puzzle.costs.measured.whole_layouts import corrected_by_layouts
 from puzzle.costs.per_scenario import PerScenario
 from puzzle.costs.protocol import CostModel
 from puzzle.errors import WorkspaceError
-from puzzle.evaluation.quality import quality
+from puzzle.evaluation.quality import Quality, quality
 from puzzle.library.build import Library, build_library, heal
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint, parse_constraints
@@ -30,6 +30,7 @@ from puzzle.limits.scenario import Scenario, Workload, WorkloadLike
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import Parent, open_parent
 from puzzle.pipeline.result import SearchResult
+from puzzle.report.comparison import Comparison
 from puzzle.report.evidence import Evidence, describe_run
 from puzzle.scoring.fisher import fisher
 from puzzle.scoring.hybrid import hybrid
@@ -196,7 +197,7 @@ def _result(
     solution, choice, library = found
     layouts = {"parent": Layout.parent(goals.space.shape), "child": choice.layout}
     main = next(iter(goals.workload.scenarios.values()))
-    good = _quality(library, choice.layout, validation)
+    good = _quality(library, choice.layout, validation).to_dict()
     predicted, measured = {}, {}
     for who, layout in layouts.items():
         kl = scores.total(layout) if who == "child" else 0.0
@@ -207,8 +208,8 @@ def _result(
         layout=choice.layout,
         solution=solution,
         scenario=main,
-        predicted=predicted,
-        measured=measured,
+        predicted=Comparison.from_dict(predicted, main),
+        measured=Comparison.from_dict(measured, main),
         library=library,
         evidence=evidence,
     )
@@ -325,9 +326,7 @@ def _models(library: Library, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _quality(
-    library: Library, layout: Layout, validation: torch.Tensor
-) -> dict[str, dict[str, float]]:
+def _quality(library: Library, layout: Layout, validation: torch.Tensor) -> Quality:
     models = _models(library, layout)
     device = library.parent.device
     return quality(models["parent"].to(device), models["child"].to(device), validation)

@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from puzzle.report.asked import asked
+from puzzle.report.outcomes import constraint_outcomes
+from puzzle.report.record import SearchRecord
 from puzzle.report.reproduce import search_call
 from puzzle.report.templates import template
 from puzzle.report.words import device_words, methods_words, scenario_words, version_words
 from search_space import Layout, engines_for
 
-if TYPE_CHECKING:
-    from puzzle.pipeline.result import SearchResult
-
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def model_card(result: SearchResult) -> str:
-    """Returns the text of a child's README.md; what the result does not hold is not in it.
+def model_card(record: SearchRecord) -> str:
+    """Returns the text of a child's README.md; what the record does not hold is not in it.
 
     Args:
-        result: The result; its evidence, if there is some, gives constraints, data and command.
+        record: The record; its evidence, if there is some, gives constraints, data and command.
     """
-    evidence = result.evidence
+    evidence = record.evidence
     run: Any = evidence.run if evidence else {}
     name = run["parent"]["name"] if run else None
     values: dict[str, Any] = {
-        "result": result,
+        "record": record,
         "name": name or "a language model",
-        "engines": engines_for(result.layout),
-        "runs": [(layers, *label.split("+")) for layers, label in result.layout.runs()],
-        "own": Layout.parent(result.layout.shape).blocks[0].label,
-        "asked": asked(result),
-        "scenario": scenario_words(result.scenario),
-        "rows": result.rows(),
+        "engines": engines_for(record.layout),
+        "runs": [(layers, *label.split("+")) for layers, label in record.layout.runs()],
+        "own": Layout.parent(record.layout.shape).blocks[0].label,
+        "constraints": constraint_outcomes(record),
+        "scenario": scenario_words(record.scenario),
+        "rows": record.rows(),
         "evidence": evidence if run else None,
     }
     if evidence is not None and run:
         values["methods"] = methods_words(evidence.scores)
-        values["call"] = search_call(evidence, result.scenario, parent=run["parent"]["name"])
+        values["call"] = search_call(evidence, record.scenario, parent=run["parent"]["name"])
         values["versions"] = version_words(run["versions"])
         values["device"] = device_words(run["device"])
     text = template("card.md", html=False).render(values)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from puzzle.limits.quantities import QUANTITIES, readable
-
-if TYPE_CHECKING:
-    from puzzle.pipeline.result import SearchResult
+from puzzle.report.record import SearchRecord
 
 COSTS = {
     "seconds": ("time of the scenario", "latency"),
@@ -40,16 +37,16 @@ class Cost:
     ratio: float
 
 
-def costs_of(result: SearchResult) -> tuple[Cost, ...]:
+def costs_of(record: SearchRecord) -> tuple[Cost, ...]:
     """Returns every figure that was both predicted and measured, parent and child in turn."""
-    found = []
+    costs = []
     for key, (name, quantity) in COSTS.items():
         for who in ("parent", "child"):
-            predicted = result.predicted[who].get(key, 0.0)
-            measured = result.measured[who].get(key, 0.0)
+            predicted = getattr(getattr(record.predicted, who), key) or 0.0
+            measured = getattr(getattr(record.measured, who), key) or 0.0
             if predicted > 0 and measured > 0:
                 unit = QUANTITIES[quantity]
-                found.append(
+                costs.append(
                     Cost(
                         name=name,
                         who=who,
@@ -58,4 +55,4 @@ def costs_of(result: SearchResult) -> tuple[Cost, ...]:
                         ratio=measured / predicted,
                     )
                 )
-    return tuple(found)
+    return tuple(costs)

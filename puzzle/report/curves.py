@@ -8,18 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from puzzle.distillation.outcome import DistillResult
 from puzzle.distillation.saving import RECORD
 from puzzle.errors import DataError
-from puzzle.report.svg import Series, chart
+from puzzle.figures.svg import Series, chart
 
 MOST_POINTS = 200
+Distilled = DistillResult | Mapping[str, Any] | str | os.PathLike[str]
 
 
-def read_record(given: Any, saved: Path | None) -> Mapping[str, Any] | None:
+def read_record(given: Distilled | None, saved: Path | None) -> Mapping[str, Any] | None:
     """Returns the record of a distillation, if there is one.
 
     Args:
-        given: A `DistillResult`, its record, the directory it was written to, or None.
+        given: The outcome of `distill`, its record, the directory it was written to, or None.
         saved: Where to look if nothing is given.
 
     Raises:
@@ -34,8 +36,7 @@ def read_record(given: Any, saved: Path | None) -> Mapping[str, Any] | None:
         if not file.is_file():
             raise DataError(f"{file} is missing; give the directory that distill() wrote")
     else:
-        found: Mapping[str, Any] = given if isinstance(given, Mapping) else given.to_dict()
-        return found
+        return given.to_dict() if isinstance(given, DistillResult) else given
     record: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return record
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from puzzle.costs.correction import Correction
+from puzzle.figures.svg import INK, RIGHT, WIDTH, Series, chart, legend, mark, picture, text
+from puzzle.figures.svg import ticks as round_numbers
 from puzzle.report.cost_points import Cost
 from puzzle.report.frontier import KINDS, Frontier
-from puzzle.report.svg import INK, RIGHT, WIDTH, Series, chart, legend, mark, picture, text
-from puzzle.report.svg import ticks as round_numbers
 
 LOOKS = {
     "frontier": ("circle", "#0072B2"),

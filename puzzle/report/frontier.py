@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from puzzle.choice.baselines import at_random, greedy
 from puzzle.errors import ConstraintError
-from puzzle.report.asked import SECONDS, totals
+from puzzle.report.outcomes import SECONDS, predicted_totals
+from puzzle.report.record import SearchRecord
 from solvers import ChoiceProblem, SolverError, frontier, pool
-
-if TYPE_CHECKING:
-    from puzzle.pipeline.result import SearchResult
 
 KINDS = {
     "frontier": "least score for each budget",
@@ -63,19 +60,21 @@ class Frontier:
     wanted: float | None = None
 
 
-def frontier_of(result: SearchResult) -> Frontier | None:
-    """Returns the frontier of a result's program, with what it chose.
+def frontier_of(record: SearchRecord) -> Frontier | None:
+    """Returns the frontier of a record's program, with what it chose.
 
     Returns:
         The frontier; None without evidence, or with a program that knows no resource.
     """
-    if result.evidence is None or not result.evidence.problem.resources:
+    if record.evidence is None or not record.evidence.problem.resources:
         return None
-    problem = result.evidence.kl_problem()
+    problem = record.evidence.kl_problem()
     limited = [limit.resource for limit in problem.limits if limit.at_most is not None]
     name = next((n for n in ("seconds", *limited) if n in problem.resources), None)
-    parent = {"predicted": totals(result, "parent"), "measured": result.measured["parent"]}
-    child = {"predicted": totals(result, "child"), "measured": result.measured["child"]}
+    parent, child = (
+        {"predicted": predicted_totals(record, who), "measured": measured.to_dict()}
+        for who, measured in (("parent", record.measured.parent), ("child", record.measured.child))
+    )
     if name is None or not parent["predicted"].get(name, 0.0) > 0:
         return None
 
@@ -85,7 +84,7 @@ def frontier_of(result: SearchResult) -> Frontier | None:
 
     budgets = _budgets(child["predicted"][name], parent["predicted"][name])
     found = [*_frontier(problem, name, budgets), *_pool(problem, name), *_baselines(problem, name)]
-    found += _tried(problem, name, result.evidence.tried)
+    found += _tried(problem, name, record.evidence.tried)
     points = [Point(kind=kind, share=share(total), kl=kl) for kind, total, kl in found]
     points.append(Point(kind="parent", share=1.0, kl=0.0))
     for kind, how in (("child", "predicted"), ("measured", "measured")):

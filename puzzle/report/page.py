@@ -6,44 +6,44 @@ import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
-from puzzle.report.asked import asked
+from puzzle.figures.svg import heat
+from puzzle.library.error_map import error_map, median_errors
 from puzzle.report.cost_points import costs_of
 from puzzle.report.curves import curves_svg
+from puzzle.report.evidence import Evidence
 from puzzle.report.figures import corrections_svg, costs_svg, frontier_svg
 from puzzle.report.frontier import frontier_of
-from puzzle.report.grids import error_grid, score_grid, stages
+from puzzle.report.outcomes import constraint_outcomes
+from puzzle.report.record import SearchRecord
 from puzzle.report.reproduce import search_call, serve_commands
 from puzzle.report.stability import Stability, stability
-from puzzle.report.svg import heat
 from puzzle.report.templates import template
-from puzzle.report.verdict import comparison, heading, sure, verdict
+from puzzle.report.verdict import heading, measured_rows, sure, verdict
 from puzzle.report.words import device_words, methods_words, scenario_words, version_words
 from puzzle.storage.disk import disk_errors
 from search_space import Layout, layout_svg
-
-if TYPE_CHECKING:
-    from puzzle.pipeline.result import SearchResult
-    from puzzle.report.evidence import Evidence
 
 PHONE, OPEN_LAYERS = 360, 12
 
 
 def write_report(
-    result: SearchResult,
+    record: SearchRecord,
     path: str | os.PathLike[str],
     *,
     distillation: Mapping[str, Any] | None = None,
+    saved: Path | None = None,
 ) -> Path:
-    """Writes the report of a result; sections whose data is not there are left out.
+    """Writes the report of a search; sections whose data is not there are left out.
 
     Args:
-        result: The result.
+        record: The record.
         path: The file.
         distillation: The record of the child's distillation, `DistillResult.to_dict()`.
+        saved: The directory that holds the child, if it is saved.
 
     Returns:
         The file.
@@ -54,66 +54,72 @@ def write_report(
     file = Path(path)
     with disk_errors(file, file.absolute().parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(result, distillation=distillation), encoding="utf-8")
+        file.write_text(page(record, distillation=distillation, saved=saved), encoding="utf-8")
     return file
 
 
-def page(result: SearchResult, *, distillation: Mapping[str, Any] | None = None) -> str:
+def page(
+    record: SearchRecord,
+    *,
+    distillation: Mapping[str, Any] | None = None,
+    saved: Path | None = None,
+) -> str:
     """Returns the report as HTML.
 
     Args:
-        result: The result.
+        record: The record.
         distillation: The record of the child's distillation.
+        saved: The directory that holds the child.
     """
-    costs = costs_of(result)
-    corrections = result.evidence.corrections if result.evidence else {}
-    found = stability(result.evidence, result.solution) if result.evidence else None
+    costs = costs_of(record)
+    corrections = record.evidence.corrections if record.evidence else {}
+    found = stability(record.evidence, record.solution) if record.evidence else None
     values: dict[str, Any] = {
         "style": Markup(resources.files("puzzle.report").joinpath("page.css").read_text("utf-8")),
-        "heading": heading(result),
-        "verdict": verdict(result),
-        "sure": sure(result, found),
-        "layout_wide": Markup(layout_svg(result.layout)),
-        "layout_narrow": Markup(layout_svg(result.layout, width=PHONE)),
-        "layout_words": _layout_words(result.layout),
-        "comparison": comparison(result),
-        "scenario": scenario_words(result.scenario),
-        "asked": asked(result, solve_again=True),
+        "heading": heading(record),
+        "verdict": verdict(record),
+        "sure": sure(record, found),
+        "layout_wide": Markup(layout_svg(record.layout)),
+        "layout_narrow": Markup(layout_svg(record.layout, width=PHONE)),
+        "layout_words": _layout_words(record.layout),
+        "comparison": measured_rows(record),
+        "scenario": scenario_words(record.scenario),
+        "constraints": constraint_outcomes(record, solve_again=True),
         "costs": costs,
         "costs_picture": Markup(costs_svg(costs)) if costs else None,
         "scatter": Markup(corrections_svg(corrections)) if corrections else None,
         "curves": [(c, Markup(svg)) for c, svg in curves_svg(distillation or {})],
-        "commands": serve_commands(result.layout, result.saved),
-        **_evidence(result),
-        **_firm(result, found),
+        "commands": serve_commands(record.layout, saved),
+        **_evidence(record),
+        **_firm(record, found),
     }
     return template("page.html", html=True).render(values)
 
 
-def _evidence(result: SearchResult) -> dict[str, Any]:
-    """What the page says of a result's evidence; all of it empty without."""
+def _evidence(record: SearchRecord) -> dict[str, Any]:
+    """What the page says of a record's evidence; all of it empty without."""
     names = ("axis", "frontier", "scores", "methods", "errors", "stages", "run", "call")
     values: dict[str, Any] = dict.fromkeys(names)
-    evidence = result.evidence
+    evidence = record.evidence
     if evidence is None:
         return values
-    frontier = frontier_of(result)
-    grid = score_grid(evidence.scores, result.layout)
+    frontier = frontier_of(record)
+    scores = evidence.scores.heat_map(record.layout)
     if frontier is not None:
         values["axis"], values["frontier"] = frontier.axis, Markup(frontier_svg(frontier))
-    values["scores"] = Markup(heat(grid, title="Scores by layer and block"))
+    values["scores"] = Markup(heat(scores, title="Scores by layer and block"))
     values["methods"] = f"Found by: {methods_words(evidence.scores)}"
     if evidence.errors:
-        grid = error_grid(evidence.errors, result.layout)
-        values["errors"] = Markup(heat(grid, title="Local errors by layer and variant"))
+        errors = error_map(evidence.errors, record.layout)
+        values["errors"] = Markup(heat(errors, title="Local errors by layer and variant"))
         medians = ", ".join(
-            f"{value:.3g} {name}" for name, value in stages(evidence.errors).items()
+            f"{value:.3g} {name}" for name, value in median_errors(evidence.errors).items()
         )
         values["stages"] = f"Median over fitted variants: {medians}." if medians else ""
     if evidence.run:
         parent = evidence.run["parent"]
         name = parent["source"] or parent["name"]
-        values["call"] = search_call(evidence, result.scenario, parent=name)
+        values["call"] = search_call(evidence, record.scenario, parent=name)
         values["run"] = _run(evidence)
     return values
 
@@ -134,10 +140,10 @@ def _run(evidence: Evidence) -> list[tuple[str, str]]:
     ]
 
 
-def _firm(result: SearchResult, found: Stability | None) -> dict[str, Any]:
+def _firm(record: SearchRecord, found: Stability | None) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(("firm", "open_layers", "moved"))
-    blocks = [block.label for block in result.layout.blocks]
-    pairs = zip(result.solution.labels, blocks, strict=True)
+    blocks = [block.label for block in record.layout.blocks]
+    pairs = zip(record.solution.labels, blocks, strict=True)
     changed = [layer for layer, (old, new) in enumerate(pairs) if old != new]
     if found is None:
         return values

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from puzzle.figures.heat_map import HeatMap
+from puzzle.figures.shades import STOPS
+from puzzle.figures.svg import FRAME
 from puzzle.report.cost_points import Cost
 from puzzle.report.figures import LOOKS
 from puzzle.report.frontier import KINDS, Frontier
-from puzzle.report.grids import Grid
-from puzzle.report.shades import STOPS
-from puzzle.report.svg import FRAME
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def frontier_figure(found: Frontier) -> Figure:
     return figure
 
 
-def heat_figure(grid: Grid) -> Figure:
+def heat_figure(grid: HeatMap) -> Figure:
     """Returns a heat map with the child's choices framed."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
     from matplotlib.patches import Rectangle
@@ -115,7 +115,7 @@ def _look(kind: str) -> dict[str, Any]:
     return {"marker": MARKS[shape], "color": colour, "markerfacecolor": fill, "markersize": 6}
 
 
-def _seen(grid: Grid, value: float | None) -> float:
+def _seen(grid: HeatMap, value: float | None) -> float:
     if value is None:
         return float("nan")
     return min(grid.high, max(grid.low, value))

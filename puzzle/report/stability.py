@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from puzzle.report.asked import SECONDS
 from puzzle.report.evidence import Evidence
+from puzzle.report.outcomes import SECONDS
 from solvers import Solution, SolverError, solve
 
 GAP = 1e-3

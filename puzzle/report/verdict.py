@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from puzzle.limits.quantities import QUANTITIES, readable
-
-if TYPE_CHECKING:
-    from puzzle.pipeline.result import SearchResult
-    from puzzle.report.stability import Stability
+from puzzle.report.record import SearchRecord
+from puzzle.report.stability import Stability
+from search_space import Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,47 +20,49 @@ class Row:
     ratio: str
 
 
-def heading(result: SearchResult) -> str:
+def heading(record: SearchRecord) -> str:
     """Returns the title of a report."""
-    run = result.evidence.run if result.evidence else {}
+    run = record.evidence.run if record.evidence else {}
     return f"Child of {run['parent']['name']}" if run else "A child"
 
 
-def verdict(result: SearchResult) -> str:
+def verdict(record: SearchRecord) -> str:
     """Returns one sentence: how much faster, and how much of the parent is kept."""
-    child, gain = result.measured["child"], result.gain()
+    child, gain = record.measured.child, record.gain()
     if gain is None:
-        size = child["parameters"] / result.measured["parent"]["parameters"]
-        words = f"{100 * size:.0f} % of the parent's parameters"
+        own = Layout.parent(record.layout.shape).parameters()
+        words = f"{100 * record.layout.parameters() / own:.0f} % of the parent's parameters"
     else:
         words = f"{gain[0]:.2f} times the parent's throughput"
         words += "" if gain[1] == "measured" else " as predicted"
         words = words if gain[0] >= 1 else f"Only {words}"
-    if "agreement" in child:
-        share = f"{100 * child['agreement']:.1f}"
-        if "agreement_error" in child:
-            share += f" \u00b1 {100 * child['agreement_error']:.1f}"
+    if child.agreement is not None:
+        share = f"{100 * child.agreement:.1f}"
+        if child.agreement_error is not None:
+            share += f" \u00b1 {100 * child.agreement_error:.1f}"
         words += f", keeping its choice of next token {share} % of the time"
-    error = f" \u00b1 {child['kl_error']:.3f}" if "kl_error" in child else ""
-    return f"{words} (KL {child['kl']:.3f}{error} nats per token)."
+    if child.kl is not None:
+        error = f" \u00b1 {child.kl_error:.3f}" if child.kl_error is not None else ""
+        words += f" (KL {child.kl:.3f}{error} nats per token)"
+    return f"{words}."
 
 
-def sure(result: SearchResult, found: Stability | None) -> list[str]:
+def sure(record: SearchRecord, found: Stability | None) -> list[str]:
     """Returns sentences on how sure the verdict is.
 
     Args:
-        result: The result.
+        record: The record.
         found: How firm the choice is, if known.
     """
-    sentences = [_predicted(result)]
-    evidence = result.evidence
+    sentences = [_predicted(record)]
+    evidence = record.evidence
     if evidence is not None and evidence.run:
         tokens = evidence.run["text"]["validation"]["tokens"]
         sentences[0] += (
             f" Quality was measured on {tokens:,} tokens of text that nothing was chosen with; "
             "\u00b1 is a standard error."
         )
-    solution = result.solution
+    solution = record.solution
     status = "proved best" if solution.status.value == "optimal" else "not proved best"
     sentences.append(f"For the scores it got, the program's optimum is {status}.")
     if found is not None:
@@ -73,22 +73,19 @@ def sure(result: SearchResult, found: Stability | None) -> list[str]:
     return sentences
 
 
-def _predicted(result: SearchResult) -> str:
-    found = result.speedup()
-    if "throughput" not in found["measured"]:
+def _predicted(record: SearchRecord) -> str:
+    gain = record.predicted.ratio("throughput")
+    if record.measured.ratio("throughput") is None:
         return "Nothing was timed: the costs are not of this machine."
-    if "throughput" not in found["predicted"]:
+    if gain is None:
         return "The cost model predicts no time."
-    gain = found["predicted"]["throughput"]
     return f"Throughput was predicted to be {gain:.2f} times the parent's."
 
 
-def comparison(result: SearchResult) -> tuple[Row, ...]:
+def measured_rows(record: SearchRecord) -> tuple[Row, ...]:
     """Returns the measured figures of parent and child, and their ratios."""
-    parent, child = (
-        {**result.measured[who], **result.rates(result.measured[who])}
-        for who in ("parent", "child")
-    )
+    both = record.measured
+    parent, child = both.parent.with_rates(), both.child.with_rates()
     rows = []
     for name, key in (
         ("throughput", "throughput"),

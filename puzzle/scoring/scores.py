@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from puzzle.figures.heat_map import HeatMap, cells_by_name, rows_named
+from puzzle.figures.svg import heat
 from search_space import Layout
 
 if TYPE_CHECKING:
@@ -110,28 +112,29 @@ class Scores(Sequence[Mapping[str, Score]]):
         counts = ", ".join(f"{n} {name}" for name, n in sorted(self.methods().items()))
         return f"Scores({len(self.layers)} layers: {counts})"
 
-    def _repr_html_(self) -> str:
-        """A heat map: layers down, blocks across, darker for more nats per token."""
-        labels = list(dict.fromkeys(label for _, label, _ in self.items()))
-        head = "".join(f"<th>{html.escape(label)}</th>" for label in labels)
-        rows = "".join(
-            f"<tr><th>{layer}</th>{''.join(_cell(row.get(label)) for label in labels)}</tr>"
-            for layer, row in enumerate(self.layers)
+    def heat_map(self, layout: Layout | None = None) -> HeatMap:
+        """Returns the heat map of the scores.
+
+        Args:
+            layout: The layout whose blocks are marked.
+        """
+        rows, cells = cells_by_name([{k: s.kl for k, s in row.items()} for row in self.layers])
+        positive = [value for line in cells for value in line if value is not None and value > 0]
+        # Three powers of ten below the largest: what is smaller does not decide anything.
+        high = max(positive, default=1.0)
+        names = [{block.label} for block in layout.blocks] if layout else []
+        return HeatMap(
+            rows=rows,
+            cells=cells,
+            chosen=rows_named(rows, names, len(self.layers)),
+            scale="log",
+            low=max(min(positive, default=1e-3), high / 1000),
+            high=high,
+            unit="KL, nats per token, with this one block replaced",
         )
-        caption = "KL in nats per token, one block replaced"
-        return f"<table><caption>{caption}</caption><tr><th>layer</th>{head}</tr>{rows}</table>"
 
-
-def _cell(score: Score | None) -> str:
-    if score is None:
-        return "<td></td>"
-    # Logarithmic: half a shade for each factor of ten from 0.0001 to 10 nats.
-    share = min(1.0, max(0.0, (math.log10(max(score.kl, 1e-5)) + 4) / 5))
-    text = "white" if share > 0.5 else "black"
-    light = round(255 - 195 * share)
-    style = f"background:rgb({light},{light},255);color:{text};text-align:right"
-    title = f"{score.method}, standard error {score.error:.2g}"
-    return f'<td style="{style}" title="{title}">{score.kl:.3g}</td>'
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{heat(self.heat_map(), title='Scores')}"
 
 
 def mean_and_error(values_BL: torch.Tensor) -> tuple[float, float]:

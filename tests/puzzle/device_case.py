@@ -61,7 +61,7 @@ def stages(out, device):
         "around": scores_around(measure, space, layout, workspace=workspace),
     }
     return {
-        "quality": list(quality(*models.values(), cut.validation)["child"].values()),
+        "quality": list(quality(*models.values(), cut.validation).to_dict()["child"].values()),
         "influence": block_influence(parent, cut.score),
         "measured": measure(layout).kl,
         "healed": Measure(healed, cut.score)(layout).kl,

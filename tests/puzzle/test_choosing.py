@@ -66,7 +66,7 @@ def test_a_measured_kl_is_that_of_the_assembled_child(built):
         2, Block.from_label("gqa1+none")
     )
     child = assemble(parent.config, layout, library.child_tensors(layout), dtype=torch.float32)
-    expected = quality(reference, child, cut.score)["child"]["kl"]
+    expected = quality(reference, child, cut.score).kl
     found = measured_kl(library, layout, cut.score)
     assert found.kl == pytest.approx(expected, rel=1e-4)
     assert measured_kl(library, own, cut.score).kl == pytest.approx(0.0, abs=1e-6)

@@ -68,7 +68,7 @@ def test_the_chosen_fusion_is_the_best_of_all_by_summed_kl_within_the_limit(laye
     kls = {}
     for first, last in itertools.combinations(range(1, 5), 2):
         fused = fuse_child(child, Fusion.of(layout, [(first, last)]))
-        kls[first, last] = quality(child, fused, tokens(), progress=False)["child"]["kl"]
+        kls[first, last] = quality(child, fused, tokens(), progress=False).kl
     best = min(
         sum(kls.get(run, 0.0) for run in runs) for runs in cover(1, 4) if len(runs) + 2 <= layers
     )

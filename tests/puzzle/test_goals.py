@@ -53,8 +53,8 @@ def test_a_search_over_two_scenarios_meets_the_limit_of_each(tmp_path):
         )
         assert child <= most * parent * (1 + 1e-9)
     # No H100 is here: nothing is timed, and no limit is tightened by what this machine does.
-    assert "seconds" not in result.measured["child"]
-    gain = result.speedup()["predicted"]["throughput"]
+    assert result.measured.child.seconds is None
+    gain = result.predicted.ratio("throughput")
     assert result.gain() == (gain, "predicted")
     page = result.report(tmp_path / "report.html").read_text()
     assert f"{gain:.2f} times the parent&#39;s throughput as predicted" in page
@@ -71,7 +71,7 @@ def test_a_resource_is_minimised_under_a_limit_on_the_kl(tmp_path):
     sizes = []
     for most in (1e-3, 1e-1):
         result = puzzle.search(parent, text(), constraints=[f"kl <= {most}"], **run)
-        assert result.predicted["child"]["kl"] <= most
+        assert result.predicted.child.kl <= most
         sizes.append(result.layout.parameters())
     assert sizes[1] < sizes[0] < puzzle.Layout.parent(result.layout.shape).parameters()
     with pytest.raises(ConstraintError, match="without a limit on the KL"):
@@ -117,7 +117,7 @@ def test_costs_are_corrected_by_whole_layouts_that_are_run_once(tmp_path):
         assert len(correction.measured) == 5
         assert 0 <= correction.error < 10
         applied = correction.error < correction.error_before
-        scale, own = correction.scale, result.predicted["parent"][name]
+        scale, own = correction.scale, getattr(result.predicted.parent, name)
         # The parent is one of the layouts. Of the line, what is not its fixed part is scaled.
         blocks = (own - correction.fixed) / scale if applied and scale else correction.predicted[0]
         assert 0 <= blocks <= correction.predicted[0]
@@ -152,7 +152,7 @@ def test_a_child_is_timed_in_the_engine_that_its_costs_are_of(tmp_path):
     for path in (tmp_path / "run" / "engine-runs").glob("*/seconds.json"):
         parent, child = json.loads(path.read_text())
         ratios.append(median(child["decode"]) / median(parent["decode"]))
-    seconds = [result.measured[who]["decode_seconds"] for who in ("child", "parent")]
+    seconds = [each.decode_seconds for each in (result.measured.child, result.measured.parent)]
     costs = EngineCalibrated(SHAPE, CHAT, {}, (), weight_bytes=4, goal=0.05)
     assert bench_of({CHAT: costs}) is None  # no engine is at hand
     assert bench_of({CHAT: Roofline("h200", SHAPE)}) is None
@@ -172,5 +172,5 @@ def test_a_search_runs_on_a_gpu_from_parent_to_timed_child(tmp_path):
         data=DATA,
         out=tmp_path / "run",
     )
-    assert result.measured["child"]["seconds"] > 0
-    assert result.measured["child"]["kl"] < 1
+    assert result.measured.child.seconds > 0
+    assert result.measured.child.kl < 1

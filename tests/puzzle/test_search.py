@@ -113,7 +113,7 @@ def test_a_replace_one_score_is_the_kl_of_the_child_with_that_block(saved, tmp_p
         child = puzzle.models.assemble(
             parent.config, layout, library.child_tensors(layout), dtype=torch.float32
         )
-        measured = quality(reference, child, cut.score)["child"]["kl"]
+        measured = quality(reference, child, cut.score).kl
         assert scores.kl(layer, label) == pytest.approx(measured, rel=1e-3, abs=1e-5)
         assert scores.kl(layer, own.blocks[0].label) == 0.0
 
@@ -249,9 +249,9 @@ def test_search_gives_a_child_within_its_limits_that_reloads(saved, tmp_path):
     result = puzzle.search(saved, text(), out=tmp_path / "run", space="default", **arguments)
     own = Layout.parent(result.layout.shape)
     assert result.layout.parameters() <= 0.8 * own.parameters()
-    assert result.measured["child"]["parameters"] == result.layout.parameters()
-    assert result.measured["child"]["kv_cache"] == result.predicted["child"]["kv_cache"]
-    assert result.measured["child"]["memory"] == result.predicted["child"]["memory"]
+    assert result.measured.child.parameters == result.layout.parameters()
+    assert result.measured.child.kv_cache == result.predicted.child.kv_cache
+    assert result.measured.child.memory == result.predicted.child.memory
     (tmp_path / "out").mkdir()
     for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
         (tmp_path / "out" / stale).write_text("of an earlier, larger child")

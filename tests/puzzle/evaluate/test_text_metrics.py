@@ -55,14 +55,15 @@ def test_each_metric_is_its_definition(rows):
 
 def test_the_figures_of_a_search_are_those_of_the_metrics_and_one_window_has_no_error(rows):
     parent, child = model(0), model(1)
-    found = quality(parent, child, rows, progress=False)["child"]
+    found = quality(parent, child, rows, progress=False)
     metrics = text_metrics(child, rows, parent=parent)["child"]
-    assert found["perplexity"] == pytest.approx(metrics["perplexity"].value, rel=1e-5)
+    assert found.perplexity == pytest.approx(metrics["perplexity"].value, rel=1e-5)
     for name in ("kl", "agreement"):
-        assert found[name] == pytest.approx(metrics[name].value, rel=1e-5)
-        assert found[f"{name}_error"] == pytest.approx(metrics[name].error, rel=1e-5)
-    alone = quality(parent, child, rows[:1], progress=False)["child"]
-    assert set(alone) == {"kl", "perplexity", "agreement"}
+        assert getattr(found, name) == pytest.approx(metrics[name].value, rel=1e-5)
+        assert getattr(found, f"{name}_error") == pytest.approx(metrics[name].error, rel=1e-5)
+    alone = quality(parent, child, rows[:1], progress=False)
+    assert alone.kl_error is None
+    assert set(alone.to_dict()["child"]) == {"kl", "perplexity", "agreement"}
 
 
 def test_a_model_beside_itself_has_no_distance_and_no_error(rows):

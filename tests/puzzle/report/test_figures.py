@@ -12,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puzzle.errors import DataError
+from puzzle.figures.heat_map import HeatMap
+from puzzle.figures.shades import position, shade
+from puzzle.figures.svg import FRAME, heat, ticks
+from puzzle.library.error_map import error_map, median_errors
 from puzzle.library.local_error import LocalError
-from puzzle.report.asked import asked
 from puzzle.report.cost_points import costs_of
 from puzzle.report.curves import MOST_POINTS, averaged
 from puzzle.report.evidence import Evidence
 from puzzle.report.figures import frontier_svg
 from puzzle.report.frontier import frontier_of
-from puzzle.report.grids import Grid, error_grid, score_grid, stages
-from puzzle.report.shades import position, shade
+from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.stability import stability
-from puzzle.report.svg import FRAME, heat, ticks
 from puzzle.scoring.scores import Score, Scores
 from solvers import ChoiceProblem, Limit, solve
 
@@ -51,7 +52,7 @@ def test_more_is_darker(one, other):
 
 @given(st.floats(1e-9, 1e3), st.floats(1e-9, 1e3), st.sampled_from(["log", "linear"]))
 def test_shades_go_by_size_and_stay_on_the_scale(one, other, scale):
-    grid = Grid(rows=(), cells=(), chosen=(), scale=scale, low=1e-3, high=1.0, unit="")
+    grid = HeatMap(rows=(), cells=(), chosen=(), scale=scale, low=1e-3, high=1.0, unit="")
     low, high = sorted((one, other))
     assert 0.0 <= position(grid, low) <= position(grid, high) <= 1.0
     assert (position(grid, 1e-3), position(grid, 1.0)) == pytest.approx((0.0, 1.0))
@@ -68,7 +69,7 @@ def test_averaging_a_curve_keeps_its_mean_and_makes_it_short(values):
 
 
 def test_a_heat_map_has_a_cell_for_each_score_and_frames_the_childs_blocks(found):
-    root = ElementTree.fromstring(heat(score_grid(found.evidence.scores, found.layout), title="t"))
+    root = ElementTree.fromstring(heat(found.evidence.scores.heat_map(found.layout), title="t"))
     rects = list(root.iter("rect"))
     shown = [rect.find("title").text for rect in rects if rect.find("title") is not None]
     assert sorted(shown) == sorted(
@@ -79,7 +80,7 @@ def test_a_heat_map_has_a_cell_for_each_score_and_frames_the_childs_blocks(found
 
 
 def test_the_variants_of_the_child_are_framed_decoupled_or_coupled(found):
-    grid = error_grid(found.evidence.errors, found.layout)
+    grid = error_map(found.evidence.errors, found.layout)
     for block, rows in zip(found.layout.blocks, grid.chosen, strict=True):
         names = {grid.rows[row] for row in rows}
         assert f"attention/{block.attention.label}" in names
@@ -97,7 +98,7 @@ def test_the_median_error_of_each_stage_counts_fitted_variants_only():
         }
     ]
     expected = {"initialised": 0.8, "fitted": 0.4, "distilled": 0.3}
-    assert stages(errors) == pytest.approx(expected)
+    assert median_errors(errors) == pytest.approx(expected)
 
 
 def test_what_was_measured_to_choose_is_drawn_at_its_predicted_speed(found):
@@ -148,23 +149,22 @@ def test_without_time_the_limited_resource_is_the_axis(found):
     drawn = frontier_of(dataclasses.replace(found, evidence=evidence))
     assert (drawn.axis, drawn.wanted) == ("parameters", pytest.approx(0.8))
     (child,) = (point for point in drawn.points if point.kind == "measured")
-    own = found.measured["child"]["parameters"] / found.measured["parent"]["parameters"]
+    own = found.measured.ratio("parameters")
     assert child.share == pytest.approx(own)
 
 
 def test_constraints_say_what_was_predicted_measured_and_how_much_is_to_spare(found):
-    size, speed = asked(found, solve_again=True)
-    share = found.layout.parameters() / found.measured["parent"]["parameters"]
+    size, speed = constraint_outcomes(found, solve_again=True)
+    share = found.layout.parameters() / found.measured.parent.parameters
     assert float(size.predicted.removesuffix("x")) == pytest.approx(share, rel=0.01)
     assert size.predicted == size.measured
     assert size.met
     assert size.slack == pytest.approx(1 - share / 0.8, abs=1e-6)
-    gain = found.speedup()
     assert float(speed.measured.removesuffix("x")) == pytest.approx(
-        gain["measured"]["throughput"], rel=0.01
+        found.measured.ratio("throughput"), rel=0.01
     )
     assert float(speed.predicted.removesuffix("x")) == pytest.approx(
-        gain["predicted"]["throughput"], rel=0.01
+        found.predicted.ratio("throughput"), rel=0.01
     )
     # 0.8 x 1.05 of the parameters may be used; what that buys is what a new program says.
     assert size.more.startswith("at 0.84x: ")
@@ -178,9 +178,10 @@ def test_constraints_say_what_was_predicted_measured_and_how_much_is_to_spare(fo
 
 
 def test_a_missed_constraint_is_called_missed(found):
-    slow = {**found.measured["child"], "seconds": 4 * found.measured["parent"]["seconds"]}
-    result = dataclasses.replace(found, measured={**found.measured, "child": slow})
-    assert [row.met for row in asked(result)] == [True, False]
+    seconds = 4 * found.measured.parent.seconds
+    slow = dataclasses.replace(found.measured.child, seconds=seconds)
+    result = dataclasses.replace(found, measured=dataclasses.replace(found.measured, child=slow))
+    assert [row.met for row in constraint_outcomes(result)] == [True, False]
 
 
 def firmness(error, **run):
@@ -232,13 +233,13 @@ def test_matplotlib_draws_the_same_points_cells_and_ratios(found, tmp_path):
     drawn = sorted((x, y) for line in axes.lines for x, y in line.get_xydata() if line.get_marker())
     points = {(p.share, p.kl) for p in frontier_of(found).points}
     assert points <= set(drawn)
-    grid = score_grid(found.evidence.scores, found.layout)
+    grid = found.evidence.scores.heat_map(found.layout)
     assert found.plot_scores().axes[0].images[0].get_array().shape == (
         len(grid.rows),
         len(grid.chosen),
     )
     assert len(found.plot_errors().axes[0].patches) == sum(
-        map(len, error_grid(found.evidence.errors, found.layout).chosen)
+        map(len, error_map(found.evidence.errors, found.layout).chosen)
     )
     lines = found.plot_costs().axes[0].lines
     ratios = sorted(x for line in lines[:2] for x in line.get_xdata())
@@ -264,7 +265,7 @@ def test_frames_hold_the_figures_of_the_objects(found):
     frame = found.to_dataframe()
     for who in ("parent", "child"):
         for how, part in (("predicted", found.predicted), ("measured", found.measured)):
-            assert frame.loc[(who, how), "memory"] == part[who]["memory"]
+            assert frame.loc[(who, how), "memory"] == getattr(part, who).memory
     scores = found.evidence.scores.to_dataframe()
     assert len(scores) == sum(map(len, found.evidence.scores))
     assert scores.kl.sum() == pytest.approx(sum(s.kl for _, _, s in found.evidence.scores.items()))

@@ -95,11 +95,11 @@ def test_every_section_is_there_and_those_without_data_are_not(found, written):
 
 def test_the_verdict_says_what_was_measured(found, written):
     verdict = re.search(r'<p class="verdict">(.*?)</p>', written.read_text())[1]
-    child = found.measured["child"]
-    assert f"{found.speedup()['measured']['throughput']:.2f} times" in verdict
-    agreement, error = 100 * child["agreement"], 100 * child["agreement_error"]
+    child = found.measured.child
+    assert f"{found.measured.ratio('throughput'):.2f} times" in verdict
+    agreement, error = 100 * child.agreement, 100 * child.agreement_error
     assert f"{agreement:.1f} \u00b1 {error:.1f} %" in verdict
-    assert f"KL {child['kl']:.3f} \u00b1 {child['kl_error']:.3f} nats" in verdict
+    assert f"KL {child.kl:.3f} \u00b1 {child.kl_error:.3f} nats" in verdict
 
 
 def test_a_reloaded_result_gives_the_same_page(found, saved_child):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from puzzle.report.grids import Grid
+from puzzle.figures.heat_map import HeatMap
 
 # From almost white over a middle blue to almost black, even in lightness.
 STOPS = ((247, 251, 255), (158, 202, 225), (66, 146, 198), (8, 81, 156), (8, 29, 68))
@@ -24,7 +24,7 @@ def hex_shade(share: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*shade(share))
 
 
-def position(grid: Grid, value: float) -> float:
+def position(grid: HeatMap, value: float) -> float:
     """Returns where a value lies between a grid's lightest and darkest shade."""
     if grid.scale == "linear":
         share = (value - grid.low) / (grid.high - grid.low)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from puzzle.report.grids import Grid
-from puzzle.report.shades import hex_shade, position
+from puzzle.figures.heat_map import HeatMap
+from puzzle.figures.shades import hex_shade, position
 
 WIDTH, HEIGHT = 400, 270
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 44
@@ -85,7 +85,7 @@ def legend(series: Iterable[Series]) -> str:
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def heat(grid: Grid, *, title: str) -> str:
+def heat(grid: HeatMap, *, title: str) -> str:
     """Returns a heat map with its scale below it; the child's choices are framed.
 
     Args:
@@ -117,7 +117,7 @@ def heat(grid: Grid, *, title: str) -> str:
 
 
 def _cell(
-    grid: Grid, row: int, layer: int, value: float, box: tuple[float, float, float, float]
+    grid: HeatMap, row: int, layer: int, value: float, box: tuple[float, float, float, float]
 ) -> str:
     x, y, width, height = box
     return (
@@ -127,7 +127,7 @@ def _cell(
     )
 
 
-def _scale(grid: Grid, y: float) -> Iterator[str]:
+def _scale(grid: HeatMap, y: float) -> Iterator[str]:
     """A bar of shades, with the values at its ends and in its middle."""
     steps, left, width = 60, 20.0, WIDTH - 40.0
     for step in range(steps):

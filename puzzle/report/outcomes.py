@@ -1,26 +1,23 @@
-"""The constraints as they were asked for, as they turned out, and what more room would buy."""
+"""How each constraint turned out, and what more room would buy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from puzzle.limits.quantities import readable
 from puzzle.limits.requirements import Requirement, requirements
 from puzzle.limits.scenario import Scenario
+from puzzle.report.evidence import Evidence
+from puzzle.report.record import SearchRecord
 from solvers import Sensitivity, SolverError, sensitivity
-
-if TYPE_CHECKING:
-    from puzzle.pipeline.result import SearchResult
-    from puzzle.report.evidence import Evidence
 
 SECONDS = 10.0
 """Most that one solve for a report may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ConstraintOutcome:
     """One constraint and how it turned out, in its own units; "" where that is not known.
 
     Args:
@@ -29,7 +26,7 @@ class Asked:
         measured: The child's figure as it was measured.
         slack: How far inside the bound the prediction is, as a share of the bound.
         met: Whether the measurement is within the bound; None if it was not measured.
-        more: What loosening the bound would buy; None where no solve told.
+        more: What loosening the bound would buy; None where no solve says.
     """
 
     text: str
@@ -48,63 +45,71 @@ class Asked:
         return f"{share:.0f} %" if abs(share) >= 10 else f"{share:.2g} %"
 
 
-def asked(result: SearchResult, *, solve_again: bool = False) -> tuple[Asked, ...]:
+Totals = Mapping[str, Mapping[str, float]]
+
+
+def constraint_outcomes(
+    record: SearchRecord, *, solve_again: bool = False
+) -> tuple[ConstraintOutcome, ...]:
     """Returns how each constraint turned out.
 
     Args:
-        result: A result with evidence; without, there is nothing to return.
+        record: A record with evidence; without, there is nothing to return.
         solve_again: Whether to find what more room would buy, which takes two solves for each.
     """
-    evidence = result.evidence
+    evidence = record.evidence
     if evidence is None:
         return ()
     unit = "nats/token" if evidence.minimised == "kl" else evidence.minimised
-    whole = {"predicted": totals(result, "parent"), "measured": result.measured["parent"]}
-    own = {"predicted": totals(result, "child"), "measured": result.measured["child"]}
-    gains = _gains(evidence, result) if solve_again else {}
+    parent, child = (
+        {"predicted": predicted_totals(record, who), "measured": measured.to_dict()}
+        for who, measured in (("parent", record.measured.parent), ("child", record.measured.child))
+    )
+    gains = _gains(evidence, record) if solve_again else {}
     return tuple(
-        _asked(requirement, own, whole, gains, result.scenario, unit)
-        for requirement in requirements(evidence.constraints, evidence.workload or result.scenario)
+        _outcome(requirement, child, parent, gains, record.scenario, unit)
+        for requirement in requirements(evidence.constraints, evidence.workload or record.scenario)
     )
 
 
-def totals(result: SearchResult, who: str) -> dict[str, float]:
+def predicted_totals(record: SearchRecord, who: str) -> dict[str, float]:
     """Returns the predicted totals of "parent" or "child", the program's own columns included."""
-    found = dict(result.predicted[who])
-    if result.evidence is not None:
-        problem = result.evidence.problem
-        blocks = [block.label for block in result.layout.blocks]
+    whole = record.predicted
+    totals = (whole.parent if who == "parent" else whole.child).to_dict()
+    if record.evidence is not None:
+        problem = record.evidence.problem
+        blocks = [block.label for block in record.layout.blocks]
         labels = [row[0] for row in problem.groups] if who == "parent" else blocks
         pairs = list(zip(problem.groups, labels, strict=True))
         # A layer that is fused with others is none of its group's options.
         if all(label in row for row, label in pairs):
-            found = {**problem.evaluate([row.index(label) for row, label in pairs])[1], **found}
-    return found
+            totals = {**problem.evaluate([row.index(label) for row, label in pairs])[1], **totals}
+    return totals
 
 
-def _gains(evidence: Evidence, result: SearchResult) -> Mapping[str, Sensitivity]:
+def _gains(evidence: Evidence, record: SearchRecord) -> Mapping[str, Sensitivity]:
     try:
-        found = sensitivity(
+        each_limit = sensitivity(
             evidence.problem,
-            solution=evidence.own_solution(result.solution),
+            solution=evidence.own_solution(record.solution),
             step=0.05,
             time_limit=SECONDS,
         )
     except SolverError:
         return {}
-    return {each.limit.text: each for each in found}
+    return {each.limit.text: each for each in each_limit}
 
 
-def _asked(
+def _outcome(
     requirement: Requirement,
-    own: Mapping[str, Mapping[str, float]],
-    whole: Mapping[str, Mapping[str, float]],
+    own: Totals,
+    whole: Totals,
     gains: Mapping[str, Sensitivity],
     scenario: Scenario,
     unit: str,
-) -> Asked:
+) -> ConstraintOutcome:
     constraint, name = requirement.constraint, requirement.column.name
-    row = Asked(text=str(constraint))
+    row = ConstraintOutcome(text=str(constraint))
     parents = {name: _total(requirement, whole["predicted"])}
     if (total := _total(requirement, own["predicted"])) is None or parents[name] is None:
         return row

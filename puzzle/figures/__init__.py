@@ -1,0 +1,1 @@
+"""Figures that several packages draw: what a heat map holds, and how it is drawn."""

@@ -1,0 +1,131 @@
+"""SearchRecord: what a search chose, predicted and measured, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from puzzle.limits.scenario import Scenario
+from puzzle.report.comparison import SPEEDS, Comparison
+from puzzle.report.evidence import Evidence
+from search_space import Layout
+from solvers import Solution
+
+MIB = 2**20
+ROWS = {
+    "throughput (tokens/s)": ("throughput", 1.0, ".1f"),
+    "prefill (tokens/s)": ("prefill_throughput", 1.0, ".1f"),
+    "decode (tokens/s)": ("decode_throughput", 1.0, ".1f"),
+    "parameters (M)": ("parameters", 1e6, ".1f"),
+    "memory (MiB)": ("memory", MIB, ".1f"),
+    "KL (nats/token)": ("kl", 1.0, ".3f"),
+    "perplexity": ("perplexity", 1.0, ".2f"),
+    "next-token agreement": ("agreement", 1.0, ".3f"),
+}
+"""Name, figure, unit and format of each row of the table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class SearchRecord:
+    """What a search chose, predicted and measured.
+
+    Args:
+        layout: The child's architecture.
+        solution: The program's solution, with status, bound and gap; the layout may be another,
+            near it, that measured better.
+        scenario: What the speeds are of.
+        predicted: Parent and child by the cost model, and the child's score as its KL.
+        measured: Quality on the validation text, and the seconds that both take where the costs
+            are of; no seconds where that is not here.
+        evidence: What the layout was chosen from; None if that was not kept.
+    """
+
+    layout: Layout
+    solution: Solution
+    scenario: Scenario
+    predicted: Comparison
+    measured: Comparison
+    evidence: Evidence | None = None
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Returns the rows of the table: name, parent and child predicted, then measured."""
+        columns = [
+            figures.with_rates()
+            for part in (self.predicted, self.measured)
+            for figures in (part.parent, part.child)
+        ]
+        return [
+            (name, *(f"{c[key] / unit:{form}}" if key in c else "" for c in columns))  # type: ignore[misc]
+            for name, (key, unit, form) in ROWS.items()
+        ]
+
+    def gain(self) -> tuple[float, str] | None:
+        """Returns how many times the parent's throughput the child's is, and how that is known.
+
+        Returns:
+            The factor, and "measured" or "predicted"; None where no seconds are known.
+        """
+        for part, how in ((self.measured, "measured"), (self.predicted, "predicted")):
+            factor = part.ratio("throughput")
+            if factor is not None:
+                return factor, how
+        return None
+
+    def table(self) -> str:
+        """Returns parent against child, predicted and measured, as text."""
+        head = ("", "parent pred.", "child pred.", "parent meas.", "child meas.")
+        rows = [head, *self.rows()]
+        for name in SPEEDS:
+            ratios = [part.ratio(name) for part in (self.predicted, self.measured)]
+            cells = ["" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
+            if any(cells):
+                rows.append((f"{name} gain", "", cells[0], "", cells[1]))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = (
+            row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 5))
+            for row in rows
+        )
+        corrections = self.evidence.corrections if self.evidence else {}
+        notes = [
+            f"{name} of whole layouts are predicted {c.sure}" for name, c in corrections.items()
+        ]
+        if self.measured.ratio("throughput") is None:
+            notes.append("nothing was timed: the costs are not of this machine")
+        return "\n".join([*lines, *notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; the evidence is written apart."""
+        return {
+            "layout": self.layout.to_dict(),
+            "solution": self.solution.to_dict(),
+            "scenario": self.scenario.to_dict(),
+            "predicted": self.predicted.to_dict(),
+            "measured": self.measured.to_dict(),
+            "speedup": {"predicted": self.predicted.speedup(), "measured": self.measured.speedup()},
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, evidence: Evidence | None = None) -> Self:
+        """Returns the record that `to_dict` wrote.
+
+        Args:
+            values: What `to_dict` returned.
+            evidence: The evidence that was written apart.
+        """
+        scenario = Scenario.from_dict(values["scenario"])
+        return cls(
+            layout=Layout.from_dict(values["layout"]),
+            solution=Solution.from_dict(values["solution"]),
+            scenario=scenario,
+            predicted=Comparison.from_dict(values["predicted"], scenario),
+            measured=Comparison.from_dict(values["measured"], scenario),
+            evidence=evidence,
+        )
+
+    def __repr__(self) -> str:
+        kl, gain = self.measured.child.kl, self.gain()
+        parts = [repr(self.layout)]
+        parts += [f"{gain[0]:.2f}x {gain[1]}"] if gain else []
+        parts += [f"KL {kl:.3f}"] if kl is not None else []
+        return f"{type(self).__name__}({', '.join(parts)})"
