@@ -114,13 +114,13 @@ BOXES = {
 }
 # From, to, and where each end stands, as shares of width and height.
 ARROWS = (
-    ("parent", "fit", (1, 0.5), (0, 0.53)),
+    ("parent", "fit", (1, 0.5), (0, 0.5)),
     ("text", "fit", (1, 0.7), (0, 0.2)),
     ("text", "scores", (1, 0.3), (0, 0.6)),
     ("fit", "scores", (0.5, 0), (0.5, 1)),
-    ("device", "costs", (1, 0.5), (0, 0.58)),
+    ("device", "costs", (1, 0.5), (0, 0.469)),
     ("scores", "program", (1, 0.3), (0, 0.85)),
-    ("costs", "program", (1, 0.6), (0, 0.34)),
+    ("costs", "program", (1, 0.5), (0, 0.5)),
     ("program", "choice", (0.5, 1), (0.5, 0)),
     ("fit", "choice", (1, 0.4), (0.2, 1)),
     ("choice", "healing", (1, 0.5), (0, 0.5)),
@@ -144,7 +144,7 @@ def draw_box(axes: Axes, box: Box) -> None:
         centre, y + height - 0.14, box.title, ha="center", va="top", color=DARK, weight="bold"
     )
     words = "\n".join(box.key)
-    axes.text(centre, y + height - 0.5, words, ha="center", va="top", color=SOFT, fontsize=8)
+    axes.text(centre, y + height - 0.5, words, ha="center", va="top", color=SOFT, fontsize=8.5)
 
 
 def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], **more: str):
@@ -166,7 +166,7 @@ def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float],
 def draw(path: Path) -> None:
     """Writes the picture; the format follows from the name."""
     matplotlib.rcParams.update({"svg.hashsalt": "puzzle", "font.size": 9.5, "svg.fonttype": "path"})
-    figure, axes = pyplot.subplots(figsize=(10.6, 6.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9.4, 5.7), layout="constrained")
     for box in BOXES.values():
         draw_box(axes, box)
     for start, end, leaves, arrives in ARROWS:

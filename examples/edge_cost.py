@@ -1,4 +1,4 @@
-"""A cost model of one's own: cycles on an NPU with 4 MiB on chip, found and used in a search space.
+"""A cost model of your own: cycles on an NPU with 4 MiB on chip, checked and used for a choice.
 
 python examples/edge_cost.py
 """
@@ -25,7 +25,7 @@ class EdgeCost:
         self.shape = shape
 
     def block_cost(self, layer, block, scenario):
-        """Multiply or stream, whichever takes longer; never a cache that does not fit on chip."""
+        """Multiply or stream, whichever takes longer; infinite if the cache exceeds the chip."""
         cache = scenario.total_tokens * counting.block_kv_bytes_per_token(self.shape, block, 1)
         if cache > self.ON_CHIP:
             return {"cycles": float("inf")}
@@ -38,8 +38,8 @@ class EdgeCost:
         return {"cycles": shape.vocab * shape.hidden * scenario.decoded_tokens / self.TILE}
 
 
-def stand_in(shape, layer, block):
-    """What takes the place of a library's scores here: the square of what a layer loses."""
+def proxy_score(shape, layer, block):
+    """Takes the place of a library's scores here: the square of what a layer loses."""
     lost = 1 - counting.block_parameters(shape, block) / counting.block_parameters(
         shape, shape.parent_block
     )
@@ -56,21 +56,21 @@ def main() -> Layout:
     check_cost_model(EdgeCost(shape), space, scenario)
 
     costs = with_counts(EdgeCost(shape), shape)  # memory, KV cache, parameters and FLOPs as well
-    asked = parse_constraints("cycles <= 0.8x, memory <= 200 MiB", resources=costs.resources)
-    required = requirements(asked, scenario)
+    constraints = parse_constraints("cycles <= 0.8x, memory <= 200 MiB", resources=costs.resources)
+    required = requirements(constraints, scenario)
     columns = [each.column for each in required]
     rows = usable_blocks(costs, space, scenario)
     problem = ChoiceProblem(
         [[block.label for block in blocks] for blocks in rows],
-        [stand_in(shape, layer, b) for layer, blocks in enumerate(rows) for b in blocks],
+        [proxy_score(shape, layer, b) for layer, blocks in enumerate(rows) for b in blocks],
         block_columns(costs, rows, columns),
         offsets=fixed_columns(costs, shape, columns),
         limits=limits(required, layout_columns(costs, Layout.parent(shape), columns)),
     )
-    found = solve(problem)
-    layout = Layout(shape, tuple(rows[i][at] for i, at in enumerate(found.choices)))
+    solution = solve(problem)
+    layout = Layout(shape, tuple(rows[i][at] for i, at in enumerate(solution.choices)))
     print(layout)
-    print({name: f"{total:.4g}" for name, total in found.resources.items()})
+    print({name: f"{total:.4g}" for name, total in solution.resources.items()})
     return layout
 
 
