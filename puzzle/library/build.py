@@ -1,42 +1,38 @@
-"""build_library(): one forward sweep over the parent, one artifact per layer."""
+"""The block library as stages: one artifact per layer, in any order where the parent's stream
+enters, and from the first layer to the last where a child's does.
+"""
 
 from __future__ import annotations
 
 import html
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
 
+from puzzle.estimates import Estimate, Sizes
 from puzzle.figures.svg import heat
-from puzzle.library.bld import LayerDistill
+from puzzle.library.boundary import ParentBoundary
 from puzzle.library.error_map import error_map
-from puzzle.library.layer_fit import LayerFit
+from puzzle.library.layers import ERRORS, ChildBoundary, LibrarySpec
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
-from puzzle.library.sweep import Sweep
-from puzzle.library.variants import TENSORS, Variants
+from puzzle.library.variants import Variants
+from puzzle.library.work import healing_work, library_work
 from puzzle.models.parent import Parent
-from puzzle.storage.tensor_files import save_tensors
-from puzzle.storage.workspace import Artifact, Workspace
+from puzzle.stages import ArtifactStage, Run, Stage
+from puzzle.storage.workspace import Artifact, ArtifactRef, Workspace
 from puzzle.text.windows import Windows
-from search_space import Block, Layout, SearchSpace
+from search_space import Layout, SearchSpace
 
 if TYPE_CHECKING:
     import pandas
 
-KIND, DISTILLED, ERRORS = "library-layer", "library-distilled", "errors.json"
-# Part of every layer's name: raise it when a change of the code changes the weights.
-METHOD = 2
 logger = logging.getLogger(__name__)
-Rows = Sequence[tuple[Block, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -50,6 +46,11 @@ class Library:
 
     parent: Parent
     layers: tuple[Artifact, ...]
+
+    @property
+    def refs(self) -> tuple[ArtifactRef, ...]:
+        """The layers' artifacts as values."""
+        return tuple(layer.ref for layer in self.layers)
 
     def errors(self, layer: int) -> dict[str, LocalError]:
         """Returns the held-out local errors of a layer's variants, by name."""
@@ -91,6 +92,56 @@ class Library:
         return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockLibrary(Stage[Library]):
+    """The library of a space.
+
+    Args:
+        spec: What it holds and how it is made.
+    """
+
+    spec: LibrarySpec
+
+    def result(self, run: Run) -> Library:
+        """Returns the library, every layer of it built."""
+        depth = run.parent.shape.layers
+        stages = [self.spec.layer(layer) for layer in range(depth)]
+        if not all(run.artifact(stage).sound() for stage in stages):
+            _warn_of_little_text(run, self.spec.config)
+            self._build(run, stages)
+        return Library(parent=run.parent, layers=tuple(map(run.artifact, stages)))
+
+    def _build(self, run: Run, stages: Sequence[ArtifactStage[Any]]) -> None:
+        depth = len(stages)
+        if self.spec.around is not None:
+            # Each layer's child stream comes through the layers below it.
+            for layer in tqdm(range(depth), desc="healing", unit="layer"):
+                run.build(stages[layer])
+                self._discard_streams(run, layer)
+        else:
+            if run.executor is not None:
+                run.get(ParentBoundary(part="fit", layer=depth - 1))
+            numbers = {stage: layer for layer, stage in enumerate(stages)}
+            run.build_all(
+                stages, unit="layer", done=lambda stage: self._discard_streams(run, numbers[stage])
+            )
+        for layer in range(depth + 1):
+            self._discard_streams(run, layer)
+
+    def _discard_streams(self, run: Run, layer: int) -> None:
+        """Deletes the streams that nothing above a finished layer needs."""
+        run.artifact(ParentBoundary(part="fit", layer=layer)).discard()
+        if self.spec.around is not None and layer > 0:
+            run.artifact(ChildBoundary(library=self.spec, layer=layer - 1)).discard()
+
+    def estimate(self, sizes: Sizes) -> Estimate:
+        """Returns what closed-form fits take; gradient steps are not counted."""
+        if self.spec.around is not None:
+            return healing_work(sizes, self.spec.config)
+        rows = [self.spec.row(layer) for layer in range(sizes.shape.layers)]
+        return library_work(rows, self.spec.config, sizes)
+
+
 def build_library(
     parent: Parent,
     space: SearchSpace | Layout,
@@ -100,11 +151,10 @@ def build_library(
     config: LibraryConfig | None = None,
     around: Layout | None = None,
 ) -> Library:
-    """Returns the library of a space, built in one sweep over the parent's layers.
+    """Returns the library of a space; finished layers are not built again.
 
-    Finished layers are found by the hash of all they depend on and not built again. Memory
-    holds one layer and one batch; the activations of one layer are in memory-mapped files, so
-    that neither grows with depth.
+    Memory holds one layer and one batch, and the activations of one layer are in files, so that
+    neither grows with depth.
 
     Args:
         parent: The parent.
@@ -112,17 +162,13 @@ def build_library(
         windows: The text; only its fit part is used.
         workspace: Where the layers are stored.
         config: How variants are fitted and distilled.
-        around: A layout of the space whose child's activations enter each layer's variants, which
-            then make up for what the layers below lost: a second round. By default the parent's.
+        around: As for `LibrarySpec`.
 
     Raises:
         ParentError: A layer's activations are not finite in the parent's number format.
     """
-    if isinstance(space, Layout):
-        rows: Rows = [(block,) for block in space.blocks]
-    else:
-        rows = [space.blocks(layer) for layer in range(parent.shape.layers)]
-    return _build(parent, rows, windows, workspace, config or LibraryConfig(), around)
+    spec = LibrarySpec(space=space, config=config or LibraryConfig(), around=around)
+    return Run(workspace=workspace, parent=parent, windows=windows).get(BlockLibrary(spec=spec))
 
 
 def heal(
@@ -148,90 +194,10 @@ def heal(
     return build_library(parent, layout, windows, workspace=workspace, config=config, around=layout)
 
 
-@torch.no_grad()
-def _build(
-    parent: Parent,
-    rows: Rows,
-    windows: Windows,
-    workspace: Workspace,
-    config: LibraryConfig,
-    around: Layout | None,
-) -> Library:
-    fits, finals = _artifacts(parent, rows, windows, workspace, config, around)
-    if all(artifact.sound() for artifact in finals):
-        return Library(parent=parent, layers=finals)
-    _warn_of_little_text(parent, windows, config)
-    with workspace.scratch() as scratch:
-        sweep = Sweep(parent, windows.fit, scratch, config.held_out, child=around is not None)
-        for index in tqdm(range(parent.shape.layers), desc="library", unit="layer"):
-            layer, streams = sweep.enter(index)
-            job = LayerFit(parent, layer, streams, config)
-            workspace.get_or_build(KIND, fits[index].spec, partial(_fit, job, rows[index]))
-            if config.bld is not None:
-                variants = Variants(parent, index, fits[index])
-                lessons = LayerDistill(variants, streams, config.bld)
-                build = partial(_distill, lessons, rows[index], fits[index])
-                workspace.get_or_build(DISTILLED, finals[index].spec, build)
-            block = None if around is None else around.blocks[index]
-            sweep.leave(index, Variants(parent, index, finals[index]), block)
-    return Library(parent=parent, layers=finals)
-
-
-def _artifacts(
-    parent: Parent,
-    rows: Rows,
-    windows: Windows,
-    workspace: Workspace,
-    config: LibraryConfig,
-    around: Layout | None,
-) -> tuple[tuple[Artifact, ...], tuple[Artifact, ...]]:
-    """Returns the closed-form artifact of each layer, and the final one, which may be the same."""
-    fits: list[Artifact] = []
-    finals: list[Artifact] = []
-    text = windows.hash("fit")
-    for index, row in enumerate(rows):
-        spec: dict[str, Any] = {
-            "method": METHOD,
-            "parent": parent.identity,
-            "layer": index,
-            "blocks": [block.label for block in row],
-            "fit": text,
-            "config": config.fit_spec(),
-        }
-        if around is not None:
-            below = finals[-1].key if finals else ""
-            spec["child"] = {"block": around.blocks[index].label, "below": below}
-        fits.append(workspace.artifact(KIND, spec))
-        finals.append(fits[-1])
-        if config.bld is not None:
-            lessons = {"fit": fits[-1].key, "bld": asdict(config.bld)}
-            finals[-1] = workspace.artifact(DISTILLED, lessons)
-    return tuple(fits), tuple(finals)
-
-
-def _fit(job: LayerFit, blocks: tuple[Block, ...], directory: Path) -> None:
-    job.build(blocks)
-    _write(directory, job.tensors, job.errors)
-
-
-def _distill(
-    lessons: LayerDistill, blocks: tuple[Block, ...], fitted: Artifact, directory: Path
-) -> None:
-    _write(directory, *lessons.train(blocks, LocalError.read(fitted.load_json(ERRORS))))
-
-
-def _write(
-    directory: Path, tensors: dict[str, torch.Tensor], errors: dict[str, LocalError]
-) -> None:
-    save_tensors(directory / TENSORS, tensors)
-    text = json.dumps({name: error.to_dict() for name, error in errors.items()}, indent=1)
-    (directory / ERRORS).write_text(text, encoding="utf-8")
-
-
-def _warn_of_little_text(parent: Parent, windows: Windows, config: LibraryConfig) -> None:
-    count, length = windows.fit.shape
-    tokens = Streams.split(count, config.held_out) * length
-    widest = max(parent.shape.ffn_width, parent.shape.heads * parent.shape.head_dim)
+def _warn_of_little_text(run: Run, config: LibraryConfig) -> None:
+    count, length = run.text.fit.shape
+    tokens, shape = Streams.split(count, config.held_out) * length, run.parent.shape
+    widest = max(shape.ffn_width, shape.heads * shape.head_dim)
     if tokens < widest:
         logger.warning(
             "%d tokens are fitted and the widest map has %d inputs: fits stay near the parent's "

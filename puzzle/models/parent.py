@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from puzzle.errors import ParentError
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope
-from puzzle.models.shards import Shards, refuse_non_finite
+from puzzle.models.shards import SINGLE, Shards, refuse_non_finite
 from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
 from search_space import ModelShape
 
@@ -33,6 +35,7 @@ class Parent:
         dtype: Number format in which it runs.
         device: Where its layers run, one at a time.
         identity: Content hash of config and weights.
+        checked: Whether the weights are known to be finite already.
 
     Raises:
         ParentError: The family is unknown or the weights are not all finite.
@@ -47,6 +50,7 @@ class Parent:
         dtype: torch.dtype,
         identity: str,
         device: torch.device | str = "cpu",
+        checked: bool = False,
     ) -> None:
         self.family: Family = family_of(config)
         self.shape: ModelShape = self.family.shape(config)
@@ -55,8 +59,10 @@ class Parent:
         self.config._attn_implementation = "sdpa"
         self.tensors, self.tokenizer = tensors, tokenizer
         self.dtype, self.device = dtype, torch.device(device)
+        self.weights = identity
         self.identity = content_hash({"weights": identity, "dtype": str(dtype)})
-        refuse_non_finite(tensors)
+        if not checked:
+            refuse_non_finite(tensors)
 
     def __repr__(self) -> str:
         return f"Parent({self.config.model_type}, {self.shape.layers} layers, {self.dtype})"
@@ -113,6 +119,61 @@ class Parent:
     def run(self, layer: nn.Module, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream after a layer made by `layer`."""
         return self.family.run(layer, x_BLD, self.rope(x_BLD.shape[1]))
+
+    def ref(self, workspace: Workspace) -> ParentRef:
+        """Returns where another process finds this parent.
+
+        Args:
+            workspace: Where a parent that is in memory only is stored.
+        """
+        directory = getattr(self.tensors, "directory", None)
+        if directory is None:
+            spec = {"weights": self.weights}
+            directory = workspace.get_or_build("parent-copy", spec, self._write).path
+        return ParentRef(
+            directory=str(directory),
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            weights=self.weights,
+        )
+
+    def _write(self, directory: Path) -> None:
+        save_tensors(directory / SINGLE, {k: t.contiguous() for k, t in self.tensors.items()})
+        self.config.save_pretrained(directory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentRef:
+    """Where a parent that was opened and checked is: a value that another process opens.
+
+    Args:
+        directory: Its config and safetensors.
+        dtype: Number format in which it runs.
+        device: Where it runs.
+        weights: Content hash of config and weights, which is not computed again.
+    """
+
+    directory: str
+    dtype: str
+    device: str
+    weights: str
+
+    def open(self, *, device: str | None = None) -> Parent:
+        """Returns the parent, without its tokenizer.
+
+        Args:
+            device: Where it runs, if elsewhere.
+        """
+        path = Path(self.directory)
+        return Parent(
+            AutoConfig.from_pretrained(path),
+            Shards(path),
+            None,
+            dtype=DTYPES[self.dtype],
+            identity=self.weights,
+            device=device or self.device,
+            checked=True,
+        )
 
 
 def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> nn.Module:

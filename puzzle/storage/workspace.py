@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata as packages
 from pathlib import Path
 from platform import python_version
@@ -26,7 +27,7 @@ from puzzle.storage.hashing import canonical, content_hash, hash_file
 if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
     from torch import Tensor
 
-__all__ = ["Artifact", "Workspace"]
+__all__ = ["Artifact", "ArtifactRef", "Workspace"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,19 @@ def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactRef:
+    """The name of an artifact in its workspace: a value that stages hold and jobs carry.
+
+    Args:
+        kind: What the artifact is.
+        key: The hash of what it was made from.
+    """
+
+    kind: str
+    key: str
+
+
 class Artifact:
     """A directory of files named by the hash of what they were made from.
 
@@ -88,6 +102,18 @@ class Artifact:
         self.key = content_hash({"kind": kind, "spec": self.spec, "format": FORMAT_VERSION})
         self.path = root / kind / self.key
         self._verified: set[str] = set()
+
+    @property
+    def ref(self) -> ArtifactRef:
+        """The artifact's name in its workspace."""
+        return ArtifactRef(kind=self.kind, key=self.key)
+
+    def discard(self) -> None:
+        """Delete the artifact, if it is there; its manifest goes first."""
+        if self.path.exists():
+            with self._locked():
+                (self.path / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -275,6 +301,24 @@ class Workspace:
                 "'-', and neither 'tmp' nor 'locks'."
             )
         return Artifact(self.root, kind, spec)
+
+    def find(self, ref: ArtifactRef) -> Artifact:
+        """Return an artifact that was built before, by its name.
+
+        Args:
+            ref: Its name.
+
+        Raises:
+            DamagedArtifactError: It is not there, or its manifest cannot be read.
+        """
+        path = self.root / ref.kind / ref.key / MANIFEST
+        try:
+            spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedArtifactError(
+                f"{path} cannot be read ({error}); run the stage that builds it again"
+            ) from error
+        return self.artifact(ref.kind, spec)
 
     def get_or_build(self, kind: str, spec: Mapping[str, Any], builder: Builder) -> Artifact:
         """Return a verified artifact, building it when it is absent or damaged.

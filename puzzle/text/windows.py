@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from puzzle.errors import DataError
 from puzzle.storage.hashing import hash_tensors
+from puzzle.storage.tensor_files import save_tensors
+from puzzle.storage.workspace import Workspace
 from puzzle.text.chat import render_chat
 from puzzle.text.data_config import PARTS, DataConfig
+
+KIND, FILE = "windows", "windows.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,10 +30,25 @@ class Windows:
     fit: torch.Tensor
     score: torch.Tensor
     validation: torch.Tensor
+    _hashes: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def hash(self, part: str) -> str:
         """Returns the content hash of one part, which names the artifacts made from it."""
-        return hash_tensors({part: getattr(self, part)})
+        if part not in self._hashes:
+            self._hashes[part] = hash_tensors({part: getattr(self, part)})
+        return self._hashes[part]
+
+    def store(self, workspace: Workspace) -> tuple[tuple[str, str], ...]:
+        """Keeps the windows in a workspace and returns the name by which `stored` reads them."""
+        name = tuple((part, self.hash(part)) for part in PARTS)
+        tensors = {part: getattr(self, part) for part in PARTS}
+        workspace.get_or_build(KIND, dict(name), lambda to: save_tensors(to / FILE, tensors))
+        return name
+
+    @classmethod
+    def stored(cls, workspace: Workspace, name: tuple[tuple[str, str], ...]) -> Windows:
+        """Returns what `store` kept."""
+        return cls(**workspace.artifact(KIND, dict(name)).load_tensors(FILE))
 
 
 def documents(text: Any, tokenizer: Any = None) -> list[str]:

@@ -1,0 +1,104 @@
+"""What stages take, estimated before they run.
+
+Counts are exact: blocks, tokens, parameters and products. Seconds follow from them by the rates
+of `puzzle.hardware.rates`; the machine's other work, and caches, make the truth differ by a factor
+of about two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import psutil
+
+from puzzle.hardware.rates import Rates
+from puzzle.limits.scenario import Scenario
+from puzzle.text.data_config import DataConfig
+from search_space import Block, Layout, ModelShape, counting
+
+# Distributions over the vocabulary are kept up to this size.
+LOGITS_BYTES = 2.0**29
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What one stage takes.
+
+    Args:
+        name: The stage.
+        work: What it does, counted.
+        seconds: Its time.
+        memory: The bytes in memory at its peak, with those in use already.
+        disk: The bytes that it leaves in the run directory.
+    """
+
+    name: str
+    work: str
+    seconds: float
+    memory: float
+    disk: float
+
+
+def _used_memory() -> float:
+    return float(psutil.Process(os.getpid()).memory_info().rss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """What estimates are made from: no parent is opened and no text is read for them.
+
+    Args:
+        shape: The parent's sizes.
+        data: How much text is used.
+        scenario: The first scenario.
+        rates: How fast this machine is.
+        held_out: Share of the fit text that chooses ridges.
+        used: Bytes that this process has in memory already.
+    """
+
+    shape: ModelShape
+    data: DataConfig
+    scenario: Scenario
+    rates: Rates
+    held_out: float = 0.125
+    used: float = field(default_factory=_used_memory)
+
+    @property
+    def own(self) -> Layout:
+        """The parent's layout."""
+        return Layout.parent(self.shape)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of one weight."""
+        return self.scenario.weight_bytes
+
+    @property
+    def weights(self) -> float:
+        """Bytes of the parent's weights."""
+        return float(self.own.parameters() * self.weight_bytes)
+
+    def tokens(self, part: str) -> int:
+        """Returns how many tokens a part of the text has."""
+        return self.data.windows(part) * self.data.window
+
+    def forward(self, tokens: int, blocks: Iterable[Block]) -> float:
+        """Returns the seconds in which blocks read windows of text."""
+        pairs = tokens * (self.data.window + 1) // 2
+        flops = (counting.block_flops(self.shape, b, tokens=tokens, pairs=pairs) for b in blocks)
+        return sum(flops) / self.rates.model
+
+    def head(self, tokens: int) -> float:
+        """Returns the seconds of logits and their softmax, which moves them some six times."""
+        flops = counting.head_flops(self.shape) * tokens / self.rates.model
+        return flops + 6 * 4.0 * self.shape.vocab * tokens / self.rates.bandwidth
+
+    def whole(self, tokens: int) -> float:
+        """Returns the seconds in which the parent reads windows of text."""
+        return self.forward(tokens, self.own.blocks) + self.head(tokens)
+
+    def logits(self, tokens: int) -> float:
+        """Returns the bytes of the distributions that are kept."""
+        return min(LOGITS_BYTES, 8.0 * self.shape.vocab * tokens)

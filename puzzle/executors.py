@@ -1,0 +1,136 @@
+"""Executors: where independent jobs run.
+
+An executor is anything with `submit(fn, *args) -> Future`, as in `concurrent.futures`. Jobs are
+pickled values of about a kilobyte, and their results are artifacts in the workspace: a worker that
+is killed costs its own job, and one that runs twice harms nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from puzzle.errors import PuzzleError
+
+T = TypeVar("T")
+# The device of this process, if it is a worker that was given one.
+_DEVICE: list[str] = []
+
+
+class Executor(Protocol):
+    """Anything that runs functions and returns futures of their results."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Starts a call, now or when a worker is free."""
+        ...
+
+
+class InProcess:
+    """Runs each call at once in this process.
+
+    Example:
+        >>> InProcess().submit(max, 1, 2).result()
+        2
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Runs the call; its future is done when this returns."""
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args))
+        except Exception as error:  # noqa: BLE001 - a future holds whatever a call raises
+            future.set_exception(error)
+        return future
+
+
+class Processes:
+    """A pool of processes of this machine, each with its share of the processor's cores.
+
+    The same bytes come out as in one process where each process has as many threads as that one.
+
+    Args:
+        count: How many.
+        threads: Threads of each; by default an equal share of those that torch has here.
+        devices: The device of each process, such as ("cuda:0", "cuda:1"), in turn; by default
+            that of the run.
+
+    Raises:
+        PuzzleError: The count is not positive.
+
+    Example:
+        >>> with Processes(2) as pool:  # doctest: +SKIP
+        ...     puzzle.search(parent, text, constraints=["throughput >= 1.5x"], executor=pool)
+    """
+
+    def __init__(
+        self, count: int, *, threads: int | None = None, devices: Sequence[str] = ()
+    ) -> None:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise PuzzleError(f"count={count!r} processes; give a whole number of 1 or more")
+        self.count, self.devices = count, tuple(devices)
+        self.threads = threads or max(1, torch.get_num_threads() // count)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Hands a call to a process; after a process was killed, the pool is started anew."""
+        try:
+            return self._started().submit(fn, *args)
+        except BrokenExecutor:
+            self.shutdown()
+            return self._started().submit(fn, *args)
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # A forked process would inherit OpenMP's threads in a state that hangs.
+            context = multiprocessing.get_context("spawn")
+            turns = context.Queue()
+            for number in range(self.count):
+                turns.put(self.devices[number % len(self.devices)] if self.devices else "")
+            self._pool = ProcessPoolExecutor(
+                self.count,
+                mp_context=context,
+                initializer=_start_worker,
+                initargs=(turns, self.threads),
+            )
+        return self._pool
+
+    def shutdown(self) -> None:
+        """Ends the processes; calls that have not started are dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+
+def per_device() -> Processes:
+    """Returns a pool with one process for each CUDA device.
+
+    Raises:
+        PuzzleError: torch sees no CUDA device.
+    """
+    names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    if not names:
+        raise PuzzleError("torch sees no CUDA device; use Processes(n) for processes on the CPU")
+    return Processes(len(names), devices=names)
+
+
+def _start_worker(turns: Any, threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    if device := turns.get():
+        _DEVICE[:] = [device]
+
+
+def worker_device() -> str | None:
+    """Returns the device that this process was given as a worker; None for the run's own."""
+    return _DEVICE[0] if _DEVICE else None

@@ -1,0 +1,57 @@
+"""How fast this machine computes and moves: the two rates that estimates follow from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from search_space import ModelShape
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How fast this machine computes and moves.
+
+    Args:
+        model: Operations per second of products in the model's number format.
+        fits: The same in float32, in which variants are fitted.
+        bandwidth: Bytes per second.
+    """
+
+    model: float
+    fits: float
+    bandwidth: float
+
+    @classmethod
+    def measure(cls, shape: ModelShape, dtype: str) -> Rates:
+        """Times a product of the parent's FFN, and a copy, for about a second in all."""
+        tokens = 512
+        rates = []
+        for number_format in (DTYPES[dtype], torch.float32):
+            x = torch.randn(tokens, shape.hidden).to(number_format)
+            weight = torch.randn(shape.hidden, shape.ffn_width).to(number_format)
+            flops = 2.0 * tokens * shape.hidden * shape.ffn_width
+            rates.append(flops / shortest_seconds(lambda x=x, w=weight: x @ w))  # type: ignore[misc]
+        source, target = torch.zeros(2**25), torch.zeros(2**25)
+        copy = shortest_seconds(lambda: target.copy_(source))
+        return cls(model=rates[0], fits=rates[1], bandwidth=2.0 * source.nbytes / copy)
+
+
+def shortest_seconds(run: Callable[[], Any], budget: float = 0.3) -> float:
+    """Returns the shortest of the runs that fit into a time; the first is a warm-up."""
+    run()
+    best, end = math.inf, time.perf_counter() + budget
+    while True:
+        start = time.perf_counter()
+        run()
+        now = time.perf_counter()
+        best = min(best, now - start)
+        if now > end:
+            return best

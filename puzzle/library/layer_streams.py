@@ -1,0 +1,75 @@
+"""What enters one layer's variants and what they should return, made from the boundaries below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puzzle.library.boundary import BATCH, ParentBoundary, refuse_overflow
+from puzzle.library.streams import Streams
+from puzzle.models.boundaries import Boundaries, in_batches
+from puzzle.models.parent import Parent
+from puzzle.stages import Run
+
+
+@torch.no_grad()
+def layer_streams(
+    run: Run,
+    index: int,
+    layer: Any,
+    *,
+    held_out: float,
+    directory: Path,
+    child_x: torch.Tensor | None = None,
+) -> Streams:
+    """Returns the streams of one layer; the boundary above it is stored along the way.
+
+    Args:
+        run: The run.
+        index: The layer's number.
+        layer: The parent's layer, loaded.
+        held_out: Share of the windows that are held out.
+        directory: Where targets are kept while the layer is worked on.
+        child_x: The child's stream that enters its variants; by default the parent's.
+
+    Raises:
+        ParentError: The parent's own activations are not finite.
+    """
+    parent = run.parent
+    x = run.get(ParentBoundary(part="fit", layer=index))
+    above = torch.empty_like(x)
+    targets = Boundaries(directory / "targets", tuple(x.shape), torch.float32)
+    attention, update = targets[0], targets[1]
+
+    def run_rows(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return _halves(parent, layer, x[rows].to(parent.device))
+
+    for rows, (added, fed, y) in in_batches(range(len(x)), BATCH, run_rows):
+        refuse_overflow(y, index)
+        above[rows] = y.cpu()
+        behind = 0.0 if child_x is None else x[rows].float() - child_x[rows].float()
+        attention[rows] = added.float().cpu() + behind
+        update[rows] = added.float().cpu() + fed.float().cpu() + behind
+    ParentBoundary(part="fit", layer=index + 1).publish(run, above)
+    return Streams(
+        x=x if child_x is None else child_x,
+        attention=attention,
+        update=update,
+        train=Streams.split(len(x), held_out),
+        child=child_x is not None,
+        device=parent.device,
+    )
+
+
+def _halves(
+    parent: Parent, layer: Any, x_BLD: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns what attention and FFN add, and the stream after them."""
+    rope = parent.rope(x_BLD.shape[1])
+    features = parent.family.attention_features(layer, x_BLD, rope)
+    added = layer.self_attn.o_proj(features)
+    middle = x_BLD + added
+    fed = layer.mlp(layer.post_attention_layernorm(middle))
+    return added, fed, middle + fed

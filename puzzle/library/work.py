@@ -1,0 +1,104 @@
+"""What building a library takes: the sums and solutions of every fit, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from puzzle.estimates import Estimate, Sizes
+from puzzle.library.settings import LibraryConfig
+from search_space import FFN, Attention, Block, ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Sums over the fit text for one set of features, and the variants solved from them.
+
+    Args:
+        features: Inputs of the widest map.
+        passes: Passes over the layer that the sums take.
+        solved: Inputs of each map solved.
+        stored: Weights stored.
+        channels: Channel numbers stored, four bytes each.
+    """
+
+    features: int
+    passes: float
+    solved: tuple[int, ...]
+    stored: int
+    channels: int = 0
+
+
+def library_work(
+    rows: Sequence[tuple[Block, ...]], config: LibraryConfig, sizes: Sizes
+) -> Estimate:
+    """Returns what the closed-form fits of a library take.
+
+    Args:
+        rows: The blocks of each layer.
+        config: How variants are fitted.
+        sizes: The parent, the text and the machine.
+    """
+    tokens, shape = sizes.tokens("fit"), sizes.shape
+    seconds, stored, variants = 0.0, 0.0, 0
+    for row in rows:
+        layer = sizes.forward(tokens, [shape.parent_block])
+        seconds += layer
+        for fit in _fits(shape, row, config):
+            seconds += fit.passes * layer + _fit_seconds(sizes, config, fit)
+            stored += fit.stored * sizes.weight_bytes + 4.0 * fit.channels
+            variants += len(fit.solved) if fit.stored else 0
+    widest = max(shape.ffn_width, shape.heads * shape.head_dim)
+    held_out = config.held_out * tokens * widest * sizes.weight_bytes
+    memory = sizes.used + sizes.weights / shape.layers + 12.0 * widest**2 + held_out
+    work = f"{variants} variants of {shape.layers} layers, {tokens:,} tokens"
+    return Estimate(name="library", work=work, seconds=seconds, memory=memory, disk=stored)
+
+
+def healing_work(sizes: Sizes, config: LibraryConfig) -> Estimate:
+    """Returns what fitting both maps of every layer once more takes."""
+    tokens, shape = sizes.tokens("fit"), sizes.shape
+    context = shape.heads * shape.head_dim
+    maps = (_Fit(width, 1.0, (width,), 0) for width in (context, shape.ffn_width))
+    fits = shape.layers * sum(_fit_seconds(sizes, config, each) for each in maps)
+    return Estimate(
+        name="healing",
+        work=f"both maps of {shape.layers} layers, {tokens:,} tokens",
+        seconds=fits + 3 * sizes.forward(tokens, sizes.own.blocks),
+        memory=sizes.used + 2 * sizes.weights,
+        disk=sizes.weights,
+    )
+
+
+def _fit_seconds(sizes: Sizes, config: LibraryConfig, fit: _Fit) -> float:
+    """Returns the seconds of the sums and of a solution for each map and ridge."""
+    tokens, outputs = sizes.tokens("fit"), sizes.shape.hidden
+    flops = tokens * fit.features * (1.25 * fit.features + 2.0 * outputs)
+    for features in fit.solved:
+        solved = features**2 * (features / 3.0 + 2.0 * outputs)
+        judged = 2.0 * config.held_out * tokens * features * outputs
+        flops += len(config.ridges) * (solved + judged)
+    return flops / sizes.rates.fits
+
+
+def _fits(shape: ModelShape, blocks: tuple[Block, ...], config: LibraryConfig) -> Iterator[_Fit]:
+    """Yields what is fitted in one layer."""
+    own, hidden, context = shape.parent_block, shape.hidden, shape.heads * shape.head_dim
+    for attention in dict.fromkeys(block.attention for block in blocks):
+        if attention.kind == "linear":
+            yield _Fit(hidden, 0.5, (hidden,), hidden**2)
+        elif attention.kind == "gqa" and attention != own.attention:
+            kv = 2 * (attention.kv_heads or 0) * shape.head_dim
+            yield _Fit(context, 1.0, (context,), (context + kv) * hidden)
+            # A second promising way of merging the heads, which is not stored.
+            yield _Fit(context, 1.0, (context,), 0)
+    groups: dict[Attention, dict[FFN, None]] = {}
+    for block in blocks:
+        coupled = config.coupled(block.attention)
+        groups.setdefault(block.attention if coupled else own.attention, {})[block.ffn] = None
+    for attention, ffns in groups.items():
+        made = [ffn for ffn in ffns if Block(attention, ffn) != own]
+        widths = tuple(ffn.width or 0 for ffn in made if ffn.kind == "gated")
+        yield _Fit(shape.ffn_width, 1.0, widths, sum(widths) * hidden, sum(widths))
+        if any(ffn.kind == "linear" for ffn in made):
+            yield _Fit(hidden, 0.5, (hidden,), hidden**2)

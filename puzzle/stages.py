@@ -1,0 +1,256 @@
+"""Stages: the steps of a search as frozen values, and the run that builds or reads their results.
+
+A stage says what its result depends on, what it will take, how it is built and how it is read.
+`search()`, the stage commands of the command line, `--dry-run` and workers in other processes all
+speak of the same values, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, as_completed
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from tqdm.auto import tqdm
+
+from puzzle.errors import DataError, WorkspaceError
+from puzzle.estimates import Estimate, Sizes
+from puzzle.executors import Executor, worker_device
+from puzzle.models.parent import Parent, ParentRef
+from puzzle.storage.workspace import Artifact, Workspace
+from puzzle.text.windows import Windows
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+# How often a job is submitted before the run gives up on it: workers get killed.
+SUBMISSIONS = 3
+logger = logging.getLogger(__name__)
+
+
+class Stage(ABC, Generic[T]):
+    """A step of a search; a frozen value.
+
+    A stage without an artifact of its own, such as a whole library, is made of stages that have
+    one.
+    """
+
+    @abstractmethod
+    def result(self, run: Run) -> T:
+        """Returns the result, built where it is not there yet."""
+
+    def estimate(self, sizes: Sizes) -> Estimate:
+        """Returns what building it takes on this machine; by default nothing worth counting."""
+        return Estimate(name=type(self).__name__, work="little", seconds=0.0, memory=0.0, disk=0.0)
+
+
+class ArtifactStage(Stage[T]):
+    """A stage whose result is one artifact of the workspace.
+
+    Attributes:
+        kind: The kind of its artifacts.
+        format: Part of every artifact's name; raised when the same key gives another result.
+    """
+
+    kind: ClassVar[str]
+    format: ClassVar[int]
+
+    @abstractmethod
+    def key(self, run: Run) -> Mapping[str, Any]:
+        """Returns all that the result depends on, as JSON values."""
+
+    @abstractmethod
+    def build(self, run: Run, directory: Path) -> None:
+        """Writes the result's files into a directory."""
+
+    @abstractmethod
+    def load(self, run: Run, artifact: Artifact) -> T:
+        """Returns the result from its artifact."""
+
+    def result(self, run: Run) -> T:
+        """Returns the result, built where it is not there yet."""
+        return self.load(run, run.build(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRef:
+    """A run in a kilobyte, from which a worker in another process opens it again.
+
+    Args:
+        root: The workspace's directory.
+        parent: Where the parent is; it is neither hashed nor checked again.
+        windows: The hash of each part of the text, under which the workspace keeps it.
+        solver: As for the run.
+        seed: As for the run.
+    """
+
+    root: str
+    parent: ParentRef
+    windows: tuple[tuple[str, str], ...]
+    solver: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A stage to be built by a worker; a pickled value.
+
+    Args:
+        run: The run it belongs to.
+        stage: The stage.
+    """
+
+    run: RunRef
+    stage: ArtifactStage[Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What all stages of one search share.
+
+    Args:
+        workspace: Where results are stored.
+        parent: The parent, opened; it knows its device and the number format it works in.
+        windows: The text, cut; None for stages that read none.
+        executor: Where independent jobs run: anything with `submit(fn, *args) -> Future`; None
+            for this process, one after the other.
+        solver: As in `solvers.solve`.
+        seed: Seed of the solver and of what is drawn.
+
+    Example:
+        >>> run = Run(workspace=workspace, parent=parent, windows=cut)  # doctest: +SKIP
+        >>> library = run.get(BlockLibrary(space=space))  # doctest: +SKIP
+    """
+
+    workspace: Workspace
+    parent: Parent
+    windows: Windows | None = None
+    executor: Executor | None = None
+    solver: str = "highs"
+    seed: int = 0
+    _artifacts: dict[Hashable, Artifact] = field(default_factory=dict, init=False, repr=False)
+    _memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def text(self) -> Windows:
+        """The text.
+
+        Raises:
+            DataError: The run was opened without one.
+        """
+        if self.windows is None:
+            raise DataError("this stage reads text, and the run has none; open the run with text")
+        return self.windows
+
+    def get(self, stage: Stage[T]) -> T:
+        """Returns a stage's result: what is stored, or what is built now."""
+        return stage.result(self)
+
+    def artifact(self, stage: ArtifactStage[Any]) -> Artifact:
+        """Returns the artifact of a stage, which may or may not be there."""
+        if stage not in self._artifacts:
+            spec = {"format": stage.format, **stage.key(self)}
+            self._artifacts[stage] = self.workspace.artifact(stage.kind, spec)
+        return self._artifacts[stage]
+
+    def build(self, stage: ArtifactStage[Any]) -> Artifact:
+        """Returns the artifact of a stage, verified, or built in this process."""
+        artifact = self.artifact(stage)
+        return self.workspace.get_or_build(artifact.kind, artifact.spec, partial(stage.build, self))
+
+    def build_all(
+        self,
+        stages: Sequence[ArtifactStage[Any]],
+        *,
+        unit: str,
+        done: Callable[[ArtifactStage[Any]], None] | None = None,
+    ) -> tuple[Artifact, ...]:
+        """Returns the artifacts of stages that do not need each other, by the run's executor.
+
+        Args:
+            stages: The stages.
+            unit: What one of them is called beside the progress bar.
+            done: Called after each stage that was built in this process.
+
+        Raises:
+            WorkspaceError: Workers were lost again and again.
+        """
+        missing = [stage for stage in stages if not self.artifact(stage).sound()]
+        bar = tqdm(total=len(missing), desc=stages[0].kind if stages else "", unit=unit)
+        with bar:
+            if self.executor is None:
+                for stage in missing:
+                    self.build(stage)
+                    bar.update()
+                    if done is not None:
+                        done(stage)
+            else:
+                self._submit(missing, self.executor, bar)
+        return tuple(map(self.artifact, stages))
+
+    def _submit(
+        self, missing: Sequence[ArtifactStage[Any]], executor: Executor, bar: tqdm[Any]
+    ) -> None:
+        """Runs jobs on workers until each artifact is there, whatever becomes of the workers."""
+        for attempt in range(1, SUBMISSIONS + 1):
+            jobs = [Job(run=self.ref(), stage=stage) for stage in missing]
+            futures: list[Future[str]] = [executor.submit(execute, job) for job in jobs]
+            for future in as_completed(futures):
+                # What a builder raises would be raised again; a lost worker may be an accident.
+                if (error := future.exception()) and not isinstance(error, BrokenExecutor):
+                    for other in futures:
+                        other.cancel()
+                    raise error
+                bar.update(not error)
+            missing = [stage for stage in missing if not self.artifact(stage).exists()]
+            if not missing:
+                return
+            logger.warning("%d jobs were lost (attempt %d)", len(missing), attempt)
+        raise WorkspaceError(
+            f"{len(missing)} jobs of kind {missing[0].kind!r} were lost {SUBMISSIONS} times: their "
+            "workers ended without a result; look at the workers' memory, or use fewer of them. "
+            "What is done is kept"
+        )
+
+    def remember(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Returns what was made under a key before in this process, or makes it."""
+        if key not in self._memory:
+            self._memory[key] = make()
+        found: Made = self._memory[key]
+        return found
+
+    def forget(self, key: Hashable) -> None:
+        """Drops what `remember` keeps under a key."""
+        self._memory.pop(key, None)
+
+    def ref(self) -> RunRef:
+        """Returns what a worker opens this run from; parent and text are stored if need be."""
+        windows = () if self.windows is None else self.windows.store(self.workspace)
+        return RunRef(
+            root=str(self.workspace.root),
+            parent=self.parent.ref(self.workspace),
+            windows=windows,
+            solver=self.solver,
+            seed=self.seed,
+        )
+
+
+@lru_cache(maxsize=1)
+def _opened(ref: RunRef) -> Run:
+    workspace = Workspace(ref.root)
+    return Run(
+        workspace=workspace,
+        parent=ref.parent.open(device=worker_device()),
+        windows=Windows.stored(workspace, ref.windows) if ref.windows else None,
+        solver=ref.solver,
+        seed=ref.seed,
+    )
+
+
+def execute(job: Job) -> str:
+    """Builds a job's stage and returns its artifact's key; what workers run."""
+    return _opened(job.run).build(job.stage).key
