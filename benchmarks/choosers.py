@@ -34,7 +34,7 @@ from puzzle.library.streams import Streams
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import open_parent
 from puzzle.scoring.fisher import FisherConfig, fisher
-from puzzle.scoring.hybrid import HybridConfig, mended
+from puzzle.scoring.hybrid import HybridConfig, calibrated
 from puzzle.scoring.influence import block_influence
 from puzzle.scoring.replace_one import replace_one
 from puzzle.scoring.scores import Scores
@@ -80,7 +80,7 @@ class Study:
             return replace_one(*place, workspace=self.workspace)
         # As `hybrid` does, but reading the exact scores that are there already.
         exact = self.scores("exact")
-        return mended(
+        return calibrated(
             self.scores("fisher"), lambda keys: {k: exact[k[0]][k[1]] for k in keys}, HybridConfig()
         )
 

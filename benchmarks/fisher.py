@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from puzzle.hardware.identity import device_record
 from puzzle.scoring.fisher import FisherConfig, fisher
-from puzzle.scoring.hybrid import HybridConfig, mended
+from puzzle.scoring.hybrid import HybridConfig, calibrated
 from puzzle.scoring.reference import Suffix
 from puzzle.scoring.scores import Scores
 from search_space import Block
@@ -111,12 +111,12 @@ def ratios(exact: Scores, found: Scores, keys: list) -> dict[str, float]:
     return medians
 
 
-def calibrated(exact: Scores, found: Scores, keys: list) -> list[dict[str, float]]:
+def calibration_errors(exact: Scores, found: Scores, keys: list) -> list[dict[str, float]]:
     """Returns the median error of calibrated scores, the exact ones left out, by anchors."""
     rows = []
     for anchors in (12, 24, 48):
         config = HybridConfig(anchors=anchors, trust=None)
-        scores = mended(found, lambda some: {k: exact[k[0]][k[1]] for k in some}, config)
+        scores = calibrated(found, lambda some: {k: exact[k[0]][k[1]] for k in some}, config)
         rest = [k for k in keys if scores[k[0]][k[1]].method == "calibrated"]
         errors = [abs(scores.kl(*key) / exact.kl(*key) - 1) for key in rest]
         rows.append({"anchors": anchors, "median_error": round(float(np.median(errors)), 3)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from puzzle.scoring.fisher import Sweep
+from puzzle.scoring.gradient_sweep import GradientSweep
 from solvers import ChoiceProblem, refine, solve
 
 WINDOWS, PROBES, MOVES = 4, 4, 3000
@@ -40,7 +40,7 @@ def _pairs(study) -> tuple[dict[tuple[int, str], int], np.ndarray]:
     """Returns the row of each (layer, label), row 0 being no change, and the positive terms."""
     seen: dict[tuple[int, str], list[torch.Tensor]] = {}
     with study.workspace.scratch() as scratch:
-        sweep = Sweep(study.library, study.cut.score[:WINDOWS], scratch, PROBES)
+        sweep = GradientSweep(study.library, study.cut.score[:WINDOWS], scratch, PROBES)
         sweep.forward()
         sweep.probe(0)
         for layer, label, a_KBL in sweep.changes(study.space):

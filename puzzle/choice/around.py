@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from puzzle.choice.layout_kl import Measure
-from puzzle.scoring.fisher import Sweep, second_order
+from puzzle.scoring.gradient_sweep import GradientSweep, second_order
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
 from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
@@ -54,7 +54,7 @@ def scores_around(
     found: list[dict[str, list[float]]] = [{block.label: [0.0]} for block in layout.blocks]
     with workspace.scratch() as scratch:
         tokens = measure.tokens[:windows]
-        sweep = Sweep(
+        sweep = GradientSweep(
             measure.library, tokens, scratch, probes, layout=layout, reference=measure.reference
         )
         sweep.forward()

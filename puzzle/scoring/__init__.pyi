@@ -1,10 +1,12 @@
 from puzzle.scoring.fisher import FisherConfig as FisherConfig
+from puzzle.scoring.fisher import FisherScores as FisherScores
 from puzzle.scoring.fisher import fisher as fisher
 from puzzle.scoring.hybrid import HybridConfig as HybridConfig
+from puzzle.scoring.hybrid import HybridScores as HybridScores
 from puzzle.scoring.hybrid import hybrid as hybrid
 from puzzle.scoring.influence import block_influence as block_influence
+from puzzle.scoring.replace_one import ExactScores as ExactScores
 from puzzle.scoring.replace_one import replace_one as replace_one
-from puzzle.scoring.replace_one import replace_some as replace_some
 from puzzle.scoring.scores import Score as Score
 from puzzle.scoring.scores import Scores as Scores
 from puzzle.scoring.task import task_scores as task_scores

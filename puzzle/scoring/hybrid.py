@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from puzzle.errors import DataError
+from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
-from puzzle.scoring.fisher import FisherConfig, fisher
-from puzzle.scoring.replace_one import replace_some
+from puzzle.scoring.fisher import FisherConfig, FisherScores
+from puzzle.scoring.replace_one import exact_rows, exact_seconds, replaced_blocks
 from puzzle.scoring.scores import Score, Scores
-from puzzle.storage.workspace import Workspace
+from puzzle.stages import Run, Stage
+from puzzle.storage.workspace import ArtifactRef, Workspace
 from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
 
 Key = tuple[int, str]
+# Share of the blocks whose calibrated scores are large enough to be replaced, for estimates.
+EXACT_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,41 @@ class HybridConfig:
             raise DataError(f"trust={self.trust!r}; allowed: nats above 0, or None for no limit")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HybridScores(Stage[Scores]):
+    """Fisher scores, calibrated on some exact ones and replaced by exact ones where large.
+
+    Args:
+        space: Which blocks to score.
+        layers: The library's layers.
+        config: Where exact scores are paid for.
+    """
+
+    space: SearchSpace
+    layers: tuple[ArtifactRef, ...] = ()
+    config: HybridConfig = field(default_factory=HybridConfig)
+
+    @property
+    def estimated(self) -> FisherScores:
+        """The scores that are calibrated."""
+        return FisherScores(space=self.space, layers=self.layers, config=self.config.fisher)
+
+    def result(self, run: Run) -> Scores:
+        """Returns the scores; each says whether it is exact or calibrated."""
+        estimates = run.get(self.estimated)
+        return calibrated(estimates, partial(_exact, run, self.layers), self.config)
+
+    def estimate(self, sizes: Sizes) -> Estimate:
+        """Returns what Fisher scores and the exact ones take, a tenth of the blocks among them."""
+        fisher_part, count = self.estimated.estimate(sizes), replaced_blocks(self.space)
+        exact = min(count, self.config.anchors + math.ceil(EXACT_SHARE * count))
+        return replace(
+            fisher_part,
+            work=f"{fisher_part.work}; {exact} of {count} blocks exactly",
+            seconds=fisher_part.seconds + exact * exact_seconds(sizes),
+        )
+
+
 def hybrid(
     library: Library,
     space: SearchSpace,
@@ -62,12 +101,12 @@ def hybrid(
         workspace: Where scores are stored.
         config: Where exact scores are paid for.
     """
+    run = Run(workspace=workspace, parent=library.parent, windows=windows)
     config = config or HybridConfig()
-    estimates = fisher(library, space, windows, workspace=workspace, config=config.fisher)
-    return mended(estimates, partial(_exact, library, windows, workspace), config)
+    return run.get(HybridScores(space=space, layers=library.refs, config=config))
 
 
-def mended(
+def calibrated(
     estimates: Scores, exact_of: Callable[[list[Key]], Mapping[Key, Score]], config: HybridConfig
 ) -> Scores:
     """Returns estimates calibrated on exact scores, and replaced by them where they are large.
@@ -158,11 +197,9 @@ def calibrate(estimates: Scores, exact: Mapping[Key, Score]) -> Scores:
     return estimates.replaced({**changes, **exact})
 
 
-def _exact(
-    library: Library, windows: Windows, workspace: Workspace, keys: list[Key]
-) -> dict[Key, Score]:
+def _exact(run: Run, layers: tuple[ArtifactRef, ...], keys: list[Key]) -> dict[Key, Score]:
     wanted: dict[int, list[Block]] = {}
     for layer, label in keys:
         wanted.setdefault(layer, []).append(Block.from_label(label))
-    found = replace_some(library, wanted, windows, workspace=workspace)
-    return {(layer, label): found[layer][label] for layer, label in keys}
+    rows = exact_rows(run, layers, wanted)
+    return {(layer, label): rows[layer][label] for layer, label in keys}

@@ -3,29 +3,158 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from tqdm.auto import tqdm
 
 from puzzle.errors import DataError
+from puzzle.estimates import Estimate, Sizes
+from puzzle.library.boundary import ParentBoundary
 from puzzle.library.build import Library
 from puzzle.library.layer_outputs import LayerOutputs
+from puzzle.library.variants import Variants
 from puzzle.scoring.reference import DISTANCES, Suffix
 from puzzle.scoring.scores import Score, Scores, mean_and_error
-from puzzle.storage.workspace import Artifact, Workspace
+from puzzle.stages import ArtifactStage, Run, Stage
+from puzzle.storage.workspace import Artifact, ArtifactRef, Workspace
 from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
 
-KIND, SCORES = "replace-one", "scores.json"
-# Part of every artifact's name: raise it when what is stored changes.
-FORMAT = 3
+SCORES = "scores.json"
 METHODS = {"kl": "exact", "cosine": "cosine"}
 # Blocks whose suffixes run in one batch.
 PACK = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactScores(Stage[Scores]):
+    """The exact score of every block of a space.
+
+    Args:
+        space: Which blocks to score.
+        layers: The library's layers.
+        distance: As in `replace_one`.
+    """
+
+    space: SearchSpace
+    layers: tuple[ArtifactRef, ...] = ()
+    distance: str = "kl"
+
+    def result(self, run: Run) -> Scores:
+        """Returns the scores, every layer of them computed."""
+        wanted = {layer: self.space.blocks(layer) for layer in range(self.space.shape.layers)}
+        rows = exact_rows(run, self.layers, wanted, self.distance)
+        return Scores(tuple(rows[layer] for layer in wanted))
+
+    def estimate(self, sizes: Sizes) -> Estimate:
+        """Returns what scoring each block by a pass through the layers above it takes."""
+        count = replaced_blocks(self.space)
+        return Estimate(
+            name="scores",
+            work=f"{count} blocks exactly, {sizes.tokens('score'):,} tokens",
+            seconds=count * exact_seconds(sizes),
+            memory=sizes.used + sizes.weights + sizes.logits(sizes.tokens("score")),
+            disk=0.0,
+        )
+
+
+def replaced_blocks(space: SearchSpace) -> int:
+    """Returns how many blocks of a space are not the parent's."""
+    return sum(len(space.blocks(layer)) - 1 for layer in range(space.shape.layers))
+
+
+def exact_seconds(sizes: Sizes) -> float:
+    """Returns the seconds of one exact score: half of the layers on average, and the head."""
+    tokens = sizes.tokens("score")
+    return sizes.forward(tokens, sizes.own.blocks) / 2 + sizes.head(tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExactLayerScores(ArtifactStage[dict[str, Score]]):
+    """The exact scores of some blocks of one layer, by label.
+
+    Args:
+        layer: The layer's number.
+        variants: Its variants.
+        blocks: The blocks.
+        distance: As in `replace_one`.
+    """
+
+    kind: ClassVar[str] = "replace-one"
+    format: ClassVar[int] = 4
+    layer: int
+    variants: ArtifactRef
+    blocks: tuple[Block, ...]
+    distance: str
+
+    def key(self, run: Run) -> Mapping[str, Any]:
+        """Returns what the scores depend on."""
+        return {
+            "distance": self.distance,
+            "library": self.variants.key,
+            "blocks": [block.label for block in self.blocks],
+            "score": run.text.hash("score"),
+        }
+
+    @torch.no_grad()
+    def build(self, run: Run, directory: Path) -> None:
+        """Puts each block into the parent and compares what leaves the last layer."""
+        suffix = run.remember("suffix", lambda: Suffix(run.parent, run.text.score))
+        x_BLD = run.get(ParentBoundary(part="score", layer=self.layer)).to(run.parent.device)
+        stored = run.workspace.find(self.variants)
+        outputs = LayerOutputs(Variants(run.parent, self.layer, stored))
+        own, method = run.parent.shape.parent_block, METHODS[self.distance]
+        scores = {b.label: Score(kl=0.0, method=method) for b in self.blocks if b == own}
+        pairs = outputs([block for block in self.blocks if block != own], x_BLD)
+        while pack := list(islice(pairs, PACK)):
+            above = suffix.above(torch.cat([y for _, y in pack]), self.layer + 1)
+            for (block, _), one_BLD in zip(pack, above.split(len(x_BLD)), strict=True):
+                mean, error = mean_and_error(suffix.reference.distance(self.distance, one_BLD))
+                scores[block.label] = Score(kl=max(0.0, mean), error=error, method=method)
+        text = json.dumps({label: score.to_dict() for label, score in scores.items()}, indent=1)
+        (directory / SCORES).write_text(text, encoding="utf-8")
+
+    def load(self, run: Run, artifact: Artifact) -> dict[str, Score]:
+        """Returns the scores by label."""
+        rows = artifact.load_json(SCORES).items()
+        return {label: Score(**score) for label, score in rows}
+
+
+def exact_rows(
+    run: Run,
+    layers: tuple[ArtifactRef, ...],
+    wanted: Mapping[int, Collection[Block]],
+    distance: str = "kl",
+) -> dict[int, dict[str, Score]]:
+    """Returns the exact scores of some blocks of some layers, by layer and label.
+
+    Args:
+        run: The run; its executor computes layers side by side.
+        layers: The library's layers.
+        wanted: Blocks to score, by layer.
+        distance: As in `replace_one`.
+
+    Raises:
+        DataError: There is no such distance.
+    """
+    if distance not in DISTANCES:
+        raise DataError(f"distance={distance!r}; allowed: {', '.join(DISTANCES)}")
+    stages = {
+        layer: ExactLayerScores(
+            layer=layer, variants=layers[layer], blocks=tuple(blocks), distance=distance
+        )
+        for layer, blocks in wanted.items()
+        if blocks
+    }
+    if run.executor is not None and stages:
+        run.get(ParentBoundary(part="score", layer=max(stages)))
+    run.build_all(tuple(stages.values()), unit="layer")
+    run.forget("suffix")
+    return {layer: run.get(stages[layer]) if layer in stages else {} for layer in wanted}
 
 
 def replace_one(
@@ -52,12 +181,10 @@ def replace_one(
     Raises:
         DataError: There is no such distance.
     """
-    wanted = {layer: space.blocks(layer) for layer in range(space.shape.layers)}
-    found = replace_some(library, wanted, windows, workspace=workspace, distance=distance)
-    return Scores(tuple(found[layer] for layer in wanted))
+    run = Run(workspace=workspace, parent=library.parent, windows=windows)
+    return run.get(ExactScores(space=space, layers=library.refs, distance=distance))
 
 
-@torch.no_grad()
 def replace_some(
     library: Library,
     wanted: Mapping[int, Collection[Block]],
@@ -78,64 +205,5 @@ def replace_some(
     Raises:
         DataError: There is no such distance.
     """
-    if distance not in DISTANCES:
-        raise DataError(f"distance={distance!r}; allowed: {', '.join(DISTANCES)}")
-    artifacts = {
-        layer: _artifact(library, layer, blocks, windows, workspace, distance)
-        for layer, blocks in wanted.items()
-        if blocks
-    }
-    missing = [layer for layer, artifact in artifacts.items() if not artifact.sound()]
-    if missing:
-        suffix = Suffix(library.parent, windows.score)
-        x_BLD = library.parent.embed(windows.score)
-        for index in tqdm(range(max(missing) + 1), desc="scores", unit="layer"):
-            if index in missing:
-                build = partial(_write, library, wanted[index], suffix, index, x_BLD, distance)
-                workspace.get_or_build(KIND, artifacts[index].spec, build)
-            x_BLD = library.parent.run(suffix.layers[index], x_BLD)
-    read = {layer: artifact.load_json(SCORES) for layer, artifact in artifacts.items()}
-    return {
-        layer: {label: Score(**score) for label, score in read.get(layer, {}).items()}
-        for layer in wanted
-    }
-
-
-def _artifact(
-    library: Library,
-    layer: int,
-    blocks: Iterable[Block],
-    windows: Windows,
-    workspace: Workspace,
-    distance: str,
-) -> Artifact:
-    spec = {
-        "format": FORMAT,
-        "distance": distance,
-        "library": library.layers[layer].key,
-        "blocks": [block.label for block in blocks],
-        "score": windows.hash("score"),
-    }
-    return workspace.artifact(KIND, spec)
-
-
-def _write(
-    library: Library,
-    blocks: Collection[Block],
-    suffix: Suffix,
-    index: int,
-    x_BLD: torch.Tensor,
-    distance: str,
-    directory: Path,
-) -> None:
-    outputs = LayerOutputs(library.variants(index))
-    own, method = library.parent.shape.parent_block, METHODS[distance]
-    scores = {block.label: Score(kl=0.0, method=method) for block in blocks if block == own}
-    pairs = outputs([block for block in blocks if block != own], x_BLD)
-    while pack := list(islice(pairs, PACK)):
-        above = suffix.above(torch.cat([y for _, y in pack]), index + 1)
-        for (block, _), one_BLD in zip(pack, above.split(len(x_BLD)), strict=True):
-            mean, error = mean_and_error(suffix.reference.distance(distance, one_BLD))
-            scores[block.label] = Score(kl=max(0.0, mean), error=error, method=method)
-    text = json.dumps({label: score.to_dict() for label, score in scores.items()}, indent=1)
-    (directory / SCORES).write_text(text, encoding="utf-8")
+    run = Run(workspace=workspace, parent=library.parent, windows=windows)
+    return exact_rows(run, library.refs, wanted, distance)

@@ -21,6 +21,8 @@ from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
 
 KIND, SCORES = "task", "scores.json"
+# Part of every artifact's name: raised when the same key gives another result.
+FORMAT = 2
 
 
 def task_scores(
@@ -60,6 +62,7 @@ def task_scores(
         workspace.artifact(
             KIND,
             {
+                "format": FORMAT,
                 "task": name,
                 "library": library.layers[layer].key,
                 "blocks": [block.label for block in space.blocks(layer)],

@@ -8,13 +8,11 @@ from puzzle.errors import DataError
 from puzzle.library.build import build_library
 from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.scoring.fisher import (
-    TOGETHER,
     FisherConfig,
-    Sweep,
     fisher,
     reliability,
-    second_order,
 )
+from puzzle.scoring.gradient_sweep import TOGETHER, GradientSweep, second_order
 from puzzle.scoring.replace_one import replace_one, replace_some
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
 from search_space import Block, SearchSpace
@@ -74,7 +72,7 @@ def test_fisher_ranks_blocks_as_exact_scores_do(built):
 
 def test_swept_gradients_are_those_of_the_whole_model(built, tmp_path):
     _, parent, space, cut, library = built
-    sweep = Sweep(library, cut.score, tmp_path, probes=2)
+    sweep = GradientSweep(library, cut.score, tmp_path, probes=2)
     sweep.forward()
     sweep.probe(seed=3)
     cotangent = sweep.g[parent.shape.layers].clone()

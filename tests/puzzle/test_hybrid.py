@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from puzzle.errors import DataError
 from puzzle.library.build import build_library
 from puzzle.scoring.fisher import FisherConfig
-from puzzle.scoring.hybrid import HybridConfig, anchor_keys, calibrate, hybrid, kinds, mended
+from puzzle.scoring.hybrid import HybridConfig, anchor_keys, calibrate, calibrated, hybrid, kinds
 from puzzle.scoring.replace_one import replace_one
 from puzzle.scoring.scores import Score, Scores
 from search_space import SearchSpace
@@ -70,7 +70,7 @@ def test_each_kind_of_change_has_a_map_of_its_own():
     def exact_of(keys):
         return {k: Score(kl=labels[k[1]] * estimates.kl(*k)) for k in keys}
 
-    found = mended(estimates, exact_of, HybridConfig(anchors=6, trust=None))
+    found = calibrated(estimates, exact_of, HybridConfig(anchors=6, trust=None))
     for layer, label, score in found.items():
         assert score.kl == pytest.approx(labels.get(label, 0.0) * estimates.kl(layer, label))
     assert [sum(map(len, kind)) for kind in kinds(estimates)] == [12, 12, 12]

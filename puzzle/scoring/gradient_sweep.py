@@ -1,0 +1,165 @@
+"""A forward and a backward sweep over a model, one layer at a time: gradients at every boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from puzzle.library.build import Library
+from puzzle.library.layer_outputs import LayerOutputs
+from puzzle.models.boundaries import Boundaries
+from puzzle.scoring.reference import Reference
+from puzzle.scoring.scores import stretch_means
+from search_space import Layout, SearchSpace
+
+# Windows run together.
+BATCH = 4
+# Neighbouring positions whose changes are summed; docs/choosing.md compares.
+TOGETHER = 8
+Samples = list[dict[str, list[float]]]
+
+
+def second_order(a_KBL: torch.Tensor) -> torch.Tensor:
+    """Returns (sum of a)^2 / 2 over groups of `TOGETHER` positions, evenly shared among them.
+
+    Args:
+        a_KBL: g . delta per probe, window and position.
+    """
+    length = a_KBL.shape[-1]
+    padded = nn.functional.pad(a_KBL, (0, -length % TOGETHER))
+    sums = padded.unflatten(-1, (-1, TOGETHER)).sum(-1)
+    sizes = torch.full((sums.shape[-1],), float(TOGETHER), device=sums.device)
+    sizes[-1] -= -length % TOGETHER
+    return (sums.square() / (2 * sizes)).repeat_interleave(TOGETHER, -1)[..., :length]
+
+
+class GradientSweep:
+    """A forward and a backward sweep over the parent, or over a child of the library.
+
+    Args:
+        library: The variants.
+        tokens_BL: Score windows.
+        directory: Where boundaries are kept.
+        probes: Probes drawn, K.
+        layout: The model that is swept; the parent if not given.
+        reference: The parent's outputs on the windows; with them the gradient of
+            KL(parent || swept model) takes one more place, the last, after the probes.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        tokens_BL: torch.Tensor,
+        directory: Path,
+        probes: int,
+        *,
+        layout: Layout | None = None,
+        reference: Reference | None = None,
+    ) -> None:
+        self.library, self.parent = library, library.parent
+        self.tokens, self.probes, self.reference = tokens_BL, probes, reference
+        self.layout = layout or Layout.parent(self.parent.shape)
+        self.cotangents = probes + (reference is not None)
+        shape = (*tokens_BL.shape, self.parent.shape.hidden)
+        folders = [directory / name for name in ("x", "g")]
+        self.x = Boundaries(folders[0], shape, self.parent.dtype)
+        self.g = Boundaries(folders[1], (self.cotangents, *shape), self.parent.dtype)
+
+    def _layer(self, index: int) -> nn.Module:
+        parent, block = self.parent, self.layout.blocks[index]
+        if block == parent.shape.parent_block:
+            return parent.layer(index)
+        return self.library.variants(index).layer_module(block)
+
+    def _batches(self) -> list[slice]:
+        starts = range(0, len(self.tokens), BATCH)
+        return [slice(start, start + BATCH) for start in starts]
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        """Stores the residual stream at every layer boundary."""
+        parent, depth = self.parent, self.parent.shape.layers
+        self.x[0].copy_(parent.embed(self.tokens))
+        for index in tqdm(range(depth), desc="fisher, forward", unit="layer"):
+            layer, below, above = self._layer(index), self.x[index], self.x[index + 1]
+            for rows in self._batches():
+                above[rows] = parent.run(layer, below[rows].to(parent.device)).cpu()
+
+    def probe(self, seed: int) -> None:
+        """Draws the probes and stores their gradients at the last boundary."""
+        depth, device = self.parent.shape.layers, self.parent.device
+        head, generator = self.parent.head(), torch.Generator().manual_seed(seed)
+        x, g = self.x[depth], self.g[depth]
+        for row in tqdm(range(len(self.tokens)), desc="fisher, probes", unit="window"):
+            x_LD = x[row].to(device, copy=True).requires_grad_(True)
+            logits = head(x_LD).float()
+            p = torch.softmax(logits.detach(), -1)
+            root = p.sqrt()
+            for k in range(self.cotangents):
+                if k < self.probes:
+                    eps = torch.randn(p.shape, generator=generator).to(device)
+                    u = root * eps - p * (root * eps).sum(-1, keepdim=True)
+                else:
+                    u = p - self._parents(row)
+                keep = k + 1 < self.cotangents
+                (found,) = torch.autograd.grad(logits, x_LD, u, retain_graph=keep)
+                g[k, row] = found.cpu()
+
+    def _parents(self, row: int) -> torch.Tensor:
+        assert self.reference is not None
+        return self.reference.distribution(row)
+
+    def backward(self, space: SearchSpace) -> Samples:
+        """Returns, per layer and block, one observation per probe and stretch of text."""
+        samples: Samples = [{block.label: [0.0]} for block in self.layout.blocks]
+        for index, label, a_KBL in self.changes(space):
+            # Probes innermost, so that every other observation is another probe's.
+            columns = [stretch_means(one) for one in second_order(a_KBL)]
+            found = samples[index].setdefault(label, [])
+            found += [v for row in zip(*columns, strict=True) for v in row]
+        return samples
+
+    def changes(self, space: SearchSpace) -> Iterator[tuple[int, str, torch.Tensor]]:
+        """Yields (layer, block label, g.delta) from the top down, one batch of windows at a time.
+
+        g.delta is per cotangent, window and position; the swept model's own blocks change nothing
+        and are left out.
+        """
+        depth, device = self.parent.shape.layers, self.parent.device
+        for index in tqdm(reversed(range(depth)), desc="fisher", unit="layer", total=depth):
+            layer, own = self._layer(index), self.layout.blocks[index]
+            outputs = LayerOutputs(self.library.variants(index))
+            others = [block for block in space.blocks(index) if block != own]
+            x, above, below = self.x[index], self.g[index + 1], self.g[index]
+            for rows in self._batches():
+                x_BLD, g_KBLD = x[rows].to(device), above[:, rows].to(device)
+                y = self._through(layer, x_BLD, g_KBLD, below[:, rows]).float()
+                with torch.no_grad():
+                    for block, out in outputs(others, x_BLD):
+                        delta = out.float() - y
+                        yield (
+                            index,
+                            block.label,
+                            torch.einsum("kbld,bld->kbl", g_KBLD.float(), delta),
+                        )
+            self.g.drop(index + 1)
+
+    def _through(
+        self,
+        layer: nn.Module,
+        x_BLD: torch.Tensor,
+        g_KBLD: torch.Tensor,
+        out_KBLD: torch.Tensor,
+    ) -> torch.Tensor:
+        """Takes the gradients below a layer; returns the layer's output."""
+        x_BLD = x_BLD.clone().requires_grad_(True)
+        y = self.parent.run(layer, x_BLD)
+        for k in range(self.cotangents):
+            keep = k + 1 < self.cotangents
+            (found,) = torch.autograd.grad(y, x_BLD, g_KBLD[k], retain_graph=keep)
+            out_KBLD[k] = found.cpu()
+        return y.detach()
