@@ -57,7 +57,7 @@ def main() -> None:
         entry["share_of_scratch"] = round(seconds / scratch, 4)
         entry["spearman"] = correlations(exact, found, kinds)
         entry["estimate_over_exact"] = ratios(exact, found, kinds["all"])
-        entry["calibrated"] = calibrated(exact, found, kinds["all"])
+        entry["calibrated"] = calibration_errors(exact, found, kinds["all"])
         report["fisher"].append(entry)
     print(json.dumps(report, indent=1))
 
