@@ -16,6 +16,7 @@ from puzzle.evaluation.evaluating import Evaluation as Evaluation
 from puzzle.evaluation.evaluating import evaluate as evaluate
 from puzzle.hardware.listing import Device as Device
 from puzzle.hardware.listing import devices as devices
+from puzzle.hardware.precision import Precision as Precision
 from puzzle.limits.scenario import Scenario as Scenario
 from puzzle.limits.scenario import Workload as Workload
 from puzzle.models.child import PuzzleForCausalLM as PuzzleForCausalLM

@@ -13,6 +13,7 @@ from puzzle.cli.options import Given, Option, options_of
 from puzzle.cli.signatures import declared
 from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
 from puzzle.errors import DataError
+from puzzle.hardware.precision import AUTO, Precision
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.limits.scenario import Scenario
 from puzzle.storage.workspace import Workspace
@@ -50,7 +51,17 @@ SPACE = Option(
     help=f"preset of alternatives: {', '.join(PRESETS)}",
 )
 OUT = Option(name="out", parameter="out", default="puzzle-run", help="the run directory")
-SCENARIO = options_of(declared(Scenario), names={"weight_dtype": "dtype"})
+DTYPE = Option(
+    name="dtype",
+    parameter="dtype",
+    help="one number format, such as float32, for all that is worked in, served and stored",
+    default=AUTO,
+)
+SCENARIO = (DTYPE, *options_of(declared(Scenario), names={"weight_dtype": "served-dtype"}))
+PRECISION = options_of(
+    declared(Precision), names={"working": "working-dtype", "stored": "stored-dtype"}
+)
+WORKING = tuple(option for option in PRECISION if option.parameter == "working")
 DATA = options_of(declared(DataConfig))
 LIBRARY = options_of(declared(LibraryConfig), skip=("bld", "ridges"))
 BLD = (
@@ -63,7 +74,7 @@ BLD = (
     ),
     *options_of(declared(BLDConfig), prefix="bld-"),
 )
-STAGE = (*PARENT, SPACE, OUT, *SCENARIO, *DATA)
+STAGE = (*PARENT, SPACE, OUT, *SCENARIO, *WORKING, *DATA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +123,14 @@ def _read(file: str) -> str:
 
 def scenario(given: Given) -> Scenario:
     """Returns the scenario that options describe."""
-    return Scenario(**given.arguments(SCENARIO))
+    values = given.arguments(SCENARIO)
+    return Scenario(**{"weight_dtype": values.pop("dtype", AUTO), **values})
+
+
+def precision(given: Given) -> Precision:
+    """Returns the number formats that options give: one for all, or each."""
+    common = Precision.of(given.get("dtype", AUTO))
+    return replace(common, **given.arguments(PRECISION))
 
 
 def library_config(given: Given) -> LibraryConfig:
@@ -159,7 +177,8 @@ def open_stage(given: Given, *, text: bool = True) -> Stage:
     found, how = sources(given, text=text), scenario(given)
     cut = importlib.import_module("puzzle.text.windows").windows
     workspace = Workspace(given.get("out", OUT.default))
-    parent = models.open_parent(found.parent, workspace=workspace, dtype=how.weight_dtype)
+    working = precision(given).working
+    parent = models.open_parent(found.parent, workspace=workspace, dtype=working)
     return Stage(
         workspace=workspace,
         parent=parent,

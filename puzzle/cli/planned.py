@@ -7,9 +7,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puzzle import models
+from puzzle import costs, models
 from puzzle.cli.command import Answer
-from puzzle.cli.inputs import OUT, SPACE, library_config, scenario, sources, table
+from puzzle.cli.inputs import OUT, SPACE, library_config, precision, scenario, sources, table
 from puzzle.cli.options import Given
 from puzzle.demo import DEMO_EFFORT
 from puzzle.errors import ParentError
@@ -35,17 +35,21 @@ def planned(
     """
     found = sources(given, text=text, fetch=False)
     space = SearchSpace.preset(shape_of(found.parent), given.get("space", SPACE.default))
-    if ":" in given.get("hardware", "cpu") or given.get("hardware", "cpu").endswith(".json"):
+    word, how = given.get("hardware", "cpu"), scenario(given)
+    if word in ("cpu", "torch"):
+        how = how.served_in(costs.served_format(word).name)
+    if ":" in word or word.endswith(".json"):
         # Costs from a file or a formula take no time.
         stages = [stage for stage in stages if stage != "costs"]
     estimate: Plan = importlib.import_module("puzzle.pipeline.plan").plan(
         space,
-        scenario(given),
+        how,
         found.data,
         stages=stages,
         effort=given.get("effort", DEMO_EFFORT if given.get("demo") else "default"),
         scores=scores,
         library=library_config(given),
+        working=precision(given).working,
     )
     free = free_bytes(given.get("out", OUT.default))
     values = {**estimate.to_dict(), "free_disk": free, "space": repr(space)}

@@ -34,3 +34,4 @@ from puzzle.costs.protocol import STANDARD_UNITS as STANDARD_UNITS
 from puzzle.costs.protocol import CostModel as CostModel
 from puzzle.costs.roofline import Efficiency as Efficiency
 from puzzle.costs.roofline import Roofline as Roofline
+from puzzle.costs.served import served_format as served_format

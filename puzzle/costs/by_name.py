@@ -12,6 +12,7 @@ from puzzle.costs.cost_table import Table
 from puzzle.costs.profile import Profile
 from puzzle.costs.protocol import CostModel
 from puzzle.costs.roofline import Roofline
+from puzzle.costs.served import served_format
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from search_space import ModelShape, SearchSpace
@@ -66,6 +67,8 @@ def cost_model(
     if not isinstance(hardware, str | os.PathLike):
         return _given(hardware)
     word = os.fspath(hardware)
+    if word in ENGINES:
+        scenario = scenario.served_in(served_format(word, workspace=workspace).name)
     kind, colon, rest = word.partition(":")
     if kind == "roofline" and colon:
         return Roofline(rest, shape, **options)

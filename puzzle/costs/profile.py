@@ -84,6 +84,9 @@ class Profile:
             CostModelError: The model returns what is no cost.
         """
         more, rows, layers = tuple(extra), [], []
+        own = getattr(costs, "scenario", None)
+        decided = own if isinstance(own, Scenario) else scenario
+        scenario = scenario.served_in(decided.served_dtype)
         for layer in range(space.shape.layers):
             row = {
                 block.label: checked_block_cost(costs, layer, block, scenario)
@@ -143,8 +146,11 @@ class Profile:
     ) -> None:
         """Raises CostModelError, naming every difference, unless the profile is of what is given.
 
-        A shape may have other layers: fusion takes some away.
+        A shape may have other layers: fusion takes some away. A scenario whose number format is
+        "auto" takes the profile's.
         """
+        if scenario is not None:
+            scenario = scenario.served_in(self.scenario.weight_dtype)
         wanted: list[tuple[str, Mapping[str, Any], Mapping[str, Any] | None]] = [
             ("device", self.device, device),
             ("versions", self.versions, versions),

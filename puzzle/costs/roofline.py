@@ -155,7 +155,7 @@ class Roofline:
         per_token = counting.head_flops(shape) / self.devices
         size = head * scenario.weight_bytes / self.devices
         one_pass = _Pass(scenario.batch * per_token, size)
-        once = self._seconds(one_pass, scenario.weight_dtype) + self.efficiency.launch
+        once = self._seconds(one_pass, scenario.served_dtype) + self.efficiency.launch
         parameters = float(counting.fixed_parameters(shape))
         memory = parameters * scenario.weight_bytes / self.devices
         return {
@@ -188,7 +188,7 @@ class Roofline:
             pairs = scenario.batch * length * (cached + (length + 1) / 2)
             scores = 4 * pairs * shape.heads * shape.head_dim / self.devices
             moved = scenario.batch * (cached + length) * self._cache_bytes(part, scenario)
-            seconds += self._seconds(_Pass(scores, moved), scenario.weight_dtype)
+            seconds += self._seconds(_Pass(scores, moved), scenario.served_dtype)
         return seconds + self._all_reduce(activations / 2) + self.efficiency.launch
 
     def _seconds(self, work: _Pass, number_format: str) -> float:
@@ -205,14 +205,14 @@ class Roofline:
         return moved / (self.spec.link * self.efficiency.link) + self.efficiency.synchronise
 
     def _weight_bytes(self, scenario: Scenario) -> float:
-        return FORMAT_BYTES[self.weight_dtype or scenario.weight_dtype]
+        return FORMAT_BYTES[self.weight_dtype or scenario.served_dtype]
 
     def _compute_format(self, scenario: Scenario) -> str:
-        return self.weight_dtype or scenario.weight_dtype
+        return self.weight_dtype or scenario.served_dtype
 
     def _cache_bytes(self, attention: Attention, scenario: Scenario) -> float:
         """Returns the bytes of one token on one device, which holds one KV head or more."""
-        own_format = self.cache_dtype or scenario.cache_dtype or scenario.weight_dtype
+        own_format = self.cache_dtype or scenario.cache_dtype or scenario.served_dtype
         heads = (attention.kv_heads or 0) / self.devices
         return (
             2 * (max(1.0, heads) if heads else 0.0) * self.shape.head_dim * FORMAT_BYTES[own_format]

@@ -9,9 +9,10 @@ from typing import Any
 import psutil
 import torch
 
+from puzzle.errors import ParentError
 from puzzle.hardware.nvml import gpu_record
 
-__all__ = ["device_identity", "device_record", "software_versions"]
+__all__ = ["device_identity", "device_record", "require_device", "software_versions"]
 
 PACKAGES = ("puzzle-nas", "torch", "transformers", "numpy")
 
@@ -66,3 +67,15 @@ def software_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def require_device(device: torch.device | str) -> None:
+    """Raises ParentError, saying what to do, if torch cannot use a device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParentError(
+            f"torch {torch.__version__} cannot use {str(device)!r} ({reason}); 'puzzle devices' "
+            "lists what is there: choose one of those or 'cpu', or install a build of torch for it"
+        ) from error

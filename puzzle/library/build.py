@@ -78,16 +78,24 @@ class Library:
         """Returns the weights of a layer's blocks."""
         return Variants(self.parent, layer, self.layers[layer])
 
-    def child_tensors(self, layout: Layout) -> dict[str, torch.Tensor]:
+    def child_tensors(
+        self, layout: Layout, dtype: torch.dtype | None = None
+    ) -> dict[str, torch.Tensor]:
         """Returns the whole state dict of a layout's child.
+
+        Args:
+            layout: The layout.
+            dtype: What the parent's own tensors are read in; by default what the library is in.
 
         Raises:
             PuzzleError: The library does not have one of the blocks.
         """
-        found = self.parent.outer_tensors()
+        parent = self.parent.cast(dtype or self.parent.dtype)
+        found = parent.outer_tensors()
         for layer, block in enumerate(layout.blocks):
-            prefix = self.parent.family.layer_prefix.format(layer)
-            for name, tensor in self.variants(layer).block_tensors(block).items():
+            prefix = parent.family.layer_prefix.format(layer)
+            variants = Variants(parent, layer, self.layers[layer])
+            for name, tensor in variants.block_tensors(block).items():
                 found[prefix + name] = tensor
         return found
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from puzzle.errors import ConstraintError
+from puzzle.hardware.precision import AUTO
 
 __all__ = ["Scenario", "Workload", "rate", "require_total"]
 
 _NAME = re.compile(r"[A-Za-z_][\w-]*")
 # Kept as a table of names so that reading a scenario never has to import torch.
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_UNDECIDED = "bfloat16"
 
 
 def _require_count(name: str, value: object) -> None:
@@ -26,9 +28,10 @@ def _require_count(name: str, value: object) -> None:
         )
 
 
-def _require_dtype(name: str, value: object) -> None:
-    if not isinstance(value, str) or value not in _DTYPE_BYTES:
-        known = ", ".join(_DTYPE_BYTES)
+def _require_dtype(name: str, value: object, *more: str) -> None:
+    allowed = (*more, *_DTYPE_BYTES)
+    if not isinstance(value, str) or value not in allowed:
+        known = ", ".join(allowed)
         raise ConstraintError(f"Scenario.{name} is {value!r}; pass one of these names: {known}.")
 
 
@@ -40,7 +43,9 @@ class Scenario:
         batch: Sequences served together.
         prompt_tokens: Tokens of each prompt.
         generated_tokens: Tokens generated for each sequence.
-        weight_dtype: Type of the weights: float32, bfloat16 or float16.
+        weight_dtype: Type of the weights: float32, bfloat16, float16 or "auto", which a search
+            replaces by what the hardware serves: on a device of this machine the one it computes
+            fast, else bfloat16. Until then "auto" counts two bytes per weight.
         cache_dtype: Type of the KV cache; None means the type of the weights.
 
     Raises:
@@ -54,25 +59,42 @@ class Scenario:
     batch: int = 8
     prompt_tokens: int = 128
     generated_tokens: int = 128
-    weight_dtype: str = "bfloat16"
+    weight_dtype: str = AUTO
     cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "prompt_tokens", "generated_tokens"):
             _require_count(name, getattr(self, name))
-        _require_dtype("weight_dtype", self.weight_dtype)
+        _require_dtype("weight_dtype", self.weight_dtype, AUTO)
         if self.cache_dtype is not None:
             _require_dtype("cache_dtype", self.cache_dtype)
 
     @property
+    def served_dtype(self) -> str:
+        """Type of the weights; bfloat16 where that is still "auto"."""
+        return _UNDECIDED if self.weight_dtype == AUTO else self.weight_dtype
+
+    def served_in(self, dtype: str) -> Scenario:
+        """Return the scenario with the type of its weights decided.
+
+        Args:
+            dtype: What takes the place of "auto"; a type that was given stays.
+
+        Example:
+            >>> Scenario().served_in("float32").weight_bytes
+            4
+        """
+        return replace(self, weight_dtype=dtype) if self.weight_dtype == AUTO else self
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of one weight."""
-        return _DTYPE_BYTES[self.weight_dtype]
+        return _DTYPE_BYTES[self.served_dtype]
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of one element of the KV cache."""
-        return _DTYPE_BYTES[self.cache_dtype or self.weight_dtype]
+        return _DTYPE_BYTES[self.cache_dtype or self.served_dtype]
 
     @property
     def sequence_tokens(self) -> int:
@@ -174,7 +196,7 @@ class Workload:
                 raise ConstraintError(
                     f"The weight of scenario {name!r} is {weight!r}; give a number above zero."
                 )
-        types = {scenario.weight_dtype for scenario in self.scenarios.values()}
+        types = {scenario.weight_dtype for scenario in self.scenarios.values()} - {AUTO}
         if len(types) > 1:
             raise ConstraintError(
                 f"The scenarios store weights as {', '.join(sorted(types))}; one child has one "
@@ -207,6 +229,18 @@ class Workload:
             scenarios={name: scenario for name, (scenario, _) in pairs.items()},
             weights={name: weight for name, (_, weight) in pairs.items()},
         )
+
+    @property
+    def weight_dtype(self) -> str:
+        """Type of the child's weights: the one that a scenario gives, or "auto"."""
+        given = (scenario.weight_dtype for scenario in self.scenarios.values())
+        return next((dtype for dtype in given if dtype != AUTO), AUTO)
+
+    def served_in(self, dtype: str) -> Workload:
+        """Return the workload with the type of its weights decided, as `Scenario.served_in`."""
+        decided = dtype if self.weight_dtype == AUTO else self.weight_dtype
+        named = {name: each.served_in(decided) for name, each in self.scenarios.items()}
+        return replace(self, scenarios=named)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""

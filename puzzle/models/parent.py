@@ -14,6 +14,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from puzzle.errors import ParentError
+from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.identity import require_device
+from puzzle.hardware.precision import AUTO
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope
 from puzzle.models.shards import SINGLE, Shards, refuse_non_finite
@@ -36,6 +39,7 @@ class Parent:
         device: Where its layers run, one at a time.
         identity: Content hash of config and weights.
         checked: Whether the weights are known to be finite already.
+        stored_dtype: Number format of its own checkpoint; None where that is not known.
 
     Raises:
         ParentError: The family is unknown or the weights are not all finite.
@@ -51,6 +55,7 @@ class Parent:
         identity: str,
         device: torch.device | str = "cpu",
         checked: bool = False,
+        stored_dtype: str | None = None,
     ) -> None:
         self.family: Family = family_of(config)
         self.shape: ModelShape = self.family.shape(config)
@@ -60,12 +65,22 @@ class Parent:
         self.tensors, self.tokenizer = tensors, tokenizer
         self.dtype, self.device = dtype, torch.device(device)
         self.weights = identity
+        self.stored_dtype = stored_dtype
         self.identity = content_hash({"weights": identity, "dtype": str(dtype)})
         if not checked:
             refuse_non_finite(tensors)
 
     def __repr__(self) -> str:
         return f"Parent({self.config.model_type}, {self.shape.layers} layers, {self.dtype})"
+
+    def cast(self, dtype: torch.dtype) -> Parent:
+        """Returns the same parent in another number format, its weights as its checkpoint has them.
+
+        What was fitted to this one belongs to the other as well.
+        """
+        other = copy.copy(self)
+        other.dtype = dtype
+        return other
 
     def layer_tensors(self, index: int) -> dict[str, torch.Tensor]:
         """Returns the tensors of one decoder layer under their names within the layer."""
@@ -184,24 +199,12 @@ def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -
     return module.eval().requires_grad_(False)
 
 
-def require_device(device: torch.device | str) -> None:
-    """Raises ParentError, saying what to do, if torch cannot use a device."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ParentError(
-            f"torch {torch.__version__} cannot use {str(device)!r} ({reason}); 'puzzle devices' "
-            "lists what is there: choose one of those or 'cpu', or install a build of torch for it"
-        ) from error
-
-
 def open_parent(
     source: str | os.PathLike[str] | PreTrainedModel,
     *,
     workspace: Workspace,
     tokenizer: Any = None,
-    dtype: str = "bfloat16",
+    dtype: str = AUTO,
     device: torch.device | str = "cpu",
     revision: str | None = None,
     token: str | None = None,
@@ -214,7 +217,8 @@ def open_parent(
         source: What to open; an existing path wins over a hub id.
         workspace: Where a GGUF is unpacked, once.
         tokenizer: Tokenizer; by default the one beside the weights.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: Number format in which it runs: "float32", "bfloat16", "float16", or "auto" for what
+            the device computes fast.
         device: Where its layers run, one at a time.
         revision: Hub revision.
         token: Hub token.
@@ -228,13 +232,16 @@ def open_parent(
         ParentError: It cannot be opened, its family is unknown, a weight is not finite, or torch
             cannot use the device.
     """
-    if dtype not in DTYPES:
-        raise ParentError(f"dtype={dtype!r}; allowed: {sorted(DTYPES)}")
+    if dtype not in (AUTO, *DTYPES):
+        raise ParentError(f"dtype={dtype!r}; allowed: {[AUTO, *sorted(DTYPES)]}")
     require_device(device)
+    if dtype == AUTO:
+        dtype = fast_format(device, workspace=workspace).name
     if isinstance(source, PreTrainedModel):
         return _from_model(source, tokenizer, DTYPES[dtype], device)
     path = Path(source)
-    if path.is_file():
+    unpacked = path.is_file()
+    if unpacked:
         if path.suffix != ".gguf":
             raise ParentError(f"{path} is a file; allowed: a .gguf file or a model directory")
         path = _unpack_gguf(path, workspace, dtype)
@@ -246,7 +253,15 @@ def open_parent(
     identity = content_hash({f.name: hash_file(f) for f in (*shards.files(), path / "config.json")})
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    return Parent(config, shards, tokenizer, dtype=DTYPES[dtype], device=device, identity=identity)
+    return Parent(
+        config,
+        shards,
+        tokenizer,
+        dtype=DTYPES[dtype],
+        device=device,
+        identity=identity,
+        stored_dtype=None if unpacked else shards.number_format(),
+    )
 
 
 def _from_model(
@@ -257,7 +272,16 @@ def _from_model(
     identity = content_hash(
         {"weights": hash_tensors(tensors), "config": model.config.to_json_string()}
     )
-    return Parent(model.config, tensors, tokenizer, dtype=dtype, device=device, identity=identity)
+    stored = str(model.dtype).removeprefix("torch.")
+    return Parent(
+        model.config,
+        tensors,
+        tokenizer,
+        dtype=dtype,
+        device=device,
+        identity=identity,
+        stored_dtype=stored if stored in DTYPES else None,
+    )
 
 
 def _download(hub_id: str, revision: str | None, token: str | None, local: bool) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from puzzle.errors import ParentError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# What safetensors calls the formats that a child can be stored in.
+FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class Shards(Mapping[str, torch.Tensor]):
@@ -53,6 +56,15 @@ class Shards(Mapping[str, torch.Tensor]):
     def files(self) -> list[Path]:
         """Returns the shard files."""
         return [self.directory / name for name in sorted(set(self._files.values()))]
+
+    def number_format(self) -> str | None:
+        """Returns the number format of most tensors, one of `FORMATS`, or None."""
+        kinds: Counter[str] = Counter()
+        for file in set(self._files.values()):
+            names = [name for name, where in self._files.items() if where == file]
+            with self._open(file) as shard:
+                kinds.update(shard.get_slice(name).get_dtype() for name in names)
+        return FORMATS.get(kinds.most_common(1)[0][0]) if kinds else None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         with self._open(self._files[name]) as shard:

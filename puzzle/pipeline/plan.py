@@ -21,6 +21,8 @@ from puzzle.choice.layout_choice import EFFORTS
 from puzzle.costs.checked import layout_cost
 from puzzle.costs.device_specs import DeviceSpec
 from puzzle.costs.roofline import Efficiency, Roofline
+from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.precision import AUTO
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.scenario import Scenario
 from puzzle.scoring.fisher import FisherConfig
@@ -149,6 +151,7 @@ def plan(
     effort: str = "default",
     scores: str | None = None,
     library: LibraryConfig | None = None,
+    working: str = AUTO,
     rates: Rates | None = None,
 ) -> Plan:
     """Estimates what the stages of a search take, without a model or a text.
@@ -161,6 +164,7 @@ def plan(
         effort: As in `puzzle.search`.
         scores: "fisher", "hybrid" or "exact"; by default the effort's.
         library: How variants are made.
+        working: The number format that the parent runs in, as in `Precision`.
         rates: The machine's rates; measured if not given.
 
     Example:
@@ -171,7 +175,8 @@ def plan(
         >>> [step.name for step in found.steps]
         ['costs', 'library', 'scores', 'choice', 'measurement']
     """
-    rates = rates or Rates.measure(space.shape, scenario.weight_dtype)
+    if rates is None:
+        rates = Rates.measure(space.shape, fast_format().name if working == AUTO else working)
     counts = _Counts(space, scenario, data, rates, library or LibraryConfig())
     steps = {
         "costs": counts.costs,

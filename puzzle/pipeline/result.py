@@ -18,6 +18,7 @@ from puzzle.library.error_map import error_map
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.generation import inherit_generation_config
+from puzzle.models.parent import DTYPES
 from puzzle.report import plots
 from puzzle.report.card import model_card
 from puzzle.report.cost_points import costs_of
@@ -52,6 +53,7 @@ class SearchResult(SearchRecord):
             are of; no seconds where that is not here.
         evidence: What the layout was chosen from, for the report.
         library: Where the weights are; None for a result read from a directory.
+        stored_dtype: Number format of the child's weights; None for the one the library is in.
         saved: The directory that a result was read from, which holds its child.
 
     Example:
@@ -60,6 +62,7 @@ class SearchResult(SearchRecord):
     """
 
     library: Library | None = None
+    stored_dtype: str | None = None
     saved: Path | None = None
 
     def child(self) -> PuzzleForCausalLM:
@@ -67,8 +70,9 @@ class SearchResult(SearchRecord):
         if self.library is None:
             return PuzzleForCausalLM.from_pretrained(self.saved, dtype="auto").eval()
         parent = self.library.parent
-        tensors = self.library.child_tensors(self.layout)
-        model = assemble(parent.config, self.layout, tensors, dtype=parent.dtype)
+        dtype = DTYPES.get(self.stored_dtype or "", parent.dtype)
+        tensors = self.library.child_tensors(self.layout, dtype)
+        model = assemble(parent.config, self.layout, tensors, dtype=dtype)
         inherit_generation_config(model, getattr(parent.tensors, "directory", None))
         return model
 
@@ -189,7 +193,9 @@ class SearchResult(SearchRecord):
             WorkspaceError: The disk is full or cannot be written.
         """
         path = Path(directory)
-        require_free(path.parent, 2 * self.layout.parameters() * self.scenario.weight_bytes)
+        # Twice, since files that are replaced stay until the new ones are whole.
+        itemsize = DTYPES[self.stored_dtype or self.scenario.served_dtype].itemsize
+        require_free(path.parent, 2 * self.layout.parameters() * itemsize)
         with staged(path) as stage:
             self._write(stage)
         return path

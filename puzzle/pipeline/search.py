@@ -22,13 +22,15 @@ from puzzle.costs.per_scenario import PerScenario
 from puzzle.costs.protocol import CostModel
 from puzzle.errors import WorkspaceError
 from puzzle.evaluation.quality import Quality, quality
+from puzzle.hardware.precision import Precision
 from puzzle.library.build import Library, build_library, heal
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint, parse_constraints
 from puzzle.limits.requirements import SCORE
 from puzzle.limits.scenario import Scenario, Workload, WorkloadLike
 from puzzle.models.assembling import assemble
-from puzzle.models.parent import Parent, open_parent
+from puzzle.models.parent import DTYPES, Parent, open_parent
+from puzzle.pipeline.formats import choose_formats
 from puzzle.pipeline.result import SearchResult
 from puzzle.report.comparison import Comparison
 from puzzle.report.evidence import Evidence, describe_run
@@ -66,6 +68,7 @@ def search(
     data: DataConfig | None = None,
     tokenizer: Any = None,
     device: str | None = None,
+    precision: Precision | str = "auto",
     out: str | os.PathLike[str] = "puzzle-run",
     solver: str = "highs",
     seed: int = 0,
@@ -101,6 +104,8 @@ def search(
         tokenizer: Tokenizer; by default the one beside the parent.
         device: Where the library is built, scored and measured: "cpu", "cuda" or "cuda:1". By
             default the hardware, where that is one of these, else a GPU if torch has one.
+        precision: What the parent works in and the child is stored in; one word, such as
+            "float32", is both, and what is served too where the scenario does not say.
         out: The run directory.
         solver: "highs" or "cbc".
         seed: Seed of the solver; that of the documents is in `data`.
@@ -123,8 +128,20 @@ def search(
     whole, steps = Workload.of(scenario or Scenario()), effort_named(effort)
     if minimise != SCORE:
         steps = Effort()  # measuring picks the least KL, which is not what is asked for
-    main = next(iter(whole.scenarios.values()))
     asked = parse_constraints(constraints, resources=getattr(hardware, "resources", None))
+    wanted = Precision.of(precision)
+    workspace = _workspace(out, resume)
+    device = device or torch_device(hardware) or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = open_parent(
+        parent,
+        workspace=workspace,
+        tokenizer=tokenizer,
+        dtype=wanted.working,
+        device=torch.device(device),
+    )
+    formats = choose_formats(precision, whole, hardware, model, workspace)
+    logger.info("%s", formats)
+    whole = whole.served_in(formats.served.name)
     settings = {
         "space": space if isinstance(space, str) else None,
         "effort": effort,
@@ -134,22 +151,15 @@ def search(
         "library": library.to_dict() if library not in (None, LibraryConfig()) else None,
         "solver": solver,
         "seed": seed,
+        "precision": {"working": formats.working.name, "stored": formats.stored.name},
     }
-    workspace = _workspace(out, resume)
-    device = device or torch_device(hardware) or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = open_parent(
-        parent,
-        workspace=workspace,
-        tokenizer=tokenizer,
-        dtype=main.weight_dtype,
-        device=torch.device(device),
-    )
+    main = next(iter(whole.scenarios.values()))
     if isinstance(space, str):
         space = SearchSpace.preset(model.shape, space)
     data = data or DataConfig(seed=seed)
     cut = windows(text, model.tokenizer, data)
     own = Layout.parent(model.shape)
-    require_free(workspace.root, 2 * own.parameters() * main.weight_bytes)
+    require_free(workspace.root, 2 * own.parameters() * model.dtype.itemsize)
 
     costs, bench, corrections = _costs(hardware, model, space, whole, workspace, steps)
     goals = Goals(asked, whole, costs, space, minimise)
@@ -170,7 +180,15 @@ def search(
         solver=solver,
         seed=seed,
     )
-    run = describe_run(source=parent, parent=model, data=data, windows=cut, costs=costs, **settings)
+    run = describe_run(
+        formats=formats,
+        source=parent,
+        parent=model,
+        data=data,
+        windows=cut,
+        costs=costs,
+        **settings,
+    )
     evidence = Evidence(
         problem=goals.problem(scores, timed=True),
         scores=scores,
@@ -211,6 +229,7 @@ def _result(
         predicted=Comparison.from_dict(predicted, main),
         measured=Comparison.from_dict(measured, main),
         library=library,
+        stored_dtype=evidence.run["settings"]["precision"]["stored"],
         evidence=evidence,
     )
 
@@ -254,7 +273,8 @@ def _within_limits(
 
     def measured(candidate: Found) -> Mapping[str, float]:
         if bench is not None:
-            models = partial(_models, candidate[2], candidate[1].layout)
+            dtype = DTYPES[goals.workload.weight_dtype]
+            models = partial(_models, candidate[2], candidate[1].layout, dtype)
             for each in goals.workload.scenarios.values():
                 speeds[each] = bench(models, candidate[1].layout, each)
         return goals.measured_totals(speeds)
@@ -312,8 +332,8 @@ def _costs(
     return costs, bench_of(own), corrections
 
 
-def _models(library: Library, layout: Layout) -> dict[str, Any]:
-    """Returns the parent as its identity layout, and the child."""
+def _models(library: Library, layout: Layout, dtype: torch.dtype) -> dict[str, Any]:
+    """Returns the parent as its identity layout, and the child, in a number format."""
     parent = library.parent
     own = Layout.parent(parent.shape)
     tensors = {
@@ -321,13 +341,13 @@ def _models(library: Library, layout: Layout) -> dict[str, Any]:
         "child": (layout, library.child_tensors(layout)),
     }
     return {
-        name: assemble(parent.config, found, state, dtype=parent.dtype)
+        name: assemble(parent.config, found, state, dtype=dtype)
         for name, (found, state) in tensors.items()
     }
 
 
 def _quality(library: Library, layout: Layout, validation: torch.Tensor) -> Quality:
-    models = _models(library, layout)
+    models = _models(library, layout, library.parent.dtype)
     device = library.parent.device
     return quality(models["parent"].to(device), models["child"].to(device), validation)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from puzzle.costs.correction import Correction
 from puzzle.hardware.identity import device_record
+from puzzle.hardware.precision import Formats
 from puzzle.library.local_error import LocalError
 from puzzle.limits.constraints import Constraint
 from puzzle.limits.scenario import Workload
@@ -115,7 +116,14 @@ class Evidence:
 
 
 def describe_run(
-    *, source: Any, parent: Parent, data: DataConfig, windows: Windows, costs: Any, **settings: Any
+    *,
+    source: Any,
+    parent: Parent,
+    data: DataConfig,
+    windows: Windows,
+    costs: Any,
+    formats: Formats,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Returns all that a search has to be given to find the same again, as JSON values.
 
@@ -125,6 +133,7 @@ def describe_run(
         data: How the text was cut.
         windows: The text; its hashes are kept, not the text.
         costs: The cost model; its class is named, and not those that add to it.
+        formats: The number formats, and why they were chosen.
         settings: The other arguments of `search`, as they were given.
     """
     named = isinstance(source, str | os.PathLike)
@@ -141,6 +150,7 @@ def describe_run(
             for part in PARTS
         },
         "costs": _cost_model(costs),
+        "formats": formats.to_dict(),
         "settings": settings,
         "versions": versions(),
         "device": device_record(),

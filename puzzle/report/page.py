@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from puzzle.figures.svg import heat
+from puzzle.hardware.precision import Formats
 from puzzle.library.error_map import error_map, median_errors
 from puzzle.report.cost_points import costs_of
 from puzzle.report.curves import curves_svg
@@ -136,6 +137,7 @@ def _run(evidence: Evidence) -> list[tuple[str, str]]:
         ("cost model", run["costs"]),
         ("versions", version_words(run["versions"])),
         ("device", device_words(run["device"])),
+        *([("number formats", str(Formats.from_dict(run["formats"])))] if "formats" in run else []),
         ("date", run["date"]),
     ]
 

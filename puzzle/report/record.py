@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from puzzle.hardware.precision import Formats
 from puzzle.limits.scenario import Scenario
 from puzzle.report.comparison import SPEEDS, Comparison
 from puzzle.report.evidence import Evidence
@@ -92,6 +93,8 @@ class SearchRecord:
         ]
         if self.measured.ratio("throughput") is None:
             notes.append("nothing was timed: the costs are not of this machine")
+        if self.evidence and "formats" in self.evidence.run:
+            notes.append(str(Formats.from_dict(self.evidence.run["formats"])))
         return "\n".join([*lines, *notes])
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from puzzle.hardware.precision import Precision
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.scenario import Scenario
 from puzzle.report.evidence import Evidence
@@ -47,6 +49,8 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
         lines.append(f"    hardware={_text(settings['hardware'])},")
     else:
         lines.append(f"    hardware=costs,  # {settings.get('cost_model')}")
+    if settings.get("precision"):
+        lines.append(f"    precision={_precision(settings['precision'])},")
     imports = ["import puzzle"]
     if settings.get("library"):
         imports.append("from puzzle.library import BLDConfig, LibraryConfig")
@@ -92,6 +96,10 @@ def _scenarios(evidence: Evidence, scenario: Scenario) -> str:
         for name, each in evidence.workload.scenarios.items()
     )
     return "{\n" + "".join(pairs) + "    }"
+
+
+def _precision(names: Mapping[str, str]) -> str:
+    return f"puzzle.{_shown(Precision(**names))}"
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,7 @@ def scenario_words(scenario: Scenario) -> str:
     cache = f", cache in {scenario.cache_dtype}" if scenario.cache_dtype else ""
     return (
         f"Batch of {scenario.batch}, {scenario.prompt_tokens} prompt tokens, "
-        f"{scenario.generated_tokens} generated tokens, weights in {scenario.weight_dtype}{cache}"
+        f"{scenario.generated_tokens} generated tokens, weights in {scenario.served_dtype}{cache}"
     )
 
 

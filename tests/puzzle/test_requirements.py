@@ -25,6 +25,7 @@ SHAPE = ModelShape(
 SPACE = SearchSpace.uniform(SHAPE, attentions=["none"], ffns=["gated128", "none"])
 CHAT = Scenario(batch=4, prompt_tokens=16, generated_tokens=64)
 LONG = Scenario(batch=2, prompt_tokens=256, generated_tokens=8)
+FLOAT = Scenario(weight_dtype="float32")
 BOTH = Workload.of({"chat": (CHAT, 3.0), "summarise": (LONG, 1.0)})
 COSTS = Roofline("rtx-4090", SHAPE)
 PARENT = Layout.parent(SHAPE)
@@ -232,7 +233,7 @@ def test_a_scenario_that_is_not_there_is_named():
         ({"chat": (CHAT, 0.0)}, "weight of scenario 'chat' is 0.0"),
         ({"chat": (CHAT, math.inf)}, "give a number above zero"),
         ({"chat": 3}, "give a Scenario"),
-        ({"chat": CHAT, "x": Scenario(weight_dtype="float32")}, "bfloat16, float32; one child"),
+        ({"x": Scenario(weight_dtype="bfloat16"), "y": FLOAT}, "bfloat16, float32; one child"),
         (3, "is no scenario"),
     ],
 )

@@ -1,12 +1,11 @@
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from puzzle.errors import ConstraintError
-from puzzle.limits.scenario import Scenario
+from puzzle.limits.scenario import Scenario, Workload
 
 
 def test_defaults_are_the_documented_ones():
@@ -14,7 +13,7 @@ def test_defaults_are_the_documented_ones():
         "batch": 8,
         "prompt_tokens": 128,
         "generated_tokens": 128,
-        "weight_dtype": "bfloat16",
+        "weight_dtype": "auto",
         "cache_dtype": None,
     }
 
@@ -62,8 +61,19 @@ def test_a_scenario_cannot_be_changed():
 
 
 def test_the_module_imports_no_torch():
-    path = Path(sys.modules[Scenario.__module__].__file__)
-    source = f"import sys; exec(open({str(path)!r}).read()); assert 'torch' not in sys.modules"
-    code = "import types, sys; m = types.ModuleType('puzzle'); "
-    code += f"m.__path__ = [{str(path.parent)!r}]; sys.modules['puzzle'] = m; " + source
+    code = "import sys, puzzle.limits.scenario; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_auto_counts_two_bytes_and_gives_way_to_what_is_served():
+    assert (Scenario().weight_bytes, Scenario().cache_bytes) == (2, 2)
+    assert Scenario().served_in("float32") == Scenario(weight_dtype="float32")
+    assert Scenario(weight_dtype="float16").served_in("float32").weight_dtype == "float16"
+
+
+def test_one_scenario_that_gives_its_number_format_gives_it_to_all():
+    whole = Workload.of({"a": Scenario(), "b": Scenario(batch=2, weight_dtype="float32")})
+    assert whole.weight_dtype == "float32"
+    served = whole.served_in("bfloat16").scenarios.values()
+    assert {scenario.weight_dtype for scenario in served} == {"float32"}
+    assert Workload.of(Scenario()).served_in("float16").weight_dtype == "float16"

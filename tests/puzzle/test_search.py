@@ -168,7 +168,7 @@ def killing(self, builder):
     return build(self, builder)
 workspace.Artifact._build = killing
 puzzle.search(sys.argv[1], text(), constraints=["parameters <= 0.8x"], scenario=SCENARIO,
-              data=DATA, out=sys.argv[2])
+              precision="float32", data=DATA, out=sys.argv[2])
 """
 
 
@@ -180,6 +180,7 @@ def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
             text(),
             constraints=["parameters <= 0.8x"],
             scenario=SCENARIO,
+            precision="float32",
             data=DATA,
             out=tmp_path / out,
         )
@@ -199,11 +200,15 @@ def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not list((tmp_path / "run" / "tmp").iterdir())
     with pytest.raises(WorkspaceError, match="earlier run"):
-        puzzle.search(saved, text(), constraints=[], out=tmp_path / "run", resume=False)
+        puzzle.search(
+            saved, text(), constraints=[], precision="float32", out=tmp_path / "run", resume=False
+        )
 
 
 def test_a_search_on_a_full_disk_says_so_and_goes_on_later(saved, tmp_path, monkeypatch):
-    arguments = dict(constraints=["parameters <= 0.8x"], scenario=SCENARIO, data=DATA)
+    arguments = dict(
+        constraints=["parameters <= 0.8x"], scenario=SCENARIO, precision="float32", data=DATA
+    )
     real = library_module.save_tensors
     calls = []
 
@@ -248,7 +253,9 @@ def test_a_fit_never_loses_to_its_prior_on_held_out_tokens():
 
 
 def test_search_gives_a_child_within_its_limits_that_reloads(saved, tmp_path):
-    arguments = dict(constraints=["parameters <= 0.8x"], scenario=SCENARIO, data=DATA)
+    arguments = dict(
+        constraints=["parameters <= 0.8x"], scenario=SCENARIO, precision="float32", data=DATA
+    )
     result = puzzle.search(saved, text(), out=tmp_path / "run", space="default", **arguments)
     own = Layout.parent(result.layout.shape)
     assert result.layout.parameters() <= 0.8 * own.parameters()
@@ -281,6 +288,7 @@ def test_what_cannot_be_reached_is_refused_before_the_library_is_built(saved, tm
             text(),
             constraints=["throughput >= 900x"],
             scenario=SCENARIO,
+            precision="float32",
             data=DATA,
             out=tmp_path / "run",
         )

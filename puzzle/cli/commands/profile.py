@@ -25,10 +25,12 @@ OWN = (
 
 def _run(given: Given) -> Answer:
     stage, word = open_stage(given, text=False), given.get("hardware", "cpu")
+    served = cost_models.served_format(word, workspace=stage.workspace)
+    scenario = stage.scenario.served_in(served.name)
     costs = cost_models.cost_model(
         word,
         shape=stage.parent.shape,
-        scenario=stage.scenario,
+        scenario=scenario,
         space=stage.space,
         parent=stage.parent,
         workspace=stage.workspace,
@@ -37,7 +39,7 @@ def _run(given: Given) -> Answer:
     profile = Profile.take(
         costs,
         stage.space,
-        stage.scenario,
+        scenario,
         device=hardware.device_record() if here else {"name": word},
         versions=hardware.software_versions() if here else None,
     )

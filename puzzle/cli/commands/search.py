@@ -13,8 +13,10 @@ from puzzle.cli.inputs import (
     LIBRARY,
     OUT,
     PARENT,
+    PRECISION,
     SCENARIO,
     library_config,
+    precision,
     scenario,
     sources,
 )
@@ -31,7 +33,7 @@ CONSTRAINT = Option(
     many=True,
 )
 # The seed is that of DataConfig, and serves both.
-FROM_INPUTS = ("parent", "text", "constraints", "library", "tokenizer", "seed")
+FROM_INPUTS = ("parent", "text", "constraints", "library", "tokenizer", "seed", "precision")
 OWN = (CONSTRAINT, *options_of(declared_in_source("puzzle", "search"), skip=FROM_INPUTS))
 
 
@@ -44,6 +46,7 @@ def _run(given: Given) -> Answer:
         found.parent,
         found.text,
         scenario=scenario(given),
+        precision=precision(given),
         library=library_config(given),
         data=found.data,
         **arguments,
@@ -62,7 +65,7 @@ def _run(given: Given) -> Answer:
 SEARCH = Command(
     name="search",
     help="find, build and measure a faster child",
-    options=(*PARENT, *OWN, *SCENARIO, *DATA, *LIBRARY, *BLD),
+    options=(*PARENT, *OWN, *SCENARIO, *PRECISION, *DATA, *LIBRARY, *BLD),
     examples=(
         "puzzle search --demo",
         'puzzle search ./Llama-3.2-1B --text corpus.txt --constraint "throughput >= 1.5x"',

@@ -186,9 +186,13 @@ class EngineCalibrated:
         """Whether the goal was met."""
         return all(fit.median_error <= self.goal for fit in self.fits.values())
 
+    def _decided(self, scenario: Scenario) -> Scenario:
+        """Returns a scenario that is still "auto" in the number format that was run."""
+        return scenario.served_in(self.scenario.weight_dtype)
+
     def _seconds(self, value: Any, scenario: Scenario) -> dict[str, float]:
         """Returns the resources of time; `value` gives the seconds of a fit."""
-        if scenario != self.scenario:
+        if self._decided(scenario) != self.scenario:
             raise ConstraintError(
                 f"costs calibrated for {self.scenario} were asked for {scenario}; an engine tells "
                 "nothing of scenarios that were not run: calibrate again for this one"
@@ -210,7 +214,7 @@ class EngineCalibrated:
                     f"{block.label}: {part} was not calibrated; known are {', '.join(known)}: "
                     "calibrate with a space that has it"
                 )
-        counted = counted_cost(self.shape, block, scenario)
+        counted = counted_cost(self.shape, block, self._decided(scenario))
         counted["memory"] = counted["kv_cache"] + counted["parameters"] * self.weight_bytes
         timed = self._seconds(lambda fit: sum(fit.costs[part] for part in parts), scenario)
         return {name: {**timed, **counted}[name] for name in self.resources}

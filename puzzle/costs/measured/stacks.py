@@ -13,7 +13,7 @@ from puzzle.hardware.stopwatch import Seconds, Stopwatch
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.parent import Parent
+from puzzle.models.parent import DTYPES, Parent
 from search_space import FFN, Attention, Block, Layout
 
 NOTHING = Block(Attention("none"), FFN("none"))
@@ -49,7 +49,7 @@ def fixed_job(
     parent: Parent, scenario: Scenario, device: str, watch: Stopwatch
 ) -> Callable[[], Seconds]:
     """Returns a job that times embedding, masks, rotary tables, final norm and head."""
-    model = _model(parent, NOTHING, device)
+    model = _model(parent, NOTHING, scenario, device)
     size = (scenario.batch, scenario.prompt_tokens)
     prompt = torch.zeros(size, dtype=torch.long, device=device)
 
@@ -92,10 +92,10 @@ class _Stack:
     """Copies of a block one after the other, each with weights and a cache of its own."""
 
     def __init__(self, parent: Parent, block: Block, scenario: Scenario, device: str) -> None:
-        self.model = _model(parent, block, device)
+        self.model = _model(parent, block, scenario, device)
         self.layers = self.model.model.layers
         self.depth, self.block, self.scenario = len(self.layers), block, scenario
-        self.head_dim, dtype = parent.shape.head_dim, parent.dtype
+        self.head_dim, dtype = parent.shape.head_dim, DTYPES[scenario.served_dtype]
         generator = torch.Generator().manual_seed(0)
         shape = (scenario.batch, scenario.prompt_tokens, parent.shape.hidden)
         self.x_BLD = torch.randn(shape, generator=generator).to(device, dtype)
@@ -144,7 +144,7 @@ def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
     return graph.replay
 
 
-def _model(parent: Parent, block: Block, device: str) -> PuzzleForCausalLM:
+def _model(parent: Parent, block: Block, scenario: Scenario, device: str) -> PuzzleForCausalLM:
     """Returns a child with the same block in all layers and random weights.
 
     A block wider than the parent's comes in as many copies as take no more than the parent.
@@ -153,7 +153,7 @@ def _model(parent: Parent, block: Block, device: str) -> PuzzleForCausalLM:
     depth = max(2, parent.shape.layers // max(1, members))
     layout = Layout(replace(parent.shape, layers=depth), (block,) * depth)
     before = torch.get_default_dtype()
-    torch.set_default_dtype(parent.dtype)
+    torch.set_default_dtype(DTYPES[scenario.served_dtype])
     try:
         with torch.device(device):
             model = PuzzleForCausalLM(config_from_layout(parent.config, layout))

@@ -18,18 +18,24 @@ from puzzle.costs.calibrated.engines.engine import check_clock
 from puzzle.costs.measured.stacks import fixed_job, mean_step, stack_job
 from puzzle.costs.protocol import RESOURCES, STANDARD_UNITS, counted_cost
 from puzzle.errors import ConstraintError
-from puzzle.hardware.identity import device_identity, device_record, software_versions
+from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.identity import (
+    device_identity,
+    device_record,
+    require_device,
+    software_versions,
+)
 from puzzle.hardware.nvml import Gpu, gpus, mean_power
 from puzzle.hardware.stopwatch import Seconds, Stopwatch, out_of_memory, spread, take_turns
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.parent import Parent, require_device
+from puzzle.models.parent import Parent
 from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, ModelShape, SearchSpace, counting
 
 ROUNDS = 7
 # Part of every artifact's name: raise it when what is timed changes.
-FORMAT = 3
+FORMAT = 4
 FIXED = "fixed"
 
 logger = logging.getLogger(__name__)
@@ -96,7 +102,8 @@ class MeasuredCosts:
         Args:
             parent: The parent.
             space: Whose sublayers are timed.
-            scenario: Batch and lengths.
+            scenario: Batch, lengths and the number format that is served; "auto" is what the
+                device computes fast.
             workspace: Where the times are stored.
             extra: Further blocks to time, such as the fused ones of
                 `search_space.fusion.candidate_runs`; they may be wider than the parent's.
@@ -117,6 +124,7 @@ class MeasuredCosts:
             )
         check_clock(clock, device)
         require_device(device)
+        scenario = scenario.served_in(fast_format(device, workspace=workspace).name)
         blocks = _sublayers(space, extra)
         config = config_from_layout(parent.config, Layout.parent(parent.shape))
         spec = {
@@ -150,8 +158,12 @@ class MeasuredCosts:
             device=device,
         )
 
+    def _decided(self, scenario: Scenario) -> Scenario:
+        """Returns a scenario that is still "auto" in the number format that was timed."""
+        return scenario if self.scenario is None else scenario.served_in(self.scenario.weight_dtype)
+
     def _timed(self, label: str, scenario: Scenario) -> dict[str, float]:
-        if self.scenario is not None and scenario != self.scenario:
+        if self.scenario is not None and self._decided(scenario) != self.scenario:
             raise ConstraintError(
                 f"costs measured for {self.scenario} were asked for {scenario}; measure this "
                 "scenario too"
@@ -170,7 +182,7 @@ class MeasuredCosts:
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns what one block takes; the same in every layer."""
-        total = counted_cost(self.shape, block, scenario)
+        total = counted_cost(self.shape, block, self._decided(scenario))
         for part in sublayers(block):
             for name, value in self._timed(part, scenario).items():
                 total[name] = total.get(name, 0.0) + value
@@ -181,7 +193,7 @@ class MeasuredCosts:
         parameters = float(counting.fixed_parameters(shape))
         return {
             **self._timed(FIXED, scenario),
-            "memory": parameters * scenario.weight_bytes,
+            "memory": parameters * self._decided(scenario).weight_bytes,
             "kv_cache": 0.0,
             "parameters": parameters,
         }

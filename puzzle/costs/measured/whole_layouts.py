@@ -15,11 +15,12 @@ from puzzle.costs.checked import layout_cost
 from puzzle.costs.correction import Corrected, Correction, fit_correction
 from puzzle.costs.measured.replies import speed
 from puzzle.costs.protocol import CostModel
+from puzzle.hardware.fast_format import fast_format
 from puzzle.hardware.identity import device_identity
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.parent import Parent
+from puzzle.models.parent import DTYPES, Parent
 from puzzle.storage.workspace import Workspace
 from search_space import Layout, SearchSpace
 
@@ -29,7 +30,7 @@ KIND, SECONDS = "assembled", "seconds.json"
 PHASES = ("prefill_seconds", "decode_seconds")
 ROUNDS = 3
 # Part of every artifact's name: raise it when what is timed changes.
-FORMAT = 2
+FORMAT = 3
 
 
 def corrected_by_layouts(
@@ -64,11 +65,12 @@ def corrected_by_layouts(
         device: Where they are run: what the costs are of.
         clock: As for `MeasuredCosts.measure`.
     """
+    served = scenario.served_in(fast_format(device, workspace=workspace).name)
     rng = np.random.default_rng(seed)
     drawn = [Layout.parent(space.shape), *candidates(space, layouts, rng)]
     spec = {
         "device": device_identity(device),
-        "scenario": scenario.to_dict(),
+        "scenario": served.to_dict(),
         "config": config_from_layout(parent.config, drawn[0]).to_json_string(),
         "layouts": [[block.label for block in layout.blocks] for layout in drawn],
         "rounds": ROUNDS,
@@ -77,7 +79,7 @@ def corrected_by_layouts(
     }
 
     def build(directory: Path) -> None:
-        found = _seconds(parent, drawn, scenario, device, clock)
+        found = _seconds(parent, drawn, served, device, clock)
         (directory / SECONDS).write_text(json.dumps(found), encoding="utf-8")
 
     measured = workspace.get_or_build(KIND, spec, build).load_json(SECONDS)
@@ -95,10 +97,11 @@ def _seconds(
     parent: Parent, layouts: Sequence[Layout], scenario: Scenario, device: str, clock: str
 ) -> dict[str, list[float]]:
     """Returns the seconds of each phase, by layout; the first layout is the parent's."""
-    own = _random_weights(parent, layouts[0])
+    dtype = DTYPES[scenario.served_dtype]
+    own = _random_weights(parent, layouts[0], dtype)
     pairs = []
     for layout in layouts[1:]:
-        models = {"parent": own, "child": _random_weights(parent, layout)}
+        models = {"parent": own, "child": _random_weights(parent, layout, dtype)}
         pairs.append(speed(models, scenario, rounds=ROUNDS, device=device, clock=clock))
     found = {}
     for phase in PHASES:
@@ -108,9 +111,9 @@ def _seconds(
     return found
 
 
-def _random_weights(parent: Parent, layout: Layout) -> PuzzleForCausalLM:
+def _random_weights(parent: Parent, layout: Layout, dtype: torch.dtype) -> PuzzleForCausalLM:
     before = torch.get_default_dtype()
-    torch.set_default_dtype(parent.dtype)
+    torch.set_default_dtype(dtype)
     try:
         return PuzzleForCausalLM(config_from_layout(parent.config, layout)).eval()
     finally:

@@ -15,6 +15,7 @@ def found(tmp_path_factory):
         text(),
         constraints=["parameters <= 0.8x", "throughput >= 0.5x"],
         scenario=SCENARIO,
+        precision="float32",
         data=DATA,
         space="default",
         effort="fast",

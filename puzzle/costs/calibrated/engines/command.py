@@ -86,7 +86,7 @@ class Command:
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
         """Writes a Hugging Face checkpoint with random weights, and `layout.json`."""
         if self.weights:
-            random_model(config, scenario.weight_dtype).save_pretrained(directory)
+            random_model(config, scenario.served_dtype).save_pretrained(directory)
         else:
             config.save_pretrained(directory)
         layout_from_config(config).save(directory / "layout.json")

@@ -100,11 +100,11 @@ class LlamaCpp:
 
     def weight_bytes(self, scenario: Scenario) -> float:
         """Returns the bytes of one weight, with its share of a block's scales."""
-        return bytes_per_weight(self.weights or TYPES[scenario.weight_dtype])
+        return bytes_per_weight(self.weights or TYPES[scenario.served_dtype])
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
         """Writes a GGUF of random weights."""
-        write_random_gguf(config, directory, self.weights or TYPES[scenario.weight_dtype])
+        write_random_gguf(config, directory, self.weights or TYPES[scenario.served_dtype])
         size = {"vocabulary": config.vocab_size}
         (directory / "size.json").write_text(json.dumps(size), encoding="utf-8")
 
@@ -116,7 +116,7 @@ class LlamaCpp:
             "batch": scenario.batch,
             "prompt_tokens": scenario.prompt_tokens,
             "generated_tokens": scenario.generated_tokens,
-            "cache": CACHE_TYPES[scenario.cache_dtype or scenario.weight_dtype],
+            "cache": CACHE_TYPES[scenario.cache_dtype or scenario.served_dtype],
             "threads": self._threads,
             "gpu_layers": self.gpu_layers,
             "flash_attention": self.flash_attention,

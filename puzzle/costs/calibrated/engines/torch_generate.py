@@ -77,7 +77,7 @@ class TorchGenerate:
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
         """Writes the config; the weights are drawn where they are run."""
-        values = {**config.to_dict(), "dtype": scenario.weight_dtype}
+        values = {**config.to_dict(), "dtype": scenario.served_dtype}
         (directory / CONFIG).write_text(json.dumps(values), encoding="utf-8")
 
     def run(self, models: Sequence[Path], scenario: Scenario, *, log: Path) -> list[Timing]:

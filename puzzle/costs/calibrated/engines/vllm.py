@@ -94,7 +94,7 @@ class Vllm:
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
         """Writes a `nemotron-nas` checkpoint of random weights."""
-        source = random_source(config, getattr(torch, scenario.weight_dtype))
+        source = random_source(config, getattr(torch, scenario.served_dtype))
         write_nemotron_nas(source, directory, engine="vllm", dtype=None)
 
     def run(self, models: Sequence[Path], scenario: Scenario, *, log: Path) -> list[Timing]:
@@ -112,7 +112,7 @@ class Vllm:
         command = [self.python, str(WORKER), "--model", str(model)]
         command += ["--trust-remote-code", "--skip-tokenizer-init"]
         command += ["--disable-detokenize", "--max-model-len", str(scenario.sequence_tokens + 1)]
-        command += ["--dtype", scenario.weight_dtype, "--batch-size", str(scenario.batch)]
+        command += ["--dtype", scenario.served_dtype, "--batch-size", str(scenario.batch)]
         command += ["--input-len", str(scenario.prompt_tokens), "--output-len", str(tokens)]
         command += ["--num-iters", str(self.iterations), "--num-iters-warmup", str(self.warm_up)]
         command += ["--output-json", str(answer), *self.arguments]
