@@ -6,9 +6,9 @@ from puzzle.costs.profile import Profile as Profile
 from puzzle.costs.protocol import CostModel as CostModel
 from puzzle.costs.roofline import Efficiency as Efficiency
 from puzzle.costs.roofline import Roofline as Roofline
+from puzzle.distillation.distill_config import DistillConfig as DistillConfig
 from puzzle.distillation.distilling import distill as distill
 from puzzle.distillation.outcome import DistillResult as DistillResult
-from puzzle.distillation.settings import DistillConfig as DistillConfig
 from puzzle.errors import CostModelError as CostModelError
 from puzzle.errors import ExportError as ExportError
 from puzzle.errors import PuzzleError as PuzzleError

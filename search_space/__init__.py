@@ -5,7 +5,7 @@ from search_space.blocks import FFN, Attention, Block, ModelShape
 from search_space.drawing import layout_svg, plot_layout
 from search_space.engines import (
     ENGINES,
-    Engine,
+    ServingEngine,
     UnsupportedLayoutError,
     check_layout,
     engine_table,
@@ -31,7 +31,6 @@ __all__ = [
     "PRESETS",
     "Attention",
     "Block",
-    "Engine",
     "Fusion",
     "LayerOptions",
     "Layout",
@@ -40,6 +39,7 @@ __all__ = [
     "PublishedLayout",
     "Run",
     "SearchSpace",
+    "ServingEngine",
     "UnsupportedLayoutError",
     "balance_pipeline",
     "candidate_runs",

@@ -57,7 +57,7 @@ class Support:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class ServingEngine:
     """A serving engine and what it can run.
 
     Args:
@@ -113,7 +113,7 @@ _BIAS_TRICK = (
 )
 _ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE)
 
-_TRANSFORMERS = Engine(
+_TRANSFORMERS = ServingEngine(
     name="transformers",
     title="transformers 5.23 with puzzle, or with the modelling file in the checkpoint",
     format="puzzle",
@@ -123,7 +123,7 @@ _TRANSFORMERS = Engine(
     support=_ALL_NATIVE,
 )
 
-_VLLM = Engine(
+_VLLM = ServingEngine(
     name="vllm",
     title="vLLM 0.32, 0.33 (DeciLMForCausalLM)",
     format="nemotron-nas",
@@ -141,7 +141,7 @@ _VLLM = Engine(
     },
 )
 
-_LLAMA_CPP = Engine(
+_LLAMA_CPP = ServingEngine(
     name="llama.cpp",
     title="llama.cpp, architecture deci",
     format="gguf",
@@ -158,7 +158,7 @@ _LLAMA_CPP = Engine(
     },
 )
 
-_MLX = Engine(
+_MLX = ServingEngine(
     name="mlx",
     title="mlx-lm 0.32",
     format="nemotron-nas",
@@ -172,7 +172,7 @@ _MLX = Engine(
     },
 )
 
-_TENSORRT_LLM = Engine(
+_TENSORRT_LLM = ServingEngine(
     name="tensorrt-llm",
     title="TensorRT-LLM (PyTorch backend, DeciLMForCausalLM)",
     format="nemotron-nas",
@@ -183,7 +183,7 @@ _TENSORRT_LLM = Engine(
     | {"ffn_width": Support("rewritten", _PADDED.note, tried=False)},
 )
 
-_SGLANG = Engine(
+_SGLANG = ServingEngine(
     name="sglang",
     title="SGLang 0.5.23 (DeciLMForCausalLM)",
     format="nemotron-nas",
@@ -205,12 +205,12 @@ _SGLANG = Engine(
     },
 )
 
-ENGINES: Mapping[str, Engine] = MappingProxyType(
+ENGINES: Mapping[str, ServingEngine] = MappingProxyType(
     {e.name: e for e in (_TRANSFORMERS, _VLLM, _LLAMA_CPP, _MLX, _TENSORRT_LLM, _SGLANG)}
 )
 
 
-def engine_named(name: str) -> Engine:
+def engine_named(name: str) -> ServingEngine:
     """Returns the engine of that name.
 
     Raises:
@@ -315,7 +315,7 @@ def check_layout(layout: Layout, engine: str, *, rewrite: bool = True) -> None:
 def engines_for(layout: Layout, *, rewrite: bool = True) -> tuple[str, ...]:
     """Returns the names of the engines that can run a layout."""
 
-    def runs(engine: Engine) -> bool:
+    def runs(engine: ServingEngine) -> bool:
         hows = (
             engine.support[u.feature].how
             for u in uses(layout, width_multiple=engine.width_multiple)
@@ -325,14 +325,14 @@ def engines_for(layout: Layout, *, rewrite: bool = True) -> tuple[str, ...]:
     return tuple(name for name, engine in ENGINES.items() if runs(engine))
 
 
-def attention_kinds(engine: Engine, *, first: bool) -> tuple[str, ...]:
+def attention_kinds(engine: ServingEngine, *, first: bool) -> tuple[str, ...]:
     """Returns the kinds of attention that a search for an engine should offer in a layer."""
     none = engine.suits("no_attention_first" if first else "no_attention")
     found = {"gqa": engine.suits("kv_heads"), "linear": engine.suits("linear_attention")}
     return tuple(kind for kind, suits in {**found, "none": none}.items() if suits)
 
 
-def ffn_kinds(engine: Engine, *, last: bool) -> tuple[str, ...]:
+def ffn_kinds(engine: ServingEngine, *, last: bool) -> tuple[str, ...]:
     """Returns the kinds of FFN that a search for an engine should offer in a layer."""
     none = engine.suits("no_ffn") and engine.suits("no_layer")
     if last:

@@ -190,7 +190,7 @@ def from_per_layer_config(
     return layout
 
 
-def layout_from_config(
+def layout_from_json(
     config: Mapping[str, Any], *, kv_heads: int | None = None, ffn_width: int | None = None
 ) -> Layout:
     """Returns the layout of a whole model config, read from its config.json.

@@ -81,10 +81,10 @@ class Layout:
         kv_heads: int | None = None,
         ffn_width: int | None = None,
     ) -> Layout:
-        """Returns the layout of a model's config.json; see `formats.layout_from_config`."""
-        from search_space.formats import layout_from_config
+        """Returns the layout of a model's config.json; see `formats.layout_from_json`."""
+        from search_space.formats import layout_from_json
 
-        return layout_from_config(config, kv_heads=kv_heads, ffn_width=ffn_width)
+        return layout_from_json(config, kv_heads=kv_heads, ffn_width=ffn_width)
 
     def parameters(self) -> int:
         """Returns the number of parameters, tied ones counted once."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from search_space.blocks import ModelShape
-from search_space.engines import ENGINES, Engine, attention_kinds, ffn_kinds
+from search_space.engines import ENGINES, ServingEngine, attention_kinds, ffn_kinds
 from search_space.options import LayerOptions
 
 # The published children have widths that engines read from a multiplier.
@@ -41,7 +41,7 @@ def _small(shape: ModelShape) -> Preset:
     )
 
 
-def _serving(engine: Engine) -> Callable[[ModelShape], Preset]:
+def _serving(engine: ServingEngine) -> Callable[[ModelShape], Preset]:
     def options(*, first: bool, last: bool) -> LayerOptions:
         return LayerOptions(
             attention=attention_kinds(engine, first=first),

@@ -11,7 +11,7 @@ from solvers.mip import available_solvers, solve
 from solvers.plain import problem_from_dict, problem_to_dict
 from solvers.pool import BestOver, best_over, frontier, pool
 from solvers.problem import ChoiceProblem
-from solvers.refine import Evaluation, Refined, refine
+from solvers.refine import MeasuredChoice, Refined, refine
 from solvers.sensitivity import Sensitivity, sensitivity
 from solvers.solution import Solution, Status
 from solvers.span import Span
@@ -20,10 +20,10 @@ __all__ = [
     "BestOver",
     "ChoiceProblem",
     "Distinct",
-    "Evaluation",
     "Explanation",
     "InfeasibleError",
     "Limit",
+    "MeasuredChoice",
     "NoSolutionError",
     "Reach",
     "Refined",

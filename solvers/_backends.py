@@ -10,7 +10,7 @@ from solvers._columns import Columns
 from solvers._highs import run_highs
 from solvers._model import Program
 from solvers._scipy import run_scipy
-from solvers._settings import Outcome, Settings
+from solvers._settings import BackendResult, Settings
 from solvers.errors import SolverMissingError
 
 _LOGGER = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def require_solver(name: str) -> None:
 
 def run_program(
     program: Program, columns: Columns, settings: Settings, start: tuple[int, ...] | None = None
-) -> Outcome:
+) -> BackendResult:
     """Solve a program with the solver that the settings name.
 
     Args:

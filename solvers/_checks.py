@@ -127,7 +127,7 @@ def distinct(given: Distinct | int | None, names: Groups) -> Distinct | None:
     return bound
 
 
-def kinds(bound: Distinct | int | None, names: Groups, spans: int) -> IntArray:
+def kind_codes(bound: Distinct | int | None, names: Groups, spans: int) -> IntArray:
     """Number the kind of each option, -1 for options and spans that do not count."""
     codes: dict[str, int] = {}
     found = []

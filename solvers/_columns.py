@@ -114,3 +114,25 @@ class Columns:
             else:
                 spans.append(int(column) - self.options)
         return tuple(choices), tuple(spans)
+
+
+def unpinned(first: IntArray, last: IntArray, pinned: Mapping[int, int]) -> BoolArray:
+    """Tell which candidates pins leave: those that cover no pinned group, and the pinned options.
+
+    Args:
+        first: First group that each candidate covers.
+        last: Last group that each candidate covers.
+        pinned: Position of the pinned option, by group.
+    """
+    allowed = np.ones(len(first), dtype=bool)
+    for group, position in pinned.items():
+        allowed &= (group < first) | (group > last)
+        allowed[position] = True
+    return allowed
+
+
+def joined(values: FloatArray, more: Sequence[float]) -> FloatArray:
+    """Return values with more behind them, read-only."""
+    together = np.concatenate([values, np.array(more, dtype=np.float64)]) if more else values
+    together.setflags(write=False)
+    return together

@@ -9,13 +9,13 @@ import numpy as np
 
 from solvers._columns import Columns
 from solvers._model import Program
-from solvers._settings import FEASIBILITY, Ending, Outcome, Settings, finish
+from solvers._settings import FEASIBILITY, BackendResult, Ending, Settings, finish
 from solvers.errors import SolverError
 
 
 def run_highs(
     program: Program, columns: Columns, settings: Settings, start: tuple[int, ...] | None
-) -> Outcome:
+) -> BackendResult:
     """Solve a program with HiGHS.
 
     Args:
@@ -45,6 +45,9 @@ def run_highs(
         at, values = _partial(program, columns, start)
         highs.setSolution(len(at), at, values)
     highs.run()
+    if start is not None and _returns_another(highs, highspy, program):
+        highs.clearSolver()
+        highs.run()
     return _read(highs, highspy, program, columns)
 
 
@@ -132,7 +135,19 @@ def _partial(program: Program, columns: Columns, start: tuple[int, ...]) -> tupl
     return at.astype(np.int32), values
 
 
-def _read(highs: Any, highspy: Any, program: Program, columns: Columns) -> Outcome:
+def _returns_another(highs: Any, highspy: Any, program: Program) -> bool:
+    """Tell whether the solution is not the one whose objective HiGHS reports.
+
+    HiGHS 1.16 ends so after some starts: the optimum is reported, and the start is returned.
+    """
+    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return False
+    value = float(program.cost @ np.array(highs.getSolution().col_value))
+    reported = highs.getInfo().objective_function_value
+    return abs(value - reported) > 1e-6 * (1.0 + abs(value))
+
+
+def _read(highs: Any, highspy: Any, program: Program, columns: Columns) -> BackendResult:
     status, info = highs.getModelStatus(), highs.getInfo()
     kind = highspy.HighsModelStatus
     has_values = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible

@@ -16,7 +16,7 @@ from solvers.problem import ChoiceProblem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Inequality:
     """``lower <= coefficients . x[at] <= upper``."""
 
     at: IntArray
@@ -37,7 +37,7 @@ class Program:
     cost: FloatArray
     whole: BoolArray
     most: FloatArray
-    rows: tuple[Row, ...]
+    rows: tuple[Inequality, ...]
     base: float
     scale: float
 
@@ -126,17 +126,17 @@ def power_of_two(values: npt.ArrayLike) -> float:
     return math.ldexp(1.0, math.frexp(largest)[1]) if largest > 0.0 else 1.0
 
 
-def _cover_rows(all_columns: Columns, columns: IntArray) -> list[Row]:
+def _cover_rows(all_columns: Columns, columns: IntArray) -> list[Inequality]:
     lengths = all_columns.lengths[columns]
     variables = np.repeat(np.arange(len(columns)), lengths)
     steps = np.arange(len(variables)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     groups = np.repeat(all_columns.first[columns], lengths) + steps
     order = np.argsort(groups, kind="stable")
     parts = np.split(variables[order], np.searchsorted(groups[order], range(1, all_columns.groups)))
-    return [Row(at=at, coefficients=np.ones(len(at)), lower=1.0, upper=1.0) for at in parts]
+    return [Inequality(at=at, coefficients=np.ones(len(at)), lower=1.0, upper=1.0) for at in parts]
 
 
-def _kind_rows(problem: ChoiceProblem, columns: IntArray) -> list[Row]:
+def _kind_rows(problem: ChoiceProblem, columns: IntArray) -> list[Inequality]:
     """One variable for each kind that is in use: no option without its kind, few kinds."""
     if not isinstance(problem.distinct, Distinct):
         return []
@@ -147,7 +147,7 @@ def _kind_rows(problem: ChoiceProblem, columns: IntArray) -> list[Row]:
     variables = len(columns) + np.arange(len(used))
     pair = np.array([1.0, -1.0])
     rows = [
-        Row(
+        Inequality(
             at=np.array([at, len(columns) + int(np.searchsorted(used, codes[at]))]),
             coefficients=pair,
             lower=-np.inf,
@@ -156,13 +156,13 @@ def _kind_rows(problem: ChoiceProblem, columns: IntArray) -> list[Row]:
         for at in np.flatnonzero(codes >= 0)
     ]
     few = float(problem.distinct.at_most)
-    rows.append(Row(at=variables, coefficients=np.ones(len(used)), lower=-np.inf, upper=few))
+    rows.append(Inequality(at=variables, coefficients=np.ones(len(used)), lower=-np.inf, upper=few))
     return rows
 
 
 def _limit_rows(
     problem: ChoiceProblem, columns: IntArray, variation: Variation, stretch_at: int
-) -> list[Row]:
+) -> list[Inequality]:
     rows = []
     for side in one_sided(problem):
         coefficients, upper = _limit_row(problem, side)
@@ -176,7 +176,9 @@ def _limit_rows(
         if unit:
             values, at = np.append(values, -unit / size), np.append(at, stretch_at)
         used = values != 0.0
-        rows.append(Row(at=at[used], coefficients=values[used], lower=-np.inf, upper=upper / size))
+        rows.append(
+            Inequality(at=at[used], coefficients=values[used], lower=-np.inf, upper=upper / size)
+        )
     return rows
 
 
@@ -192,9 +194,9 @@ def _limit_row(problem: ChoiceProblem, side: Limit) -> tuple[FloatArray, float]:
     return coefficients, math.fsum([sign * side.bound, -sign * offset, -constant, room])
 
 
-def _cut_row(cut: tuple[int, ...], columns: IntArray) -> Row:
+def _cut_row(cut: tuple[int, ...], columns: IntArray) -> Inequality:
     at = np.flatnonzero(np.isin(columns, cut))
-    return Row(at=at, coefficients=np.ones(len(at)), lower=-np.inf, upper=len(cut) - 1.0)
+    return Inequality(at=at, coefficients=np.ones(len(at)), lower=-np.inf, upper=len(cut) - 1.0)
 
 
 def _from_group_minimum(columns: Columns, values: FloatArray) -> tuple[FloatArray, float]:

@@ -11,14 +11,14 @@ import pulp
 from solvers._columns import Columns
 from solvers._highs import highs_options, quiet_highs
 from solvers._model import Program
-from solvers._settings import Ending, Outcome, Settings, finish
+from solvers._settings import BackendResult, Ending, Settings, finish
 from solvers.errors import SolverError
 
 # PuLP 3's codes for prob.status (the first) and prob.sol_status; PuLP 4 has no such names.
 _INFEASIBLE_3, _OPTIMAL_3, _STOPPED_3 = -1, 1, 2
 
 
-def run_pulp(program: Program, columns: Columns, settings: Settings) -> Outcome:
+def run_pulp(program: Program, columns: Columns, settings: Settings) -> BackendResult:
     """Solve a program through PuLP.
 
     Args:

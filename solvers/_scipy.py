@@ -8,7 +8,7 @@ import numpy as np
 
 from solvers._columns import Columns
 from solvers._model import Program
-from solvers._settings import Ending, Outcome, Settings, finish
+from solvers._settings import BackendResult, Ending, Settings, finish
 from solvers.errors import SolverError
 
 # SciPy gives no way to set feasibility tolerances, which are absolute and 1e-6; longer rows and
@@ -16,7 +16,7 @@ from solvers.errors import SolverError
 _STRETCH = 2.0**13
 
 
-def run_scipy(program: Program, columns: Columns, settings: Settings) -> Outcome:
+def run_scipy(program: Program, columns: Columns, settings: Settings) -> BackendResult:
     """Solve a program with SciPy.
 
     Args:

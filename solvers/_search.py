@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from solvers._backends import run_program
 from solvers._model import Variation, build_program, one_sided
-from solvers._settings import Ending, Outcome, Settings
+from solvers._settings import BackendResult, Ending, Settings
 from solvers.errors import NoSolutionError
 from solvers.limits import Limit
 from solvers.problem import ChoiceProblem
@@ -52,7 +52,7 @@ def unreachable(problem: ChoiceProblem) -> tuple[Limit, ...]:
     return tuple(broken)
 
 
-def search(
+def find_best(
     problem: ChoiceProblem,
     settings: Settings,
     *,
@@ -125,7 +125,7 @@ class _Attempts:
             f"{', '.join(broken)}; use another solver, or move the limit a little"
         )
 
-    def _solve(self) -> Outcome:
+    def _solve(self) -> BackendResult:
         program = build_program(self.problem, self.variation)
         self.scale = program.scale
         outcome = run_program(program, self.problem.columns, self.settings, self.start)
@@ -151,7 +151,7 @@ class _Attempts:
                     margins[side.text] = 2.0 * over
         self.variation = dataclasses.replace(self.variation, cuts=cuts, margins=margins)
 
-    def _judge(self, outcome: Outcome) -> Found:
+    def _judge(self, outcome: BackendResult) -> Found:
         assert outcome.selection is not None
         found = self._keep(outcome.selection)
         ended = outcome.ending is Ending.OPTIMAL and not self.variation.margins

@@ -62,7 +62,7 @@ class Ending(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class BackendResult:
     """What a solver run gave: a bound in the units of the program, and what it selected."""
 
     ending: Ending
@@ -72,7 +72,7 @@ class Outcome:
 
 def finish(
     ending: Ending, bound: float | None, values: FloatArray | None, program: Program, all_: Columns
-) -> Outcome:
+) -> BackendResult:
     """Read the selection out of a solver's values; values that are none count as nothing.
 
     Args:
@@ -88,9 +88,9 @@ def finish(
     bound = float(bound) if bound is not None and math.isfinite(bound) else None
     if ending in (Ending.INFEASIBLE, Ending.NOTHING) or values is None:
         found = ending if ending is Ending.INFEASIBLE else Ending.NOTHING
-        return Outcome(ending=found, bound=bound)
+        return BackendResult(ending=found, bound=bound)
     chosen = program.columns[np.asarray(values)[: len(program.columns)] > 0.5]
     if (all_.covered(chosen.tolist()) != 1).any():
-        return Outcome(ending=Ending.NOTHING, bound=bound)
+        return BackendResult(ending=Ending.NOTHING, bound=bound)
     ordered = sorted(chosen.tolist(), key=lambda column: int(all_.first[column]))
-    return Outcome(ending=ending, bound=bound, selection=tuple(ordered))
+    return BackendResult(ending=ending, bound=bound, selection=tuple(ordered))

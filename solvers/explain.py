@@ -10,7 +10,7 @@ import numpy as np
 
 from solvers._backends import require_solver, run_program
 from solvers._model import Variation, build_program, one_sided
-from solvers._search import search
+from solvers._search import find_best
 from solvers._settings import Settings
 from solvers.errors import SolverError
 from solvers.limits import Distinct, Limit
@@ -130,7 +130,7 @@ def explain(
     """
     require_solver(solver)
     settings = Settings(solver, time_limit=time_limit)
-    if search(problem, settings) is not None:
+    if find_best(problem, settings) is not None:
         return Explanation(feasible=True, reaches=_reaches(problem, settings))
     return explain_with(problem, settings)
 
@@ -175,7 +175,7 @@ def _reaches(problem: ChoiceProblem, settings: Settings) -> tuple[Reach, ...]:
         values = problem.columns.resources[side.resource]
         best = problem.columns.least(sign * values)
         if problem.distinct is not None:
-            limited = search(_toward(problem, side, ()), settings)
+            limited = find_best(_toward(problem, side, ()), settings)
             if limited is not None and limited.proved:
                 best = limited.selection
         order = np.argsort(-sign * values[list(best)], kind="stable")[:_NAMED]
@@ -207,7 +207,7 @@ def _conflict(problem: ChoiceProblem, settings: Settings) -> tuple[tuple[str, ..
             pinned=problem.pinned if pinned else {},
         )
         try:
-            return search(less, settings) is None
+            return find_best(less, settings) is None
         except SolverError:
             # Not proved to conflict without it, so it cannot be dropped safely.
             minimal = False
@@ -230,7 +230,7 @@ def _nearest(problem: ChoiceProblem, side: Limit, settings: Settings) -> float |
     """Find how near a limit can be approached while all else holds."""
     rest = tuple(other for other in one_sided(problem) if other != side)
     try:
-        found = search(_toward(problem, side, rest), settings)
+        found = find_best(_toward(problem, side, rest), settings)
     except SolverError:
         return None
     return None if found is None else problem.total(found.selection)[1][side.resource]

@@ -9,7 +9,7 @@ from typing import Any
 
 from solvers._backends import available_solvers, require_solver
 from solvers._model import one_sided
-from solvers._search import Found, search
+from solvers._search import Found, find_best
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError
 from solvers.explain import explain_with
@@ -70,7 +70,7 @@ def solve(
     require_solver(solver)
     first = read_start(problem, start)
     started = time.perf_counter()
-    found = search(problem, settings, start=first)
+    found = find_best(problem, settings, start=first)
     if found is None:
         raise InfeasibleError(problem, explain_with(problem, settings))
     solution = make_solution(problem, found, time.perf_counter() - started, solver)

@@ -14,7 +14,7 @@ import numpy as np
 
 from solvers._backends import require_solver
 from solvers._relax import relaxed_bound
-from solvers._search import Found, search, unreachable
+from solvers._search import Found, find_best, unreachable
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError
 from solvers.explain import explain_with
@@ -82,7 +82,7 @@ def pool(
     for at in range(k):
         started = time.perf_counter()
         # Every restriction only takes choices away, so the last bound holds for the next.
-        result = search(restricted, settings, floor=floor)
+        result = find_best(restricted, settings, floor=floor)
         if result is None:
             break
         floor = result.bound
@@ -151,7 +151,7 @@ def frontier(
         limited = free.with_limits([*limits, Limit(resource, at_most=budget)])
         started = time.perf_counter()
         start = None if last is None else last.selection
-        result = search(limited, settings, start=start)
+        result = find_best(limited, settings, start=start)
         if result is not None:
             last = result
             seconds = time.perf_counter() - started
@@ -237,7 +237,7 @@ def best_over(
             skipped.append(key)
             continue
         started = time.perf_counter()
-        found = search(problems[key], settings, floor=bounds[key])
+        found = find_best(problems[key], settings, floor=bounds[key])
         if found is None:
             infeasible.append(key)
             continue
@@ -292,7 +292,7 @@ def _budgets(
     lean = dataclasses.replace(free, score=free.resources[resource], spans=spans)
     ends = []
     for end in (lean, free):
-        found = search(end, settings)
+        found = find_best(end, settings)
         if found is None:
             raise InfeasibleError(free, explain_with(free, settings))
         ends.append(free.total(found.selection)[1][resource])

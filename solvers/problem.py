@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers import _checks
-from solvers._columns import BoolArray, Columns, FloatArray
+from solvers._columns import Columns, FloatArray, joined, unpinned
 from solvers.limits import Distinct, Limit
 from solvers.span import Span
 
@@ -369,6 +369,7 @@ class ChoiceProblem:
     def _make_columns(self) -> Columns:
         sizes = np.array([len(group) for group in self.groups], dtype=np.intp)
         own = np.repeat(np.arange(len(sizes)), sizes)
+        pinned = {group: int(self.starts[group]) + int(pin) for group, pin in self.pinned.items()}
         first = np.concatenate([own, np.array([s.first for s in self.spans], dtype=np.intp)])
         last = np.concatenate([own, np.array([s.last for s in self.spans], dtype=np.intp)])
         return Columns(
@@ -376,21 +377,14 @@ class ChoiceProblem:
             starts=self.starts,
             first=first,
             last=last,
-            score=_joined(self.score, [span.score for span in self.spans]),
+            score=joined(self.score, [span.score for span in self.spans]),
             resources={
-                name: _joined(values, [span.resources[name] for span in self.spans])
+                name: joined(values, [span.resources[name] for span in self.spans])
                 for name, values in self.resources.items()
             },
-            allowed=self._allowed(first, last),
-            kinds=_checks.kinds(self.distinct, self.groups, len(self.spans)),
+            allowed=unpinned(first, last, pinned),
+            kinds=_checks.kind_codes(self.distinct, self.groups, len(self.spans)),
         )
-
-    def _allowed(self, first: npt.NDArray[np.intp], last: npt.NDArray[np.intp]) -> BoolArray:
-        allowed = np.ones(len(first), dtype=bool)
-        for group, pin in self.pinned.items():
-            allowed &= (group < first) | (group > last)
-            allowed[int(self.starts[group]) + int(pin)] = True
-        return allowed
 
     def _require_resource(self, name: str, what: str) -> None:
         if name in self.resources:
@@ -399,9 +393,3 @@ class ChoiceProblem:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join(map(repr, self.resources)) or "none"
         raise ValueError(f"{what} on unknown resource {name!r}; known resources: {known}{hint}")
-
-
-def _joined(values: FloatArray, more: Sequence[float]) -> FloatArray:
-    joined = np.concatenate([values, np.array(more, dtype=np.float64)]) if more else values
-    joined.setflags(write=False)
-    return joined

@@ -21,7 +21,7 @@ Measure = Callable[..., float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class MeasuredChoice:
     """One call of one of the user's measures.
 
     Args:
@@ -74,7 +74,7 @@ class Refined:
     value: float
     start_value: float
     accepted: int
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[MeasuredChoice, ...]
 
 
 def refine(
@@ -200,8 +200,8 @@ class _Recorder:
     ) -> None:
         self.problem, self.measures, self.log = problem, measures, log
         self.left = budget
-        self.done: list[Evaluation] = []
-        self.known: dict[tuple[int, tuple[int, ...]], Evaluation] = {}
+        self.done: list[MeasuredChoice] = []
+        self.known: dict[tuple[int, tuple[int, ...]], MeasuredChoice] = {}
         if log is not None and log.exists():
             self._read(log)
 
@@ -217,7 +217,7 @@ class _Recorder:
         if not math.isfinite(raw):
             _LOGGER.warning("measure %d gave %s for %s; the move is rejected", level, raw, move)
         value = raw if math.isfinite(raw) else None
-        done = Evaluation(level=level, choices=choices, spans=spans, value=value, move=move)
+        done = MeasuredChoice(level=level, choices=choices, spans=spans, value=value, move=move)
         self.done.append(done)
         self.known[level, selection] = done
         if self.log is not None:
@@ -241,7 +241,7 @@ class _Recorder:
         for number, line in enumerate(whole, start=1):
             try:
                 entry = json.loads(line)
-                found = Evaluation(
+                found = MeasuredChoice(
                     level=int(entry["level"]),
                     choices=tuple(entry["choices"]),
                     spans=tuple(entry["spans"]),

@@ -9,7 +9,7 @@ import numpy as np
 
 from solvers._backends import require_solver
 from solvers._model import one_sided
-from solvers._search import search
+from solvers._search import find_best
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError, SolverError
 from solvers.explain import explain_with
@@ -128,7 +128,7 @@ def _own(
                 f"the solution breaks {', '.join(broken)}; give one of this problem, or none"
             )
         return given, False
-    found = search(problem, settings)
+    found = find_best(problem, settings)
     if found is None:
         raise InfeasibleError(problem, explain_with(problem, settings))
     return found.selection, found.proved
@@ -145,7 +145,7 @@ def _loosened(
     selection, proved = own
     rest = _without(problem, side)
     looser = problem.with_limits([*rest, side.moved(move)])
-    found = search(looser, settings, start=selection)
+    found = find_best(looser, settings, start=selection)
     assert found is not None
     solution = make_solution(looser, found, 0.0, settings.solver)
     before = problem.total(selection)[0]
@@ -197,7 +197,7 @@ def _next_budget(
         limits=(*rest, Limit(name, at_most=lower)),
     )
     try:
-        found = search(toward, settings)
+        found = find_best(toward, settings)
     except SolverError:
         return None
     return None if found is None else problem.total(found.selection)[1][side.resource]

@@ -1,5 +1,5 @@
 """The console script; each subcommand is the library function of its name."""
 
-from puzzle.cli.program import main
+from puzzle.cli.entry import main
 
 __all__ = ["main"]

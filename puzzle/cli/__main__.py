@@ -2,7 +2,7 @@
 
 import sys
 
-from puzzle.cli.program import main
+from puzzle.cli.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from puzzle.cli.command import Command, UsageError
+from puzzle.cli.subcommand import Subcommand, UsageError
 from puzzle.storage.disk import disk_errors
 
 
 def read_config(
-    path: str | Path, command: Command, commands: Mapping[str, Command]
+    path: str | Path, command: Subcommand, commands: Mapping[str, Subcommand]
 ) -> dict[str, Any]:
     """Returns the options that a file gives to a subcommand, by written name.
 

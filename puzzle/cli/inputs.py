@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle import models
-from puzzle.cli.command import UsageError
-from puzzle.cli.options import Given, Option, options_of
+from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared
+from puzzle.cli.subcommand import UsageError
 from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
 from puzzle.errors import DataError
 from puzzle.hardware.precision import AUTO, Precision
@@ -57,13 +57,13 @@ DTYPE = Option(
     help="one number format, such as float32, for all that is worked in, served and stored",
     default=AUTO,
 )
-SCENARIO = (DTYPE, *options_of(declared(Scenario), names={"weight_dtype": "served-dtype"}))
-PRECISION = options_of(
+SCENARIO = (DTYPE, *declared_options(declared(Scenario), names={"weight_dtype": "served-dtype"}))
+PRECISION = declared_options(
     declared(Precision), names={"working": "working-dtype", "stored": "stored-dtype"}
 )
 WORKING = tuple(option for option in PRECISION if option.parameter == "working")
-DATA = options_of(declared(DataConfig))
-LIBRARY = options_of(declared(LibraryConfig), skip=("bld", "ridges"))
+DATA = declared_options(declared(DataConfig))
+LIBRARY = declared_options(declared(LibraryConfig), skip=("bld", "ridges"))
 BLD = (
     Option(
         name="bld",
@@ -72,7 +72,7 @@ BLD = (
         default=False,
         help="distil each variant by gradient steps after its closed-form fit",
     ),
-    *options_of(declared(BLDConfig), prefix="bld-"),
+    *declared_options(declared(BLDConfig), prefix="bld-"),
 )
 STAGE = (*PARENT, SPACE, OUT, *SCENARIO, *WORKING, *DATA)
 

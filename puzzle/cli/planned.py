@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle import costs, models
-from puzzle.cli.command import Answer
+from puzzle.cli.flags import Given
 from puzzle.cli.inputs import OUT, SPACE, library_config, precision, scenario, sources, table
-from puzzle.cli.options import Given
+from puzzle.cli.subcommand import Answer
 from puzzle.demo import DEMO_EFFORT
 from puzzle.errors import ParentError
 from puzzle.storage.disk import free_bytes

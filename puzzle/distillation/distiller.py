@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from puzzle.distillation.head_losses import IGNORED, NAMES, head_losses
-from puzzle.distillation.settings import DistillConfig
+from puzzle.distillation.distill_config import DistillConfig
+from puzzle.distillation.logit_losses import IGNORED, NAMES, head_losses
 from puzzle.errors import DataError
 from search_space import Fusion
 

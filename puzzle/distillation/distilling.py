@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from puzzle.distillation.checkpoints import KIND, Checkpoints
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Callback, Events
 from puzzle.distillation.loop import Loop
 from puzzle.distillation.outcome import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.distillation.saving import save_child
-from puzzle.distillation.settings import DistillConfig
 from puzzle.errors import DataError, WorkspaceError
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.storage.disk import require_free

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
-from puzzle.distillation.settings import DistillConfig
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.errors import DataError
 
 Callback = Any

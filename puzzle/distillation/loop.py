@@ -12,10 +12,10 @@ from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from puzzle.distillation.checkpoints import Checkpoints
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Events
 from puzzle.distillation.parallel import Parallel
-from puzzle.distillation.settings import DistillConfig
 from puzzle.errors import DivergedError
 from puzzle.text.packing import PackedStream
 

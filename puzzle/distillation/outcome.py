@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from puzzle.distillation.settings import DistillConfig
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.models.child import PuzzleForCausalLM
 
 

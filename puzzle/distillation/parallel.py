@@ -23,8 +23,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
-from puzzle.distillation.settings import DistillConfig
 from puzzle.errors import DataError
 
 

@@ -36,7 +36,7 @@ from puzzle.serving.writers.self_contained import add_modelling_file
 from puzzle.serving.writers.shard_writer import ShardWriter
 from search_space import ENGINES, Block, Layout, UnsupportedLayoutError, check_layout
 from search_space.engines import uses
-from search_space.formats import from_per_layer_config, layout_from_config
+from search_space.formats import from_per_layer_config, layout_from_json
 
 CONFIG = LlamaConfig(
     num_hidden_layers=3,
@@ -140,7 +140,7 @@ def test_sglang_gets_one_kv_head_count():
 def test_the_config_says_the_layout_in_both_notations(engine, tmp_path):
     done = export(child_of(MIXED), tmp_path / "out", engine=engine)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert layout_from_config(config).blocks == done.layout.blocks
+    assert layout_from_json(config).blocks == done.layout.blocks
     shape = replace(done.layout.shape, mlp_bias=config["mlp_bias"])
     assert from_per_layer_config(shape, config["per_layer_config"]).blocks == done.layout.blocks
     assert Layout.load(tmp_path / "out" / "layout.json") == layout_of(MIXED)

@@ -13,7 +13,7 @@ from solvers import _search as search_module
 from solvers._highs import run_highs
 from solvers._model import Variation, build_program
 from solvers._pulp import read_outcome
-from solvers._settings import Ending, Outcome, Settings
+from solvers._settings import BackendResult, Ending, Settings
 
 PROBLEM = ChoiceProblem(
     groups=(("a", "b", "c"),),
@@ -57,10 +57,10 @@ def test_pulp_3_attributes(status: int, sol_status: int, ending: Ending) -> None
     assert read_outcome(prob, 1) == (ending, None)
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *outcomes: Outcome) -> list[Any]:
+def scripted(monkeypatch: pytest.MonkeyPatch, *outcomes: BackendResult) -> list[Any]:
     programs: list[Any] = []
 
-    def run(program: Any, *rest: Any) -> Outcome:
+    def run(program: Any, *rest: Any) -> BackendResult:
         programs.append(program)
         return outcomes[min(len(programs), len(outcomes)) - 1]
 
@@ -71,8 +71,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *outcomes: Outcome) -> list[Any]:
 def test_an_answer_past_the_limit_is_cut_off_and_the_bound_still_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = Outcome(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
-    right = Outcome(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
+    wrong = BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
+    right = BackendResult(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
     programs = scripted(monkeypatch, wrong, right)
     solution = solve(PROBLEM)
     cut = programs[1].rows[-1]
@@ -83,8 +83,8 @@ def test_an_answer_past_the_limit_is_cut_off_and_the_bound_still_holds(
 def test_many_answers_past_the_limit_tighten_it_and_prove_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = Outcome(ending=Ending.STOPPED, bound=0.0, selection=(0,))
-    right = Outcome(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
+    wrong = BackendResult(ending=Ending.STOPPED, bound=0.0, selection=(0,))
+    right = BackendResult(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
     programs = scripted(monkeypatch, *[wrong] * 4, right)
     solution = solve(PROBLEM)
     limit = len(PROBLEM.groups)  # the rows of the groups come first
@@ -93,7 +93,7 @@ def test_many_answers_past_the_limit_tighten_it_and_prove_nothing(
 
 
 def test_answers_past_the_limit_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, Outcome(ending=Ending.OPTIMAL, bound=0.0, selection=(0,)))
+    scripted(monkeypatch, BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0,)))
     with pytest.raises(NoSolutionError, match=r"again and again .* breaks r <= 2\.5"):
         solve(PROBLEM)
 
@@ -101,8 +101,8 @@ def test_answers_past_the_limit_without_end_are_given_up(monkeypatch: pytest.Mon
 def test_no_room_in_tightened_limits_is_not_called_infeasible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = Outcome(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
-    scripted(monkeypatch, *[wrong] * 4, Outcome(ending=Ending.INFEASIBLE, bound=None))
+    wrong = BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
+    scripted(monkeypatch, *[wrong] * 4, BackendResult(ending=Ending.INFEASIBLE, bound=None))
     with pytest.raises(NoSolutionError):
         solve(PROBLEM)
 
@@ -110,7 +110,7 @@ def test_no_room_in_tightened_limits_is_not_called_infeasible(
 def test_stopping_early_with_a_choice_is_feasible_with_a_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scripted(monkeypatch, Outcome(ending=Ending.STOPPED, bound=0.25, selection=(2,)))
+    scripted(monkeypatch, BackendResult(ending=Ending.STOPPED, bound=0.25, selection=(2,)))
     solution = solve(PROBLEM, time_limit=1.0)
     assert (solution.status, solution.bound, solution.gap) == (Status.FEASIBLE, 1.0, 0.5)
 
@@ -119,8 +119,8 @@ def test_a_start_is_returned_when_the_solver_finds_nothing_or_worse(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for outcome in (
-        Outcome(ending=Ending.NOTHING, bound=0.0),
-        Outcome(ending=Ending.STOPPED, bound=0.0, selection=(2,)),
+        BackendResult(ending=Ending.NOTHING, bound=0.0),
+        BackendResult(ending=Ending.STOPPED, bound=0.0, selection=(2,)),
     ):
         scripted(monkeypatch, outcome)
         solution = solve(PROBLEM, time_limit=1.0, start=[1])
@@ -128,13 +128,13 @@ def test_a_start_is_returned_when_the_solver_finds_nothing_or_worse(
 
 
 def test_a_start_that_breaks_a_limit_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, Outcome(ending=Ending.NOTHING, bound=None))
+    scripted(monkeypatch, BackendResult(ending=Ending.NOTHING, bound=None))
     with pytest.raises(NoSolutionError):
         solve(PROBLEM, time_limit=1.0, start=[0])
 
 
 def test_infeasible_ending_is_an_infeasible_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, Outcome(ending=Ending.INFEASIBLE, bound=None))
+    scripted(monkeypatch, BackendResult(ending=Ending.INFEASIBLE, bound=None))
     with pytest.raises(InfeasibleError):
         solve(PROBLEM)
 

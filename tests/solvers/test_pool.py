@@ -9,7 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from solver_cases import brute_force, distance, knapsack, problems, solutions
 
-from solvers import ChoiceProblem, InfeasibleError, Limit, best_over, frontier, pool, solve
+from solvers import (
+    ChoiceProblem,
+    InfeasibleError,
+    Limit,
+    Span,
+    Status,
+    best_over,
+    frontier,
+    pool,
+    solve,
+)
 from solvers._relax import relaxed_bound
 
 FEW = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -129,3 +139,22 @@ def test_bad_arguments_are_refused(call: object, message: str) -> None:
     problem = ChoiceProblem((("a", "b"),) * 3, [0, 1] * 3, {"r": [1, 0] * 3})
     with pytest.raises(ValueError, match=message):
         call(problem)  # type: ignore[operator]
+
+
+def test_a_start_that_highs_hands_back_in_place_of_the_optimum_is_not_taken_for_it() -> None:
+    """HiGHS 1.16 reports the optimum of this problem and returns the start."""
+    spans = tuple(
+        Span(first=first, last=last, label=f"{first}-{last}", score=0.0, resources={"b": 0.0})
+        for first, last in ((0, 1), (1, 2), (0, 2))
+    )
+    options = ("o0", "o1", "o2", "o3")
+    problem = ChoiceProblem(
+        groups=(("o0",), ("o0",), options, options),
+        score=[0.0] * 9 + [-1.0],
+        resources={"b": [0.0] * 9 + [1.0]},
+        limits=(Limit("b", at_most=2.0),),
+        spans=spans,
+    )
+    solution = solve(problem, start=(0, 0, 0, 0))
+    assert (solution.objective, solution.status) == (brute_force(problem), Status.OPTIMAL)
+    assert [each.objective for each in frontier(problem, "b", [0.0, 2.0])] == [0.0, -1.0]

@@ -1,22 +1,22 @@
 """The subcommands, in the order of their work."""
 
-from puzzle.cli.command import Command
-from puzzle.cli.commands.build import BUILD
-from puzzle.cli.commands.devices import DEVICES
-from puzzle.cli.commands.distill import DISTILL
-from puzzle.cli.commands.evaluate import EVALUATE
-from puzzle.cli.commands.export import EXPORT
-from puzzle.cli.commands.layouts import LAYOUTS
-from puzzle.cli.commands.profile import PROFILE
-from puzzle.cli.commands.report import REPORT
-from puzzle.cli.commands.score import SCORE
-from puzzle.cli.commands.search import SEARCH
-from puzzle.cli.commands.serve_check import SERVE_CHECK
-from puzzle.cli.commands.solve import SOLVE
+from puzzle.cli.commands.build_command import BUILD
+from puzzle.cli.commands.devices_command import DEVICES
+from puzzle.cli.commands.distill_command import DISTILL
+from puzzle.cli.commands.evaluate_command import EVALUATE
+from puzzle.cli.commands.export_command import EXPORT
+from puzzle.cli.commands.layouts_command import LAYOUTS
+from puzzle.cli.commands.profile_command import PROFILE
+from puzzle.cli.commands.report_command import REPORT
+from puzzle.cli.commands.score_command import SCORE
+from puzzle.cli.commands.search_command import SEARCH
+from puzzle.cli.commands.serve_check_command import SERVE_CHECK
+from puzzle.cli.commands.solve_command import SOLVE
+from puzzle.cli.subcommand import Subcommand
 
 _STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE)
 _CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT)
 _ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES)
-COMMANDS: dict[str, Command] = {command.name: command for command in _ALL}
+COMMANDS: dict[str, Subcommand] = {command.name: command for command in _ALL}
 
 __all__ = ["COMMANDS"]

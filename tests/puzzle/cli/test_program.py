@@ -11,7 +11,7 @@ import pytest
 import puzzle
 from puzzle.cli import main
 from puzzle.cli.commands import COMMANDS
-from puzzle.cli.options import argument_helps
+from puzzle.cli.flags import argument_helps
 from search_space import Layout, published_names
 from solvers import solve
 from tests.puzzle.test_search import text

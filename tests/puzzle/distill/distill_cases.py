@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from puzzle.distillation.settings import DistillConfig
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.llama import LLAMA

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from puzzle.distillation.head_losses import head_losses
+from puzzle.distillation.logit_losses import head_losses
 
 N, V, D, D_PARENT = 11, 37, 6, 9
 

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from puzzle.cli.command import Answer, Command, UsageError
-from puzzle.cli.commands.build import library_of
+from puzzle.cli.commands.build_command import library_of
+from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stage, table
-from puzzle.cli.options import Given, Option
 from puzzle.cli.planned import planned
+from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.storage.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _run(given: Given) -> Answer:
     return Answer(values=values, text=f"{table(rows)}\n{note}")
 
 
-SCORE = Command(
+SCORE = Subcommand(
     name="score",
     help="score every block of the library by the KL it causes alone",
     options=(*STAGE, *OWN, *LIBRARY, *BLD),

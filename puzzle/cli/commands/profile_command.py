@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from puzzle import costs as cost_models
 from puzzle import hardware
-from puzzle.cli.command import Answer, Command
+from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import STAGE, open_stage, table
-from puzzle.cli.options import Given, Option
 from puzzle.cli.planned import planned
+from puzzle.cli.subcommand import Answer, Subcommand
 from puzzle.costs.profile import Profile
 from search_space import Block
 
@@ -63,7 +63,7 @@ def _text(profile: Profile) -> str:
     return f"{table(rows)}\none layer, whole scenario, on {profile.name}{where}"
 
 
-PROFILE = Command(
+PROFILE = Subcommand(
     name="profile",
     help="measure or model what every block costs",
     options=(*(o for o in STAGE if o.name != "text"), *OWN),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import puzzle
-from puzzle.cli.command import Answer, Command
 from puzzle.cli.config_file import write_config
+from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.inputs import (
     BLD,
     DATA,
@@ -20,9 +20,9 @@ from puzzle.cli.inputs import (
     scenario,
     sources,
 )
-from puzzle.cli.options import Given, Option, options_of
 from puzzle.cli.planned import planned
 from puzzle.cli.signatures import declared_in_source
+from puzzle.cli.subcommand import Answer, Subcommand
 from puzzle.demo import DEMO_EFFORT
 
 CONSTRAINTS = ["throughput >= 1.25x"]
@@ -34,7 +34,7 @@ CONSTRAINT = Option(
 )
 # The seed is that of DataConfig, and serves both.
 FROM_INPUTS = ("parent", "text", "constraints", "library", "tokenizer", "seed", "precision")
-OWN = (CONSTRAINT, *options_of(declared_in_source("puzzle", "search"), skip=FROM_INPUTS))
+OWN = (CONSTRAINT, *declared_options(declared_in_source("puzzle", "search"), skip=FROM_INPUTS))
 
 
 def _run(given: Given) -> Answer:
@@ -62,7 +62,7 @@ def _run(given: Given) -> Answer:
     return Answer(values=result.to_dict(), text=text)
 
 
-SEARCH = Command(
+SEARCH = Subcommand(
     name="search",
     help="find, build and measure a faster child",
     options=(*PARENT, *OWN, *SCENARIO, *PRECISION, *DATA, *LIBRARY, *BLD),

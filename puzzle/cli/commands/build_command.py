@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from puzzle import library as libraries
-from puzzle.cli.command import Answer, Command
+from puzzle.cli.flags import Given
 from puzzle.cli.inputs import BLD, LIBRARY, STAGE, Stage, library_config, open_stage, table
-from puzzle.cli.options import Given
 from puzzle.cli.planned import planned
+from puzzle.cli.subcommand import Answer, Subcommand
 
 if TYPE_CHECKING:
     from puzzle.library.build import Library
@@ -37,7 +37,7 @@ def _run(given: Given) -> Answer:
     return Answer(values={"layers": layers}, text=f"{table(rows)}\n{note}")
 
 
-BUILD = Command(
+BUILD = Subcommand(
     name="build",
     help="build the block library",
     options=(*STAGE, *LIBRARY, *BLD),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from puzzle import scoring
 from puzzle.choice.program import program_of
-from puzzle.cli.command import Answer, Command, UsageError, required
+from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.inputs import table
-from puzzle.cli.options import Given, Option, options_of
 from puzzle.cli.signatures import declared
+from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
 from puzzle.costs.profile import Profile
 from puzzle.errors import DataError
 from puzzle.scoring.score_table import ScoreTable
@@ -22,7 +22,7 @@ from solvers import ChoiceProblem, Solution, solve
 if TYPE_CHECKING:
     from puzzle.scoring.scores import Scores
 
-SOLVER = options_of(declared(solve), skip=("problem", "start", "options"))
+SOLVER = declared_options(declared(solve), skip=("problem", "start", "options"))
 OWN = (
     Option(
         name="scores",
@@ -95,7 +95,7 @@ def _text(problem: ChoiceProblem, solution: Solution) -> str:
     )
 
 
-SOLVE = Command(
+SOLVE = Subcommand(
     name="solve",
     help="choose one block per layer from scores and costs",
     options=(*OWN, *SOLVER),

@@ -1,4 +1,4 @@
-"""Command: what a subcommand is made of."""
+"""Subcommand: what a subcommand is made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from puzzle.cli.options import Given, Option
+from puzzle.cli.flags import Given, Option
 from puzzle.errors import PuzzleError
 
 
@@ -30,7 +30,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Subcommand:
     """A subcommand.
 
     Args:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import puzzle
-from puzzle.cli.command import Answer, Command, UsageError, required
-from puzzle.cli.options import Given, Option, options_of
+from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared, declared_in_source
-from puzzle.distillation.settings import DistillConfig
+from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
+from puzzle.distillation.distill_config import DistillConfig
 
 SOURCES = (
     Option(
@@ -41,11 +41,11 @@ SOURCES = (
         help="a term and its weight, such as kl=1; repeatable (default: cosine=1 kl=1)",
     ),
 )
-OWN = options_of(
+OWN = declared_options(
     declared_in_source("puzzle", "distill"),
     skip=("child", "parent", "data", "validation", "tokenizer", "callbacks"),
 )
-CONFIG = options_of(declared(DistillConfig), skip=("losses", "betas", "boundaries"))
+CONFIG = declared_options(declared(DistillConfig), skip=("losses", "betas", "boundaries"))
 
 
 def _run(given: Given) -> Answer:
@@ -74,7 +74,7 @@ def _loss(text: str) -> tuple[str, float]:
         raise UsageError(f"--loss {text!r}: write a term and its weight, such as kl=1") from error
 
 
-DISTILL = Command(
+DISTILL = Subcommand(
     name="distill",
     help="train a whole child to be its parent's equal",
     options=(*SOURCES, *OWN, *CONFIG),

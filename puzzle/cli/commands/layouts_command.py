@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from puzzle.cli.command import Answer, Command, UsageError
+from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import table
-from puzzle.cli.options import Given, Option
+from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.storage.disk import disk_errors
 from search_space import Layout, layout_svg, published_layout, published_names
 
@@ -65,7 +65,7 @@ def _list() -> Answer:
     return Answer(values=values, text=table(rows))
 
 
-LAYOUTS = Command(
+LAYOUTS = Subcommand(
     name="layouts",
     help="show the published layouts, or that of a saved child",
     options=OWN,

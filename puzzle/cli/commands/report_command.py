@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import puzzle
-from puzzle.cli.command import Answer, Command, required
-from puzzle.cli.options import Given, Option
+from puzzle.cli.flags import Given, Option
+from puzzle.cli.subcommand import Answer, Subcommand, required
 
 OWN = (
     Option(
@@ -36,7 +36,7 @@ def _run(given: Given) -> Answer:
     return Answer(values={"path": str(written)}, text=str(written))
 
 
-REPORT = Command(
+REPORT = Subcommand(
     name="report",
     help="write one HTML page on what a search found",
     options=OWN,

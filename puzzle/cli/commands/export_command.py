@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import puzzle
-from puzzle.cli.command import Answer, Command, required
-from puzzle.cli.options import Given, options_of
+from puzzle.cli.flags import Given, declared_options
 from puzzle.cli.signatures import declared_in_source
+from puzzle.cli.subcommand import Answer, Subcommand, required
 
-OWN = options_of(
+OWN = declared_options(
     declared_in_source("puzzle", "export"),
     skip=("tokenizer",),
     positional=("child", "directory"),
@@ -34,7 +34,7 @@ def _run(given: Given) -> Answer:
     )
 
 
-EXPORT = Command(
+EXPORT = Subcommand(
     name="export",
     help="write a child in the form that a serving engine reads",
     options=OWN,

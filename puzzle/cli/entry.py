@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 
 import puzzle
-from puzzle.cli.command import Answer, Command, UsageError
 from puzzle.cli.commands import COMMANDS
 from puzzle.cli.config_file import read_config
-from puzzle.cli.options import Given
+from puzzle.cli.flags import Given
+from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.errors import PuzzleError
 from solvers import InfeasibleError, SolverError
 
@@ -72,7 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> None:
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Subcommand
+) -> None:
     parser = commands.add_parser(
         command.name,
         help=command.help,

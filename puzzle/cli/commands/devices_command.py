@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import puzzle
-from puzzle.cli.command import Answer, Command
-from puzzle.cli.options import Given
+from puzzle.cli.flags import Given
+from puzzle.cli.subcommand import Answer, Subcommand
 
 
 def _run(given: Given) -> Answer:
@@ -13,7 +13,7 @@ def _run(given: Given) -> Answer:
     return Answer(values=values, text="\n".join(str(device) for device in devices))
 
 
-DEVICES = Command(
+DEVICES = Subcommand(
     name="devices",
     help="list what this machine can measure and run on",
     options=(),

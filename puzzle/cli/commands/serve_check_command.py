@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import puzzle
-from puzzle.cli.command import Answer, Command, required
-from puzzle.cli.options import Given, options_of
+from puzzle.cli.flags import Given, declared_options
 from puzzle.cli.signatures import declared_in_source
+from puzzle.cli.subcommand import Answer, Subcommand, required
 
-OWN = options_of(declared_in_source("puzzle", "serve_check"), positional=("directory",))
+OWN = declared_options(declared_in_source("puzzle", "serve_check"), positional=("directory",))
 
 
 def _run(given: Given) -> Answer:
@@ -17,7 +17,7 @@ def _run(given: Given) -> Answer:
     return Answer(values=check.to_dict(), text=str(check), code=0 if check.passed else 1)
 
 
-SERVE_CHECK = Command(
+SERVE_CHECK = Subcommand(
     name="serve-check",
     help="load a child in a serving engine and compare it with torch",
     options=OWN,

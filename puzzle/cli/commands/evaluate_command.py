@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import puzzle
-from puzzle.cli.command import Answer, Command, required
-from puzzle.cli.options import Given, Option, options_of
+from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared_in_source
+from puzzle.cli.subcommand import Answer, Subcommand, required
 
 SOURCES = (
     Option(
@@ -30,7 +30,7 @@ SOURCES = (
         help="a name that lm-eval knows, mmlu-dev, or a file of questions; repeatable",
     ),
 )
-OWN = options_of(
+OWN = declared_options(
     declared_in_source("puzzle", "evaluate"),
     skip=("model", "parent", "data", "tasks", "tokenizer"),
 )
@@ -49,7 +49,7 @@ def _run(given: Given) -> Answer:
     return Answer(values=evaluation.to_dict(), text=evaluation.table())
 
 
-EVALUATE = Command(
+EVALUATE = Subcommand(
     name="evaluate",
     help="measure a child, beside its parent, on text and in tasks",
     options=(*SOURCES, *OWN),

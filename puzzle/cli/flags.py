@@ -95,7 +95,7 @@ class Given:
         return {o.parameter: self.values[o.name] for o in options if o.name in self.values}
 
 
-def options_of(
+def declared_options(
     declaration: Declaration,
     *,
     skip: Collection[str] = (),
