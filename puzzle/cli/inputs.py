@@ -14,6 +14,7 @@ from puzzle.cli.subcommand import UsageError
 from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
 from puzzle.errors import DataError
 from puzzle.hardware.precision import AUTO, Precision
+from puzzle.hardware.threads import limit_threads
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.limits.scenario import Scenario
 from puzzle.storage.workspace import Workspace
@@ -109,6 +110,9 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
         raise UsageError(f"give a parent{' and --text FILE' if text else ''}, or --demo alone")
     data = replace(DEMO_DATA if demo else DataConfig(), **given.arguments(DATA))
     if demo:
+        if fetch:
+            # Beside other work, two threads that wait for each other are slower than one.
+            limit_threads(to_free=True)
         model = fetch_demo_model() if fetch else demo_model()
         return Sources(parent=model, text=demo_text() if text else None, data=data)
     return Sources(parent=parent, text=_read(file) if text else None, data=data)
@@ -175,6 +179,7 @@ def open_stage(given: Given, *, text: bool = True) -> Stage:
         text: Whether the stage needs text.
     """
     found, how = sources(given, text=text), scenario(given)
+    limit_threads()
     cut = importlib.import_module("puzzle.text.windows").windows
     workspace = Workspace(given.get("out", OUT.default))
     working = precision(given).working

@@ -18,6 +18,7 @@ from puzzle.distillation.outcome import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.distillation.saving import save_child
 from puzzle.errors import DataError, WorkspaceError
+from puzzle.hardware.threads import limit_threads
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.storage.disk import require_free
 from puzzle.storage.workspace import Workspace
@@ -73,6 +74,7 @@ def distill(
         >>> result = puzzle.distill("run/child", "parent", Path("corpus.jsonl"),
         ...     config=puzzle.DistillConfig(tokens=50_000_000))  # doctest: +SKIP
     """
+    limit_threads()
     config = config or DistillConfig()
     parallel = Parallel(config)
     config.accumulation(parallel.size)

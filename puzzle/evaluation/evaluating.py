@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from puzzle.errors import DataError
 from puzzle.evaluation.tasks import TaskScore, open_tasks, run_tasks
 from puzzle.evaluation.text_metrics import Estimate, flat, ratio, text_metrics
+from puzzle.hardware.threads import limit_threads
 from puzzle.models.parent import Parent
 from puzzle.models.trainable import filled_model, from_parent
 from puzzle.text.packing import PackedStream, refuse_foreign
@@ -149,6 +150,7 @@ def evaluate(
     for name, value in {"windows": windows, "batch": batch, "limit": limit}.items():
         if value is not None and value < 1:
             raise DataError(f"{name}={value}; allowed: 1 or more")
+    limit_threads()
     opened = open_tasks(tasks)
     models, beside = {}, []
     for name, source in (("parent", parent), ("child", model)):

@@ -23,6 +23,7 @@ from puzzle.costs.protocol import CostModel
 from puzzle.errors import WorkspaceError
 from puzzle.evaluation.quality import Quality, quality
 from puzzle.hardware.precision import Precision
+from puzzle.hardware.threads import limit_threads
 from puzzle.library.build import Library, build_library, heal
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint, parse_constraints
@@ -125,6 +126,7 @@ def search(
         >>> result = puzzle.search("model", text,
         ...                        constraints=["throughput >= 1.25x"])  # doctest: +SKIP
     """
+    limit_threads()
     whole, steps = Workload.of(scenario or Scenario()), effort_named(effort)
     if minimise != SCORE:
         steps = Effort()  # measuring picks the least KL, which is not what is asked for

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import puzzle.serving.runners
 from puzzle.errors import ExportError
+from puzzle.hardware.threads import limit_threads
 from puzzle.serving.exporting import export
 from search_space.engines import engine_named
 
@@ -152,6 +153,7 @@ def serve_check(
         >>> from puzzle import serve_check
         >>> print(serve_check("out/child", engine="llama.cpp"))  # doctest: +SKIP
     """
+    limit_threads()
     runner = _runner(engine)
     _require_engine(engine, python)
     if engine == "llama.cpp":

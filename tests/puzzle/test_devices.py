@@ -7,7 +7,6 @@ tested is only how answers are read. The tests marked gpu ask the real library.
 import contextlib
 import itertools
 import json
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -249,12 +248,15 @@ def test_an_exception_in_the_measured_block_passes_and_ends_the_session(fake):
     assert module.sessions == 0
 
 
-def test_mean_power_is_energy_over_time_and_absent_without_a_gpu(fake):
+def test_mean_power_is_energy_over_time_and_absent_without_a_gpu(fake, monkeypatch):
     fake()
-    runs = []
-    watts = mean_power(lambda: runs.append(time.monotonic()), "GPU-aaa1", seconds=0.05)
+    runs, clock = [], itertools.count()
+    # A clock that ticks a second whenever it is read: five seconds pass, and the job runs in four.
+    monkeypatch.setattr(nvml, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    watts = mean_power(lambda: runs.append(1), "GPU-aaa1", seconds=5)
     # The stand-in's counter moves on by 2.5 J from one reading to the next.
-    assert watts == pytest.approx(2.5 / (runs[-1] - runs[0]), rel=0.1)
+    assert watts == 2.5 / 5
+    assert len(runs) == 4
     assert mean_power(lambda: runs.append(0), None) is None
     assert 0 not in runs
 

@@ -17,6 +17,7 @@ from puzzle.costs.calibrated.engines.engine import Timing, check_clock
 from puzzle.costs.calibrated.engines.process import last_json, run_command
 from puzzle.costs.calibrated.engines.random_gguf import FILE, bytes_per_weight, write_random_gguf
 from puzzle.errors import EngineError
+from puzzle.hardware.threads import given_cores
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import PuzzleConfig
 
@@ -33,7 +34,8 @@ class LlamaCpp:
 
     Args:
         weights: Type of the matrices, such as "q8_0"; by default the scenario's weight_dtype.
-        threads: Threads of llama.cpp; by default one per physical core.
+        threads: Threads of llama.cpp; by default one per physical core that this process is
+            given.
         gpu_layers: Layers that are put on a GPU, with a build of xllamacpp that has one.
         flash_attention: Whether llama.cpp's flash attention is used.
         rounds: Times each model runs the scenario, after one warm-up.
@@ -83,7 +85,7 @@ class LlamaCpp:
 
     @property
     def _threads(self) -> int:
-        return self.threads or psutil.cpu_count(logical=False) or 1
+        return self.threads or min(psutil.cpu_count(logical=False) or 1, given_cores())
 
     def record(self) -> dict[str, Any]:
         """Returns version and settings."""
