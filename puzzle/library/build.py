@@ -14,7 +14,6 @@ import torch
 from tqdm.auto import tqdm
 
 from puzzle.estimates import Estimate, Sizes
-from puzzle.figures.svg import heat
 from puzzle.library.boundary import ParentBoundary
 from puzzle.library.error_map import error_map
 from puzzle.library.layers import ERRORS, ChildBoundary, LibrarySpec
@@ -72,7 +71,7 @@ class Library:
     def _repr_html_(self) -> str:
         """The local errors as a heat map."""
         errors = error_map(map(self.errors, range(len(self.layers))))
-        return f"<p>{html.escape(repr(self))}</p>{heat(errors, title='Local errors')}"
+        return f"<p>{html.escape(repr(self))}</p>{errors.svg()}"
 
     def variants(self, layer: int) -> Variants:
         """Returns the weights of a layer's blocks."""

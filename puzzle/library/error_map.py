@@ -25,6 +25,7 @@ def error_map(errors: Iterable[Mapping[str, LocalError]], layout: Layout | None 
         own = f"ffn/{layout.shape.parent_block.attention.label}/{block.ffn.label}" if layout else ""
         names.append({f"attention/{block.attention.label}", coupled if coupled in layer else own})
     return HeatMap(
+        title="Local errors by layer and variant",
         rows=rows,
         cells=cells,
         chosen=rows_named(rows, names, len(layers)),

@@ -19,14 +19,14 @@ from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.generation import inherit_generation_config
 from puzzle.models.parent import DTYPES
-from puzzle.report import plots
 from puzzle.report.card import model_card
+from puzzle.report.charts import costs_chart, frontier_chart
 from puzzle.report.cost_points import costs_of
-from puzzle.report.curves import read_record
 from puzzle.report.evidence import Evidence
 from puzzle.report.frontier import frontier_of
 from puzzle.report.page import write_report
 from puzzle.report.record import SearchRecord
+from puzzle.report.training import read_record
 from puzzle.report.verdict import verdict
 from puzzle.serving.files import copy_tokenizer, save_tokenizer, staged
 from puzzle.storage.disk import require_free
@@ -113,42 +113,35 @@ class SearchResult(SearchRecord):
 
         Raises:
             DataError: The result has no evidence.
-            ImportError: matplotlib is not installed.
         """
         self._require_evidence()
         frontier = frontier_of(self)
         if frontier is None:
             raise DataError("the program has no resource to draw a frontier over")
-        return plots.frontier_figure(frontier)
+        return frontier_chart(frontier).figure()
 
     def plot_scores(self) -> Figure:
         """Returns the heat map of scores, the child's blocks framed.
 
         Raises:
             DataError: The result has no evidence.
-            ImportError: matplotlib is not installed.
         """
-        return plots.heat_figure(self._require_evidence().scores.heat_map(self.layout))
+        return self._require_evidence().scores.heat_map(self.layout).figure()
 
     def plot_errors(self) -> Figure:
         """Returns the heat map of local errors, the child's variants framed.
 
         Raises:
             DataError: The result has no evidence, or no local errors.
-            ImportError: matplotlib is not installed.
         """
         errors = self._require_evidence().errors
         if not errors:
             raise DataError("the result holds no local errors: it was not made from a library")
-        return plots.heat_figure(error_map(errors, self.layout))
+        return error_map(errors, self.layout).figure()
 
     def plot_costs(self) -> Figure:
-        """Returns measured over predicted costs of parent and child.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        return plots.costs_figure(costs_of(self))
+        """Returns measured over predicted costs of parent and child."""
+        return costs_chart(costs_of(self)).figure()
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Returns parent and child, predicted and measured, as a pandas DataFrame.

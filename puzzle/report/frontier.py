@@ -14,9 +14,9 @@ from puzzle.report.record import SearchRecord
 from solvers import ChoiceProblem, SolverError, frontier, pool
 
 KINDS = {
-    "frontier": "least score for each budget",
-    "pool": "near-optimal, some layers apart",
-    "tried": "measured, to choose",
+    "frontier": "best for each budget",
+    "pool": "near-optimal layouts",
+    "tried": "measured candidates",
     "greedy": "greedy, same limit",
     "random": "random, same limit",
     "parent": "parent",

@@ -10,13 +10,16 @@ from typing import Any
 
 from markupsafe import Markup
 
-from puzzle.figures.svg import heat
 from puzzle.hardware.precision import Formats
 from puzzle.library.error_map import error_map, median_errors
+from puzzle.report.charts import (
+    corrections_chart,
+    costs_chart,
+    frontier_chart,
+    training_charts,
+)
 from puzzle.report.cost_points import costs_of
-from puzzle.report.curves import curves_svg
 from puzzle.report.evidence import Evidence
-from puzzle.report.figures import corrections_svg, costs_svg, frontier_svg
 from puzzle.report.frontier import frontier_of
 from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.record import SearchRecord
@@ -87,9 +90,9 @@ def page(
         "scenario": scenario_words(record.scenario),
         "constraints": constraint_outcomes(record, solve_again=True),
         "costs": costs,
-        "costs_picture": Markup(costs_svg(costs)) if costs else None,
-        "scatter": Markup(corrections_svg(corrections)) if corrections else None,
-        "curves": [(c, Markup(svg)) for c, svg in curves_svg(distillation or {})],
+        "costs_picture": Markup(costs_chart(costs).svg()) if costs else None,
+        "scatter": Markup(corrections_chart(corrections).svg()) if corrections else None,
+        "curves": [(c, Markup(chart.svg())) for c, chart in training_charts(distillation or {})],
         "commands": serve_commands(record.layout, saved),
         **_evidence(record),
         **_firm(record, found),
@@ -107,12 +110,12 @@ def _evidence(record: SearchRecord) -> dict[str, Any]:
     frontier = frontier_of(record)
     scores = evidence.scores.heat_map(record.layout)
     if frontier is not None:
-        values["axis"], values["frontier"] = frontier.axis, Markup(frontier_svg(frontier))
-    values["scores"] = Markup(heat(scores, title="Scores by layer and block"))
+        values["axis"], values["frontier"] = frontier.axis, Markup(frontier_chart(frontier).svg())
+    values["scores"] = Markup(scores.svg())
     values["methods"] = f"Found by: {methods_words(evidence.scores)}"
     if evidence.errors:
         errors = error_map(evidence.errors, record.layout)
-        values["errors"] = Markup(heat(errors, title="Local errors by layer and variant"))
+        values["errors"] = Markup(errors.svg())
         medians = ", ".join(
             f"{value:.3g} {name}" for name, value in median_errors(evidence.errors).items()
         )

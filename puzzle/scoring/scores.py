@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from puzzle.figures.heat_map import HeatMap, cells_by_name, rows_named
-from puzzle.figures.svg import heat
 from search_space import Layout
 
 if TYPE_CHECKING:
@@ -123,7 +122,12 @@ class Scores(Sequence[Mapping[str, Score]]):
         # Three powers of ten below the largest: what is smaller does not decide anything.
         high = max(positive, default=1.0)
         names = [{block.label} for block in layout.blocks] if layout else []
+        notes = {
+            (rows.index(label), layer): f"{score.method}, standard error {score.error:.2g}"
+            for layer, label, score in self.items()
+        }
         return HeatMap(
+            title="Scores by layer and block",
             rows=rows,
             cells=cells,
             chosen=rows_named(rows, names, len(self.layers)),
@@ -131,10 +135,11 @@ class Scores(Sequence[Mapping[str, Score]]):
             low=max(min(positive, default=1e-3), high / 1000),
             high=high,
             unit="KL, nats per token, with this one block replaced",
+            notes=notes,
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(repr(self))}</p>{heat(self.heat_map(), title='Scores')}"
+        return f"<p>{html.escape(repr(self))}</p>{self.heat_map().svg()}"
 
 
 def mean_and_error(values_BL: torch.Tensor) -> tuple[float, float]:

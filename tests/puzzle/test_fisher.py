@@ -139,6 +139,7 @@ def test_scores_survive_their_dict_and_show_method_and_error():
     assert scores.methods() == {"fisher": 1, "exact": 1}
     changed = scores.replaced({(0, "a"): Score(kl=0.7)})
     assert (changed.kl(0, "a"), changed.kl(0, "b")) == (0.7, 0.0)
+    assert "fisher, standard error 0.1" in scores._repr_html_()
 
 
 def test_standard_errors_are_those_of_means_of_stretches():

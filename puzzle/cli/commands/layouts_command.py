@@ -31,7 +31,7 @@ def _run(given: Given) -> Answer:
     layout = _layout(name)
     if drawing is not None:
         with disk_errors(Path(drawing), Path(drawing).absolute().parent):
-            Path(drawing).write_text(layout_svg(layout), encoding="utf-8")
+            Path(drawing).write_text(layout_svg(layout, paper="white"), encoding="utf-8")
     kv = layout.kv_bytes_per_token()
     text = f"{layout!r}\n{kv:,} bytes of KV cache per token at 2 bytes per element"
     return Answer(values=layout.to_dict(), text=text)

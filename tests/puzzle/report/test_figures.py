@@ -1,61 +1,41 @@
-"""Claims about what the figures show, drawn as SVG and with matplotlib."""
+"""Claims about what the figures show, on the page and in a notebook."""
 
 import dataclasses
-import itertools
 import math
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 
+from puzzle.costs.correction import fit_correction
 from puzzle.errors import DataError
-from puzzle.figures.heat_map import HeatMap
-from puzzle.figures.shades import position, shade
-from puzzle.figures.svg import FRAME, heat, ticks
 from puzzle.library.error_map import error_map, median_errors
 from puzzle.library.local_error import LocalError
+from puzzle.report.charts import (
+    MOST_POINTS,
+    averaged,
+    corrections_chart,
+    costs_chart,
+    frontier_chart,
+    training_charts,
+)
 from puzzle.report.cost_points import costs_of
-from puzzle.report.curves import MOST_POINTS, averaged
 from puzzle.report.evidence import Evidence
-from puzzle.report.figures import frontier_svg
 from puzzle.report.frontier import frontier_of
 from puzzle.report.outcomes import constraint_outcomes
+from puzzle.report.page import page
 from puzzle.report.stability import stability
 from puzzle.scoring.scores import Score, Scores
 from solvers import ChoiceProblem, Limit, solve
 
-NUMBERS = st.floats(-1e9, 1e9).map(lambda value: round(value, 6))
-
-
-@given(NUMBERS, NUMBERS)
-def test_ticks_are_few_even_and_reach_around_what_is_drawn(one, other):
-    low, high = sorted((one, other))
-    if 0 < high - low < 1e-6 * max(abs(low), abs(high)):
-        return  # closer together than anything drawn
-    found = ticks(low, high)
-    slack = 1e-6 * max(high - low, abs(high))
-    assert found[0] <= low + slack
-    assert found[-1] >= high - slack
-    assert 2 <= len(found) <= 9
-    steps = [b - a for a, b in itertools.pairwise(found)]
-    assert max(steps) == pytest.approx(min(steps), rel=1e-3)
-
-
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_more_is_darker(one, other):
-    low, high = sorted((one, other))
-    assert sum(shade(low)) >= sum(shade(high))
-
-
-@given(st.floats(1e-9, 1e3), st.floats(1e-9, 1e3), st.sampled_from(["log", "linear"]))
-def test_shades_go_by_size_and_stay_on_the_scale(one, other, scale):
-    grid = HeatMap(rows=(), cells=(), chosen=(), scale=scale, low=1e-3, high=1.0, unit="")
-    low, high = sorted((one, other))
-    assert 0.0 <= position(grid, low) <= position(grid, high) <= 1.0
-    assert (position(grid, 1e-3), position(grid, 1.0)) == pytest.approx((0.0, 1.0))
+SPACE = "{http://www.w3.org/2000/svg}"
+DISTILLATION = {
+    "history": [{"step": i, "tokens": 64.0 * i, "loss": 2.0 - i / 500} for i in range(1, 501)],
+    "evaluations": [{"step": 0, "kl": 0.5}, {"step": 500, "kl": 0.1}],
+}
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=900))
@@ -66,17 +46,6 @@ def test_averaging_a_curve_keeps_its_mean_and_makes_it_short(values):
     counts = [min(size, len(values) - start) for start in range(0, len(values), size)]
     total = sum(n * y for n, (_, y) in zip(counts, means, strict=True))
     assert total == pytest.approx(sum(values), abs=1e-6)
-
-
-def test_a_heat_map_has_a_cell_for_each_score_and_frames_the_childs_blocks(found):
-    root = ElementTree.fromstring(heat(found.evidence.scores.heat_map(found.layout), title="t"))
-    rects = list(root.iter("rect"))
-    shown = [rect.find("title").text for rect in rects if rect.find("title") is not None]
-    assert sorted(shown) == sorted(
-        f"layer {layer}, {label}: {score.kl:.3g}"
-        for layer, label, score in found.evidence.scores.items()
-    )
-    assert sum(rect.get("stroke") == FRAME for rect in rects) == len(found.layout.blocks)
 
 
 def test_the_variants_of_the_child_are_framed_decoupled_or_coupled(found):
@@ -109,7 +78,7 @@ def test_what_was_measured_to_choose_is_drawn_at_its_predicted_speed(found):
     (point,) = (p for p in drawn.points if p.kind == "tried")
     (child,) = (p for p in drawn.points if p.kind == "child")
     assert (point.share, point.kl) == (pytest.approx(child.share), 0.25)
-    assert "measured, to choose" in frontier_svg(drawn)
+    assert "measured candidates" in frontier_chart(drawn).svg()
 
 
 def test_no_predicted_layout_lies_below_the_frontier(found):
@@ -228,30 +197,81 @@ def test_costs_are_compared_where_both_are_known(found):
             assert cost.ratio == pytest.approx(1.0)
 
 
-def test_matplotlib_draws_the_same_points_cells_and_ratios(found, tmp_path):
-    axes = found.plot_frontier().axes[0]
-    drawn = sorted((x, y) for line in axes.lines for x, y in line.get_xydata() if line.get_marker())
-    points = {(p.share, p.kl) for p in frontier_of(found).points}
-    assert points <= set(drawn)
-    grid = found.evidence.scores.heat_map(found.layout)
-    assert found.plot_scores().axes[0].images[0].get_array().shape == (
-        len(grid.rows),
-        len(grid.chosen),
+def marks(svg):
+    """Returns the places of the marks of an SVG picture, upwards, those of the legend last."""
+    uses = ElementTree.fromstring(svg).iter(f"{SPACE}use")
+    return [(float(use.get("x")), -float(use.get("y"))) for use in uses]
+
+
+def shares(values):
+    """Returns where values lie between the least and the greatest of them."""
+    low, high = min(values), max(values)
+    return [(value - low) / ((high - low) or 1.0) for value in values]
+
+
+def texts(svg):
+    return {element.text for element in ElementTree.fromstring(svg).iter(f"{SPACE}text")}
+
+
+def drawn_charts(found):
+    yield frontier_chart(frontier_of(found)), found.plot_frontier()
+    yield costs_chart(costs_of(found)), found.plot_costs()
+    for _, chart in training_charts(DISTILLATION):
+        yield chart, chart.figure()
+
+
+def test_page_and_notebook_show_the_same_points_in_the_same_places(found):
+    text = page(found, distillation=DISTILLATION)
+    for chart, figure in drawn_charts(found):
+        assert chart.svg() in text
+        lines = [line for line in figure.axes[0].lines if line.get_gid() != "vertical"]
+        drawn = [tuple(point) for line in lines for point in line.get_xydata()]
+        assert drawn == [point for series in chart.series for point in series.points]
+        points = [p for each in chart.series if each.mark != "none" for p in each.points]
+        shown = marks(chart.svg())[: len(points)]
+        for axis, sign in ((0, 1), (1, -1 if chart.names else 1)):
+            expected = shares([sign * point[axis] for point in points]) if points else []
+            places = shares([place[axis] for place in shown]) if points else []
+            assert places == pytest.approx(expected, abs=1e-3)
+        assert {chart.x, chart.y} - {""} <= texts(chart.svg())
+
+
+def test_the_legend_and_the_line_say_what_they_are(found):
+    chart = frontier_chart(frontier_of(found))
+    assert {each.label for each in chart.series} | {"asked for 0.5x"} <= texts(chart.svg())
+    assert {cost.name for cost in costs_of(found)} <= texts(costs_chart(costs_of(found)).svg())
+
+
+def test_page_and_notebook_show_the_same_heat_maps(found):
+    text = page(found)
+    maps = (
+        (found.evidence.scores.heat_map(found.layout), found.plot_scores()),
+        (error_map(found.evidence.errors, found.layout), found.plot_errors()),
     )
-    assert len(found.plot_errors().axes[0].patches) == sum(
-        map(len, error_map(found.evidence.errors, found.layout).chosen)
-    )
-    lines = found.plot_costs().axes[0].lines
-    ratios = sorted(x for line in lines[:2] for x in line.get_xdata())
-    assert ratios == sorted(cost.ratio for cost in costs_of(found))
+    for heat_map, figure in maps:
+        assert heat_map.svg() in text
+        (cells, *_) = figure.axes[0].collections
+        values = [value for row in heat_map.cells for value in row if value is not None]
+        assert cells.get_array().tolist() == [
+            min(max(value, heat_map.low), heat_map.high) for value in values
+        ]
+        assert len(figure.axes[0].patches) == sum(map(len, heat_map.chosen))
+
+
+def test_scatter_of_corrections_has_the_layouts_that_were_timed(found):
+    correction = fit_correction([1.0, 2.0, 3.0, 4.0], [1.1, 2.3, 3.2, 4.6])
+    chart = corrections_chart({"decode_seconds": correction})
+    equal, seconds = chart.series
+    assert seconds.points == [(1.0, 1.1), (2.0, 2.3), (3.0, 3.2), (4.0, 4.6)]
+    assert equal.points == [(1.0, 1.0), (4.6, 4.6)]
+    assert f"decode, predicted {correction.sure}" in texts(chart.svg())
+    evidence = dataclasses.replace(found.evidence, corrections={"decode_seconds": correction})
+    assert chart.svg() in page(dataclasses.replace(found, evidence=evidence))
+
+
+def test_a_plotted_layout_is_written_where_a_path_is_given(found, tmp_path):
     found.plot_layout(tmp_path / "layout.png")
-    assert (tmp_path / "layout.png").stat().st_size > 1000
-
-
-def test_figures_without_matplotlib_say_what_to_install(found, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'puzzle-nas\[plots\]'"):
-        found.plot_costs()
+    assert (tmp_path / "layout.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_figures_without_evidence_say_so(found):
@@ -280,4 +300,10 @@ def test_frames_hold_the_figures_of_the_objects(found):
 
 def test_objects_show_themselves_in_a_notebook(found):
     for each in (found, found.library, found.layout, found.evidence.scores):
-        assert "<svg" in each._repr_html_() or "<table" in each._repr_html_()
+        assert "<svg" in each._repr_html_()
+
+
+def test_figures_show_themselves_in_a_notebook_without_pyplot(found):
+    for figure in (found.plot_frontier(), found.plot_scores(), found.plot_layout()):
+        shown, _ = DisplayFormatter().format(figure)
+        assert shown["image/png"].startswith(b"\x89PNG")
