@@ -6,11 +6,11 @@ nothing but transformers, which vLLM has loaded.
 
 from __future__ import annotations
 
+from transformers import AutoConfig
+
+from puzzle_vllm.configuration_decilm import DeciLMConfig
+
 
 def register() -> None:
     """Makes the `nemotron-nas` config known to transformers; vLLM calls it when it starts."""
-    from transformers import AutoConfig
-
-    from puzzle_vllm.configuration_decilm import DeciLMConfig
-
     AutoConfig.register(DeciLMConfig.model_type, DeciLMConfig, exist_ok=True)

@@ -11,7 +11,7 @@ from search_space.engines import (
     engine_table,
     engines_for,
 )
-from search_space.fusion import Fusion, Run, candidate_runs, fusible_runs, plan_fusion
+from search_space.fusion import FusedRun, Fusion, candidate_runs, fusible_runs, plan_fusion
 from search_space.layout import Layout
 from search_space.options import LayerOptions
 from search_space.pipeline import (
@@ -31,13 +31,13 @@ __all__ = [
     "PRESETS",
     "Attention",
     "Block",
+    "FusedRun",
     "Fusion",
     "LayerOptions",
     "Layout",
     "ModelShape",
     "Pipeline",
     "PublishedLayout",
-    "Run",
     "SearchSpace",
     "ServingEngine",
     "UnsupportedLayoutError",

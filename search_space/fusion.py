@@ -17,7 +17,7 @@ from search_space.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class FusedRun:
     """Consecutive layers that are fused, and the FFN width of each.
 
     Args:
@@ -28,7 +28,7 @@ class Run:
         ValueError: `first` is negative, or there are fewer than two widths.
 
     Example:
-        >>> run = Run(66, (512, 256))
+        >>> run = FusedRun(66, (512, 256))
         >>> run.last, run.block.label
         (67, 'none+gated768')
     """
@@ -88,7 +88,7 @@ class Fusion:
         True
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[FusedRun, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))
@@ -119,7 +119,7 @@ class Fusion:
                     f"allowed: 0 <= first < last <= {layout.shape.layers - 1}"
                 )
             members = range(first, last + 1)
-            found.append(Run(first, tuple(_member_width(layout, layer) for layer in members)))
+            found.append(FusedRun(first, tuple(_member_width(layout, layer) for layer in members)))
         return cls(tuple(found))
 
     @property
@@ -179,7 +179,7 @@ class Fusion:
         check_keys("fusion", values, ("runs",))
         for run in values["runs"]:
             check_keys("run", run, ("first", "widths"))
-        return cls(tuple(Run(run["first"], tuple(run["widths"])) for run in values["runs"]))
+        return cls(tuple(FusedRun(run["first"], tuple(run["widths"])) for run in values["runs"]))
 
 
 def fusible_runs(layout: Layout, *, keep_last: bool = False) -> tuple[tuple[int, int], ...]:
@@ -250,7 +250,7 @@ def candidate_runs(
     max_layers: int | None = None,
     dependency: Sequence[Sequence[float]] | None = None,
     max_dependency: float = 0.1,
-) -> Iterator[Run]:
+) -> Iterator[FusedRun]:
     """Yields every run that a search may choose between, short ones first at each layer.
 
     Args:
@@ -276,7 +276,7 @@ def candidate_runs(
                     or not _independent(dependency, range(first, layer), layer, max_dependency)
                 ):
                     break
-                yield Run(first, tuple(widths))
+                yield FusedRun(first, tuple(widths))
 
 
 def ffn_width_within(
@@ -322,7 +322,7 @@ def with_blocks(shape: ModelShape, blocks: Sequence[Block]) -> Layout:
     return Layout(replace(shape, layers=len(blocks)), tuple(blocks))
 
 
-def _span(run: Run) -> str:
+def _span(run: FusedRun) -> str:
     return f"[{run.first}, {run.last}]"
 
 

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import search_space
 from search_space import counting
 from search_space.blocks import Block, ModelShape, check_keys
 
@@ -69,9 +70,7 @@ class Layout:
         Raises:
             ValueError: There is no published layout of that name.
         """
-        from search_space.published import published_layout
-
-        return published_layout(name).layout
+        return search_space.published_layout(name).layout
 
     @classmethod
     def from_config(
@@ -82,9 +81,7 @@ class Layout:
         ffn_width: int | None = None,
     ) -> Layout:
         """Returns the layout of a model's config.json; see `formats.layout_from_json`."""
-        from search_space.formats import layout_from_json
-
-        return layout_from_json(config, kv_heads=kv_heads, ffn_width=ffn_width)
+        return search_space.formats.layout_from_json(config, kv_heads=kv_heads, ffn_width=ffn_width)
 
     def parameters(self) -> int:
         """Returns the number of parameters, tied ones counted once."""
@@ -161,8 +158,6 @@ class Layout:
         return f"Layout({self.shape.layers} layers, {self.parameters():,} parameters: {runs})"
 
     def _repr_html_(self) -> str:
-        from search_space.drawing import layout_svg
-
         rows = "".join(
             f"<tr><td>{html.escape(layers)}</td>"
             + "".join(f"<td>{html.escape(part)}</td>" for part in label.split("+"))
@@ -170,6 +165,6 @@ class Layout:
             for layers, label in self.runs()
         )
         return (
-            f"{layout_svg(self)}<details><summary>blocks</summary>"
+            f"{search_space.layout_svg(self)}<details><summary>blocks</summary>"
             f"<table><tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table></details>"
         )

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from importlib.metadata import version
 
+from solvers import _pulp
 from solvers._columns import Columns
 from solvers._highs import run_highs
 from solvers._model import Program
@@ -35,9 +36,7 @@ def available_solvers() -> tuple[str, ...]:
     own = {"highs": _installed("highspy"), "scipy": _installed("scipy"), "cbc": _has_cbc()}
     names = [name for name, there in own.items() if there]
     if _installed("pulp"):
-        from solvers._pulp import pulp_solvers
-
-        names += [f"pulp:{name}" for name in pulp_solvers()]
+        names += [f"pulp:{name}" for name in _pulp.pulp_solvers()]
     return tuple(names)
 
 
@@ -98,9 +97,7 @@ def run_program(
         return run_highs(program, columns, settings, start)
     if settings.solver == "scipy":
         return run_scipy(program, columns, settings)
-    from solvers._pulp import run_pulp
-
-    return run_pulp(program, columns, settings)
+    return _pulp.run_pulp(program, columns, settings)
 
 
 def _installed(module: str) -> bool:
@@ -110,22 +107,18 @@ def _installed(module: str) -> bool:
 def _has_cbc() -> bool:
     if not _installed("pulp"):
         return False
-    from solvers import _pulp
-
     return _pulp.cbc_path() is not None
 
 
 def _require_pulp(name: str) -> None:
     import pulp
 
-    from solvers._pulp import pulp_solvers
-
     if name == "PULP_CBC_CMD":
         raise ValueError("PuLP's bundled CBC is solver 'cbc' here; it also finds a CBC of its own")
     known = pulp.listSolvers()
     if name not in known:
         raise ValueError(f"PuLP knows no solver {name!r}; choose one of {', '.join(known)}")
-    if name not in pulp_solvers():
+    if name not in _pulp.pulp_solvers():
         raise SolverMissingError(
             f"solver {name!r} is not available with PuLP {version('pulp')}; install it, and let "
             f"pulp.listSolvers(onlyAvailable=True) list it"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
 from typing import Any
 
 import numpy as np
-import pulp
 
 from solvers._columns import Columns
 from solvers._highs import highs_options, quiet_highs
@@ -16,6 +17,12 @@ from solvers.errors import SolverError
 
 # PuLP 3's codes for prob.status (the first) and prob.sol_status; PuLP 4 has no such names.
 _INFEASIBLE_3, _OPTIMAL_3, _STOPPED_3 = -1, 1, 2
+
+
+@functools.cache
+def _pulp() -> Any:
+    # Not needed for HiGHS and scipy: it may be missing, and takes a while to import.
+    return importlib.import_module("pulp")
 
 
 def run_pulp(program: Program, columns: Columns, settings: Settings) -> BackendResult:
@@ -35,7 +42,7 @@ def run_pulp(program: Program, columns: Columns, settings: Settings) -> BackendR
     prob, variables = _build(program)
     try:
         returned = prob.solve(_backend(settings))
-    except pulp.PulpSolverError as error:
+    except _pulp().PulpSolverError as error:
         raise SolverError(f"solver {settings.solver!r} failed: {error}") from error
     ending, bound = read_outcome(prob, returned)
     values = [variable.value() for variable in variables]
@@ -83,7 +90,7 @@ def pulp_solvers() -> tuple[str, ...]:
     Returns:
         PuLP's own names, without the bundled CBC that PuLP 4 no longer has.
     """
-    return tuple(name for name in pulp.listSolvers(onlyAvailable=True) if name != "PULP_CBC_CMD")
+    return tuple(name for name in _pulp().listSolvers(onlyAvailable=True) if name != "PULP_CBC_CMD")
 
 
 def cbc_path() -> str | None:
@@ -93,9 +100,9 @@ def cbc_path() -> str | None:
         Path of the program, or None.
     """
     # Creating PULP_CBC_CMD warns on PuLP 3; the path of its binary is all that is needed.
-    bundled = getattr(getattr(pulp, "PULP_CBC_CMD", None), "pulp_cbc_path", None)
-    for path in (bundled, pulp.COIN_CMD(msg=False).path):
-        if path and pulp.COIN_CMD(msg=False, path=path).available():
+    bundled = getattr(getattr(_pulp(), "PULP_CBC_CMD", None), "pulp_cbc_path", None)
+    for path in (bundled, _pulp().COIN_CMD(msg=False).path):
+        if path and _pulp().COIN_CMD(msg=False, path=path).available():
             return str(path)
     return None
 
@@ -111,13 +118,13 @@ def _finite(value: float | None) -> float | None:
 
 
 def _build(program: Program) -> tuple[Any, list[Any]]:
-    prob = pulp.LpProblem("choices", pulp.LpMinimize)
+    prob = _pulp().LpProblem("choices", _pulp().LpMinimize)
     variables = [
         prob.add_variable(
             f"x_{at}",
             0,
             float(most) if math.isfinite(most) else None,
-            pulp.LpInteger if whole else pulp.LpContinuous,
+            _pulp().LpInteger if whole else _pulp().LpContinuous,
         )
         for at, (whole, most) in enumerate(zip(program.whole, program.most, strict=True))
     ]
@@ -136,7 +143,7 @@ def _build(program: Program) -> tuple[Any, list[Any]]:
 
 def _dot(coefficients: np.ndarray, variables: list[Any]) -> Any:
     pairs = zip(coefficients.tolist(), variables, strict=True)
-    return pulp.lpSum(value * variable for value, variable in pairs if value != 0.0)
+    return _pulp().lpSum(value * variable for value, variable in pairs if value != 0.0)
 
 
 def _backend(settings: Settings) -> Any:
@@ -148,13 +155,13 @@ def _backend(settings: Settings) -> Any:
     }
     given = dict(settings.options)
     if settings.solver == "cbc":
-        return pulp.COIN_CMD(**common, gapAbs=0.0, path=cbc_path(), options=_cbc_flags(settings))
+        return _pulp().COIN_CMD(**common, gapAbs=0.0, path=cbc_path(), options=_cbc_flags(settings))
     name = settings.solver.removeprefix("pulp:")
     if name == "HiGHS":
         quiet_highs(settings.threads)
         # PuLP 4 silences only the console with msg=False, so output_flag is in the options.
-        return pulp.HiGHS(**common, gapAbs=0.0, **(highs_options(settings) | given))
-    solver: Any = getattr(pulp, name)
+        return _pulp().HiGHS(**common, gapAbs=0.0, **(highs_options(settings) | given))
+    solver: Any = getattr(_pulp(), name)
     try:
         return solver(**common, **given)
     except TypeError as error:

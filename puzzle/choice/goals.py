@@ -82,15 +82,10 @@ class Goals:
             speed = parse_constraint("throughput >= 1x")
             (column,) = (r.column for r in requirements([speed], self.workload))
             shown = tuple({each.name: each for each in (*shown, column)}.values())
-        return choice_problem(
-            self.costs,
-            self.space.shape,
-            self.rows,
-            shown,
-            goal=self.goal,
-            limits=self.limits if limits is None else limits,
-            scores=scores,
+        problem = choice_problem(
+            self.costs, self.space.shape, self.rows, shown, goal=self.goal, scores=scores
         )
+        return problem.with_limits(self.limits if limits is None else limits)
 
     def refuse_unreachable(self) -> None:
         """Raises InfeasibleError, in the user's units, before any long work."""

@@ -13,7 +13,7 @@ from puzzle.limits.constraints import Constraint, parse_constraints
 from puzzle.limits.requirements import SCORE, Column, Term, limits, objective, requirements
 from puzzle.limits.scenario import Scenario
 from search_space import Block, Layout, ModelShape
-from solvers import ChoiceProblem, Limit
+from solvers import ChoiceProblem
 
 if TYPE_CHECKING:
     from puzzle.scoring.scores import Scores
@@ -26,7 +26,6 @@ def choice_problem(
     columns: Iterable[Column],
     *,
     goal: Column,
-    limits: Iterable[Limit] = (),
     scores: Scores | None = None,
 ) -> ChoiceProblem:
     """Returns the problem of choosing one block per layer among those that can run.
@@ -37,7 +36,6 @@ def choice_problem(
         rows: The blocks of each layer, as `usable_blocks` returns them.
         columns: The resources of the problem.
         goal: The column whose sum is minimised.
-        limits: Bounds on columns.
         scores: A score for every block; without them each is 0.
     """
     shown = tuple(columns)
@@ -48,7 +46,6 @@ def choice_problem(
         values[goal.name],
         {column.name: values[column.name] for column in shown},
         offsets=fixed_columns(costs, shape, shown),
-        limits=tuple(limits),
     )
 
 
@@ -82,12 +79,13 @@ def program_of(
     plain = [Column(name, (Term(1.0, name, scenario),)) for name in known]
     columns = tuple({c.name: c for c in (*plain, *(r.column for r in required))}.values())
     scored = [tuple(map(Block.from_label, row)) for row in scores.layers]
-    return choice_problem(
+    problem = choice_problem(
         costs,
         shape,
         usable_blocks(costs, scored, {term.scenario for c in columns for term in c.terms}),
         columns,
         goal=objective(SCORE, scenario),
-        limits=limits(required, layout_columns(costs, Layout.parent(shape), columns)),
         scores=scores,
     )
+    parent = layout_columns(costs, Layout.parent(shape), columns)
+    return problem.with_limits(limits(required, parent))

@@ -140,8 +140,8 @@ def boundary_pairs(fusion: Fusion, layers: int) -> tuple[tuple[int, int], ...]:
         layers: Layers before fusion.
 
     Example:
-        >>> from search_space import Fusion, Run
-        >>> boundary_pairs(Fusion((Run(1, 3),)), 5)
+        >>> from search_space import Fusion, FusedRun
+        >>> boundary_pairs(Fusion((FusedRun(1, 3),)), 5)
         ((0, 0), (1, 3), (2, 4))
     """
     gone = {layer for run in fusion.runs for layer in range(run.first, run.last)}

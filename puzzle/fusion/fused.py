@@ -21,7 +21,7 @@ from puzzle.errors import ConstraintError, DataError
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import layout_from_config
-from search_space import Fusion, Layout, Run, plan_fusion
+from search_space import FusedRun, Fusion, Layout, plan_fusion
 from search_space.fusion import candidate_runs
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ class FusionCandidate:
     resources: Mapping[str, float]
 
 
-def fused_cost(costs: CostModel, run: Run, scenario: Scenario) -> dict[str, float]:
+def fused_cost(costs: CostModel, run: FusedRun, scenario: Scenario) -> dict[str, float]:
     """Returns what the fused layer of a run takes of each resource.
 
     Raises:

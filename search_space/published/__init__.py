@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from search_space.blocks import FFN, Attention, Block, ModelShape
-from search_space.fusion import Fusion, Run, even_widths
+from search_space.fusion import FusedRun, Fusion, even_widths
 from search_space.layout import Layout
 from search_space.pipeline import identity_layers, remove_identity_layers
 
@@ -72,7 +72,7 @@ class PublishedLayout:
         for first, last in self.fused_runs:
             members = last - first + 1
             width = active.blocks[first - gone].ffn.width or 0
-            runs.append(Run(first, even_widths(width, members)))
+            runs.append(FusedRun(first, even_widths(width, members)))
             gone += members - 1
         return Fusion(tuple(runs))
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from search_space import (
     Block,
+    FusedRun,
     Fusion,
     Layout,
     ModelShape,
     Pipeline,
-    Run,
     balance_pipeline,
     counting,
     fusible_runs,
@@ -152,11 +152,11 @@ def test_overlapping_runs_are_refused():
     with pytest.raises(ValueError, match=r"\[0, 2\] and \[2, 3\] overlap"):
         Fusion.of(layout, [(0, 2), (2, 3)])
     with pytest.raises(ValueError, match="out of order"):
-        Fusion((Run(2, (8, 8)), Run(0, (8, 8))))
+        Fusion((FusedRun(2, (8, 8)), FusedRun(0, (8, 8))))
 
 
 def test_a_fusion_of_another_layout_is_refused():
-    fusion = Fusion((Run(1, (16, 9)),))
+    fusion = Fusion((FusedRun(1, (16, 9)),))
     with pytest.raises(ValueError, match="not those of the layout"):
         fusion.apply(RUN)
     with pytest.raises(
@@ -164,11 +164,11 @@ def test_a_fusion_of_another_layout_is_refused():
     ):
         fusion.undo(RUN)
     with pytest.raises(ValueError, match="is missing"):
-        Fusion((Run(7, (1, 1)),)).undo(RUN)
+        Fusion((FusedRun(7, (1, 1)),)).undo(RUN)
     with pytest.raises(ValueError, match="0 or more"):
-        Run(-1, (8, 8))
+        FusedRun(-1, (8, 8))
     with pytest.raises(ValueError, match="width=0"):
-        Run(0, (8, 0))
+        FusedRun(0, (8, 0))
     with pytest.raises(ValueError, match="unknown keys"):
         Fusion.from_dict({"runs": [], "norms": "last"})
 
