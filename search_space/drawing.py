@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search_space.blocks import Block, ModelShape
-from search_space.layout import Layout
 from search_space.rendering import (
     INK,
     TEXT,
@@ -43,6 +42,21 @@ LINEAR_HEIGHT, WIDE_HEIGHT, ROW_TOP = 0.3, 1.0, 1.35
 SIDES, PITCH, HEIGHT, LINE = 80.0, 24.0, 250.0, 16.0
 
 
+class LayoutLike(Protocol):
+    """What is drawn of a `Layout`, which itself shows this drawing in a notebook."""
+
+    @property
+    def shape(self) -> ModelShape:
+        """The parent's shape."""
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """One block per layer."""
+
+    def parameters(self) -> int:
+        """Returns the number of parameters."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One sublayer as it is drawn.
@@ -64,7 +78,7 @@ class Bar:
         return fixed.get(self.kind, self.share)
 
 
-def bars(layout: Layout) -> tuple[tuple[Bar, ...], tuple[Bar, ...]]:
+def bars(layout: LayoutLike) -> tuple[tuple[Bar, ...], tuple[Bar, ...]]:
     """Returns the bars of the attentions and those of the FFNs, one per layer."""
     rows = [_pair(layout.shape, layer, block) for layer, block in enumerate(layout.blocks)]
     return tuple(row[0] for row in rows), tuple(row[1] for row in rows)
@@ -85,14 +99,14 @@ def _bar(layer: int, half: str, kind: str, size: int | None, own: int) -> Bar:
     return Bar(layer, half if size <= own else "wide", size / own)
 
 
-def _kinds(layout: Layout) -> list[str]:
+def _kinds(layout: LayoutLike) -> list[str]:
     """Returns the kinds that occur, in the order of the legend."""
     kinds = {bar.kind for row in bars(layout) for bar in row}
     return [kind for kind in LEGEND if kind in kinds]
 
 
 def layout_svg(
-    layout: Layout,
+    layout: LayoutLike,
     *,
     title: str | None = None,
     width: float | None = None,
@@ -111,7 +125,7 @@ def layout_svg(
 
 
 def plot_layout(
-    layout: Layout, path: str | os.PathLike[str] | None = None, *, title: str | None = None
+    layout: LayoutLike, path: str | os.PathLike[str] | None = None, *, title: str | None = None
 ) -> Figure:
     """Returns a layout drawn with matplotlib, and writes it where a path is given.
 
@@ -127,11 +141,11 @@ def plot_layout(
     return figure
 
 
-def _size(layout: Layout) -> str:
+def _size(layout: LayoutLike) -> str:
     return f"{layout.shape.layers} layers, {layout.parameters():,} parameters"
 
 
-def _figure(layout: Layout, title: str, width: float | None) -> Figure:
+def _figure(layout: LayoutLike, title: str, width: float | None) -> Figure:
     layers, kinds = layout.shape.layers, _kinds(layout)
     width = width or SIDES + max(320.0, layers * max(6.0, min(PITCH, 760 / layers)))
     labels = [LEGEND[kind] for kind in kinds]

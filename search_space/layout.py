@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import search_space
 from search_space import counting
 from search_space.blocks import Block, ModelShape, check_keys
+from search_space.drawing import layout_svg
 
 if TYPE_CHECKING:
     import pandas

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from puzzle.figures.heat_map import HeatMap, cells_by_name, rows_named
 from puzzle.library.local_error import LocalError
+from puzzle.plotting.heat_map import HeatMap, cells_by_name, rows_named
 from search_space import Layout
 
 

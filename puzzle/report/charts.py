@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from puzzle.costs.correction import Correction
-from puzzle.figures.chart import Chart, Mark, Series
+from puzzle.plotting.chart import Chart, Mark, Series
 from puzzle.report.cost_points import Cost
 from puzzle.report.frontier import KINDS, Frontier
 

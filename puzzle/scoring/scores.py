@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from puzzle.figures.heat_map import HeatMap, cells_by_name, rows_named
+from puzzle.plotting.heat_map import HeatMap, cells_by_name, rows_named
 from search_space import Layout
 
 if TYPE_CHECKING:

@@ -26,3 +26,12 @@ def found(tmp_path_factory):
 @pytest.fixture(scope="session")
 def saved_child(found, tmp_path_factory):
     return found.save(tmp_path_factory.mktemp("saved") / "child")
+
+
+@pytest.fixture(scope="session")
+def distillation():
+    """The record of a distillation."""
+    return {
+        "history": [{"step": i, "tokens": 64.0 * i, "loss": 2.0 - i / 500} for i in range(1, 501)],
+        "evaluations": [{"step": 0, "kl": 0.5}, {"step": 500, "kl": 0.1}],
+    }

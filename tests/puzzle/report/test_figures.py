@@ -32,10 +32,6 @@ from puzzle.scoring.scores import Score, Scores
 from solvers import ChoiceProblem, Limit, solve
 
 SPACE = "{http://www.w3.org/2000/svg}"
-DISTILLATION = {
-    "history": [{"step": i, "tokens": 64.0 * i, "loss": 2.0 - i / 500} for i in range(1, 501)],
-    "evaluations": [{"step": 0, "kl": 0.5}, {"step": 500, "kl": 0.1}],
-}
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=900))
@@ -213,16 +209,16 @@ def texts(svg):
     return {element.text for element in ElementTree.fromstring(svg).iter(f"{SPACE}text")}
 
 
-def drawn_charts(found):
+def drawn_charts(found, distillation):
     yield frontier_chart(frontier_of(found)), found.plot_frontier()
     yield costs_chart(costs_of(found)), found.plot_costs()
-    for _, chart in training_charts(DISTILLATION):
+    for _, chart in training_charts(distillation):
         yield chart, chart.figure()
 
 
-def test_page_and_notebook_show_the_same_points_in_the_same_places(found):
-    text = page(found, distillation=DISTILLATION)
-    for chart, figure in drawn_charts(found):
+def test_page_and_notebook_show_the_same_points_in_the_same_places(found, distillation):
+    text = page(found, distillation=distillation)
+    for chart, figure in drawn_charts(found, distillation):
         assert chart.svg() in text
         lines = [line for line in figure.axes[0].lines if line.get_gid() != "vertical"]
         drawn = [tuple(point) for line in lines for point in line.get_xydata()]

@@ -18,10 +18,6 @@ from puzzle.errors import DataError
 from puzzle.report.page import page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-DISTILLATION = {
-    "history": [{"step": i, "tokens": 64.0 * i, "loss": 2.0 - i / 500} for i in range(1, 501)],
-    "evaluations": [{"step": 0, "kl": 0.5}, {"step": 500, "kl": 0.1}],
-}
 
 
 class Elements(HTMLParser):
@@ -44,9 +40,9 @@ class Elements(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(found, tmp_path_factory):
+def written(found, tmp_path_factory, distillation):
     path = tmp_path_factory.mktemp("page") / "deep" / "report.html"
-    assert found.report(path, distillation=DISTILLATION) == path
+    assert found.report(path, distillation=distillation) == path
     return path
 
 
@@ -118,11 +114,13 @@ def test_names_cannot_smuggle_elements_into_the_page(found):
     assert html.escape(name) in text
 
 
-def test_the_record_of_a_distillation_is_found_beside_a_saved_child(found, saved_child, tmp_path):
+def test_the_record_of_a_distillation_is_found_beside_a_saved_child(
+    found, saved_child, tmp_path, distillation
+):
     with pytest.raises(DataError, match=r"distillation\.json is missing"):
         found.report(tmp_path / "report.html", distillation=tmp_path)
     shutil.copytree(saved_child, tmp_path / "child")
-    (tmp_path / "child" / "distillation.json").write_text(json.dumps(DISTILLATION))
+    (tmp_path / "child" / "distillation.json").write_text(json.dumps(distillation))
     path = puzzle.load_result(tmp_path / "child").report(tmp_path / "report.html")
     assert "distillation" in sections(path.read_text())
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puzzle.figures.heat_map import FRAME, HeatMap, cells_by_name, rows_named
+from puzzle.plotting.heat_map import FRAME, HeatMap, cells_by_name, rows_named
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puzzle.figures.chart import MARKS, Chart, Series
+from puzzle.plotting.chart import MARKS, Chart, Series
 
 SPACE = "{http://www.w3.org/2000/svg}"
 POINTS = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=5)
