@@ -4,15 +4,16 @@ The optimisation half of the search. It knows nothing of models: a `ChoiceProble
 and resources as arrays, `solve` returns a `Solution`.
 """
 
+from solvers._backends import available_solvers
 from solvers.errors import InfeasibleError, NoSolutionError, SolverError, SolverMissingError
-from solvers.explain import Explanation, Reach, explain
+from solvers.explanation import Explanation, Reach, explain
 from solvers.limits import Distinct, Limit
-from solvers.mip import available_solvers, solve
+from solvers.mip import solve
 from solvers.plain import problem_from_dict, problem_to_dict
-from solvers.pool import BestOver, best_over, frontier, pool
+from solvers.pools import BestOver, best_over, frontier, pool
 from solvers.problem import ChoiceProblem
-from solvers.refine import MeasuredChoice, Refined, refine
-from solvers.sensitivity import Sensitivity, sensitivity
+from solvers.refinement import MeasuredChoice, Refined, refine
+from solvers.sensitivities import Sensitivity, sensitivity
 from solvers.solution import Solution, Status
 from solvers.span import Span
 

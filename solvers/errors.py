@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from solvers.explain import Explanation
+    from solvers.explanation import Explanation
     from solvers.problem import ChoiceProblem
 
 
@@ -21,7 +21,7 @@ class InfeasibleError(SolverError):
 
     Args:
         problem: The problem that has no solution.
-        explanation: What `solvers.explain` returns, or plain lines in its place.
+        explanation: What `solvers.explanation` returns, or plain lines in its place.
     """
 
     def __init__(self, problem: ChoiceProblem, explanation: Explanation | str) -> None:

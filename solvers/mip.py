@@ -12,7 +12,7 @@ from solvers._model import one_sided
 from solvers._search import Found, find_best
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError
-from solvers.explain import explain_with
+from solvers.explanation import explain_with
 from solvers.problem import ChoiceProblem
 from solvers.solution import Solution, Status
 

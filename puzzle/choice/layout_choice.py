@@ -39,7 +39,7 @@ class Effort:
             in a tenth of the layers, and `other_candidates` beside them; with 1 the program's
             optimum is chosen unmeasured.
         rounds: Most trust-region rounds around the best (`puzzle.choice.around`).
-        moves: Measurements of a local search after that (`solvers.refine`).
+        moves: Measurements of a local search after that (`solvers.refinement`).
         scores: What the program minimises: "fisher", "hybrid" or "exact" scores.
     """
 

@@ -1,1 +1,5 @@
 """Limits: scenarios, quantities, and the constraints that are put on a child."""
+
+from puzzle._lazy import open_door
+
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

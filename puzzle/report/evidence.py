@@ -19,7 +19,8 @@ from puzzle.limits.scenario import Workload
 from puzzle.models.parent import Parent
 from puzzle.scoring.scores import Score, Scores
 from puzzle.storage.workspace import versions
-from puzzle.text.windows import PARTS, DataConfig, Windows
+from puzzle.text.data_config import PARTS, DataConfig
+from puzzle.text.windows import Windows
 from solvers import ChoiceProblem, Solution, problem_from_dict, problem_to_dict
 
 Errors = tuple[Mapping[str, LocalError], ...]

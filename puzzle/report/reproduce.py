@@ -11,7 +11,7 @@ from puzzle.hardware.precision import Precision
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.scenario import Scenario
 from puzzle.report.evidence import Evidence
-from puzzle.text.windows import DataConfig
+from puzzle.text.data_config import DataConfig
 from search_space import Layout, engines_for
 
 SERVERS = {

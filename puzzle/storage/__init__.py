@@ -1,1 +1,5 @@
 """Storage: content-addressed artifacts, hashing, disks and tensor files."""
+
+from puzzle._lazy import open_door
+
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

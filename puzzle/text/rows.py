@@ -20,7 +20,7 @@ FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "te
 SAMPLE = 8
 
 
-class Rows(Protocol):
+class TextRows(Protocol):
     """An endless source of rows.
 
     Attributes:
@@ -135,7 +135,7 @@ class StreamedRows:
         self._start(state["dataset"])
 
 
-def open_rows(data: Any, seed: int) -> Rows:
+def open_rows(data: Any, seed: int) -> TextRows:
     """Returns the rows of what a user calls data.
 
     Args:

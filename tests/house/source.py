@@ -53,6 +53,20 @@ class Module:
     def imports(self) -> tuple[Import, ...]:
         return tuple(_imports(self.tree, deferred=False, typing=False))
 
+    @cached_property
+    def bindings(self) -> set[str]:
+        """The names that the module itself defines or assigns at the top."""
+        names = set()
+        for node in self.tree.body:
+            if isinstance(node, Function | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = ast.walk(node)
+                names |= {
+                    n.id for n in targets if isinstance(n, ast.Name) and type(n.ctx) is ast.Store
+                }
+        return names
+
     def functions(self) -> Iterator[tuple[str, Function]]:
         """Yields every function and method with its dotted name inside the module."""
         yield from _functions(self.tree, "")
@@ -77,19 +91,26 @@ def modules() -> dict[str, Module]:
 
 
 @cache
-def doors() -> dict[str, dict[str, str]]:
-    """Returns what each package's stub exports: the defining module of each name, by package."""
-    every = {}
-    for package in PACKAGES:
-        for stub in sorted((ROOT / package).rglob("__init__.pyi")):
-            statements = ast.parse(stub.read_text(encoding="utf-8")).body
-            every[".".join(stub.relative_to(ROOT).parts[:-1])] = {
-                alias.asname or alias.name: str(statement.module)
-                for statement in statements
-                if isinstance(statement, ast.ImportFrom)
-                for alias in statement.names
-            }
-    return every
+def doors() -> frozenset[str]:
+    """Returns the packages that give out names: by a stub, or by `__all__`."""
+    stubs = {stub.parent for name in PACKAGES for stub in (ROOT / name).rglob("__init__.pyi")}
+    named = {".".join(folder.relative_to(ROOT).parts) for folder in stubs}
+    return frozenset({*named, "search_space", "solvers"})
+
+
+@cache
+def exported(door: str) -> dict[str, str]:
+    """Returns the module of each name that a package gives out."""
+    module = modules()[door]
+    stub = module.path.with_suffix(".pyi")
+    source = stub if stub.exists() else module.path
+    return {
+        alias.asname or alias.name: str(statement.module)
+        for statement in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+        if f"{statement.module}.{alias.name}" not in modules()
+    }
 
 
 def _imports(node: ast.AST, *, deferred: bool, typing: bool) -> Iterator[Import]:

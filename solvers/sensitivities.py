@@ -12,7 +12,7 @@ from solvers._model import one_sided
 from solvers._search import find_best
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError, SolverError
-from solvers.explain import explain_with
+from solvers.explanation import explain_with
 from solvers.limits import Limit
 from solvers.mip import Start, make_solution, read_start
 from solvers.problem import ChoiceProblem

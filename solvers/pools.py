@@ -17,7 +17,7 @@ from solvers._relax import relaxed_bound
 from solvers._search import Found, find_best, unreachable
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError
-from solvers.explain import explain_with
+from solvers.explanation import explain_with
 from solvers.limits import Limit
 from solvers.mip import make_solution
 from solvers.problem import ChoiceProblem

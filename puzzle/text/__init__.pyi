@@ -1,0 +1,4 @@
+from puzzle.text.data_config import DataConfig as DataConfig
+from puzzle.text.packing import PackedStream as PackedStream
+from puzzle.text.windows import Windows as Windows
+from puzzle.text.windows import documents as documents
