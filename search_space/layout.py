@@ -166,6 +166,6 @@ class Layout:
             for layers, label in self.runs()
         )
         return (
-            f"{search_space.layout_svg(self)}<details><summary>blocks</summary>"
+            f"{layout_svg(self)}<details><summary>blocks</summary>"
             f"<table><tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table></details>"
         )

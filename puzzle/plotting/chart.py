@@ -124,13 +124,14 @@ class Chart:
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        axes.ticklabel_format(axis="x", style="plain", useOffset=False)
+        # Powers of ten only for what would take too much room without.
+        axes.ticklabel_format(axis="x", useOffset=False, scilimits=(-4, 7))
         if self.names:
             axes.set_yticks(range(len(self.names)), self.names)
             axes.set_ylim(len(self.names) - 0.5, -0.5)
             axes.grid(visible=False, axis="y")
         else:
-            axes.ticklabel_format(axis="y", useOffset=False)
+            axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 5))
         if self.vertical is not None and self.vertical_label:
             place = axes.get_xaxis_transform()
             axes.text(self.vertical, 1.02, self.vertical_label, transform=place, ha="center")

@@ -4,7 +4,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from puzzle.plotting.chart import MARKS, Chart, Series
@@ -27,6 +27,8 @@ def texts(svg):
 
 
 @settings(max_examples=15, deadline=None)
+@example([[(1.5e-96, 0.0)]])
+@example([[(0.0, 0.0), (3e9, -1e9)]])
 @given(st.lists(POINTS, min_size=1, max_size=4))
 def test_a_chart_is_valid_xml_the_same_twice_and_has_every_point_on_it(points):
     drawn = chart(*points)
