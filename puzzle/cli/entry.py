@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 import puzzle
+from puzzle.cli.checks import check_values
 from puzzle.cli.commands import COMMANDS
 from puzzle.cli.config_file import read_config
 from puzzle.cli.flags import Given
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = values.pop("config", None)
         file = read_config(config, command, COMMANDS) if config is not None else {}
         given = Given({**file, **values})
+        check_values(command, given)
         answer = command.plan(given) if dry and command.plan else command.run(given)
     except UsageError as error:
         print(f"puzzle {own}: error: {error} (puzzle {own} --help)", file=sys.stderr)

@@ -121,6 +121,11 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
 def _read(file: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no text file {file}; give --text the path of plain text (UTF-8), a few "
+            "hundred kilobytes, with blank lines between documents"
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is no UTF-8 text: {error}; convert it") from error
 

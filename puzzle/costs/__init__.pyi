@@ -1,3 +1,5 @@
+from puzzle.costs.by_name import ALLOWED as ALLOWED
+from puzzle.costs.by_name import ENGINES as ENGINES
 from puzzle.costs.by_name import cost_model as cost_model
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated as EngineCalibrated
 from puzzle.costs.calibrated.engines.command import Command as Command

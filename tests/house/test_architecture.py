@@ -18,7 +18,7 @@ from tests.house.source import ROOT, Function, Import, Module, doors, exported, 
 # The wings of `puzzle/`: each imports only from those before it.
 WINGS = (
     *("errors", "_lazy", "storage", "hardware", "limits", "text", "models", "serving"),
-    *("estimates", "executors", "stages", "figures", "library", "scoring", "costs", "choice"),
+    *("estimates", "executors", "stages", "plotting", "library", "scoring", "costs", "choice"),
     *("distillation", "evaluation", "fusion", "report", "pipeline", "testing", "demo", "cli"),
 )
 MOST_LINES, MOST_BODY_LINES, MOST_PARAMETERS = 400, 50, 6

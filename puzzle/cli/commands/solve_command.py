@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ from puzzle.cli.inputs import table
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
 from puzzle.costs.profile import Profile
-from puzzle.errors import DataError
+from puzzle.errors import ConstraintError, DataError
+from puzzle.limits.constraints import parse_constraints
 from puzzle.scoring.score_table import ScoreTable
 from search_space import Block, Layout
 from solvers import ChoiceProblem, Solution, solve
@@ -51,12 +54,16 @@ OWN = (
 def _run(given: Given) -> Answer:
     file, asked = Path(required(given, "scores")), given.get("constraint", [])
     if given.get("profile") is None:
-        problem = ScoreTable.load(file).problem(
-            given.get("metric", "kl_div"), dict(_amount(text) for text in asked)
-        )
+        scores = ScoreTable.load(file)
+        with _usage():
+            problem = scores.problem(
+                given.get("metric", "kl_div"), dict(_amount(text) for text in asked)
+            )
         shape = None
     else:
         profile = Profile.load(given.get("profile"))
+        with _usage():
+            asked = parse_constraints(asked, resources=profile.resources)
         problem = program_of(_scores(file), profile, profile.shape, profile.scenario, asked)
         shape = profile.shape
     solution = solve(problem, **given.arguments(SOLVER))
@@ -65,6 +72,14 @@ def _run(given: Given) -> Answer:
         layout = Layout(shape, tuple(map(Block.from_label, solution.labels)))
         values["layout"] = layout.to_dict()
     return Answer(values=values, text=_text(problem, solution))
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    try:
+        yield
+    except ConstraintError as error:
+        raise UsageError(f"--constraint: {error}") from error
 
 
 def _scores(file: Path) -> Scores:

@@ -1,0 +1,87 @@
+"""Values of options, checked before any work: a wrong one is wrong usage, and exits with 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from puzzle import choice, costs
+from puzzle.cli.flags import Given
+from puzzle.cli.inputs import library_config, precision, scenario
+from puzzle.cli.subcommand import Subcommand, UsageError
+from puzzle.errors import PuzzleError
+from puzzle.limits.constraints import parse_constraints
+from search_space import PRESETS
+
+
+def check_values(command: Subcommand, given: Given) -> None:
+    """Refuses options whose values are wrong whatever the parent is.
+
+    Args:
+        command: The subcommand.
+        given: Its options.
+
+    Raises:
+        UsageError: A value is not allowed; the message says which are.
+    """
+    names = {option.name for option in command.options}
+    for needed, check in CHECKS:
+        if not needed <= names:
+            continue
+        try:
+            check(given)
+        except UsageError:
+            raise
+        except (PuzzleError, ValueError) as error:
+            raise UsageError(str(error)) from error
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in (known := list(allowed)):
+        raise UsageError(f"--{name} {value}: allowed: {', '.join(known)}")
+
+
+def _space(given: Given) -> None:
+    if "space" in given.values:
+        _one_of("space", given.get("space"), PRESETS)
+
+
+def _effort(given: Given) -> None:
+    if "effort" in given.values:
+        _one_of("effort", given.get("effort"), choice.EFFORTS)
+
+
+def _hardware(given: Given) -> None:
+    """Checks the word, and that a file that it names is there; not what is in the file."""
+    word = given.get("hardware", "cpu")
+    kind, colon, rest = word.partition(":")
+    if word == "cpu" or (kind == "cuda" and (rest.isdigit() or not colon)):
+        return
+    if kind == "roofline" and colon:
+        costs.device_spec(rest)
+        return
+    file = Path(rest if kind == "table" and colon else word)
+    if (kind == "table" and colon) or file.suffix.lower() == ".json":
+        if not file.is_file():
+            raise UsageError(f"--hardware {word}: there is no file {file}; give the path of one")
+    elif word not in costs.ENGINES:
+        raise UsageError(f"--hardware {word}: allowed: {costs.ALLOWED}")
+
+
+def _constraint(given: Given) -> None:
+    word = given.get("hardware", "cpu")
+    if word.startswith("table:") or word.lower().endswith(".json"):
+        return  # the file may have resources of its own, by which it is read
+    parse_constraints(given.get("constraint", []))
+
+
+# By the options that a subcommand has to have.
+CHECKS: tuple[tuple[frozenset[str], Callable[[Given], object]], ...] = (
+    (frozenset({"space"}), _space),
+    (frozenset({"effort"}), _effort),
+    (frozenset({"hardware"}), _hardware),
+    (frozenset({"hardware", "constraint"}), _constraint),
+    (frozenset({"batch", "dtype"}), scenario),
+    (frozenset({"dtype"}), precision),
+    (frozenset({"coupling"}), library_config),
+)

@@ -1,0 +1,71 @@
+"""Claims about how the command line ends on wrong values: with 2, before any work, by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from puzzle.cli import main
+from puzzle.cli.commands import COMMANDS
+
+SOURCE = ["no-such-parent", "--text", "no-such-text.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", *SOURCE, "--space", "smal"], "--space smal: allowed: default, small,"),
+        (["build", *SOURCE, "--space", "all"], "--space all: allowed: default, small,"),
+        (["search", *SOURCE, "--effort", "much"], "--effort much: allowed: fast, default"),
+        (["search", *SOURCE, "--hardware", "h100"], "--hardware h100: allowed: 'cpu' or 'cuda'"),
+        (["search", *SOURCE, "--hardware", "roofline:h1"], "h100-sxm"),
+        (["profile", "p", "--hardware", "table:no.csv"], "there is no file no.csv; give"),
+        (["profile", "p", "--hardware", "no.json"], "there is no file no.json; give"),
+        (["search", *SOURCE, "--constraint", "throughput > fast"], "throughput"),
+        (["search", *SOURCE, "--constraint", "speed >= 2x"], "speed"),
+        (["search", *SOURCE, "--dtype", "float8"], "float32"),
+        (["search", *SOURCE, "--working-dtype", "int4"], "float32"),
+        (["profile", "p", "--batch", "0"], "it must be a whole number of at least 1"),
+        (["build", *SOURCE, "--coupling", "half"], "allowed: none, removed, all"),
+        (["search", *SOURCE, "--bld-tokens", "0", "--bld"], "tokens=0; allowed"),
+    ],
+)
+def test_a_wrong_value_is_wrong_usage_and_says_what_is_allowed(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith(f"puzzle {arguments[0]}: error: ")
+    assert printed.err.endswith(f"(puzzle {arguments[0]} --help)\n")
+    assert not printed.out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("asked", ["memory_mib <= 1 GB/s", "weight <= 3", "memory_mib"])
+def test_a_constraint_that_a_table_cannot_have_is_wrong_usage(asked, tmp_path, capsys):
+    block = {"metrics": {"kl_div": 0.0}, "stats": {"memory_mib": 4.0}}
+    file = tmp_path / "table.json"
+    file.write_text(json.dumps({"layer_0": {"attention=no op && ffn=no op": block}}))
+    assert main(["solve", str(file), "--constraint", asked]) == 2
+    assert "--constraint" in capsys.readouterr().err
+
+
+def test_a_parent_or_text_that_is_not_there_is_an_error_that_says_what_to_give(
+    saved, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", str(saved), "--text", "no-such-text.txt"]) == 1
+    error = capsys.readouterr().err
+    assert "there is no text file no-such-text.txt; give --text the path" in error
+    Path("text.txt").write_text("Some text.\n\nMore of it.")
+    assert main(["build", "./no-such-parent", "--text", "text.txt"]) == 1
+    assert "no-such-parent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option_is_wrong_usage_of_every_subcommand(name):
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--no-such-option"])
+    assert stopped.value.code == 2
