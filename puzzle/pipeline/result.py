@@ -199,7 +199,7 @@ class SearchResult(SearchRecord):
         *,
         private: bool | None = None,
         token: str | None = None,
-        commit_message: str = "Child found by puzzle",
+        commit_message: str = "Child made by puzzle",
         endpoint: str | None = None,
     ) -> str:
         """Uploads what `save` writes to a repository of the Hub, which is made if need be.
@@ -258,18 +258,18 @@ def load_result(directory: str | os.PathLike[str]) -> SearchResult:
         DataError: There is no saved result.
     """
     path = Path(directory)
-    found = [each for each in (path, path / "child") if (each / RECORD).is_file()]
-    if not found:
+    places = [each for each in (path, path / "child") if (each / RECORD).is_file()]
+    if not places:
         raise DataError(
             f"{path} has no {RECORD}; give the directory that result.save() wrote, or the run "
             "directory of 'puzzle search'"
         )
-    evidence = found[0] / EVIDENCE
+    evidence = places[0] / EVIDENCE
     result = SearchResult.from_dict(
-        json.loads((found[0] / RECORD).read_text(encoding="utf-8")),
+        json.loads((places[0] / RECORD).read_text(encoding="utf-8")),
         evidence=_read_evidence(evidence) if evidence.is_file() else None,
     )
-    return replace(result, saved=found[0])
+    return replace(result, saved=places[0])
 
 
 def _read_evidence(file: Path) -> Evidence:

@@ -1,4 +1,4 @@
-"""What a search found, for others to see: the report page, its figures, the model card."""
+"""The outcome of a search, for others to see: the report page, its figures, the model card."""
 
 from puzzle._lazy import open_door
 

@@ -32,7 +32,7 @@ class Evidence:
 
     Args:
         problem: The program: every block's score and resources, and the limits.
-        scores: The scores, with how each was found and how sure it is.
+        scores: The scores, with the method of each and its standard error.
         errors: Local errors of every layer's variants, by name; empty if there is no library.
         constraints: The limits as they were asked for.
         measured: KL of the chosen layout on the text that chose it; None if the program's optimum
@@ -88,7 +88,7 @@ class Evidence:
             "constraints": [asdict(constraint) for constraint in self.constraints],
             "measured": self.measured.to_dict() if self.measured else None,
             "tried": [[list(labels), kl] for labels, kl in self.tried.items()],
-            "corrections": {name: found.to_dict() for name, found in self.corrections.items()},
+            "corrections": {name: each.to_dict() for name, each in self.corrections.items()},
             "workload": self.workload.to_dict() if self.workload else None,
             "run": dict(self.run),
         }
@@ -108,8 +108,8 @@ class Evidence:
             measured=Score(**measured) if measured else None,
             tried={tuple(labels): kl for labels, kl in values.get("tried", [])},
             corrections={
-                name: Correction.from_dict(found)
-                for name, found in values.get("corrections", {}).items()
+                name: Correction.from_dict(each)
+                for name, each in values.get("corrections", {}).items()
             },
             workload=Workload.from_dict(workload) if workload else None,
             run=values["run"],
@@ -126,7 +126,7 @@ def describe_run(
     formats: Formats,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Returns all that a search has to be given to find the same again, as JSON values.
+    """Returns all that a search has to be given to be repeated, as JSON values.
 
     Args:
         source: The parent as it was given to `search`.

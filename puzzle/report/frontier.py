@@ -83,14 +83,19 @@ def frontier_of(record: SearchRecord) -> Frontier | None:
         return whole / total if name == "seconds" else total / whole
 
     budgets = _budgets(child["predicted"][name], parent["predicted"][name])
-    found = [*_frontier(problem, name, budgets), *_pool(problem, name), *_baselines(problem, name)]
-    found += _tried(problem, name, record.evidence.tried)
-    points = [Point(kind=kind, share=share(total), kl=kl) for kind, total, kl in found]
+    layouts = [
+        *_frontier(problem, name, budgets),
+        *_pool(problem, name),
+        *_baselines(problem, name),
+        *_tried(problem, name, record.evidence.tried),
+    ]
+    points = [Point(kind=each.kind, share=share(each.total), kl=each.kl) for each in layouts]
     points.append(Point(kind="parent", share=1.0, kl=0.0))
     for kind, how in (("child", "predicted"), ("measured", "measured")):
         # What was not timed has its measured KL at its predicted speed.
         at = how if name in child[how] and name in parent[how] else "predicted"
-        points.append(Point(kind=kind, share=share(child[at][name], at), kl=child[how]["kl"]))
+        if "kl" in child[how]:
+            points.append(Point(kind=kind, share=share(child[at][name], at), kl=child[how]["kl"]))
     bounds = [x.at_most for x in problem.limits if x.resource == name and x.at_most]
     return Frontier(
         axis="throughput" if name == "seconds" else name,
@@ -99,7 +104,13 @@ def frontier_of(record: SearchRecord) -> Frontier | None:
     )
 
 
-Found = list[tuple[str, float, float]]
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A layout of the program: its kind, its total of the resource, and its KL."""
+
+    kind: str
+    total: float
+    kl: float
 
 
 def _budgets(child: float, parent: float) -> list[float] | int:
@@ -113,39 +124,41 @@ def _budgets(child: float, parent: float) -> list[float] | int:
     return [*np.linspace(least, child, POINTS // 2), *np.linspace(child, parent, POINTS // 2)[1:]]
 
 
-def _frontier(problem: ChoiceProblem, name: str, budgets: list[float] | int) -> Found:
+def _frontier(problem: ChoiceProblem, name: str, budgets: list[float] | int) -> list[_Candidate]:
     try:
-        found = frontier(problem, name, budgets, gap=GAP, time_limit=SECONDS)
+        solutions = frontier(problem, name, budgets, gap=GAP, time_limit=SECONDS)
     except SolverError:
         return []
-    return [("frontier", each.resources[name], each.objective) for each in found]
+    return [_Candidate("frontier", each.resources[name], each.objective) for each in solutions]
 
 
-def _pool(problem: ChoiceProblem, name: str) -> Found:
+def _pool(problem: ChoiceProblem, name: str) -> list[_Candidate]:
     apart = max(1, len(problem.groups) // 10)
     try:
-        found = pool(problem, POOL, apart, gap=GAP, time_limit=SECONDS)
+        solutions = pool(problem, POOL, apart, gap=GAP, time_limit=SECONDS)
     except SolverError:
         return []
-    return [("pool", each.resources[name], each.objective) for each in found]
+    return [_Candidate("pool", each.resources[name], each.objective) for each in solutions]
 
 
-def _tried(problem: ChoiceProblem, name: str, tried: Mapping[tuple[str, ...], float]) -> Found:
-    found: Found = []
+def _tried(
+    problem: ChoiceProblem, name: str, tried: Mapping[tuple[str, ...], float]
+) -> list[_Candidate]:
+    candidates = []
     for labels, kl in tried.items():
         pairs = zip(problem.groups, labels, strict=True)
         # The parent is measured too, as the reference.
         if kl > 0:
             used = problem.evaluate([row.index(label) for row, label in pairs])[1]
-            found.append(("tried", used[name], kl))
-    return found
+            candidates.append(_Candidate("tried", used[name], kl))
+    return candidates
 
 
-def _baselines(problem: ChoiceProblem, name: str) -> Found:
+def _baselines(problem: ChoiceProblem, name: str) -> list[_Candidate]:
     # They are made for programs with one limit from above.
     if len(problem.limits) != 1 or problem.limits[0].at_most is None or problem.spans:
         return []
-    found: Found = []
+    candidates = []
     for kind, choose in (("greedy", greedy), ("random", at_random)):
         try:
             labels = choose(problem)
@@ -153,5 +166,5 @@ def _baselines(problem: ChoiceProblem, name: str) -> Found:
             continue
         pairs = zip(problem.groups, labels, strict=True)
         kl, used = problem.evaluate([row.index(label) for row, label in pairs])
-        found.append((kind, used[name], kl))
-    return found
+        candidates.append(_Candidate(kind, used[name], kl))
+    return candidates

@@ -135,13 +135,13 @@ def _outcome(
     return replace(row, measured=_amount(requirement, total, parent), met=met)
 
 
-def _total(requirement: Requirement, found: Mapping[str, float]) -> float | None:
+def _total(requirement: Requirement, totals: Mapping[str, float]) -> float | None:
     column = requirement.column
-    if column.name in found:
-        return found[column.name]
-    if any(term.resource not in found for term in column.terms):
+    if column.name in totals:
+        return totals[column.name]
+    if any(term.resource not in totals for term in column.terms):
         return None
-    return sum(term.factor * found[term.resource] for term in column.terms)
+    return sum(term.factor * totals[term.resource] for term in column.terms)
 
 
 def _amount(requirement: Requirement, total: float, parent: float | None) -> str:
@@ -152,9 +152,9 @@ def _amount(requirement: Requirement, total: float, parent: float | None) -> str
     return readable(constraint.quantity, value, constraint.relation) if value > 0 else "0"
 
 
-def _bought(requirement: Requirement, found: Sensitivity, parent: float | None, unit: str) -> str:
-    at = _amount(requirement, found.limit.moved(found.step).bound, parent)
-    text = f"at {at}: " + (f"{found.gain:.3g} {unit} less" if found.gain > 0 else "nothing")
-    if found.next_budget is not None:
-        text += f"; the next better layout is at {_amount(requirement, found.next_budget, parent)}"
-    return text if found.certain else f"{text} (not proved)"
+def _bought(requirement: Requirement, looser: Sensitivity, parent: float | None, unit: str) -> str:
+    at = _amount(requirement, looser.limit.moved(looser.step).bound, parent)
+    text = f"at {at}: " + (f"{looser.gain:.3g} {unit} less" if looser.gain > 0 else "nothing")
+    if looser.next_budget is not None:
+        text += f"; the next better layout is at {_amount(requirement, looser.next_budget, parent)}"
+    return text if looser.certain else f"{text} (not proved)"

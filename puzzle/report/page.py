@@ -31,7 +31,7 @@ from puzzle.report.words import device_words, methods_words, scenario_words, ver
 from puzzle.storage.disk import disk_errors
 from search_space import Layout, layout_svg
 
-PHONE, OPEN_LAYERS = 360, 12
+PHONE, UNSTABLE_LAYERS = 360, 12
 
 
 def write_report(
@@ -77,12 +77,12 @@ def page(
     """
     costs = costs_of(record)
     corrections = record.evidence.corrections if record.evidence else {}
-    found = stability(record.evidence, record.solution) if record.evidence else None
+    stable = stability(record.evidence, record.solution) if record.evidence else None
     values: dict[str, Any] = {
         "style": Markup(resources.files("puzzle.report").joinpath("page.css").read_text("utf-8")),
         "heading": heading(record),
         "verdict": verdict(record),
-        "sure": sure(record, found),
+        "sure": sure(record, stable),
         "layout_wide": Markup(layout_svg(record.layout)),
         "layout_narrow": Markup(layout_svg(record.layout, width=PHONE)),
         "layout_words": _layout_words(record.layout),
@@ -95,7 +95,7 @@ def page(
         "curves": [(c, Markup(chart.svg())) for c, chart in training_charts(distillation or {})],
         "commands": serve_commands(record.layout, saved),
         **_evidence(record),
-        **_firm(record, found),
+        **_stability(record, stable),
     }
     return template("page.html", html=True).render(values)
 
@@ -112,7 +112,7 @@ def _evidence(record: SearchRecord) -> dict[str, Any]:
     if frontier is not None:
         values["axis"], values["frontier"] = frontier.axis, Markup(frontier_chart(frontier).svg())
     values["scores"] = Markup(scores.svg())
-    values["methods"] = f"Found by: {methods_words(evidence.scores)}"
+    values["methods"] = f"Estimated by: {methods_words(evidence.scores)}"
     if evidence.errors:
         errors = error_map(evidence.errors, record.layout)
         values["errors"] = Markup(errors.svg())
@@ -145,18 +145,18 @@ def _run(evidence: Evidence) -> list[tuple[str, str]]:
     ]
 
 
-def _firm(record: SearchRecord, found: Stability | None) -> dict[str, Any]:
-    values: dict[str, Any] = dict.fromkeys(("firm", "open_layers", "moved"))
+def _stability(record: SearchRecord, stable: Stability | None) -> dict[str, Any]:
+    values: dict[str, Any] = dict.fromkeys(("stable", "unstable_layers", "moved"))
     blocks = [block.label for block in record.layout.blocks]
     pairs = zip(record.solution.labels, blocks, strict=True)
     changed = [layer for layer, (old, new) in enumerate(pairs) if old != new]
-    if found is None:
+    if stable is None:
         return values
-    values["firm"] = (
-        f"With every score moved at random by its standard error, {found.draws} times over, the "
-        f"program chose the same block in {found.firm} of {len(blocks)} layers each time."
+    values["stable"] = (
+        f"With every score moved at random by its standard error, {stable.draws} times over, the "
+        f"program chose the same block in {stable.stable} of {len(blocks)} layers each time."
     )
-    values["open_layers"] = found.open_layers()[:OPEN_LAYERS]
+    values["unstable_layers"] = stable.unstable_layers()[:UNSTABLE_LAYERS]
     if changed:
         values["moved"] = (
             f"Measuring whole layouts then changed {len(changed)} layers of the program's "

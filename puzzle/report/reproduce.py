@@ -1,4 +1,4 @@
-"""The call that finds a result again, and the commands that load and serve its child."""
+"""The call that repeats a search, and the commands that load and serve its child."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def serve_commands(layout: Layout, saved: Path | None) -> list[tuple[str, str]]:
     child, engines = _text(str(saved or "child")), engines_for(layout)
     first = "" if saved else 'result.save("child")\n'
     load = f'model = AutoModelForCausalLM.from_pretrained({child}, dtype="auto")'
-    found = [
+    commands = [
         (
             "transformers",
             f"{first}import puzzle  # registers the architecture\n"
@@ -83,8 +83,10 @@ def serve_commands(layout: Layout, saved: Path | None) -> list[tuple[str, str]]:
     for engine, (options, command) in SERVERS.items():
         if engine in engines:
             export = f'puzzle.export({child}, "served", engine="{engine}"{options})'
-            found.append((engine, f"import puzzle\n\n{export}\n\n# then, in a shell:\n# {command}"))
-    return found
+            commands.append(
+                (engine, f"import puzzle\n\n{export}\n\n# then, in a shell:\n# {command}")
+            )
+    return commands
 
 
 def _scenarios(evidence: Evidence, scenario: Scenario) -> str:

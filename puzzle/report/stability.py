@@ -1,4 +1,4 @@
-"""How firm a choice is: what would have been chosen had the scores come out a little otherwise."""
+"""How stable a choice is: what is chosen with scores moved by their standard errors."""
 
 from __future__ import annotations
 
@@ -16,6 +16,25 @@ GAP = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnstableLayer:
+    """A layer whose block is not the same in every draw.
+
+    Args:
+        layer: The layer.
+        block: The program's own choice.
+        share: In which share of the draws it was chosen.
+        other: The block that was chosen most often among the others.
+        other_share: In which share of the draws.
+    """
+
+    layer: int
+    block: str
+    share: float
+    other: str
+    other_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stability:
     """The choice under scores moved by their standard errors.
 
@@ -30,23 +49,27 @@ class Stability:
     counts: tuple[Counter[str], ...]
 
     @property
-    def firm(self) -> int:
+    def stable(self) -> int:
         """Number of layers that got the same block in every draw."""
         pairs = zip(self.chosen, self.counts, strict=True)
         return sum(counts[label] == self.draws for label, counts in pairs)
 
-    def open_layers(self) -> list[tuple[int, str, float, str, float]]:
-        """Returns layer, block, its share, the next likely block and its share, least firm first.
-
-        Layers that got the same block in every draw are left out.
-        """
+    def unstable_layers(self) -> list[UnstableLayer]:
+        """Returns the layers that did not get the same block in every draw, least stable first."""
         rows = []
         for layer, (label, counts) in enumerate(zip(self.chosen, self.counts, strict=True)):
             others = [(count, other) for other, count in counts.items() if other != label]
             if others:
                 count, other = max(others)
-                rows.append((layer, label, counts[label] / self.draws, other, count / self.draws))
-        return sorted(rows, key=lambda row: (row[2], row[0]))
+                row = UnstableLayer(
+                    layer=layer,
+                    block=label,
+                    share=counts[label] / self.draws,
+                    other=other,
+                    other_share=count / self.draws,
+                )
+                rows.append(row)
+        return sorted(rows, key=lambda row: (row.share, row.layer))
 
 
 def stability(
@@ -80,9 +103,9 @@ def stability(
         score = np.maximum(problem.score + errors * generator.standard_normal(len(errors)), 0.0)
         drawn = dataclasses.replace(problem, score=score)
         try:
-            found = solve(drawn, gap=GAP, time_limit=SECONDS, start=solution)
+            answer = solve(drawn, gap=GAP, time_limit=SECONDS, start=solution)
         except SolverError:
             return None
-        for count, label in zip(counts, found.labels, strict=True):
+        for count, label in zip(counts, answer.labels, strict=True):
             count[label] += 1
     return Stability(draws=draws, chosen=solution.labels, counts=tuple(counts))

@@ -47,12 +47,12 @@ def verdict(record: SearchRecord) -> str:
     return f"{words}."
 
 
-def sure(record: SearchRecord, found: Stability | None) -> list[str]:
+def sure(record: SearchRecord, stable: Stability | None) -> list[str]:
     """Returns sentences on how sure the verdict is.
 
     Args:
         record: The record.
-        found: How firm the choice is, if known.
+        stable: How stable the choice is, if known.
     """
     sentences = [_predicted(record)]
     evidence = record.evidence
@@ -64,10 +64,10 @@ def sure(record: SearchRecord, found: Stability | None) -> list[str]:
         )
     solution = record.solution
     status = "proved best" if solution.status.value == "optimal" else "not proved best"
-    sentences.append(f"For the scores it got, the program's optimum is {status}.")
-    if found is not None:
+    sentences.append(f"Given its scores, the program's optimum is {status}.")
+    if stable is not None:
         sentences[1] += (
-            f" Moved by their standard errors, they leave {found.firm} of {len(found.chosen)} "
+            f" Moved by their standard errors, they leave {stable.stable} of {len(stable.chosen)} "
             "layers as they are."
         )
     return sentences

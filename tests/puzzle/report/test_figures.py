@@ -28,6 +28,7 @@ from puzzle.report.frontier import frontier_of
 from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.page import page
 from puzzle.report.stability import stability
+from puzzle.report.verdict import verdict
 from puzzle.scoring.scores import Score, Scores
 from solvers import ChoiceProblem, Limit, solve
 
@@ -149,7 +150,7 @@ def test_a_missed_constraint_is_called_missed(found):
     assert [row.met for row in constraint_outcomes(result)] == [True, False]
 
 
-def firmness(error, **run):
+def drawn_stability(error, **run):
     problem = ChoiceProblem(
         (("a", "b"),) * 2, [0.0, 1.0, 0.0, 2.0], {"r": [2, 1] * 2}, limits=(Limit("r", at_most=3),)
     )
@@ -158,24 +159,23 @@ def firmness(error, **run):
     return stability(Evidence(problem=problem, scores=scores, run=run), solve(problem))
 
 
-def test_small_errors_leave_the_choice_firm_and_large_ones_do_not():
-    assert firmness(0.0) is None
-    small, large = firmness(1e-3), firmness(1.0)
-    assert (small.firm, small.open_layers()) == (2, [])
-    assert large.firm == 0
+def test_small_errors_leave_the_choice_stable_and_large_ones_do_not():
+    assert drawn_stability(0.0) is None
+    small, large = drawn_stability(1e-3), drawn_stability(1.0)
+    assert (small.stable, small.unstable_layers()) == (2, [])
+    assert large.stable == 0
     # The other layer is changed instead when the first one's score is drawn above the other's: one
     # standard error up, in about one draw of six.
-    (first, *_), _ = rows = large.open_layers()
-    assert {row[0] for row in rows} == {0, 1}
-    assert 0.6 <= rows[0][2] < 1.0
-    assert first == 0
+    first, second = large.unstable_layers()
+    assert (first.layer, second.layer) == (0, 1)
+    assert 0.6 <= first.share < 1.0
 
 
-def test_no_firmness_is_claimed_of_what_the_scores_did_not_choose():
-    assert firmness(1.0, settings={"minimise": "memory"}) is None
+def test_no_stability_is_claimed_of_what_the_scores_did_not_choose():
+    assert drawn_stability(1.0, settings={"minimise": "memory"}) is None
 
 
-def test_no_firmness_is_claimed_where_measuring_tightened_the_limits(found):
+def test_no_stability_is_claimed_where_measuring_tightened_the_limits(found):
     tighter = found.evidence.problem.with_limits(
         limit.moved(-0.01 * limit.bound) for limit in found.evidence.problem.limits
     )
@@ -230,6 +230,17 @@ def test_page_and_notebook_show_the_same_points_in_the_same_places(found, distil
             places = shares([place[axis] for place in shown]) if points else []
             assert places == pytest.approx(expected, abs=1e-3)
         assert {chart.x, chart.y} - {""} <= texts(chart.svg())
+
+
+def test_what_is_not_known_is_left_out_of_picture_and_verdict(found):
+    unknown = dataclasses.replace(found.measured.child, kl=None, kl_error=None, agreement=None)
+    measured = dataclasses.replace(found.measured, child=unknown)
+    bare = dataclasses.replace(found, measured=measured)
+    assert not [p for p in frontier_of(bare).points if p.kind == "measured"]
+    assert (
+        verdict(bare) == f"{found.measured.ratio('throughput'):.2f} times the parent's throughput."
+    )
+    assert repr(bare).endswith("x measured)")
 
 
 def test_the_legend_and_the_line_say_what_they_are(found):
