@@ -237,9 +237,8 @@ def test_what_is_not_known_is_left_out_of_picture_and_verdict(found):
     measured = dataclasses.replace(found.measured, child=unknown)
     bare = dataclasses.replace(found, measured=measured)
     assert not [p for p in frontier_of(bare).points if p.kind == "measured"]
-    assert (
-        verdict(bare) == f"{found.measured.ratio('throughput'):.2f} times the parent's throughput."
-    )
+    assert verdict(found).endswith("nats per token).")
+    assert verdict(bare).endswith("times the parent's throughput.")
     assert repr(bare).endswith("x measured)")
 
 
