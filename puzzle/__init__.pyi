@@ -17,6 +17,9 @@ from puzzle.evaluation.evaluating import evaluate as evaluate
 from puzzle.hardware.listing import Device as Device
 from puzzle.hardware.listing import devices as devices
 from puzzle.hardware.precision import Precision as Precision
+from puzzle.library.settings import BLDConfig as BLDConfig
+from puzzle.library.settings import LibraryConfig as LibraryConfig
+from puzzle.limits.constraints import Constraint as Constraint
 from puzzle.limits.scenario import Scenario as Scenario
 from puzzle.limits.scenario import Workload as Workload
 from puzzle.models.child import PuzzleForCausalLM as PuzzleForCausalLM
@@ -24,6 +27,8 @@ from puzzle.models.child_config import PuzzleConfig as PuzzleConfig
 from puzzle.pipeline.result import SearchResult as SearchResult
 from puzzle.pipeline.result import load_result as load_result
 from puzzle.pipeline.search import search as search
+from puzzle.report.comparison import Comparison as Comparison
+from puzzle.report.comparison import Figures as Figures
 from puzzle.serving.check import ServeCheck as ServeCheck
 from puzzle.serving.check import serve_check as serve_check
 from puzzle.serving.exporting import Exported as Exported
