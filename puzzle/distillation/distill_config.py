@@ -48,7 +48,8 @@ class DistillConfig:
         betas: AdamW's.
         max_grad_norm: Gradients longer than this are shortened to it.
         mixed_precision: "bf16" or "no"; None takes what `accelerate launch` was told. Weights are
-            updated in float32 either way.
+            updated in float32 either way. With "no" the parent computes in the number format that
+            it is stored in, or in float32 where the device is much faster in that.
         gradient_checkpointing: Recompute the child's layers in the backward pass to save memory.
         vocab_chunk: Logits of this many tokens of the vocabulary exist at a time.
         shard: Whether both models are sharded over the processes (FSDP2); None takes what

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,6 +18,7 @@ from puzzle.distillation.outcome import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.distillation.saving import save_child
 from puzzle.errors import DataError, WorkspaceError
+from puzzle.hardware.fast_format import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.storage.disk import require_free
@@ -94,7 +95,9 @@ def distill(
         evaluates=held_out is not None,
     )
     distiller = Distiller(
-        empty_model(pupil.config, torch.float32), empty_model(teacher.config, teacher.dtype), config
+        empty_model(pupil.config, torch.float32),
+        empty_model(teacher.config, _teacher_format(teacher, parallel)),
+        config,
     )
     _require_disk(workspace.root, distiller.child, config)
     loop = Loop(
@@ -165,6 +168,13 @@ def _require_disk(path: Path, child: Any, config: DistillConfig) -> None:
     # Weights and two moments in float32 per checkpoint, one more while it is written, the child.
     parameters = sum(parameter.numel() for parameter in child.parameters())
     require_free(path, parameters * (12 * (config.keep_checkpoints + 1) + 4))
+
+
+def _teacher_format(teacher: OpenModel, parallel: Parallel) -> torch.dtype:
+    """Returns what the parent computes in, the same in every process."""
+    if parallel.bf16:
+        return teacher.dtype  # each product is cast anyway, and 16 bits take less memory
+    return cast(torch.dtype, parallel.share(computing_format(teacher.dtype, parallel.device)))
 
 
 def _place(parallel: Parallel, distiller: Distiller, pupil: OpenModel, teacher: OpenModel) -> Any:

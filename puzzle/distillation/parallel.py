@@ -8,6 +8,7 @@ child is whole again only where the first process writes it at the end.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -26,6 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.errors import DataError
+from puzzle.hardware.fast_format import computing_format
+
+logger = logging.getLogger(__name__)
 
 
 class Parallel:
@@ -63,6 +67,12 @@ class Parallel:
         if precision not in ("no", "bf16"):
             raise DataError(f"mixed precision {precision!r} is not supported; use 'bf16' or 'no'")
         self.bf16 = precision == "bf16"
+        if self.bf16 and computing_format(torch.bfloat16, self.device) != torch.bfloat16:
+            logger.warning(
+                "mixed precision 'bf16' is slow on %s, which multiplies in float32 much faster; "
+                "with mixed_precision='no' the same distillation takes less time",
+                self.device,
+            )
 
     @property
     def first(self) -> bool:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from puzzle.errors import DataError
 from puzzle.evaluation.tasks import TaskScore, open_tasks, run_tasks
 from puzzle.evaluation.text_metrics import Estimate, flat, ratio, text_metrics
+from puzzle.hardware.fast_format import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.models.parent import Parent
 from puzzle.models.trainable import filled_model, from_parent
@@ -116,7 +117,9 @@ def evaluate(
     """Measures a model, beside its parent if there is one, on text and in tasks.
 
     Args:
-        model: A child or any other causal language model, or its directory.
+        model: A child or any other causal language model, or its directory. What is read from a
+            directory is computed in the number format it is stored in, or in float32 where the
+            device is much faster in that.
         parent: The same of its parent, or an opened Parent.
         data: Held-out text of the kinds that `puzzle.distill` accepts, or token windows: gives
             perplexity and, beside a parent, KL, next-token and top-k agreement.
@@ -179,6 +182,7 @@ def _open(source: Any) -> tuple[Any, Any]:
         return source.eval(), None
     path = Path(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
+    model = model.to(computing_format(model.dtype, model.device))
     has = not path.is_dir() or (path / "tokenizer_config.json").is_file()
     return model, AutoTokenizer.from_pretrained(source) if has else None
 

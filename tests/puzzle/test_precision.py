@@ -1,5 +1,7 @@
 """Claims about number formats: what is worked in, served and stored, and how each is chosen."""
 
+import copy
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,12 +11,15 @@ import puzzle
 from puzzle.costs.measured import stacks
 from puzzle.costs.profile import Profile
 from puzzle.costs.served import served_format
+from puzzle.distillation.distill_config import DistillConfig
+from puzzle.distillation.parallel import Parallel
 from puzzle.errors import PuzzleError
 from puzzle.hardware import fast_format as measuring
 from puzzle.hardware.fast_format import computing_format, fast_format
 from puzzle.hardware.precision import Formats, Precision, choose_format
 from puzzle.limits.scenario import Scenario, Workload
-from puzzle.models.parent import open_parent
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import DTYPES, open_parent
 from puzzle.pipeline.formats import choose_formats
 from puzzle.pipeline.result import load_result
 from puzzle.storage.workspace import Workspace
@@ -208,3 +213,42 @@ def test_a_checkpoint_is_asked_for_the_format_of_most_of_its_tensors(tmp_path):
         tmp_path / "parent", workspace=Workspace(tmp_path), tokenizer=tokenizer(), dtype="float32"
     )
     assert parent.stored_dtype == "float16"
+
+
+TOKENS = torch.randint(0, 62, (8, 16), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("seconds", [SLOW, FAST])
+def test_a_model_stored_in_bfloat16_is_evaluated_in_what_is_fast(machine, tmp_path, seconds):
+    machine(seconds)
+    model = parent_model().to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    found = puzzle.evaluate(tmp_path, data=TOKENS).to_dict()
+    assert found == puzzle.evaluate(model.to(DTYPES[fast_format().name]), data=TOKENS).to_dict()
+
+
+@pytest.mark.parametrize("seconds", [SLOW, FAST])
+def test_a_parent_stored_in_bfloat16_teaches_in_what_is_fast(machine, tmp_path, seconds):
+    machine(seconds)
+    config = DistillConfig(tokens=64, length=16, batch=2, micro_batch=2, mixed_precision="no")
+    stored = parent_model().to(torch.bfloat16)
+    cast = copy.deepcopy(stored).to(DTYPES[fast_format().name])
+    own = puzzle.Layout.parent(opened(Workspace(tmp_path), "float32").shape)
+    child = assemble(stored.config, own, parent_model().state_dict(), dtype=torch.float32)
+    losses = [
+        [
+            entry["loss"]
+            for entry in puzzle.distill(
+                child, teacher, TOKENS, config=config, out=tmp_path / name
+            ).history
+        ]
+        for name, teacher in (("stored", stored), ("cast", cast))
+    ]
+    assert len(losses[0]) == 2
+    assert losses[0] == losses[1]
+
+
+def test_mixed_precision_that_the_device_is_slow_in_is_done_and_said(machine, caplog):
+    machine(SLOW)
+    assert Parallel(DistillConfig(mixed_precision="bf16")).bf16
+    assert "mixed_precision='no' the same distillation takes less time" in caplog.text
