@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import puzzle
 from puzzle.costs.measured import stacks
@@ -221,10 +221,10 @@ TOKENS = torch.randint(0, 62, (8, 16), generator=torch.Generator().manual_seed(1
 @pytest.mark.parametrize("seconds", [SLOW, FAST])
 def test_a_model_stored_in_bfloat16_is_evaluated_in_what_is_fast(machine, tmp_path, seconds):
     machine(seconds)
-    model = parent_model().to(torch.bfloat16)
-    model.save_pretrained(tmp_path)
-    found = puzzle.evaluate(tmp_path, data=TOKENS).to_dict()
-    assert found == puzzle.evaluate(model.to(DTYPES[fast_format().name]), data=TOKENS).to_dict()
+    parent_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    fast = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=DTYPES[fast_format().name])
+    found, expected = (puzzle.evaluate(each, data=TOKENS) for each in (tmp_path, fast))
+    assert found.to_dict() == expected.to_dict()
 
 
 @pytest.mark.parametrize("seconds", [SLOW, FAST])
