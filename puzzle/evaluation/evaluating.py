@@ -182,7 +182,9 @@ def _open(source: Any) -> tuple[Any, Any]:
         return source.eval(), None
     path = Path(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
-    model = model.to(computing_format(model.dtype, model.device))
+    if computing_format(model.dtype, model.device) == torch.float32:
+        # Never to 16 bits, to which this would round the rotary frequencies as well.
+        model = model.float()
     has = not path.is_dir() or (path / "tokenizer_config.json").is_file()
     return model, AutoTokenizer.from_pretrained(source) if has else None
 

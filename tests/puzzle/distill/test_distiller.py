@@ -12,7 +12,7 @@ from puzzle.errors import DataError
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.llama import LLAMA
-from search_space import Fusion, Layout, Run
+from search_space import FusedRun, Fusion, Layout
 
 
 def parent_as_child(model):
@@ -86,12 +86,12 @@ def test_a_removed_layer_is_compared_at_its_own_boundary():
 
 
 def test_a_fused_child_is_compared_where_its_runs_end():
-    assert boundary_pairs(Fusion((Run(1, (8, 8)),)), 4) == ((0, 0), (1, 2), (2, 3))
+    assert boundary_pairs(Fusion((FusedRun(1, (8, 8)),)), 4) == ((0, 0), (1, 2), (2, 3))
     parent = parent_as_child(parent_model())
     fused = child_model(LABELS[:3], num_hidden_layers=3)
     with pytest.raises(DataError, match=r"3 layers and the parent 4.*boundaries"):
         Distiller(fused, parent, settings())
-    pairs = boundary_pairs(Fusion((Run(1, (8, 8)),)), 4)
+    pairs = boundary_pairs(Fusion((FusedRun(1, (8, 8)),)), 4)
     assert torch.isfinite(Distiller(fused, parent, settings(boundaries=pairs))(tokens(2))[0])
 
 
