@@ -13,7 +13,7 @@ from puzzle.distillation.checkpoints import KIND, Checkpoints
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Callback, Events
-from puzzle.distillation.loop import Loop
+from puzzle.distillation.loop import Loop, TrainingText
 from puzzle.distillation.outcome import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.distillation.saving import save_child
@@ -103,15 +103,12 @@ def distill(
     loop = Loop(
         distiller=distiller,
         module=_place(parallel, distiller, pupil, teacher),
-        parallel=parallel,
         config=config,
-        stream=stream,
-        validation=held_out,
+        text=TrainingText(stream=stream, validation=held_out, tokenizer=tokenizer),
         checkpoints=Checkpoints(
             workspace, _spec(pupil, teacher, stream, config), parallel, config.keep_checkpoints
         ),
         events=events,
-        tokenizer=tokenizer,
     )
     loop.run()
     result = DistillResult(

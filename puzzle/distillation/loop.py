@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +16,25 @@ from puzzle.distillation.checkpoints import Checkpoints
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Events
-from puzzle.distillation.parallel import Parallel
 from puzzle.errors import DivergedError
 from puzzle.text.packing import PackedStream
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingText:
+    """The text of a distillation.
+
+    Args:
+        stream: Training windows.
+        validation: Windows that quality is measured on, if any.
+        tokenizer: Handed to the callbacks.
+    """
+
+    stream: PackedStream
+    validation: torch.Tensor | None
+    tokenizer: Any
 
 
 class Loop:
@@ -28,13 +43,10 @@ class Loop:
     Args:
         distiller: Both models.
         module: What is called in its stead: the distiller, or the same replicated.
-        parallel: The processes.
         config: The settings.
-        stream: Training windows.
-        validation: Windows that quality is measured on, if any.
-        checkpoints: Where the state is kept.
+        text: What is trained and measured on.
+        checkpoints: Where the state is kept, and the processes that share it.
         events: Who is told.
-        tokenizer: Handed to the callbacks.
     """
 
     def __init__(
@@ -42,17 +54,14 @@ class Loop:
         *,
         distiller: Distiller,
         module: Any,
-        parallel: Parallel,
         config: DistillConfig,
-        stream: PackedStream,
-        validation: torch.Tensor | None,
+        text: TrainingText,
         checkpoints: Checkpoints,
         events: Events,
-        tokenizer: Any,
     ) -> None:
-        self.module, self.parallel, self.config = module, parallel, config
-        self.stream, self.validation = stream, validation
-        self.checkpoints, self.events, self.tokenizer = checkpoints, events, tokenizer
+        self.module, self.config, self.events = module, config, events
+        self.stream, self.validation, self.tokenizer = text.stream, text.validation, text.tokenizer
+        self.checkpoints, self.parallel = checkpoints, checkpoints.parallel
         self.child = distiller.child.train()
         if config.gradient_checkpointing:
             # The name before transformers 5.23 is deprecated since.

@@ -147,9 +147,11 @@ class LayerFit:
         query = self.layer.self_attn.q_proj
         return attention_context(
             self.layer.input_layernorm(x_BLD),
-            query.weight,
-            found["self_attn.k_proj.weight"],
-            found["self_attn.v_proj.weight"],
+            (
+                query.weight,
+                found["self_attn.k_proj.weight"],
+                found["self_attn.v_proj.weight"],
+            ),
             head_dim=self.parent.shape.head_dim,
             rope=self.rope,
             biases=(

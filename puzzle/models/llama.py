@@ -68,9 +68,7 @@ class Llama:
         h_BLD = layer.input_layernorm(x_BLD)  # type: ignore[operator]
         return attention_context(
             h_BLD,
-            attention.q_proj.weight,
-            attention.k_proj.weight,
-            attention.v_proj.weight,
+            (attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight),
             head_dim=attention.head_dim,
             rope=rope,
             biases=(attention.q_proj.bias, attention.k_proj.bias, attention.v_proj.bias),
@@ -79,9 +77,7 @@ class Llama:
 
 def attention_context(
     h_BLD: torch.Tensor,
-    q_weight: torch.Tensor,
-    k_weight: torch.Tensor,
-    v_weight: torch.Tensor,
+    weights: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     *,
     head_dim: int,
     rope: Rope,
@@ -91,18 +87,16 @@ def attention_context(
 
     Args:
         h_BLD: Normed input, (batch, length, hidden).
-        q_weight: Query map, (heads * head_dim, hidden).
-        k_weight: Key map, (kv_heads * head_dim, hidden).
-        v_weight: Value map, as the key map.
+        weights: Query map, (heads * head_dim, hidden), and maps of keys and values, both
+            (kv_heads * head_dim, hidden).
         head_dim: Channels per head.
         rope: Rotary cosines and sines.
         biases: Biases of the three maps.
     """
     batch, length, _ = h_BLD.shape
-    weights = zip((q_weight, k_weight, v_weight), biases, strict=True)
     q, k, v = (
         nn.functional.linear(h_BLD, w, b).view(batch, length, -1, head_dim).transpose(1, 2)
-        for w, b in weights
+        for w, b in zip(weights, biases, strict=True)
     )
     q, k = apply_rotary_pos_emb(q, k, rope[0].to(q.dtype), rope[1].to(q.dtype))
     context = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)

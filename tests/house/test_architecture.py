@@ -230,9 +230,7 @@ MANY_PARAMETERS = (
     "puzzle.choice.layout_choice._found",
     "puzzle.costs.device_specs._cpu",
     "puzzle.costs.measured.whole_layouts.corrected_by_layouts",
-    "puzzle.distillation.loop.Loop.__init__",
     "puzzle.evaluation.tasks.run_tasks",
-    "puzzle.models.llama.attention_context",
     "puzzle.pipeline.plan.plan",
     "puzzle.pipeline.search._within_limits",
 )
