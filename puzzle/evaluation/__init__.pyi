@@ -9,5 +9,5 @@ from puzzle.evaluation.questions import fetch_bigbench as fetch_bigbench
 from puzzle.evaluation.questions import mmlu_dev as mmlu_dev
 from puzzle.evaluation.questions import read_task as read_task
 from puzzle.evaluation.tasks import TaskScore as TaskScore
-from puzzle.evaluation.text_metrics import Estimate as Estimate
+from puzzle.evaluation.text_metrics import MeanEstimate as MeanEstimate
 from puzzle.evaluation.text_metrics import text_metrics as text_metrics

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from puzzle.errors import DataError
-from puzzle.evaluation.tasks import TaskScore, open_tasks, run_tasks
-from puzzle.evaluation.text_metrics import Estimate, flat, ratio, text_metrics
+from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tasks
+from puzzle.evaluation.text_metrics import MeanEstimate, flat, ratio, text_metrics
 from puzzle.hardware.fast_format import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.models.parent import Parent
@@ -32,10 +32,10 @@ class Evaluation:
         tasks: Scores by model and task; empty without tasks.
     """
 
-    text: Mapping[str, Mapping[str, Estimate]]
+    text: Mapping[str, Mapping[str, MeanEstimate]]
     tasks: Mapping[str, Mapping[str, TaskScore]]
 
-    def kept(self) -> dict[str, Estimate]:
+    def kept(self) -> dict[str, MeanEstimate]:
         """Returns the child's score as a percentage of its parent's, by task.
 
         "mean" is the percentage of the mean score over the tasks, each counted once. Errors are
@@ -169,8 +169,8 @@ def evaluate(
         text = text_metrics(models["child"], cut, parent=models.get("parent"), top_k=top_k)
     scores = {}
     if opened:
-        options: dict[str, Any] = {"limit": limit, "shots": shots, "batch": batch, "chat": chat}
-        scores = {n: run_tasks(m, tokenizer, opened, **options) for n, m in models.items()}
+        settings = TaskSettings(limit=limit, shots=shots, batch=batch, chat=chat)
+        scores = {n: run_tasks(m, tokenizer, opened, settings) for n, m in models.items()}
     return Evaluation(text=text, tasks=scores)
 
 
@@ -196,26 +196,26 @@ def _windows(data: Any, tokenizer: Any, count: int, length: int, vocab: int) -> 
     return PackedStream(data, tokenizer, length=length, vocab=vocab).take(count)
 
 
-def _percent(child: TaskScore, parent: TaskScore) -> Estimate:
+def _percent(child: TaskScore, parent: TaskScore) -> MeanEstimate:
     if child.samples is not None and parent.samples is not None:
         found = ratio(child.samples, parent.samples)
-        return Estimate(100 * found.value, 100 * found.error)
+        return MeanEstimate(100 * found.value, 100 * found.error)
     return _unpaired(child.score, parent.score)
 
 
-def _unpaired(child: Estimate, parent: Estimate) -> Estimate:
+def _unpaired(child: MeanEstimate, parent: MeanEstimate) -> MeanEstimate:
     if parent.value == 0:
-        return Estimate(float("nan"), float("nan"))
+        return MeanEstimate(float("nan"), float("nan"))
     value = child.value / parent.value
     error = (child.error**2 + (value * parent.error) ** 2) ** 0.5 / abs(parent.value)
-    return Estimate(100 * value, 100 * error)
+    return MeanEstimate(100 * value, 100 * error)
 
 
-def _mean_percent(pairs: list[tuple[TaskScore, TaskScore]]) -> Estimate:
+def _mean_percent(pairs: list[tuple[TaskScore, TaskScore]]) -> MeanEstimate:
     """Returns 100 * sum of the child's scores / sum of the parent's, errors of tasks apart."""
     below = sum(parent.score.value for _, parent in pairs)
     if below == 0:
-        return Estimate(float("nan"), float("nan"))
+        return MeanEstimate(float("nan"), float("nan"))
     value = sum(child.score.value for child, _ in pairs) / below
     squares = 0.0
     for child, parent in pairs:
@@ -224,4 +224,4 @@ def _mean_percent(pairs: list[tuple[TaskScore, TaskScore]]) -> Estimate:
             squares += float(rest.var()) / len(rest) if len(rest) > 1 else float("nan")
         else:
             squares += child.score.error**2 + (value * parent.score.error) ** 2
-    return Estimate(100 * value, 100 * squares**0.5 / below)
+    return MeanEstimate(100 * value, 100 * squares**0.5 / below)

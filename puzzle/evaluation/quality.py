@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from puzzle.evaluation.text_metrics import Estimate, estimate
+from puzzle.evaluation.text_metrics import MeanEstimate, estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,5 +78,5 @@ def quality(parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool 
     )
 
 
-def _known(figure: Estimate) -> float | None:
+def _known(figure: MeanEstimate) -> float | None:
     return figure.error if math.isfinite(figure.error) else None

@@ -13,7 +13,7 @@ import torch
 
 from puzzle.errors import DataError
 from puzzle.evaluation.questions import ChoiceTask, mmlu_dev, read_task
-from puzzle.evaluation.text_metrics import Estimate, estimate
+from puzzle.evaluation.text_metrics import MeanEstimate, estimate
 
 MMLU_DEV = "mmlu-dev"
 
@@ -30,7 +30,7 @@ class TaskScore:
     """
 
     metric: str
-    score: Estimate
+    score: MeanEstimate
     samples: torch.Tensor | None
     chance: float | None
 
@@ -59,15 +59,28 @@ def open_tasks(tasks: Sequence[Any]) -> list[Any]:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSettings:
+    """How the questions of tasks are asked.
+
+    Args:
+        limit: Questions per task, the first ones; all if not given.
+        shots: Solved examples before each question, for tasks that have some.
+        batch: Questions that are computed together.
+        chat: Whether questions are rendered by the chat template.
+    """
+
+    limit: int | None = None
+    shots: int | None = None
+    batch: int = 8
+    chat: bool = False
+
+
 def run_tasks(
     model: Any,
     tokenizer: Any,
     tasks: Sequence[Any],
-    *,
-    limit: int | None = None,
-    shots: int | None = None,
-    batch: int = 8,
-    chat: bool = False,
+    settings: TaskSettings,
 ) -> dict[str, TaskScore]:
     """Returns a model's scores by task.
 
@@ -75,10 +88,7 @@ def run_tasks(
         model: A causal language model.
         tokenizer: Its tokenizer.
         tasks: What `open_tasks` returns.
-        limit: Questions per task, the first ones; all if not given.
-        shots: Solved examples before each question, for tasks that have some.
-        batch: Questions that are computed together.
-        chat: Whether questions are rendered by the chat template.
+        settings: How they are asked.
 
     Raises:
         DataError: lm-eval is not installed or does not know a task, or a task's data is not
@@ -92,7 +102,7 @@ def run_tasks(
         raise DataError(
             f'lm-eval cannot be imported ({error}); run: pip install "puzzle-nas[eval]"'
         ) from error
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch)
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch)
     # lm-eval reads thousands of files to know its own tasks.
     manager = TaskManager(include_defaults=any(isinstance(t, str) for t in tasks))
     with tempfile.TemporaryDirectory() as name:
@@ -102,9 +112,9 @@ def run_tasks(
                 wrapped,
                 tasks=given,
                 task_manager=manager,
-                limit=limit,
-                num_fewshot=shots,
-                apply_chat_template=chat,
+                limit=settings.limit,
+                num_fewshot=settings.shots,
+                apply_chat_template=settings.chat,
                 bootstrap_iters=0,
                 log_samples=True,
             )
@@ -129,7 +139,7 @@ def _score(entry: dict[str, Any], samples: list[Any] | None, chance: float | Non
         return TaskScore(metric=metric, score=estimate(values), samples=values, chance=chance)
     error = entry.get(f"{metric}_stderr,{rule}", math.nan)
     error = float(error) if isinstance(error, int | float) else math.nan
-    score = Estimate(float(entry[key]), error)
+    score = MeanEstimate(float(entry[key]), error)
     return TaskScore(metric=metric, score=score, samples=None, chance=chance)
 
 

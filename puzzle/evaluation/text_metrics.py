@@ -15,7 +15,7 @@ from puzzle.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MeanEstimate:
     """A mean and its standard error.
 
     Args:
@@ -34,29 +34,29 @@ class Estimate:
         return {"value": self.value, "error": self.error if math.isfinite(self.error) else None}
 
 
-def estimate(values: torch.Tensor) -> Estimate:
+def estimate(values: torch.Tensor) -> MeanEstimate:
     """Returns the mean of independent samples and its standard error."""
     count = len(values)
     error = float(values.std()) / math.sqrt(count) if count > 1 else math.nan
-    return Estimate(float(values.mean()), error)
+    return MeanEstimate(float(values.mean()), error)
 
 
-def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> Estimate:
+def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> MeanEstimate:
     """Returns the ratio of the means of paired samples, its error by the delta method.
 
     What both samples of a pair share, such as a question's difficulty, does not count as noise.
     """
     below = float(denominator.mean())
     if below == 0:
-        return Estimate(math.nan, math.nan)
+        return MeanEstimate(math.nan, math.nan)
     value = float(numerator.mean()) / below
-    return Estimate(value, estimate((numerator - value * denominator) / below).error)
+    return MeanEstimate(value, estimate((numerator - value * denominator) / below).error)
 
 
 @torch.no_grad()
 def text_metrics(
     model: Any, windows_NL: torch.Tensor, *, parent: Any = None, top_k: int = 5
-) -> dict[str, dict[str, Estimate]]:
+) -> dict[str, dict[str, MeanEstimate]]:
     """Returns perplexity, and with a parent also KL and agreement, on token windows.
 
     Tokens of one window depend on each other, so that standard errors are those of the windows'
@@ -96,7 +96,7 @@ def text_metrics(
     columns = {
         name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]
     }
-    found: dict[str, dict[str, Estimate]] = {
+    found: dict[str, dict[str, MeanEstimate]] = {
         name: {"perplexity": _perplexity(columns[name])}
         for name in ("parent", "child")
         if name in columns
@@ -127,13 +127,13 @@ def _closeness(log_p_LV: torch.Tensor, log_q_LV: torch.Tensor, k: int) -> dict[s
     }
 
 
-def _perplexity(losses: torch.Tensor) -> Estimate:
+def _perplexity(losses: torch.Tensor) -> MeanEstimate:
     loss = estimate(losses)
     value = math.exp(min(loss.value, 700.0))
-    return Estimate(value, value * loss.error)
+    return MeanEstimate(value, value * loss.error)
 
 
-def flat(metrics: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Any]]:
+def flat(metrics: Mapping[str, Mapping[str, MeanEstimate]]) -> dict[str, dict[str, Any]]:
     """Returns the metrics as plain JSON values."""
     return {
         who: {name: value.to_dict() for name, value in of.items()} for who, of in metrics.items()

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from puzzle.plotting.heat_map import HeatMap, cells_by_name, rows_named
 from search_space import Layout
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch takes seconds to import, and scores in a file need none of it
     import pandas
+    from torch import Tensor
 
 # Neighbouring tokens share their surroundings, so a standard error counts stretches of this many
 # tokens as one observation.
@@ -142,7 +141,7 @@ class Scores(Sequence[Mapping[str, Score]]):
         return f"<p>{html.escape(repr(self))}</p>{self.heat_map().svg()}"
 
 
-def mean_and_error(values_BL: torch.Tensor) -> tuple[float, float]:
+def mean_and_error(values_BL: Tensor) -> tuple[float, float]:
     """Returns the mean of per-token values and its standard error over stretches of tokens.
 
     Args:
@@ -151,7 +150,7 @@ def mean_and_error(values_BL: torch.Tensor) -> tuple[float, float]:
     return combine(stretch_means(values_BL))
 
 
-def stretch_means(values_BL: torch.Tensor) -> list[float]:
+def stretch_means(values_BL: Tensor) -> list[float]:
     """Returns the means of stretches of `STRETCH` tokens (or of a whole shorter window)."""
     length = values_BL.shape[1]
     pieces = max(1, length // STRETCH)

@@ -219,7 +219,6 @@ SHADOWED = (
     "puzzle.scoring.replace_one",
 )
 DEFINED_TWICE = (
-    "Estimate in puzzle.estimates and puzzle.evaluation.text_metrics",
     "Rates in puzzle.hardware.rates and puzzle.pipeline.plan",
     "Stage in puzzle.cli.inputs and puzzle.stages",
 )
@@ -230,7 +229,6 @@ MANY_PARAMETERS = (
     "puzzle.choice.layout_choice._found",
     "puzzle.costs.device_specs._cpu",
     "puzzle.costs.measured.whole_layouts.corrected_by_layouts",
-    "puzzle.evaluation.tasks.run_tasks",
     "puzzle.pipeline.plan.plan",
     "puzzle.pipeline.search._within_limits",
 )

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 import puzzle
+from puzzle import Profile, Roofline, Scenario
 from puzzle.cli.commands import COMMANDS
 from puzzle.cli.signatures import declared, declared_in_source
+from puzzle.scoring.scores import Score, Scores
+from search_space import ModelShape, SearchSpace
 
 ROOT = Path(__file__).parents[3]
 HEAVY = {"torch", "transformers", "scipy", "pandas", "datasets", "accelerate", "matplotlib"}
@@ -78,6 +81,18 @@ def test_layouts_and_solve_import_nothing_heavy(table, tmp_path):
     draw = command_line("layouts", "llama-3.3-nemotron-super-49b-v1", "--svg", "super.svg")
     assert modules(draw, tmp_path) & HEAVY == {"matplotlib"}
     solve = command_line("solve", str(table), "--constraint", "memory_mib <= 6 MiB")
+    assert not modules(solve, tmp_path) & HEAVY
+
+
+def test_solving_scores_with_a_profile_imports_nothing_heavy(tmp_path):
+    shape = ModelShape(layers=2, hidden=48, heads=6, head_dim=8, kv_heads=3, ffn_width=64, vocab=62)
+    space, scenario = SearchSpace.preset(shape, "no-op-only"), Scenario()
+    costs = Roofline("h100-sxm", shape)
+    Profile.take(costs, space, scenario, device={"name": "h100"}).save(tmp_path / "costs.json")
+    rows = [{block.label: Score(kl=0.1) for block in space.blocks(layer)} for layer in range(2)]
+    (tmp_path / "scores.json").write_text(json.dumps(Scores(tuple(rows)).to_dict()))
+    limit = ["--constraint", "parameters <= 1x", "--json"]
+    solve = command_line("solve", "scores.json", "--profile", "costs.json", *limit)
     assert not modules(solve, tmp_path) & HEAVY
 
 
