@@ -94,11 +94,11 @@ def _apple(name: str, tera: float, memory: float, bandwidth: float, source: str)
 
 
 def _cpu(
-    name: str, cores: int, hertz: float, per_cycle: tuple[int, int, int], channels: tuple[int, int],
-    watts: float, source: str,
+    name: str, clock: tuple[int, float], per_cycle: tuple[int, int, int],
+    channels: tuple[int, int], watts: float, source: str,
 ) -> DeviceSpec:  # fmt: skip
-    """Operations per cycle and core of float32, bfloat16 and int8; channels and MT/s of DDR5."""
-    names = ("float32", "bfloat16", "int8")
+    """Cores and Hz; operations per cycle and core of three formats; channels and MT/s of DDR5."""
+    names, (cores, hertz) = ("float32", "bfloat16", "int8"), clock
     return DeviceSpec(
         name=name,
         flops={n: cores * hertz * ops for n, ops in zip(names, per_cycle, strict=True)},
@@ -133,9 +133,9 @@ _ALL = (
     _apple("apple-m2-ultra", 27.2, 192, 800, _NEWSROOM),
     _apple("apple-m3-ultra", 28.3, 512, 819, _NEWSROOM + _CORES.format(1.38)),
     _apple("apple-m4-max", 16.2, 128, 546, _NEWSROOM + _CORES.format(1.58)),
-    _cpu("xeon-8480", 56, 2.0e9, (64, 1024, 2048), (8, 4800), 350, _AMX),
-    _cpu("epyc-9654", 96, 2.4e9, (32, 64, 128), (12, 4800), 360, _ZEN.format("256 bits")),
-    _cpu("epyc-9755", 128, 2.7e9, (64, 128, 256), (12, 6400), 500, _ZEN.format("512 bits")),
+    _cpu("xeon-8480", (56, 2.0e9), (64, 1024, 2048), (8, 4800), 350, _AMX),
+    _cpu("epyc-9654", (96, 2.4e9), (32, 64, 128), (12, 4800), 360, _ZEN.format("256 bits")),
+    _cpu("epyc-9755", (128, 2.7e9), (64, 128, 256), (12, 6400), 500, _ZEN.format("512 bits")),
 )  # fmt: skip
 
 SPECS: Mapping[str, DeviceSpec] = MappingProxyType({spec.name: spec for spec in _ALL})

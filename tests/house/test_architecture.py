@@ -227,7 +227,6 @@ LONG_FILES = ("tests/puzzle/test_export.py",)
 LONG_BODIES = ("puzzle.pipeline.search.search",)
 MANY_PARAMETERS = (
     "puzzle.choice.layout_choice._found",
-    "puzzle.costs.device_specs._cpu",
     "puzzle.costs.measured.whole_layouts.corrected_by_layouts",
     "puzzle.pipeline.plan.plan",
     "puzzle.pipeline.search._within_limits",
