@@ -1,14 +1,14 @@
+from puzzle.choice.around import TrustRegion as TrustRegion
 from puzzle.choice.around import halved as halved
-from puzzle.choice.around import rescored as rescored
 from puzzle.choice.around import scores_around as scores_around
 from puzzle.choice.candidates import other_candidates as other_candidates
 from puzzle.choice.layout_choice import EFFORTS as EFFORTS
 from puzzle.choice.layout_choice import Choice as Choice
 from puzzle.choice.layout_choice import Effort as Effort
+from puzzle.choice.layout_choice import LayoutChoice as LayoutChoice
 from puzzle.choice.layout_choice import best_of_pool as best_of_pool
 from puzzle.choice.layout_choice import choice_text as choice_text
-from puzzle.choice.layout_choice import choose as choose
 from puzzle.choice.layout_choice import effort_named as effort_named
 from puzzle.choice.layout_choice import refined as refined
-from puzzle.choice.layout_kl import Measure as Measure
+from puzzle.choice.layout_kl import LayoutKL as LayoutKL
 from puzzle.choice.layout_kl import measured_kl as measured_kl

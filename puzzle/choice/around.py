@@ -15,12 +15,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
-from puzzle.choice.layout_kl import Measure
+from puzzle.choice.layout_kl import LayoutKL
 from puzzle.scoring.gradient_sweep import GradientSweep, second_order
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
+from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
 from solvers import ChoiceProblem, InfeasibleError, Limit, solve
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def scores_around(
-    measure: Measure,
+    measure: LayoutKL,
     space: SearchSpace,
     layout: Layout,
     *,
@@ -70,70 +72,68 @@ def _score(means: list[float]) -> Score:
     return Score(kl=kl, error=error, method="around")
 
 
-def rescored(
-    problem: ChoiceProblem,
-    start: Layout,
-    measure: Measure,
-    space: SearchSpace,
-    *,
-    workspace: Workspace,
-    rounds: int,
-    windows: int | None = None,
-    radii: Iterable[int] = RADII,
-    solver: str = "highs",
-    seed: int = 0,
-) -> Layout:
-    """Returns a layout that measures no worse than a start, by trust-region steps.
-
-    Each round scores all blocks around the present child, solves the program for the best layouts
-    within a few radii of it, and moves to the best measured if that is better.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrustRegion:
+    """Steps of a few layers around a child, each proposed by scores taken around it.
 
     Args:
         problem: The program; its limits hold for every layout.
-        start: A layout within the limits.
-        measure: Decides.
         space: The blocks of the problem.
-        workspace: Where sweeps keep their activations meanwhile.
         rounds: Most rounds; they end early when no step is better.
         windows: How many of the text's windows the scores are taken on; half if not given.
         radii: Numbers of layers that a step may change.
-        solver: As in `solvers.solve`.
-        seed: Seed of probes and solver.
     """
-    best, windows = start, windows or max(1, len(measure.tokens) // 2)
-    for number in range(rounds):
-        scores = scores_around(
-            measure, space, best, workspace=workspace, windows=windows, seed=seed + number
+
+    problem: ChoiceProblem
+    space: SearchSpace
+    rounds: int
+    windows: int | None = None
+    radii: tuple[int, ...] = RADII
+
+    def improve(self, run: Run, start: Layout, measure: LayoutKL) -> Layout:
+        """Returns a layout that measures no worse than a start.
+
+        Each round scores all blocks around the present child, solves the program for the best
+        layouts within a few radii of it, and moves to the best measured if that is better.
+
+        Args:
+            run: The run, with solver, seed, and where sweeps keep their activations meanwhile.
+            start: A layout within the limits.
+            measure: Decides.
+        """
+        best, windows = start, self.windows or max(1, len(measure.tokens) // 2)
+        for number in range(self.rounds):
+            scores = scores_around(
+                measure,
+                self.space,
+                best,
+                workspace=run.workspace,
+                windows=windows,
+                seed=run.seed + number,
+            )
+            steps = self._steps(run, best, scores)
+            better = halved([best, *steps], measure)
+            if better == best:
+                break
+            logger.info("round %d: KL %.4f", number, measure(better).kl)
+            best = better
+        return best
+
+    def _steps(self, run: Run, at: Layout, scores: Scores) -> list[Layout]:
+        pairs = [(layer, label) for layer, row in enumerate(self.problem.groups) for label in row]
+        local = dataclasses.replace(
+            self.problem, score=np.array([scores.kl(*pair) for pair in pairs])
         )
-        steps = _steps(problem, best, scores, radii, solver, seed)
-        found = halved([best, *steps], measure)
-        if found == best:
-            break
-        logger.info("round %d: KL %.4f", number, measure(found).kl)
-        best = found
-    return best
-
-
-def _steps(
-    problem: ChoiceProblem,
-    at: Layout,
-    scores: Scores,
-    radii: Iterable[int],
-    solver: str,
-    seed: int,
-) -> list[Layout]:
-    pairs = [(layer, label) for layer, row in enumerate(problem.groups) for label in row]
-    local = dataclasses.replace(problem, score=np.array([scores.kl(*pair) for pair in pairs]))
-    changed = [float(label != at.blocks[layer].label) for layer, label in pairs]
-    found: dict[Layout, None] = {}
-    for radius in radii:
-        near = local.with_resource(CHANGED, changed, limit=Limit(CHANGED, at_most=radius))
-        try:
-            solution = solve(near, solver=solver, seed=seed)
-        except InfeasibleError:
-            continue
-        found[layout_of(at, solution.labels)] = None
-    return [layout for layout in found if layout != at]
+        changed = [float(label != at.blocks[layer].label) for layer, label in pairs]
+        steps: dict[Layout, None] = {}
+        for radius in self.radii:
+            near = local.with_resource(CHANGED, changed, limit=Limit(CHANGED, at_most=radius))
+            try:
+                solution = solve(near, solver=run.solver, seed=run.seed)
+            except InfeasibleError:
+                continue
+            steps[layout_of(at, solution.labels)] = None
+        return [layout for layout in steps if layout != at]
 
 
 def layout_of(like: Layout, labels: Iterable[str]) -> Layout:
@@ -141,7 +141,7 @@ def layout_of(like: Layout, labels: Iterable[str]) -> Layout:
     return Layout(like.shape, tuple(map(Block.from_label, labels)))
 
 
-def halved(layouts: Iterable[Layout], measure: Measure) -> Layout:
+def halved(layouts: Iterable[Layout], measure: LayoutKL) -> Layout:
     """Returns the best layout: all are measured on little text, the better half on twice as much.
 
     Successive halving (Jamieson and Talwalkar 2016), from a quarter of the text to all of it; the

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from puzzle.choice.program import choice_problem
 from puzzle.costs.checked import usable_blocks
 from puzzle.costs.columns import check_columns, layout_columns
+from puzzle.costs.correction import tighten
 from puzzle.costs.protocol import CostModel
 from puzzle.limits.constraints import Constraint, parse_constraint
 from puzzle.limits.requirements import SCORE, Column, limits, objective, requirements
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 # A measurement that misses a limit by no more than this share of it has met it: repeated
 # measurements of one child differ by about as much.
-NOISE = 0.02
+NOISE = 0.01
 
 
 class Goals:
@@ -108,38 +110,97 @@ class Goals:
 
         return layout_columns(self.costs, layout, self.bounded, score=score)
 
+    def missed(
+        self,
+        predicted: Mapping[str, float],
+        measured: Mapping[Scenario, Mapping[str, Mapping[str, float]]],
+    ) -> tuple[Missed, ...]:
+        """Returns the limits that a measured child misses by more than `NOISE`.
+
+        Only limits on seconds that were measured can be missed; the others are counted, or taken
+        on trust. Seconds of a relative constraint are those of the child as a share of the
+        parent's measured beside it: a slow spell of the machine falls on both.
+
+        Args:
+            predicted: The child's predicted total of each bounded column.
+            measured: Totals of "parent" and "child", by scenario.
+        """
+        totals = self.measured_totals(measured)
+        missed = []
+        for limit in self.limits:
+            if limit.resource not in totals:
+                continue
+            total = totals[limit.resource]
+            if limit.slack(total) >= -NOISE * abs(limit.bound):
+                continue
+            error = total / predicted[limit.resource] - 1
+            missed.append(Missed(limit=limit, error=error, text=self._missed_text(limit, total)))
+        return tuple(missed)
+
     def measured_totals(
         self, measured: Mapping[Scenario, Mapping[str, Mapping[str, float]]]
     ) -> dict[str, float]:
-        """Returns the totals of the bounded columns of seconds that were measured.
+        """Returns the child's totals of the bounded columns of seconds that were measured.
 
-        Seconds of a relative constraint are those of the child as a share of the parent's measured
-        beside it, times the parent's predicted ones: a slow spell of the machine falls on both.
-        Totals within `NOISE` beyond their limit are put at the limit.
+        Totals of relative constraints are the child's share of the measured parent's, times the
+        parent's predicted total.
 
         Args:
             measured: Totals of "parent" and "child", by scenario.
         """
-        found = {}
-        bounds = {limit.resource: limit for limit in self.limits}
+        totals = {}
         for column in self.bounded:
             timed = all(
                 term.resource.endswith("seconds") and term.scenario in measured
                 for term in column.terms
             )
-            if not timed or column.name not in bounds:
+            if not timed:
                 continue
-            total = {
+            both = {
                 who: sum(t.factor * measured[t.scenario][who][t.resource] for t in column.terms)
                 for who in ("parent", "child")
             }
             relative = all(
                 r.constraint.relative for r in self.required if r.column.name == column.name
             )
-            value = total["child"]
-            if relative:
-                value *= self.parent[column.name] / total["parent"]
-            limit = bounds[column.name]
-            missed = -limit.slack(value)
-            found[column.name] = limit.bound if 0 < missed <= NOISE * limit.bound else value
-        return found
+            scale = self.parent[column.name] / both["parent"] if relative else 1.0
+            totals[column.name] = both["child"] * scale
+        return totals
+
+    def _missed_text(self, limit: Limit, total: float) -> str:
+        """Returns the constraint behind a limit, and what was measured instead."""
+        required = next(
+            r
+            for r in self.required
+            if r.column.name == limit.resource and r.limit(self.parent) == limit
+        )
+        return f"{required.constraint} (measured {required.words(total, self.parent)})"
+
+    def tightened(self, limits: Sequence[Limit], missed: Iterable[Missed]) -> tuple[Limit, ...]:
+        """Returns limits within which a layout keeps the constraints when it is measured.
+
+        The prediction kept its limit, so its error is what broke it; and the new bound is beyond
+        that prediction, so that the same layout cannot come back.
+
+        Args:
+            limits: The limits of the attempt, in the order of `self.limits`.
+            missed: What it missed.
+        """
+        errors = {each.limit: each.error for each in missed}
+        pairs = zip(self.limits, limits, strict=True)
+        return tuple(tighten(own, errors[own]) if own in errors else now for own, now in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missed:
+    """A limit that a measured child misses.
+
+    Args:
+        limit: The limit that the constraint means.
+        error: measured / predicted - 1.
+        text: The constraint and what was measured, in the user's words.
+    """
+
+    limit: Limit
+    error: float
+    text: str

@@ -7,27 +7,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from puzzle.choice.around import halved, layout_of, rescored
+from puzzle.choice.around import TrustRegion, halved, layout_of
 from puzzle.choice.candidates import other_candidates
-from puzzle.choice.layout_kl import Measure
+from puzzle.choice.layout_kl import LayoutKL
 from puzzle.errors import DataError
+from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
+from puzzle.scoring.fisher import FisherScores
 from puzzle.scoring.scores import Score
+from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.hashing import content_hash, hash_tensors
-from puzzle.storage.workspace import Workspace
+from puzzle.storage.workspace import Artifact, ArtifactRef
 from puzzle.text.windows import Windows
 from search_space import Layout, SearchSpace
 from solvers import ChoiceProblem, Solution, pool, refine
 
-KIND, CHOICE = "choice", "choice.json"
-# Part of every artifact's name: raise it when what is stored changes.
-FORMAT = 3
+CHOICE = "choice.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,11 @@ class Effort:
     rounds: int = 0
     moves: int = 0
     scores: str = "fisher"
+
+    @property
+    def measures(self) -> bool:
+        """Whether layouts are measured at all."""
+        return self.pool > 1 or self.rounds > 0 or self.moves > 0
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
@@ -101,104 +107,123 @@ def choice_text(windows: Windows, held_out: float) -> torch.Tensor:
     return torch.cat([windows.score, windows.fit[Streams.split(len(windows.fit), held_out) :]])
 
 
-def choose(
-    problem: ChoiceProblem,
-    optimum: Solution,
-    library: Library,
-    space: SearchSpace,
-    windows: Windows,
-    effort: Effort,
-    *,
-    workspace: Workspace,
-    held_out: float = LibraryConfig().held_out,
-    solver: str = "highs",
-    seed: int = 0,
-) -> Choice:
-    """Returns the layout that measures best among what an effort looks at.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayoutChoice(ArtifactStage[Choice]):
+    """The layout that measures best among what an effort looks at.
 
     Args:
         problem: The program.
         optimum: Its solution.
-        library: The variants.
+        layers: The library's layers.
         space: The blocks of the problem.
-        windows: The text; its validation part is not used.
         effort: How much is measured.
-        workspace: Where the choice is stored, and sweeps keep their activations meanwhile.
         held_out: As in the library's config.
-        solver: As in `solvers.solve`.
-        seed: Seed of solver, probes and moves.
     """
-    own = Layout.parent(space.shape)
-    best = layout_of(own, optimum.labels)
-    if effort.pool < 2 and not effort.rounds and not effort.moves:
-        return Choice(layout=best, predicted=optimum.objective)
-    spec = {
-        "format": FORMAT,
-        "effort": asdict(effort),
-        "problem": _digest(problem),
-        "library": [artifact.key for artifact in library.layers],
-        "score": windows.hash("score"),
-        "text": hash_tensors({"text": (text := choice_text(windows, held_out))}),
-        "solver": [solver, seed],
-    }
 
-    def build(directory: Path) -> None:
-        measure = Measure(library, text)
-        others: Sequence[Layout] = ()
-        if effort.pool > 1:
-            others = other_candidates(
-                problem, library, space, windows, workspace=workspace, solver=solver, seed=seed
-            )
-        found = _found(problem, best, others, measure, space, effort, workspace, solver, seed)
-        measured = measure(found).to_dict()
+    kind: ClassVar[str] = "choice"
+    format: ClassVar[int] = 4
+    problem: ChoiceProblem
+    optimum: Solution
+    layers: tuple[ArtifactRef, ...]
+    space: SearchSpace
+    effort: Effort
+    held_out: float = LibraryConfig().held_out
+
+    @property
+    def best(self) -> Layout:
+        """The program's optimum as a layout."""
+        return layout_of(Layout.parent(self.space.shape), self.optimum.labels)
+
+    def key(self, run: Run) -> Mapping[str, Any]:
+        """Returns what the choice depends on; of the text, the validation part is not used."""
+        return {
+            "effort": asdict(self.effort),
+            "problem": _digest(self.problem),
+            "library": [layer.key for layer in self.layers],
+            "score": run.text.hash("score"),
+            "text": hash_tensors({"text": choice_text(run.text, self.held_out)}),
+            "solver": [run.solver, run.seed],
+        }
+
+    def result(self, run: Run) -> Choice:
+        """Returns the choice; the program's optimum where nothing is measured."""
+        if not self.effort.measures:
+            return Choice(layout=self.best, predicted=self.optimum.objective)
+        return self.load(run, run.build(self))
+
+    def build(self, run: Run, directory: Path) -> None:
+        """Measures the best of the program, steps around them, and moves."""
+        library = Library(parent=run.parent, layers=tuple(map(run.workspace.find, self.layers)))
+        measure = LayoutKL(library, choice_text(run.text, self.held_out))
+        layout = self._searched(run, library, measure)
         tried = [
-            [[block.label for block in layout.blocks], score.kl]
-            for layout, score in measure.known.items()
+            [[block.label for block in each.blocks], score.kl]
+            for each, score in measure.known.items()
         ]
-        stored = {"layout": found.to_dict(), "measured": measured, "tried": tried}
+        stored = {
+            "layout": layout.to_dict(),
+            "measured": measure(layout).to_dict(),
+            "tried": tried,
+        }
         (directory / CHOICE).write_text(json.dumps(stored), encoding="utf-8")
 
-    stored = workspace.get_or_build(KIND, spec, build).load_json(CHOICE)
-    layout = Layout.from_dict(stored["layout"])
-    return Choice(
-        layout=layout,
-        predicted=problem.evaluate(_choices(problem, layout))[0],
-        measured=Score(**stored["measured"]),
-        tried={tuple(labels): kl for labels, kl in stored["tried"]},
-    )
+    def _searched(self, run: Run, library: Library, measure: LayoutKL) -> Layout:
+        others: Sequence[Layout] = ()
+        if self.effort.pool > 1:
+            others = other_candidates(run, self.problem, library, self.space)
+        best = best_of_pool(
+            self.problem,
+            self.best,
+            measure,
+            self.effort.pool,
+            others=others,
+            solver=run.solver,
+            seed=run.seed,
+        )
+        around = TrustRegion(problem=self.problem, space=self.space, rounds=self.effort.rounds)
+        best = around.improve(run, best, measure)
+        return refined(self.problem, best, measure, self.effort.moves, seed=run.seed)
+
+    def load(self, run: Run, artifact: Artifact) -> Choice:
+        """Returns the choice from its file."""
+        stored = artifact.load_json(CHOICE)
+        layout = Layout.from_dict(stored["layout"])
+        return Choice(
+            layout=layout,
+            predicted=self.problem.evaluate(_choices(self.problem, layout))[0],
+            measured=Score(**stored["measured"]),
+            tried={tuple(labels): kl for labels, kl in stored["tried"]},
+        )
 
 
-def _found(
-    problem: ChoiceProblem,
-    best: Layout,
-    others: Sequence[Layout],
-    measure: Measure,
-    space: SearchSpace,
-    effort: Effort,
-    workspace: Workspace,
-    solver: str,
-    seed: int,
-) -> Layout:
-    best = best_of_pool(
-        problem, best, measure, effort.pool, others=others, solver=solver, seed=seed
+def choice_work(effort: Effort, space: SearchSpace, sizes: Sizes) -> Estimate:
+    """Returns what measuring layouts takes at most.
+
+    Args:
+        effort: How much is measured.
+        space: The alternatives.
+        sizes: The parent, the text and the machine.
+    """
+    tokens = sizes.tokens("score") + round(sizes.held_out * sizes.tokens("fit"))
+    depth = range(space.shape.layers)
+    sweep = 2 * sizes.forward(tokens, (block for at in depth for block in space.blocks(at)))
+    runs = (effort.pool if effort.pool > 1 else 0) + 2 * effort.rounds + effort.moves
+    seconds = runs * sizes.whole(tokens) + effort.rounds * (sweep + 8 * sizes.whole(tokens))
+    if effort.pool > 1:
+        seconds += FisherScores(space=space).estimate(sizes).seconds
+    return Estimate(
+        name="choice",
+        work=f"at most {runs} layouts measured, {effort.rounds} rounds",
+        seconds=seconds,
+        memory=sizes.used + 2 * sizes.weights + sizes.logits(tokens),
+        disk=0.0,
     )
-    best = rescored(
-        problem,
-        best,
-        measure,
-        space,
-        workspace=workspace,
-        rounds=effort.rounds,
-        solver=solver,
-        seed=seed,
-    )
-    return refined(problem, best, measure, effort.moves, seed=seed)
 
 
 def best_of_pool(
     problem: ChoiceProblem,
     best: Layout,
-    measure: Measure,
+    measure: LayoutKL,
     count: int,
     *,
     others: Sequence[Layout] = (),
@@ -224,7 +249,7 @@ def best_of_pool(
 
 
 def refined(
-    problem: ChoiceProblem, start: Layout, measure: Measure, moves: int, *, seed: int = 0
+    problem: ChoiceProblem, start: Layout, measure: LayoutKL, moves: int, *, seed: int = 0
 ) -> Layout:
     """Returns a layout that measures no worse than a start, by local search.
 

@@ -41,7 +41,7 @@ class _Recent(Generic[Key, Value]):
             self.size -= self.held.popitem(last=False)[1][1]
 
 
-class Measure:
+class LayoutKL:
     """Measures layouts of a library on some text, in nats per token to the parent.
 
     The parent's outputs are computed once. A layout starts from the longest prefix of blocks that
@@ -53,7 +53,7 @@ class Measure:
         tokens_BL: Text, (windows, length); not the validation text.
 
     Example:
-        >>> measure = Measure(library, cut.score)  # doctest: +SKIP
+        >>> measure = LayoutKL(library, cut.score)  # doctest: +SKIP
         >>> measure(layout).kl, measure(layout, windows=2).kl  # doctest: +SKIP
     """
 
@@ -118,11 +118,11 @@ class Measure:
 def measured_kl(library: Library, layout: Layout, tokens_BL: torch.Tensor) -> Score:
     """Returns KL(parent || child) of one layout on some text, in nats per token.
 
-    For several layouts of one library make a `Measure`, which computes what they share once.
+    For several layouts of one library make a `LayoutKL`, which computes what they share once.
 
     Args:
         library: The variants.
         layout: The child's architecture.
         tokens_BL: Text, (windows, length).
     """
-    return Measure(library, tokens_BL)(layout)
+    return LayoutKL(library, tokens_BL)(layout)

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puzzle import models
+from puzzle import choice, pipeline
 from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import UsageError
-from puzzle.demo import DEMO_DATA, demo_model, demo_text, fetch_demo_model
+from puzzle.demo import DEMO_DATA, DEMO_EFFORT, demo_model, demo_text, fetch_demo_model
 from puzzle.errors import DataError
 from puzzle.hardware.precision import AUTO, Precision
 from puzzle.hardware.threads import limit_threads
 from puzzle.library.settings import BLDConfig, LibraryConfig
-from puzzle.limits.scenario import Scenario
-from puzzle.storage.workspace import Workspace
+from puzzle.limits.scenario import Scenario, Workload
 from puzzle.text.data_config import DataConfig
 from search_space import PRESETS, SearchSpace
 
 if TYPE_CHECKING:
-    from puzzle.models.parent import Parent
-    from puzzle.text.windows import Windows
+    from puzzle.pipeline.steps import Steps
+    from puzzle.stages import Run
+    from search_space import ModelShape
 
 PARENT = (
     Option(
@@ -52,6 +51,11 @@ SPACE = Option(
     help=f"preset of alternatives: {', '.join(PRESETS)}",
 )
 OUT = Option(name="out", parameter="out", default="puzzle-run", help="the run directory")
+DEVICE = Option(
+    name="device",
+    parameter="device",
+    help="where the parent works: cpu, cuda or cuda:1; by default a GPU if torch has one",
+)
 DTYPE = Option(
     name="dtype",
     parameter="dtype",
@@ -75,7 +79,7 @@ BLD = (
     ),
     *declared_options(declared(BLDConfig), prefix="bld-"),
 )
-STAGE = (*PARENT, SPACE, OUT, *SCENARIO, *WORKING, *DATA)
+STAGE = (*PARENT, SPACE, OUT, DEVICE, *SCENARIO, *WORKING, *DATA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,51 +155,59 @@ def library_config(given: Given) -> LibraryConfig:
     return LibraryConfig(**given.arguments(LIBRARY), bld=BLDConfig(**steps) if wanted else None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stage:
-    """What every stage of a search starts from.
+def steps_of(given: Given, shape: ModelShape, *, method: str | None = None) -> Steps:
+    """Returns the search that options describe, of which a subcommand runs some stages.
 
     Args:
-        workspace: The run directory.
-        parent: The parent, opened.
-        space: The alternatives of each layer.
-        scenario: The scenario.
-        windows: The text, cut; None if it was not wanted.
+        given: The options.
+        shape: The parent's sizes.
+        method: How blocks are scored; by default as the effort has it.
     """
-
-    workspace: Workspace
-    parent: Parent
-    space: SearchSpace
-    scenario: Scenario
-    windows: Windows | None
-
-    @property
-    def text(self) -> Windows:
-        """The text, where it was asked for."""
-        assert self.windows is not None
-        return self.windows
+    effort = given.get("effort", DEMO_EFFORT if given.get("demo") else "default")
+    return pipeline.Steps(
+        space=SearchSpace.preset(shape, given.get("space", SPACE.default)),
+        workload=Workload.of(scenario(given)),
+        hardware=given.get("hardware", "cpu"),
+        effort=choice.effort_named(effort),
+        config=library_config(given),
+        method=method,
+    )
 
 
-def open_stage(given: Given, *, text: bool = True) -> Stage:
+def open_stages(given: Given, *, text: bool = True, method: str | None = None) -> OpenStages:
     """Opens what options name, as `search` does, so that stages meet its artifacts.
 
     Args:
         given: The options.
-        text: Whether the stage needs text.
+        text: Whether the stages read text.
+        method: As for `steps_of`.
     """
-    found, how = sources(given, text=text), scenario(given)
-    limit_threads()
-    cut = importlib.import_module("puzzle.text.windows").windows
-    workspace = Workspace(given.get("out", OUT.default))
-    working = precision(given).working
-    parent = models.open_parent(found.parent, workspace=workspace, dtype=working)
-    return Stage(
-        workspace=workspace,
-        parent=parent,
-        space=SearchSpace.preset(parent.shape, given.get("space", SPACE.default)),
-        scenario=how,
-        windows=cut(found.text, parent.tokenizer, found.data) if text else None,
+    source = sources(given, text=text)
+    inputs = pipeline.Inputs(
+        parent=source.parent,
+        text=source.text,
+        workload=Workload.of(scenario(given)),
+        hardware=given.get("hardware", "cpu"),
+        device=given.get("device"),
+        precision=precision(given),
+        data=source.data,
     )
+    opened = pipeline.open_run(inputs, pipeline.open_workspace(given.get("out", OUT.default)))
+    steps = steps_of(given, opened.run.parent.shape, method=method)
+    return OpenStages(run=opened.run, steps=replace(steps, workload=opened.workload))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenStages:
+    """A run, and the search whose stages a subcommand asks it for.
+
+    Args:
+        run: The run.
+        steps: The search.
+    """
+
+    run: Run
+    steps: Steps
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puzzle import costs, models
+from puzzle import costs, models, pipeline
 from puzzle.cli.flags import Given
-from puzzle.cli.inputs import OUT, SPACE, library_config, precision, scenario, sources, table
+from puzzle.cli.inputs import OUT, precision, sources, steps_of, table
 from puzzle.cli.subcommand import Answer
-from puzzle.demo import DEMO_EFFORT
 from puzzle.errors import ParentError
 from puzzle.storage.disk import free_bytes
 from search_space import ModelShape, SearchSpace
@@ -23,37 +22,29 @@ GIB = 2.0**30
 
 
 def planned(
-    given: Given, stages: Collection[str], *, text: bool = True, scores: str | None = None
+    given: Given,
+    names: Collection[str] | None = None,
+    *,
+    text: bool = True,
+    method: str | None = None,
 ) -> Answer:
     """Returns what stages would take; nothing is written and no weight is read.
 
     Args:
         given: The options.
-        stages: Of `puzzle.pipeline.plan.STAGES`.
+        names: Names of the estimates that count; all of a search's if not given.
         text: Whether the subcommand reads text.
-        scores: How blocks are scored; by default as the effort has it.
+        method: How blocks are scored; by default as the effort has it.
     """
-    found = sources(given, text=text, fetch=False)
-    space = SearchSpace.preset(shape_of(found.parent), given.get("space", SPACE.default))
-    word, how = given.get("hardware", "cpu"), scenario(given)
-    if word in ("cpu", "torch"):
-        how = how.served_in(costs.served_format(word).name)
-    if ":" in word or word.endswith(".json"):
-        # Costs from a file or a formula take no time.
-        stages = [stage for stage in stages if stage != "costs"]
-    estimate: Plan = importlib.import_module("puzzle.pipeline.plan").plan(
-        space,
-        how,
-        found.data,
-        stages=stages,
-        effort=given.get("effort", DEMO_EFFORT if given.get("demo") else "default"),
-        scores=scores,
-        library=library_config(given),
-        working=precision(given).working,
-    )
+    source = sources(given, text=text, fetch=False)
+    steps = steps_of(given, shape_of(source.parent), method=method)
+    formats = precision(given)
+    served = costs.served_format(given.get("hardware", "cpu")).name
+    steps = replace(steps, workload=steps.workload.served_in(served))
+    estimate = pipeline.plan(steps, source.data, names=names, working=formats.working)
     free = free_bytes(given.get("out", OUT.default))
-    values = {**estimate.to_dict(), "free_disk": free, "space": repr(space)}
-    return Answer(values=values, text=_text(estimate, space, free))
+    values = {**estimate.to_dict(), "free_disk": free, "space": repr(steps.space)}
+    return Answer(values=values, text=_text(estimate, steps.space, free))
 
 
 def shape_of(parent: Any) -> ModelShape:
@@ -84,7 +75,7 @@ def _text(estimate: Plan, space: SearchSpace, free: float) -> str:
     total = (f"{size / GIB:.2f} GiB" for size in (estimate.memory, estimate.disk))
     rows.append(("in all", _time(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
     rates = estimate.rates
-    assumed = importlib.import_module("puzzle.pipeline.plan").ASSUMED
+    assumed = pipeline.ASSUMED
     return (
         f"{space!r}\n{table(rows)}\n"
         f"estimated from {rates.model / 1e9:.0f} and {rates.fits / 1e9:.0f} Gflop/s (model, fits) "

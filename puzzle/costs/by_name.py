@@ -1,34 +1,144 @@
-"""hardware=: from a word to a cost model."""
+"""hardware=: from a word to a cost model, as a stage of a run."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from puzzle.costs.calibrated.engine_costs import EngineCalibrated
+from puzzle.costs.calibrated.engines.engine import Engine
+from puzzle.costs.calibrated.engines.llama_cpp import LlamaCpp
+from puzzle.costs.calibrated.engines.torch_generate import TorchGenerate
+from puzzle.costs.calibrated.engines.vllm import Vllm
 from puzzle.costs.cost_table import Table
+from puzzle.costs.measured.layout_times import LayoutTimes
+from puzzle.costs.measured.sublayer_times import SublayerTimes
+from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.costs.profile import Profile
 from puzzle.costs.protocol import CostModel
 from puzzle.costs.roofline import Roofline
 from puzzle.costs.served import served_format
 from puzzle.errors import CostModelError
+from puzzle.estimates import Estimate, Sizes
 from puzzle.limits.scenario import Scenario
-from search_space import ModelShape, SearchSpace
+from puzzle.models.parent import Parent
+from puzzle.stages import Run, Stage
+from puzzle.storage.workspace import Workspace
+from search_space import Layout, ModelShape, SearchSpace
 
-if TYPE_CHECKING:  # these import torch's models, and a roofline needs none of them
-    from puzzle.models.parent import Parent
-    from puzzle.storage.workspace import Workspace
+__all__ = ["HardwareCosts", "cost_model", "is_run_here", "pair_seconds", "torch_device"]
 
-__all__ = ["cost_model"]
-
-ENGINES = {"llama.cpp": "LlamaCpp", "vllm": "Vllm", "torch": "TorchGenerate"}
+ENGINES: Mapping[str, Callable[[], Engine]] = {
+    "llama.cpp": LlamaCpp,
+    "vllm": Vllm,
+    "torch": TorchGenerate,
+}
 ALLOWED = (
     "'cpu' or 'cuda' (measured here), 'roofline:<device>' such as 'roofline:h100-sxm', "
     "'table:<path>', the path of a profile (.json), an engine to calibrate in "
     f"({', '.join(map(repr, ENGINES))}), or a CostModel"
 )
+PairSeconds = dict[str, dict[str, float]]
+
+
+def torch_device(hardware: Any) -> str | None:
+    """Returns the device of torch that a word of `hardware=` names, or None.
+
+    Example:
+        >>> torch_device("cuda:1"), torch_device("roofline:h100-sxm")
+        ('cuda:1', None)
+    """
+    if not isinstance(hardware, str):
+        return None
+    kind, colon, index = hardware.partition(":")
+    if hardware in ("cpu", "cuda") or (kind == "cuda" and colon and index.isdigit()):
+        return hardware
+    return None
+
+
+def is_run_here(hardware: Any) -> bool:
+    """Returns whether a word of `hardware=` stands for what is measured on this machine.
+
+    Example:
+        >>> is_run_here("cuda:1"), is_run_here("llama.cpp"), is_run_here("table:costs.csv")
+        (True, True, False)
+    """
+    return torch_device(hardware) is not None or (isinstance(hardware, str) and hardware in ENGINES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HardwareCosts(Stage[CostModel]):
+    """The cost model that a word stands for, in one scenario.
+
+    Args:
+        hardware: As for `cost_model`.
+        space: The blocks to measure or calibrate with.
+        scenario: The scenario.
+        options: As for `cost_model`.
+    """
+
+    hardware: str | os.PathLike[str] | CostModel
+    space: SearchSpace
+    scenario: Scenario
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def times(self) -> SublayerTimes | None:
+        """The times that are taken; None where the hardware is not a device of torch."""
+        device = torch_device(self.hardware)
+        if device is None:
+            return None
+        return SublayerTimes.of(self.space, self.scenario, **{"device": device, **self.options})
+
+    def result(self, run: Run) -> CostModel:
+        """Returns the cost model; measured or calibrated, where it has to be."""
+        if (times := self.times) is not None:
+            return MeasuredCosts.read(run, times)
+        if isinstance(self.hardware, str) and self.hardware in ENGINES:
+            served = served_format(self.hardware, workspace=run.workspace)
+            return EngineCalibrated.measure(
+                ENGINES[self.hardware](),
+                run.parent,
+                self.space,
+                self.scenario.served_in(served.name),
+                workspace=run.workspace,
+                **self.options,
+            )
+        return _modelled(self.hardware, run.parent.shape, self.scenario, self.options)
+
+    def estimate(self, sizes: Sizes) -> Estimate:
+        """Returns what measuring takes; how long an engine takes is not known beforehand."""
+        if (times := self.times) is not None:
+            return times.estimate(sizes)
+        work = "nothing is measured"
+        if is_run_here(self.hardware):
+            work = f"calibrated in {self.hardware}, whose time is not known beforehand"
+        return Estimate(name="costs", work=work, seconds=0.0, memory=0.0, disk=0.0)
+
+
+def pair_seconds(
+    run: Run, costs: CostModel, layout: Layout, scenario: Scenario
+) -> PairSeconds | None:
+    """Returns what parent and child take where the costs are of; None where that is not here.
+
+    Published rates, tables, profiles and cost models of one's own are of other machines, or may
+    be: what a child takes on this one says nothing about them.
+
+    Args:
+        run: The run.
+        costs: The cost model of the scenario.
+        layout: The child's layout.
+        scenario: What is run.
+    """
+    if isinstance(costs, EngineCalibrated) and costs.session is not None:
+        return costs.timed(layout)
+    if isinstance(costs, MeasuredCosts) and costs.device is not None:
+        pair = run.get(LayoutTimes(layout=layout, scenario=scenario, device=costs.device))
+        return {"parent": pair.parent.to_dict(), "child": pair.child.to_dict()}
+    return None
 
 
 def cost_model(
@@ -64,22 +174,27 @@ def cost_model(
         >>> cost_model("roofline:h200", shape=shape, scenario=Scenario()).spec.name
         'h200'
     """
+    word = os.fspath(hardware) if isinstance(hardware, str | os.PathLike) else None
+    if word is not None and is_run_here(word):
+        if space is None or parent is None or workspace is None:
+            raise CostModelError(f"hardware={word!r} runs models; give parent, space and workspace")
+        stage = HardwareCosts(hardware=word, space=space, scenario=scenario, options=options)
+        return Run(workspace=workspace, parent=parent).get(stage)
+    return _modelled(hardware, shape, scenario, options)
+
+
+def _modelled(
+    hardware: Any, shape: ModelShape, scenario: Scenario, options: Mapping[str, Any]
+) -> CostModel:
+    """Returns a cost model that needs nothing to be run."""
     if not isinstance(hardware, str | os.PathLike):
         return _given(hardware)
     word = os.fspath(hardware)
-    if word in ENGINES:
-        scenario = scenario.served_in(served_format(word, workspace=workspace).name)
     kind, colon, rest = word.partition(":")
     if kind == "roofline" and colon:
         return Roofline(rest, shape, **options)
     if kind == "table" and colon:
         return Table(rest)
-    if word in ("cpu", "cuda") or (kind == "cuda" and rest.isdigit()) or word in ENGINES:
-        if space is None or parent is None or workspace is None:
-            raise CostModelError(f"hardware={word!r} runs models; give parent, space and workspace")
-        if word in ENGINES:
-            return _calibrated(word, parent, space, scenario, workspace, options)
-        return _measured(word, parent, space, scenario, workspace, options)
     if Path(word).suffix.lower() == ".json":
         return Profile.load(word, scenario=scenario, shape=shape)
     raise CostModelError(f"hardware={word!r}; allowed: {ALLOWED}")
@@ -94,46 +209,3 @@ def _given(hardware: Any) -> CostModel:
         )
     model: CostModel = hardware
     return model
-
-
-def _measured(
-    word: str,
-    parent: Parent,
-    space: SearchSpace,
-    scenario: Scenario,
-    workspace: Workspace,
-    options: dict[str, Any],
-) -> CostModel:
-    from puzzle.costs.measured.sublayers import MeasuredCosts
-
-    if word != "cpu":
-        if "device" not in inspect.signature(MeasuredCosts.measure).parameters:
-            raise CostModelError(
-                f"hardware={word!r}: MeasuredCosts measures on the CPU alone; measure there, or "
-                "plan with 'roofline:<device>' or a profile taken elsewhere"
-            )
-        options = {"device": word, **options}
-    return MeasuredCosts.measure(parent, space, scenario, workspace=workspace, **options)
-
-
-def _calibrated(
-    word: str,
-    parent: Parent,
-    space: SearchSpace,
-    scenario: Scenario,
-    workspace: Workspace,
-    options: dict[str, Any],
-) -> CostModel:
-    try:
-        calibrated = importlib.import_module(
-            "puzzle.costs.calibrated.engine_costs"
-        ).EngineCalibrated
-        engine = getattr(
-            importlib.import_module("puzzle.costs.calibrated.engines"), ENGINES[word]
-        )()
-    except (ImportError, AttributeError) as error:
-        raise CostModelError(f"hardware={word!r} cannot be used here: {error}") from error
-    found: CostModel = calibrated.measure(
-        engine, parent, space, scenario, workspace=workspace, **options
-    )
-    return found

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
@@ -15,12 +15,9 @@ from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from search_space import Block, ModelShape
-from solvers import InfeasibleError, Limit
+from solvers import Limit
 
-__all__ = ["Corrected", "Correction", "Outcome", "fit_correction", "meet", "tighten"]
-
-MOST_ROUNDS = 3
-_T = TypeVar("_T")
+__all__ = ["Corrected", "Correction", "fit_correction", "tighten"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,75 +201,3 @@ def tighten(limit: Limit, error: float) -> Limit:
         )
     bound = limit.bound / (1 + error)
     return replace(limit, at_most=bound) if upper else replace(limit, at_least=bound)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(Generic[_T]):
-    """What `meet` came to.
-
-    Args:
-        found: The last solution.
-        measured: Its measured totals, by resource.
-        limits: The limits it was solved with, tightened or not.
-        rounds: How often was solved.
-        missed: The original limits that its measurement still misses, in words.
-    """
-
-    found: _T
-    measured: Mapping[str, float]
-    limits: tuple[Limit, ...]
-    rounds: int
-    missed: tuple[str, ...]
-
-
-def meet(
-    limits: Sequence[Limit],
-    solve: Callable[[tuple[Limit, ...]], _T],
-    predicted: Callable[[_T], Mapping[str, float]],
-    measure: Callable[[_T], Mapping[str, float]],
-    *,
-    rounds: int = MOST_ROUNDS,
-) -> Outcome[_T]:
-    """Solves, measures, and where a measurement misses a limit tightens it and solves again.
-
-    Args:
-        limits: What the measurement has to keep; each with one bound.
-        solve: Returns a solution within limits, or raises InfeasibleError; where tightened limits
-            leave none, the solution before stays.
-        predicted: Totals by resource that the solution is predicted to have.
-        measure: Measured totals by resource; a resource that is not measured is taken on trust.
-        rounds: How often to solve at most.
-
-    Returns:
-        The last solution, and what it still misses.
-    """
-    current = {limit: limit for limit in limits}
-    for turn in range(1, rounds + 1):
-        try:
-            found = solve(tuple(current.values()))
-        except InfeasibleError:
-            if turn == 1:
-                raise
-            turn -= 1  # what was found before stays, with what it misses
-            break
-        used = tuple(current.values())
-        got, expected = measure(found), predicted(found)
-        missed = [
-            limit
-            for limit in limits
-            if limit.resource in got and limit.slack(got[limit.resource]) < 0
-        ]
-        if not missed or turn == rounds:
-            break
-        for limit in missed:
-            # The prediction kept the limit, so its error is what broke it; and the new bound is
-            # below that prediction, so the same solution cannot come back.
-            error = got[limit.resource] / expected[limit.resource] - 1
-            current[limit] = tighten(limit, error)
-    return Outcome(
-        found=found,
-        measured=got,
-        limits=used,
-        rounds=turn,
-        missed=tuple(limit.text for limit in missed),
-    )

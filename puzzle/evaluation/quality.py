@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,19 @@ class Quality:
                 **{name: error for name, error in errors.items() if error is not None},
             },
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Mapping[str, float]]) -> Quality:
+        """Returns the figures that `to_dict` wrote."""
+        child = values["child"]
+        return cls(
+            kl=child["kl"],
+            agreement=child["agreement"],
+            perplexity=child["perplexity"],
+            parent_perplexity=values["parent"]["perplexity"],
+            kl_error=child.get("kl_error"),
+            agreement_error=child.get("agreement_error"),
+        )
 
 
 @torch.no_grad()

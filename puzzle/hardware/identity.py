@@ -17,7 +17,7 @@ __all__ = ["device_identity", "device_record", "require_device", "software_versi
 PACKAGES = ("puzzle-nas", "torch", "transformers", "numpy")
 
 
-def device_identity(device: str = "cpu") -> dict[str, Any]:
+def device_identity(device: str) -> dict[str, Any]:
     """Returns the parts of a device's record that stay the same while it is used.
 
     Args:
@@ -26,7 +26,7 @@ def device_identity(device: str = "cpu") -> dict[str, Any]:
     return {k: v for k, v in device_record(device).items() if k != "clocks"}
 
 
-def device_record(device: str = "cpu") -> dict[str, Any]:
+def device_record(device: str) -> dict[str, Any]:
     """Returns what identifies a device, as JSON values.
 
     Args:

@@ -1,8 +1,9 @@
-"""Timing on a CPU or a GPU: turns, cold caches, quartiles, and runs that drift done again."""
+"""Timing on a CPU or a GPU: turns, cold caches, and as many rounds as the error asks for."""
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,10 @@ from tqdm.auto import tqdm
 logger = logging.getLogger(__name__)
 
 WARM_UP = 1
+LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 8, 0.01
+# A change of the device's speed that is worth a warning.
 DRIFT = 0.1
-RETRIES = 2
+SERIES = 3
 FLUSH_BYTES = 2**28  # more than the L2 cache of any GPU
 
 Seconds = dict[str, float]
@@ -59,40 +62,86 @@ class Stopwatch:
         return sum(begin.elapsed_time(end) for begin, end in pairs) / 1000 / repeats
 
 
-def take_turns(jobs: Mapping[str, Callable[[], Seconds]], rounds: int) -> tuple[Samples, float]:
-    """Runs all jobs in turn, round after round, and again if the device changed its speed.
+def take_turns(
+    jobs: Mapping[str, Callable[[], Seconds]],
+    *,
+    least: int = LEAST_ROUNDS,
+    most: int = MOST_ROUNDS,
+    goal: float = GOAL,
+) -> tuple[Samples, float]:
+    """Runs all jobs in turn, round after round, until their medians are known well enough.
 
-    A slow spell falls on all jobs alike; but if the second half of the rounds was slower or
-    faster than the first by more than `DRIFT`, clocks or other work were changing, and all
-    rounds are run again, at most `RETRIES` times.
+    A slow spell falls on all jobs of a round alike, so each round is divided by how slow it was.
 
     Args:
         jobs: By name; each returns seconds by phase.
-        rounds: How often each runs, after a warm-up.
+        least: Fewest rounds, after a warm-up.
+        most: Most rounds.
+        goal: Relative error of the medians at which the rounds end.
 
     Returns:
-        The samples by job and phase, and the drift that is left in them.
+        The samples by job and phase, as if every round had been as fast as the median one, and
+        the drift that was taken out of them.
     """
-    for attempt in range(RETRIES + 1):
-        samples = _rounds(jobs, rounds)
-        left = drift(samples)
-        if abs(left) <= DRIFT:
-            break
-        again = "measured again" if attempt < RETRIES else "kept, but not to be trusted"
+    raw: Samples = {name: {} for name in jobs}
+    steadied: Samples = {}
+    with tqdm(total=WARM_UP + most, desc="costs", unit="round") as bar:
+        for turn in range(WARM_UP + most):
+            for name, job in jobs.items():
+                for phase, seconds in job().items():
+                    if turn >= WARM_UP:
+                        raw[name].setdefault(phase, []).append(seconds)
+            bar.update()
+            if turn + 1 - WARM_UP < least:
+                continue
+            steadied = steady(raw)
+            if uncertainty(steadied) <= goal:
+                break
+    change = drift(raw)
+    if abs(change) > DRIFT:
         logger.warning(
-            "the device's speed changed by %.0f %% while it was timed: %s", 100 * left, again
+            "the device's speed changed by %.0f %% while it was timed; each round is compared "
+            "with itself, so ratios hold better than seconds",
+            100 * change,
         )
-    return samples, left
+    return steadied, change
 
 
-def _rounds(jobs: Mapping[str, Callable[[], Seconds]], rounds: int) -> Samples:
-    samples: Samples = {name: {} for name in jobs}
-    for turn in tqdm(range(WARM_UP + rounds), desc="costs", unit="round"):
-        for name, job in jobs.items():
-            for phase, seconds in job().items():
-                if turn >= WARM_UP:
-                    samples[name].setdefault(phase, []).append(seconds)
-    return samples
+def steady(samples: Samples) -> Samples:
+    """Returns samples divided by how slow their round was: the median over all series.
+
+    With fewer than `SERIES` series there is too little to tell a slow round from a slow job, and
+    the samples stay as they are.
+    """
+    series = [values for phases in samples.values() for values in phases.values()]
+    if len(series) < SERIES:
+        return samples
+    shares = [[value / statistics.median(values) for value in values] for values in series]
+    slowness = [statistics.median(row) for row in zip(*shares, strict=True)]
+    return {
+        name: {
+            phase: [value / factor for value, factor in zip(values, slowness, strict=True)]
+            for phase, values in phases.items()
+        }
+        for name, phases in samples.items()
+    }
+
+
+def uncertainty(samples: Samples) -> float:
+    """Returns the relative standard error of a median, in the middle of all series."""
+    errors = [
+        standard_error(values) / statistics.median(values)
+        for phases in samples.values()
+        for values in phases.values()
+    ]
+    return statistics.median(errors)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Returns the standard error of the median of normal samples; infinite for a single one."""
+    if len(values) < 2:
+        return math.inf
+    return math.sqrt(math.pi / 2) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def drift(samples: Samples) -> float:

@@ -85,6 +85,18 @@ class Requirement:
             return Limit(self.column.name, at_least=bound)
         return Limit(self.column.name, at_most=bound)
 
+    def words(self, total: float, parent: Mapping[str, float]) -> str:
+        """Returns a total of the column as the constraint is written: "1.2x", or "412 tokens/s".
+
+        Args:
+            total: The total.
+            parent: The parent's total of each column.
+        """
+        amount, relation = self.amount(total), self.constraint.relation
+        if not self.constraint.relative:
+            return readable(self.constraint.quantity, amount, relation)
+        return f"{rounded(amount / self.amount(parent[self.column.name]), relation)}x"
+
     def describe_infeasible(self, reached: float, parent: Mapping[str, float]) -> str:
         """Says how near the space comes, for the best total of the column and the parent's."""
         base = parent.get(self.column.name, 0.0)

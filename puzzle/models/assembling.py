@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from puzzle.errors import PuzzleError
 from puzzle.models.child import PuzzleDecoderLayer, PuzzleForCausalLM
-from puzzle.models.child_config import config_from_layout
+from puzzle.models.child_config import PuzzleConfig, config_from_layout
 from search_space import Block, Layout, ModelShape
 
 
@@ -69,3 +69,14 @@ def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor], assign: bool =
         module.load_state_dict(tensors, strict=True, assign=assign)
     except RuntimeError as error:
         raise PuzzleError(f"the tensors do not fit the layout: {error}") from error
+
+
+def random_model(config: PuzzleConfig, dtype: str, device: str = "cpu") -> PuzzleForCausalLM:
+    """Returns a model of a config with random weights, to be timed."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            return PuzzleForCausalLM(config).eval()
+    finally:
+        torch.set_default_dtype(before)

@@ -154,7 +154,7 @@ def describe_run(
         "formats": formats.to_dict(),
         "settings": settings,
         "versions": versions(),
-        "device": device_record(),
+        "device": device_record(str(parent.device)),
     }
 
 

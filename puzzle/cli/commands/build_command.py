@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from puzzle import library as libraries
 from puzzle.cli.flags import Given
-from puzzle.cli.inputs import BLD, LIBRARY, STAGE, Stage, library_config, open_stage, table
+from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stages, table
 from puzzle.cli.planned import planned
 from puzzle.cli.subcommand import Answer, Subcommand
 
-if TYPE_CHECKING:
-    from puzzle.library.build import Library
-
-
-def library_of(given: Given, stage: Stage) -> Library:
-    """Returns the library that options describe, built or found in the run directory."""
-    config = library_config(given)
-    return libraries.build_library(
-        stage.parent, stage.space, stage.text, workspace=stage.workspace, config=config
-    )
-
 
 def _run(given: Given) -> Answer:
-    library = library_of(given, open_stage(given))
+    opened = open_stages(given)
+    library = opened.run.get(opened.steps.library)
     layers = []
     rows: list[tuple[str, ...]] = [("layer", "variants", "median error", "worst error")]
     for index, artifact in enumerate(library.layers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from puzzle import costs as cost_models
 from puzzle import hardware
 from puzzle.cli.flags import Given, Option
-from puzzle.cli.inputs import STAGE, open_stage, table
+from puzzle.cli.inputs import STAGE, open_stages, table
 from puzzle.cli.planned import planned
 from puzzle.cli.subcommand import Answer, Subcommand
 from puzzle.costs.profile import Profile
@@ -24,23 +24,15 @@ OWN = (
 
 
 def _run(given: Given) -> Answer:
-    stage, word = open_stage(given, text=False), given.get("hardware", "cpu")
-    served = cost_models.served_format(word, workspace=stage.workspace)
-    scenario = stage.scenario.served_in(served.name)
-    costs = cost_models.cost_model(
-        word,
-        shape=stage.parent.shape,
-        scenario=scenario,
-        space=stage.space,
-        parent=stage.parent,
-        workspace=stage.workspace,
-    )
-    here = ":" not in word
+    opened, word = open_stages(given, text=False), given.get("hardware", "cpu")
+    (scenario,) = opened.steps.workload.scenarios.values()
+    here = cost_models.is_run_here(word)
+    device = cost_models.torch_device(word) or "cpu"
     profile = Profile.take(
-        costs,
-        stage.space,
+        opened.run.get(opened.steps.costs(scenario)),
+        opened.steps.space,
         scenario,
-        device=hardware.device_record() if here else {"name": word},
+        device=hardware.device_record(device) if here else {"name": word},
         versions=hardware.software_versions() if here else None,
     )
     file = given.get("save")

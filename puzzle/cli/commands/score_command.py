@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from puzzle.cli.commands.build_command import library_of
 from puzzle.cli.flags import Given, Option
-from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stage, table
+from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stages, table
 from puzzle.cli.planned import planned
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.storage.disk import disk_errors
 
-if TYPE_CHECKING:
-    from puzzle.scoring.scores import Scores
-
-# Each is a function in a module of its own name, which needs torch.
-METHODS = {"hybrid": "hybrid", "fisher": "fisher", "exact": "replace_one"}
+METHODS = ("hybrid", "fisher", "exact")
 OWN = (
     Option(
         name="method",
@@ -35,11 +28,9 @@ def _run(given: Given) -> Answer:
     method = given.get("method", "hybrid")
     if method not in METHODS:
         raise UsageError(f"--method {method}: allowed: {', '.join(METHODS)}")
-    stage = open_stage(given)
-    library = library_of(given, stage)
-    name = METHODS[method]
-    estimate = getattr(importlib.import_module(f"puzzle.scoring.{name}"), name)
-    scores: Scores = estimate(library, stage.space, stage.text, workspace=stage.workspace)
+    opened = open_stages(given, method=method)
+    library = opened.run.get(opened.steps.library)
+    scores = opened.run.get(opened.steps.scores(library.refs))
     values, file = scores.to_dict(), given.get("save")
     if file is not None:
         with disk_errors(Path(file), Path(file).absolute().parent):
@@ -62,5 +53,5 @@ SCORE = Subcommand(
         "puzzle score ./Llama-3.2-1B --text corpus.txt --method exact --json",
     ),
     run=_run,
-    plan=lambda given: planned(given, ("library", "scores"), scores=given.get("method", "hybrid")),
+    plan=lambda given: planned(given, ("library", "scores"), method=given.get("method", "hybrid")),
 )

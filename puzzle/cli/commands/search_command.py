@@ -71,5 +71,5 @@ SEARCH = Subcommand(
         'puzzle search ./Llama-3.2-1B --text corpus.txt --constraint "throughput >= 1.5x"',
     ),
     run=_run,
-    plan=lambda given: planned(given, ("costs", "library", "scores", "choice", "measurement")),
+    plan=planned,
 )

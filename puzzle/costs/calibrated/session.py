@@ -19,6 +19,8 @@ from search_space import Layout
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
+# Part of every artifact's name: raised when the same key gives another result.
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +84,16 @@ class Session:
 
     def _spec(self, layout: Layout) -> dict[str, Any]:
         return {
+            "format": FORMAT,
             "engine": self.engine.record(),
-            "device": device_record(),
+            "device": device_record(self._device()),
             "scenario": self.scenario.to_dict(),
             "config": config_from_layout(self.config, layout).to_json_string(),
             "paired": self._paired(),
         }
+
+    def _device(self) -> str:
+        return str(getattr(self.engine, "device", "cpu"))
 
     def _paired(self) -> bool:
         return bool(getattr(self.engine, "takes_turns", False))

@@ -1,74 +1,198 @@
-"""Speed of models that take turns: what `generate()` takes, which is what people call."""
+"""Replies of models that take turns: what `generate()` takes, which is what people call.
+
+A whole reply is not waited for. The prompt is read as it is, and decoding is timed for a few steps
+at the first, middle and last number of cached tokens, between which a step's seconds change evenly.
+"""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
+from transformers import DynamicCache
 
+from puzzle.costs.measured.stacks import contexts, mean_step
+from puzzle.hardware.stopwatch import standard_error
 from puzzle.limits.scenario import Scenario
 
+# Decode steps timed together.
+STEPS = 8
+LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 9, 0.01
 # A clock may tell no difference between one token and a few of a tiny model.
 SHORTEST = 1e-9
 
 
-@torch.no_grad()
-def speed(
-    models: dict[str, Any],
-    scenario: Scenario,
-    *,
-    rounds: int = 5,
-    device: str = "cpu",
-    clock: str = "wall",
-) -> dict[str, dict]:
-    """Returns prefill and decode seconds of the scenario, the models taking turns.
-
-    Prefill is greedy `generate()` of one token, decode what `generated_tokens` more take.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a model takes for a scenario.
 
     Args:
-        models: Causal language models by name.
+        prefill_seconds: From the batch of prompts to the first token of each reply.
+        decode_seconds: The `generated_tokens` further steps.
+        kv_cache: Bytes of the cache when the replies are complete.
+        memory: Bytes of the weights and of that cache.
+        parameters: Number of weights.
+    """
+
+    prefill_seconds: float
+    decode_seconds: float
+    kv_cache: int
+    memory: int
+    parameters: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the whole scenario."""
+        return self.prefill_seconds + self.decode_seconds
+
+    def to_dict(self) -> dict[str, float]:
+        """Returns plain JSON values, the whole seconds among them."""
+        return {**asdict(self), "seconds": self.seconds}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A parent and a child that took turns.
+
+    Args:
+        parent: What the parent takes.
+        child: What the child takes.
+        ratio_error: Relative standard error of child's over parent's seconds.
+        rounds: How often both were timed.
+    """
+
+    parent: Reply
+    child: Reply
+    ratio_error: float
+    rounds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Pair:
+        """Returns the pair that `to_dict` wrote."""
+        replies = {who: Reply(**values[who]) for who in ("parent", "child")}
+        return cls(**{**values, **replies})
+
+
+@torch.no_grad()
+def time_pair(
+    parent: Any,
+    child: Any,
+    scenario: Scenario,
+    *,
+    device: str,
+    clock: str = "wall",
+    goal: float = GOAL,
+    most: int = MOST_ROUNDS,
+) -> Pair:
+    """Returns what parent and child take for a scenario, in turns.
+
+    The child's seconds are its share of the parent's in the same round, times the parent's usual
+    ones, so that a slow spell of the machine falls on both.
+
+    Args:
+        parent: A causal language model.
+        child: Another.
         scenario: Batch, prompt and generated tokens.
-        rounds: Times each model runs the scenario, after one warm-up.
         device: Where they run; the models are moved there.
         clock: "wall", or on a CPU "cpu": processor seconds, which other work hardly disturbs.
-
-    Returns:
-        Per model: medians `prefill_seconds`, `decode_seconds`, `seconds`, its `parameters`, and
-        the bytes of its `kv_cache` and, with its weights, of its `memory`.
+        goal: Standard error of the ratio at which the rounds end.
+        most: Most rounds.
     """
-    size = (scenario.batch, scenario.prompt_tokens)
-    vocab = min(model.config.vocab_size for model in models.values())
-    prompt = torch.randint(1, vocab, size, generator=torch.Generator().manual_seed(0)).to(device)
-    models = {name: model.to(device) for name, model in models.items()}
-    samples: dict[str, list[list[float]]] = {name: [] for name in models}
-    caches: dict[str, int] = {}
-    for turn in tqdm(range(rounds + 1), desc="speed", unit="round"):
-        for name, model in models.items():
-            steps = (1, 1 + scenario.generated_tokens)
-            times = [generate_seconds(model, prompt, tokens, clock) for tokens in steps]
-            if turn:
-                samples[name].append([seconds for seconds, _ in times])
-            caches[name] = times[1][1]
-    found = {}
-    for name, model in models.items():
-        prefill, total = (statistics.median(column) for column in zip(*samples[name], strict=True))
-        weights = sum(parameter.nbytes for parameter in model.parameters())
-        found[name] = {
-            "prefill_seconds": prefill,
-            "decode_seconds": max(total - prefill, SHORTEST),
-            "seconds": total,
-            "kv_cache": caches[name],
-            "memory": weights + caches[name],
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        }
-    return found
+    runs = [_Replies(model.to(device), scenario, clock) for model in (parent, child)]
+    rows: list[tuple[tuple[float, float], ...]] = []
+    error = math.inf
+    with tqdm(total=1 + most, desc="speed", unit="round") as bar:
+        for turn in range(1 + most):
+            row = tuple(run.seconds() for run in runs)
+            bar.update()
+            if turn:  # the first is a warm-up
+                rows.append(row)
+            if len(rows) >= LEAST_ROUNDS:
+                logs = [math.log(sum(b) / sum(a)) for a, b in rows]
+                error = standard_error(logs)
+                if error <= goal:
+                    break
+    phases = []
+    for phase in (0, 1):
+        usual = statistics.median(a[phase] for a, _ in rows)
+        share = statistics.median(b[phase] / a[phase] for a, b in rows)
+        phases.append((usual, share * usual))
+    replies = [run.reply(phases[0][at], phases[1][at]) for at, run in enumerate(runs)]
+    return Pair(parent=replies[0], child=replies[1], ratio_error=error, rounds=len(rows))
+
+
+class _Replies:
+    """One model in one scenario."""
+
+    def __init__(self, model: Any, scenario: Scenario, clock: str) -> None:
+        self.model, self.scenario, self.clock = model, scenario, clock
+        size = (scenario.batch, scenario.sequence_tokens + STEPS)
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(1, model.config.vocab_size, size, generator=generator)
+        self.tokens = tokens.to(model.device)
+        self.steps = min(STEPS, scenario.generated_tokens)
+        self.cached_bytes = 0
+
+    def seconds(self) -> tuple[float, float]:
+        """Returns the seconds of prefill and of decoding the whole reply."""
+        length = self.scenario.prompt_tokens
+        prefill, held = generate_seconds(self.model, self.tokens[:, :length], 1, self.clock)
+        self.cached_bytes = held * self.scenario.sequence_tokens // length
+        steps = [(n, self._step_seconds(n)) for n in contexts(self.scenario)]
+        decode = mean_step(steps, self.scenario) * self.scenario.generated_tokens
+        return prefill, max(decode, SHORTEST)
+
+    def _step_seconds(self, cached: int) -> float:
+        """Returns the seconds of one decode step with so many tokens in the cache at first."""
+        one, several = (
+            generate_seconds(
+                self.model, self.tokens[:, : cached + 1], count, self.clock, self._cache(cached)
+            )[0]
+            for count in (1, 1 + self.steps)
+        )
+        return max(several - one, 0.0) / self.steps
+
+    def _cache(self, cached: int) -> DynamicCache | None:
+        if not self.model.config.use_cache:
+            return None
+        cache = DynamicCache(config=self.model.config)
+        for index, layer in enumerate(self.model.model.layers):
+            if layer.attention_kind == "gqa":
+                projection = layer.self_attn.k_proj
+                heads = projection.out_features // layer.self_attn.head_dim
+                size = (self.scenario.batch, heads, cached, layer.self_attn.head_dim)
+                keys = torch.zeros(size, dtype=self.model.dtype, device=self.model.device)
+                cache.update(keys, keys.clone(), index)
+        return cache
+
+    def reply(self, prefill: float, decode: float) -> Reply:
+        parameters = list(self.model.parameters())
+        weights = sum(parameter.nbytes for parameter in parameters)
+        return Reply(
+            prefill_seconds=prefill,
+            decode_seconds=decode,
+            kv_cache=self.cached_bytes,
+            memory=weights + self.cached_bytes,
+            parameters=sum(parameter.numel() for parameter in parameters),
+        )
 
 
 def generate_seconds(
-    model: Any, prompt_BL: torch.Tensor, tokens: int, clock: str = "wall"
+    model: Any,
+    prompt_BL: torch.Tensor,
+    tokens: int,
+    clock: str = "wall",
+    cache: DynamicCache | None = None,
 ) -> tuple[float, int]:
     """Returns the seconds of greedy `generate()`, and the bytes of the cache it leaves.
 
@@ -76,12 +200,14 @@ def generate_seconds(
         model: A causal language model, on the prompt's device.
         prompt_BL: Prompts of one length.
         tokens: How many tokens are generated for each, whatever they are.
-        clock: "wall" or "cpu", as for `speed`.
+        clock: "wall" or "cpu", as for `time_pair`.
+        cache: What the prompts but for their last token have left in the cache.
     """
     now = time.process_time if clock == "cpu" else time.perf_counter
+    known = {} if cache is None else {"past_key_values": cache}
     _wait(prompt_BL.device)
     start = now()
-    found = model.generate(
+    output = model.generate(
         prompt_BL,
         attention_mask=torch.ones_like(prompt_BL),
         max_new_tokens=tokens,
@@ -89,10 +215,11 @@ def generate_seconds(
         do_sample=False,
         pad_token_id=0,
         return_dict_in_generate=True,
+        **known,
     )
     _wait(prompt_BL.device)
     seconds = now() - start
-    return seconds, _cache_bytes(getattr(found, "past_key_values", None))
+    return seconds, _cache_bytes(getattr(output, "past_key_values", None))
 
 
 def _wait(device: torch.device) -> None:

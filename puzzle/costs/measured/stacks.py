@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache
 
 from puzzle.hardware.stopwatch import Seconds, Stopwatch
 from puzzle.limits.scenario import Scenario
+from puzzle.models.assembling import random_model
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.parent import DTYPES, Parent
+from puzzle.models.parent import Parent
 from search_space import FFN, Attention, Block, Layout
 
 NOTHING = Block(Attention("none"), FFN("none"))
@@ -38,8 +40,6 @@ def mean_step(times: Sequence[tuple[int, float]], scenario: Scenario) -> float:
         >>> mean_step([(10, 1.0), (12, 3.0)], scenario)
         2.0
     """
-    import numpy as np
-
     steps = np.arange(scenario.prompt_tokens, scenario.sequence_tokens)
     at, seconds = zip(*times, strict=True)
     return float(np.interp(steps, at, seconds).mean())
@@ -95,7 +95,7 @@ class _Stack:
         self.model = _model(parent, block, scenario, device)
         self.layers = self.model.model.layers
         self.depth, self.block, self.scenario = len(self.layers), block, scenario
-        self.head_dim, dtype = parent.shape.head_dim, DTYPES[scenario.served_dtype]
+        self.head_dim, dtype = parent.shape.head_dim, self.model.dtype
         generator = torch.Generator().manual_seed(0)
         shape = (scenario.batch, scenario.prompt_tokens, parent.shape.hidden)
         self.x_BLD = torch.randn(shape, generator=generator).to(device, dtype)
@@ -152,13 +152,7 @@ def _model(parent: Parent, block: Block, scenario: Scenario, device: str) -> Puz
     members = -(-(block.ffn.width or 0) // parent.shape.ffn_width)
     depth = max(2, parent.shape.layers // max(1, members))
     layout = Layout(replace(parent.shape, layers=depth), (block,) * depth)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(DTYPES[scenario.served_dtype])
-    try:
-        with torch.device(device):
-            model = PuzzleForCausalLM(config_from_layout(parent.config, layout))
-    finally:
-        torch.set_default_dtype(before)
+    model = random_model(config_from_layout(parent.config, layout), scenario.served_dtype, device)
     # Weights keep requires_grad, as in any model that is loaded and generates: without it torch
     # copies the whole output head to multiply it with a prompt's last position.
-    return model.eval()
+    return model

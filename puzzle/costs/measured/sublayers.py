@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import statistics
-from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-
 from puzzle.costs.calibrated.design import sublayers
-from puzzle.costs.calibrated.engines.engine import check_clock
-from puzzle.costs.measured.stacks import fixed_job, mean_step, stack_job
+from puzzle.costs.measured.sublayer_times import FIXED, SublayerTimes
 from puzzle.costs.protocol import RESOURCES, STANDARD_UNITS, counted_cost
 from puzzle.errors import ConstraintError
 from puzzle.hardware.fast_format import fast_format
-from puzzle.hardware.identity import (
-    device_identity,
-    device_record,
-    require_device,
-    software_versions,
-)
-from puzzle.hardware.nvml import Gpu, gpus, mean_power
-from puzzle.hardware.stopwatch import Seconds, Stopwatch, out_of_memory, spread, take_turns
+from puzzle.hardware.identity import require_device
 from puzzle.limits.scenario import Scenario
-from puzzle.models.child_config import config_from_layout
 from puzzle.models.parent import Parent
+from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
-from search_space import Block, Layout, ModelShape, SearchSpace, counting
-
-ROUNDS = 7
-# Part of every artifact's name: raise it when what is timed changes.
-FORMAT = 4
-FIXED = "fixed"
-
-logger = logging.getLogger(__name__)
+from search_space import Block, ModelShape, SearchSpace, counting
 
 
 class MeasuredCosts:
@@ -116,46 +94,28 @@ class MeasuredCosts:
                 which torch does not do, or the device has not even the memory for the head.
             ParentError: torch cannot use the device.
         """
-        if scenario.cache_bytes != scenario.weight_bytes:
-            raise ConstraintError(
-                f"cache_dtype={scenario.cache_dtype!r} with weight_dtype="
-                f"{scenario.weight_dtype!r} cannot be measured with torch, whose cache has the "
-                "type of the weights; leave cache_dtype out or pass a cost_model of your own"
-            )
-        check_clock(clock, device)
         require_device(device)
-        scenario = scenario.served_in(fast_format(device, workspace=workspace).name)
-        blocks = _sublayers(space, extra)
-        config = config_from_layout(parent.config, Layout.parent(parent.shape))
-        spec = {
-            "format": FORMAT,
-            "device": device_identity(device),
-            "versions": software_versions(),
-            "scenario": scenario.to_dict(),
-            "config": config.to_json_string(),
-            "sublayers": sorted(blocks),
-            "rounds": ROUNDS,
-            "clock": clock,
-        }
+        served = scenario.served_in(fast_format(device, workspace=workspace).name)
+        stage = SublayerTimes.of(space, served, extra=extra, device=device, clock=clock)
+        return cls.read(Run(workspace=workspace, parent=parent), stage)
 
-        def build(directory: Path) -> None:
-            found = _measure(parent, blocks, scenario, device, clock)
-            (directory / "seconds.json").write_text(json.dumps(found), encoding="utf-8")
+    @classmethod
+    def read(cls, run: Run, stage: SublayerTimes) -> MeasuredCosts:
+        """Returns the costs that follow from times of sublayers, taken now if need be.
 
-        stored = workspace.get_or_build("costs", spec, build).load_json("seconds.json")
-        seconds, spreads = {}, {}
-        for label, phases in stored["samples"].items():
-            seconds[label], spreads[label] = _summary(phases, scenario)
-        for label in stored["out_of_memory"]:
-            seconds[label] = {"prefill": math.inf, "decode": math.inf}
+        Args:
+            run: The run.
+            stage: Which sublayers, where and in which scenario.
+        """
+        times = run.get(stage)
         return cls(
-            parent.shape,
-            seconds,
-            spreads,
-            scenario=scenario,
-            record=stored["record"],
-            watts=stored["watts"],
-            device=device,
+            run.parent.shape,
+            times.seconds,
+            times.spread,
+            scenario=stage.scenario,
+            record=times.record,
+            watts=times.watts,
+            device=stage.device,
         )
 
     def _decided(self, scenario: Scenario) -> Scenario:
@@ -197,96 +157,3 @@ class MeasuredCosts:
             "kv_cache": 0.0,
             "parameters": parameters,
         }
-
-
-def _sublayers(space: SearchSpace, extra: Iterable[Block]) -> dict[str, Block]:
-    own = (block for layer in range(space.shape.layers) for block in space.blocks(layer))
-    labels = {part for block in chain(own, extra) for part in sublayers(block)}
-    return {label: Block.from_label(label) for label in labels}
-
-
-def _summary(
-    phases: Mapping[str, list[float]], scenario: Scenario
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Returns medians and spreads of prefill and of the mean decode step."""
-    steps = {
-        int(name.partition("@")[2] or scenario.prompt_tokens): values
-        for name, values in phases.items()
-        if name.startswith("decode")
-    }
-    medians = [(at, statistics.median(steps[at])) for at in sorted(steps)]
-    found = {
-        "prefill": statistics.median(phases["prefill"]),
-        "decode": mean_step(medians, scenario),
-    }
-    return found, {
-        "prefill": spread(phases["prefill"]),
-        "decode": max(map(spread, steps.values())),
-    }
-
-
-@torch.no_grad()
-def _measure(
-    parent: Parent, blocks: Mapping[str, Block], scenario: Scenario, device: str, clock: str
-) -> dict[str, Any]:
-    _warn_of_others(device)
-    watch = Stopwatch(device, clock)
-    jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed_job(parent, scenario, device, watch)}
-    full = []
-    for label in sorted(blocks):
-        try:
-            jobs[label] = stack_job(parent, blocks[label], scenario, device, watch)
-            jobs[label]()  # memory is taken when it runs, and a shape that lacks it is left out
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            jobs.pop(label, None)
-            full.append(label)
-            logger.warning("%s does not fit into %s: it is left out", label, device)
-            if watch.cuda:
-                torch.cuda.empty_cache()
-    samples, left = take_turns(jobs, ROUNDS)
-    watts = _watts(jobs, device)
-    record = {"device": device_record(device), "drift": left, "gpu": _gpu_state(device)}
-    if watch.cuda:
-        record["peak_memory"] = torch.cuda.max_memory_allocated(device)
-    return {"samples": samples, "out_of_memory": full, "record": record, "watts": watts}
-
-
-def _watts(jobs: Mapping[str, Callable[[], Seconds]], device: str) -> dict[str, float]:
-    """Returns the mean power of each job; nothing if one of them is not known."""
-    gpu = _gpu(device)
-    found = {name: mean_power(job, gpu.uuid if gpu else None) for name, job in jobs.items()}
-    known = {name: watts for name, watts in found.items() if watts is not None}
-    return known if len(known) == len(found) else {}
-
-
-def _gpu(device: str) -> Gpu | None:
-    if torch.device(device).type != "cuda":
-        return None
-    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
-    return next((gpu for gpu in gpus() if uuid and gpu.uuid.endswith(uuid)), None)
-
-
-def _gpu_state(device: str) -> dict[str, Any] | None:
-    """Returns clocks, power and temperature of a GPU at the end of the run."""
-    gpu = _gpu(device)
-    if gpu is None:
-        return None
-    return {
-        "clocks": gpu.clocks,
-        "power": gpu.power,
-        "power_limit": gpu.power_limit,
-        "temperature": gpu.temperature,
-    }
-
-
-def _warn_of_others(device: str) -> None:
-    gpu = _gpu(device)
-    for process in gpu.processes if gpu else ():
-        logger.warning(
-            "process %d (%s) computes on %s as well; what is measured now is too slow",
-            process.pid,
-            process.name,
-            device,
-        )

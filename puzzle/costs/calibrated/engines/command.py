@@ -12,9 +12,9 @@ from typing import Any
 
 from puzzle.costs.calibrated.engines.engine import Timing
 from puzzle.costs.calibrated.engines.process import last_json, run_command
-from puzzle.costs.calibrated.engines.torch_generate import random_model
 from puzzle.errors import EngineError
 from puzzle.limits.scenario import Scenario
+from puzzle.models.assembling import random_model
 from puzzle.models.child_config import PuzzleConfig, layout_from_config
 
 RATES = ("throughput", "prefill_throughput", "decode_throughput")

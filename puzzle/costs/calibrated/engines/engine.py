@@ -77,7 +77,8 @@ class Engine(Protocol):
 
     An engine that can hold several models at once has an attribute `takes_turns` that is True: it
     is then given the parent and a layout together. One whose weights take another number of bytes
-    than the scenario's has a method `weight_bytes(scenario)`.
+    than the scenario's has a method `weight_bytes(scenario)`, and one that does not run on the CPU
+    an attribute `device`, such as "cuda:0".
     """
 
     @property

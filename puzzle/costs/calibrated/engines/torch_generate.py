@@ -17,6 +17,7 @@ from puzzle.costs.measured.replies import generate_seconds
 from puzzle.errors import EngineError
 from puzzle.hardware.identity import device_record
 from puzzle.limits.scenario import Scenario
+from puzzle.models.assembling import random_model
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig
 
@@ -72,7 +73,7 @@ class TorchGenerate:
             "device": self.device,
             "rounds": self.rounds,
             "clock": self.clock,
-            **device_record(),
+            **device_record(self.device),
         }
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
@@ -116,19 +117,8 @@ class TorchGenerate:
         return generate_seconds(model, prompt, tokens, self.clock)[0]
 
 
-def random_model(config: PuzzleConfig, dtype: str, *, device: str = "cpu") -> PuzzleForCausalLM:
-    """Returns a model of the config with random weights."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        with torch.device(device):
-            return PuzzleForCausalLM(config).eval()
-    finally:
-        torch.set_default_dtype(before)
-
-
 def _load(directory: Path, device: str) -> PuzzleForCausalLM:
     values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     dtype = values.pop("dtype")
     values.pop("layer_types", None)
-    return random_model(PuzzleConfig(**values), dtype, device=device)
+    return random_model(PuzzleConfig(**values), dtype, device)

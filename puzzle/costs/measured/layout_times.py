@@ -1,0 +1,89 @@
+"""LayoutTimes: what a whole layout takes beside its parent on a device, as a stage.
+
+Speed does not depend on the weights, so that random ones are run: a layout can be timed before its
+child is built, and its seconds serve the correction of the costs and the last comparison alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from puzzle.costs.checked import layout_cost
+from puzzle.costs.measured.replies import LEAST_ROUNDS, STEPS, Pair, time_pair
+from puzzle.costs.measured.stacks import contexts
+from puzzle.costs.measured.sublayer_times import here
+from puzzle.estimates import Estimate, Sizes
+from puzzle.hardware.identity import device_identity, software_versions
+from puzzle.limits.scenario import Scenario
+from puzzle.models.assembling import random_model
+from puzzle.models.child_config import config_from_layout
+from puzzle.stages import ArtifactStage, Run
+from puzzle.storage.workspace import Artifact
+from search_space import Layout
+
+FILE = "replies.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayoutTimes(ArtifactStage[Pair]):
+    """A layout of random weights timed in turns with its parent.
+
+    Args:
+        layout: The layout.
+        scenario: What is run.
+        device: Where.
+        clock: As for `MeasuredCosts.measure`.
+    """
+
+    kind: ClassVar[str] = "layout-times"
+    format: ClassVar[int] = 1
+    layout: Layout
+    scenario: Scenario
+    device: str
+    clock: str = "wall"
+
+    def key(self, run: Run) -> Mapping[str, Any]:
+        """Returns what the seconds depend on."""
+        return {
+            "device": device_identity(self.device),
+            "versions": software_versions(),
+            "scenario": self.scenario.to_dict(),
+            "config": config_from_layout(run.parent.config, self.layout).to_json_string(),
+            "clock": self.clock,
+        }
+
+    def build(self, run: Run, directory: Path) -> None:
+        """Runs both; two models are in memory."""
+        own = Layout.parent(run.parent.shape)
+        parent, child = (
+            random_model(
+                config_from_layout(run.parent.config, layout),
+                self.scenario.served_dtype,
+                self.device,
+            )
+            for layout in (own, self.layout)
+        )
+        pair = time_pair(parent, child, self.scenario, device=self.device, clock=self.clock)
+        (directory / FILE).write_text(json.dumps(pair.to_dict()), encoding="utf-8")
+
+    def load(self, run: Run, artifact: Artifact) -> Pair:
+        """Returns what both take."""
+        return Pair.from_dict(artifact.load_json(FILE))
+
+    def estimate(self, sizes: Sizes) -> Estimate:
+        """Returns what the fewest rounds take."""
+        cost = layout_cost(here(sizes), sizes.own, self.scenario)
+        step = cost["decode_seconds"] / self.scenario.generated_tokens
+        steps = len(contexts(self.scenario)) * (2 + min(STEPS, self.scenario.generated_tokens))
+        rounds = 1 + LEAST_ROUNDS
+        return Estimate(
+            name="measurement",
+            work=f"parent and child in turns, {rounds} rounds or more",
+            seconds=2 * rounds * (cost["prefill_seconds"] + steps * step),
+            memory=sizes.used + 2 * (sizes.weights + cost["kv_cache"]),
+            disk=0.0,
+        )

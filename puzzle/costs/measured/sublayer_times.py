@@ -1,0 +1,269 @@
+"""SublayerTimes: the seconds of every distinct sublayer of a space on a device, as a stage."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from puzzle.costs.calibrated.design import sublayers
+from puzzle.costs.calibrated.engines.engine import check_clock
+from puzzle.costs.device_specs import DeviceSpec
+from puzzle.costs.measured.stacks import NOTHING, STEPS, contexts, fixed_job, mean_step, stack_job
+from puzzle.costs.roofline import Efficiency, Roofline
+from puzzle.errors import ConstraintError
+from puzzle.estimates import Estimate, Sizes
+from puzzle.hardware.identity import (
+    device_identity,
+    device_record,
+    require_device,
+    software_versions,
+)
+from puzzle.hardware.nvml import Gpu, gpus, mean_power
+from puzzle.hardware.stopwatch import (
+    LEAST_ROUNDS,
+    WARM_UP,
+    Seconds,
+    Stopwatch,
+    out_of_memory,
+    spread,
+    take_turns,
+)
+from puzzle.limits.scenario import Scenario
+from puzzle.models.child_config import config_from_layout
+from puzzle.models.parent import Parent
+from puzzle.stages import ArtifactStage, Run
+from puzzle.storage.workspace import Artifact
+from search_space import Block, Layout, SearchSpace, counting
+
+FILE, FIXED = "seconds.json", "fixed"
+# Seconds that launching a sublayer takes, for estimates.
+OVERHEAD = 1e-4
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """What sublayers took.
+
+    Args:
+        seconds: For "fixed" and each sublayer label, the medians of one prefill and of the mean
+            decode step of the scenario, in seconds per layer; infinite where it cannot run.
+        spread: For each of those, the interquartile range as a share of the median.
+        record: What they were taken on, and how steadily.
+        watts: Mean power of each; empty where that is not known.
+    """
+
+    seconds: Mapping[str, Mapping[str, float]]
+    spread: Mapping[str, Mapping[str, float]]
+    record: Mapping[str, Any]
+    watts: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SublayerTimes(ArtifactStage[Times]):
+    """The seconds of sublayers, each timed inside a stack as deep as the model.
+
+    Args:
+        labels: Labels of blocks that are one sublayer each.
+        scenario: Batch and lengths.
+        device: "cpu", "cuda" or "cuda:1".
+        clock: "wall", or "cpu": processor seconds.
+    """
+
+    kind: ClassVar[str] = "costs"
+    format: ClassVar[int] = 5
+    labels: tuple[str, ...]
+    scenario: Scenario
+    device: str
+    clock: str = "wall"
+
+    @classmethod
+    def of(
+        cls,
+        space: SearchSpace,
+        scenario: Scenario,
+        *,
+        extra: Iterable[Block] = (),
+        device: str = "cpu",
+        clock: str = "wall",
+    ) -> SublayerTimes:
+        """Returns the stage of every distinct sublayer of a space.
+
+        Args:
+            space: The space.
+            scenario: Batch and lengths.
+            extra: Further blocks, such as fused ones.
+            device: "cpu", "cuda" or "cuda:1".
+            clock: As for `MeasuredCosts.measure`.
+
+        Raises:
+            ConstraintError: The scenario stores the KV cache in another type than the weights.
+            ParentError: torch cannot use the device.
+        """
+        if scenario.cache_bytes != scenario.weight_bytes:
+            raise ConstraintError(
+                f"cache_dtype={scenario.cache_dtype!r} with weight_dtype="
+                f"{scenario.weight_dtype!r} cannot be measured with torch, whose cache has the "
+                "type of the weights; leave cache_dtype out or pass a cost model of your own"
+            )
+        check_clock(clock, device)
+        require_device(device)
+        own = (block for layer in range(space.shape.layers) for block in space.blocks(layer))
+        labels = sorted({part for block in chain(own, extra) for part in sublayers(block)})
+        return cls(labels=tuple(labels), scenario=scenario, device=device, clock=clock)
+
+    def key(self, run: Run) -> Mapping[str, Any]:
+        """Returns what the seconds depend on."""
+        own = Layout.parent(run.parent.shape)
+        return {
+            "device": device_identity(self.device),
+            "versions": software_versions(),
+            "scenario": self.scenario.to_dict(),
+            "config": config_from_layout(run.parent.config, own).to_json_string(),
+            "sublayers": list(self.labels),
+            "clock": self.clock,
+        }
+
+    def build(self, run: Run, directory: Path) -> None:
+        """Times all sublayers in turns."""
+        blocks = {label: Block.from_label(label) for label in self.labels}
+        measured = _measure(run.parent, blocks, self.scenario, self.device, self.clock)
+        (directory / FILE).write_text(json.dumps(measured), encoding="utf-8")
+
+    def load(self, run: Run, artifact: Artifact) -> Times:
+        """Returns the medians and spreads of the samples."""
+        stored = artifact.load_json(FILE)
+        seconds, spreads = {}, {}
+        for label, phases in stored["samples"].items():
+            seconds[label], spreads[label] = _summary(phases, self.scenario)
+        for label in stored["out_of_memory"]:
+            seconds[label] = {"prefill": math.inf, "decode": math.inf}
+        return Times(
+            seconds=seconds, spread=spreads, record=stored["record"], watts=stored["watts"]
+        )
+
+    def estimate(self, sizes: Sizes) -> Estimate:
+        """Returns what the fewest rounds take: prompts and a few steps of each stack."""
+        roofline, depth, scenario = here(sizes), sizes.shape.layers, self.scenario
+        rounds = WARM_UP + LEAST_ROUNDS
+        seconds, parameters = 0.0, 0.0
+        for block in (NOTHING, *map(Block.from_label, self.labels)):
+            cost = roofline.block_cost(0, block, scenario)
+            step = cost["decode_seconds"] / scenario.generated_tokens
+            steps = len(contexts(scenario)) if block.attention.kind == "gqa" else 1
+            seconds += rounds * depth * (cost["prefill_seconds"] + steps * STEPS * step)
+            parameters += depth * cost["parameters"] + counting.fixed_parameters(sizes.shape)
+        return Estimate(
+            name="costs",
+            work=f"{len(self.labels)} sublayers, {rounds} rounds or more, stacks of {depth}",
+            seconds=seconds,
+            memory=sizes.used + parameters * scenario.weight_bytes,
+            disk=0.0,
+        )
+
+
+def here(sizes: Sizes) -> Roofline:
+    """Returns a cost model of this machine that follows from its rates, for estimates."""
+    rates = sizes.rates
+    flops = {"float32": rates.fits, "bfloat16": rates.model, "float16": rates.model}
+    spec = DeviceSpec(
+        name="here", flops=flops, memory=math.inf, bandwidth=rates.bandwidth, source="measured"
+    )
+    efficiency = Efficiency(compute=1.0, memory=1.0, launch=OVERHEAD)
+    return Roofline(spec, sizes.shape, efficiency=efficiency)
+
+
+def _summary(
+    phases: Mapping[str, list[float]], scenario: Scenario
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Returns medians and spreads of prefill and of the mean decode step."""
+    steps = {
+        int(name.partition("@")[2] or scenario.prompt_tokens): values
+        for name, values in phases.items()
+        if name.startswith("decode")
+    }
+    medians = [(at, statistics.median(steps[at])) for at in sorted(steps)]
+    found = {
+        "prefill": statistics.median(phases["prefill"]),
+        "decode": mean_step(medians, scenario),
+    }
+    return found, {
+        "prefill": spread(phases["prefill"]),
+        "decode": max(map(spread, steps.values())),
+    }
+
+
+@torch.no_grad()
+def _measure(
+    parent: Parent, blocks: Mapping[str, Block], scenario: Scenario, device: str, clock: str
+) -> dict[str, Any]:
+    _warn_of_others(device)
+    watch = Stopwatch(device, clock)
+    jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed_job(parent, scenario, device, watch)}
+    full = []
+    for label in sorted(blocks):
+        try:
+            jobs[label] = stack_job(parent, blocks[label], scenario, device, watch)
+            jobs[label]()  # memory is taken when it runs, and a shape that lacks it is left out
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            jobs.pop(label, None)
+            full.append(label)
+            logger.warning("%s does not fit into %s: it is left out", label, device)
+            if watch.cuda:
+                torch.cuda.empty_cache()
+    samples, left = take_turns(jobs)
+    watts = _watts(jobs, device)
+    record = {"device": device_record(device), "drift": left, "gpu": _gpu_state(device)}
+    if watch.cuda:
+        record["peak_memory"] = torch.cuda.max_memory_allocated(device)
+    return {"samples": samples, "out_of_memory": full, "record": record, "watts": watts}
+
+
+def _watts(jobs: Mapping[str, Callable[[], Seconds]], device: str) -> dict[str, float]:
+    """Returns the mean power of each job; nothing if one of them is not known."""
+    gpu = _gpu(device)
+    found = {name: mean_power(job, gpu.uuid if gpu else None) for name, job in jobs.items()}
+    known = {name: watts for name, watts in found.items() if watts is not None}
+    return known if len(known) == len(found) else {}
+
+
+def _gpu(device: str) -> Gpu | None:
+    if torch.device(device).type != "cuda":
+        return None
+    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    return next((gpu for gpu in gpus() if uuid and gpu.uuid.endswith(uuid)), None)
+
+
+def _gpu_state(device: str) -> dict[str, Any] | None:
+    """Returns clocks, power and temperature of a GPU at the end of the run."""
+    gpu = _gpu(device)
+    if gpu is None:
+        return None
+    return {
+        "clocks": gpu.clocks,
+        "power": gpu.power,
+        "power_limit": gpu.power_limit,
+        "temperature": gpu.temperature,
+    }
+
+
+def _warn_of_others(device: str) -> None:
+    gpu = _gpu(device)
+    for process in gpu.processes if gpu else ():
+        logger.warning(
+            "process %d (%s) computes on %s as well; what is measured now is too slow",
+            process.pid,
+            process.name,
+            device,
+        )

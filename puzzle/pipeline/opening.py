@@ -1,0 +1,137 @@
+"""Opening a run: workspace, device, number formats, parent and text, checked before any work."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from puzzle.costs.by_name import torch_device
+from puzzle.errors import WorkspaceError
+from puzzle.executors import Executor
+from puzzle.hardware.precision import Formats, Precision
+from puzzle.hardware.threads import limit_threads
+from puzzle.limits.scenario import Workload
+from puzzle.models.parent import open_parent
+from puzzle.pipeline.formats import choose_formats
+from puzzle.stages import Run
+from puzzle.storage.disk import require_free
+from puzzle.storage.workspace import Workspace
+from puzzle.text.data_config import DataConfig
+from puzzle.text.windows import windows
+from search_space import Layout
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a run is opened from.
+
+    Args:
+        parent: As for `puzzle.search`.
+        text: As for `puzzle.search`; None for stages that read none.
+        workload: The scenarios.
+        hardware: What costs are of.
+        tokenizer: Tokenizer; by default the one beside the parent.
+        device: Where the parent works; by default the hardware, where that is a device of torch,
+            else a GPU if torch has one.
+        precision: As for `puzzle.search`.
+        data: How much text is used.
+    """
+
+    parent: Any
+    text: Any
+    workload: Workload
+    hardware: Any = "cpu"
+    tokenizer: Any = None
+    device: str | None = None
+    precision: Precision | str = "auto"
+    data: DataConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A run, and what was decided when it was opened.
+
+    Args:
+        run: The run.
+        workload: The scenarios, in the number format that is served.
+        formats: What is worked in, served and stored, and why.
+    """
+
+    run: Run
+    workload: Workload
+    formats: Formats
+
+
+def open_run(
+    inputs: Inputs,
+    workspace: Workspace,
+    *,
+    executor: Executor | None = None,
+    solver: str = "highs",
+    seed: int = 0,
+) -> Opened:
+    """Opens parent and text as every stage meets them.
+
+    Args:
+        inputs: What to open.
+        workspace: Where results are stored.
+        executor: As for `Run`.
+        solver: As for `Run`.
+        seed: As for `Run`.
+
+    Raises:
+        PuzzleError: The parent, the text or the device is unsuitable, or the disk is too small.
+    """
+    limit_threads()
+    device = inputs.device or torch_device(inputs.hardware)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    parent = open_parent(
+        inputs.parent,
+        workspace=workspace,
+        tokenizer=inputs.tokenizer,
+        dtype=Precision.of(inputs.precision).working,
+        device=torch.device(device),
+    )
+    formats = choose_formats(inputs.precision, inputs.workload, inputs.hardware, parent, workspace)
+    logger.info("%s", formats)
+    cut = None
+    if inputs.text is not None:
+        cut = windows(inputs.text, parent.tokenizer, inputs.data)
+    weights = Layout.parent(parent.shape).parameters() * parent.dtype.itemsize
+    require_free(workspace.root, 2 * weights)
+    run = Run(
+        workspace=workspace,
+        parent=parent,
+        windows=cut,
+        executor=executor,
+        solver=solver,
+        seed=seed,
+    )
+    workload = inputs.workload.served_in(formats.served.name)
+    return Opened(run=run, workload=workload, formats=formats)
+
+
+def open_workspace(out: str | os.PathLike[str], *, resume: bool = True) -> Workspace:
+    """Opens a run directory, and deletes what killed processes left in it.
+
+    Args:
+        out: The directory.
+        resume: Whether results of an earlier run may be there.
+
+    Raises:
+        WorkspaceError: It cannot be written, or holds results that are not to be used.
+    """
+    workspace = Workspace(out)
+    if not resume and any(workspace.root.glob("*/*/manifest.json")):
+        raise WorkspaceError(
+            f"{workspace.root} holds results of an earlier run; resume it (--resume) or choose "
+            "another run directory (--out)"
+        )
+    workspace.clean()
+    return workspace

@@ -1,0 +1,101 @@
+"""Outcome: what a search came to, and the result that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from puzzle.costs.checked import layout_cost
+from puzzle.evaluation.quality import Quality
+from puzzle.library.build import Library
+from puzzle.pipeline.opening import Inputs, Opened
+from puzzle.pipeline.result import SearchResult
+from puzzle.pipeline.tightening import Attempt, Chooser
+from puzzle.report.comparison import Comparison
+from puzzle.report.evidence import Evidence, describe_run
+from search_space import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """What a search came to.
+
+    Args:
+        inputs: What it was opened from.
+        opened: Its run.
+        chooser: What the layout was chosen from.
+        attempt: The layout chosen, and what it takes.
+        variants: The library of the space.
+        child: The library of the child.
+        quality: The child's quality.
+    """
+
+    inputs: Inputs
+    opened: Opened
+    chooser: Chooser
+    attempt: Attempt
+    variants: Library
+    child: Library
+    quality: Quality
+
+    def result(self, settings: Mapping[str, Any]) -> SearchResult:
+        """Returns the result: what is predicted of parent and child, and what is measured.
+
+        Args:
+            settings: The arguments of the search, as they were given.
+        """
+        scenario = next(iter(self.opened.workload.scenarios.values()))
+        layout = self.attempt.choice.layout
+        goals, scores = self.chooser.goals, self.chooser.scores
+        layouts = {"parent": Layout.parent(goals.space.shape), "child": layout}
+        kl = {"parent": 0.0, "child": scores.total(layout)}
+        seconds, quality = self.attempt.seconds.get(scenario, {}), self.quality.to_dict()
+        predicted = {
+            who: {**layout_cost(goals.costs, each, scenario), "kl": kl[who]}
+            for who, each in layouts.items()
+        }
+        measured = {
+            who: {
+                "parameters": float(each.parameters()),
+                **seconds.get(who, {}),
+                **quality[who],
+            }
+            for who, each in layouts.items()
+        }
+        return SearchResult(
+            layout=layout,
+            solution=self.attempt.solution,
+            scenario=scenario,
+            predicted=Comparison.from_dict(predicted, scenario),
+            measured=Comparison.from_dict(measured, scenario),
+            library=self.child,
+            stored_dtype=self.opened.formats.stored.name,
+            evidence=self._evidence(settings),
+        )
+
+    def _evidence(self, settings: Mapping[str, Any]) -> Evidence:
+        goals, run, formats = self.chooser.goals, self.opened.run, self.opened.formats
+        workload = self.opened.workload
+        scenario = next(iter(workload.scenarios.values()))
+        precision = {"working": formats.working.name, "stored": formats.stored.name}
+        description = describe_run(
+            formats=formats,
+            source=self.inputs.parent,
+            parent=run.parent,
+            data=self.inputs.data,
+            windows=run.text,
+            costs=goals.costs,
+            **{**settings, "solver": run.solver, "seed": run.seed, "precision": precision},
+        )
+        return Evidence(
+            problem=goals.problem(self.chooser.scores, timed=True),
+            scores=self.chooser.scores,
+            errors=tuple(map(self.variants.errors, range(len(self.variants.layers)))),
+            constraints=goals.constraints,
+            measured=self.attempt.choice.measured,
+            tried=self.attempt.choice.tried,
+            workload=workload if len(workload.scenarios) > 1 else None,
+            corrections=self.chooser.priced.corrections.get(scenario, {}),
+            run=description,
+        )

@@ -1,0 +1,153 @@
+"""Steps: one description of a search, whose stages are run, planned, resumed and spread."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from puzzle.choice.layout_choice import Effort, LayoutChoice, choice_work
+from puzzle.costs.by_name import HardwareCosts, torch_device
+from puzzle.costs.correction import Correction
+from puzzle.costs.counted import with_counts
+from puzzle.costs.measured.layout_times import LayoutTimes
+from puzzle.costs.measured.whole_layouts import WholeLayouts
+from puzzle.costs.per_scenario import PerScenario
+from puzzle.costs.protocol import CostModel
+from puzzle.errors import DataError
+from puzzle.estimates import Estimate, Sizes
+from puzzle.evaluation.child_quality import ChildQuality
+from puzzle.library.build import BlockLibrary, Library
+from puzzle.library.layers import LibrarySpec
+from puzzle.library.settings import LibraryConfig
+from puzzle.limits.scenario import Scenario, Workload
+from puzzle.scoring.fisher import FisherScores
+from puzzle.scoring.hybrid import HybridScores
+from puzzle.scoring.replace_one import ExactScores
+from puzzle.scoring.scores import Scores
+from puzzle.stages import Run, Stage
+from puzzle.storage.workspace import ArtifactRef
+from search_space import Layout, SearchSpace
+from solvers import ChoiceProblem, Solution
+
+SCORES: dict[str, Any] = {"fisher": FisherScores, "hybrid": HybridScores, "exact": ExactScores}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """The costs of a search.
+
+    Args:
+        costs: One cost model for all scenarios, with all that can be counted.
+        own: The cost model of each scenario as it was measured, modelled or given.
+        corrections: How far predictions were from whole layouts, by scenario and resource.
+    """
+
+    costs: CostModel
+    own: dict[Scenario, CostModel]
+    corrections: dict[Scenario, dict[str, Correction]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Steps:
+    """A search as values: each stage it runs, without a parent opened or a text read.
+
+    Args:
+        space: The alternatives of each layer.
+        workload: The scenarios.
+        hardware: What costs are of.
+        effort: How much is measured before a layout is chosen.
+        config: How variants are made.
+        method: "fisher", "hybrid" or "exact" scores; by default the effort's.
+    """
+
+    space: SearchSpace
+    workload: Workload
+    hardware: str | os.PathLike[str] | CostModel = "cpu"
+    effort: Effort = field(default_factory=Effort)
+    config: LibraryConfig = field(default_factory=LibraryConfig)
+    method: str | None = None
+
+    def costs(self, scenario: Scenario) -> HardwareCosts:
+        """Returns the stage of one scenario's costs."""
+        return HardwareCosts(hardware=self.hardware, space=self.space, scenario=scenario)
+
+    def price(self, run: Run) -> Priced:
+        """Returns the costs in all scenarios.
+
+        Costs measured on a device are corrected by whole layouts, where the effort measures.
+        """
+        scenarios = tuple(self.workload.scenarios.values())
+        own = {scenario: run.get(self.costs(scenario)) for scenario in scenarios}
+        shape = self.space.shape
+        counted = {scenario: with_counts(costs, shape) for scenario, costs in own.items()}
+        costs = PerScenario(counted) if len(counted) > 1 else counted[scenarios[0]]
+        corrections = {}
+        device = torch_device(self.hardware)
+        if device is not None and self.effort.measures:
+            for each in scenarios:
+                whole = WholeLayouts(space=self.space, scenario=each, device=device)
+                costs, corrections[each] = whole.correct(run, costs)
+        return Priced(costs=costs, own=own, corrections=corrections)
+
+    @property
+    def library(self) -> BlockLibrary:
+        """The stage of the block library."""
+        return BlockLibrary(spec=LibrarySpec(space=self.space, config=self.config))
+
+    def scores(self, layers: tuple[ArtifactRef, ...] = ()) -> Stage[Scores]:
+        """Returns the stage of the scores.
+
+        Args:
+            layers: The library's layers.
+
+        Raises:
+            DataError: There is no such method.
+        """
+        method = self.method or self.effort.scores
+        if method not in SCORES:
+            raise DataError(f"scores={method!r}; allowed: {', '.join(SCORES)}")
+        stage: Stage[Scores] = SCORES[method](space=self.space, layers=layers)
+        return stage
+
+    def choice(
+        self, problem: ChoiceProblem, optimum: Solution, layers: tuple[ArtifactRef, ...]
+    ) -> LayoutChoice:
+        """Returns the stage in which a layout is chosen."""
+        return LayoutChoice(
+            problem=problem,
+            optimum=optimum,
+            layers=layers,
+            space=self.space,
+            effort=self.effort,
+            held_out=self.config.held_out,
+        )
+
+    def healing(self, layout: Layout) -> BlockLibrary:
+        """Returns the stage that fits a layout's blocks to the stream of its child."""
+        spec = LibrarySpec(space=layout, config=self.config, around=layout)
+        return BlockLibrary(spec=spec)
+
+    def quality(self, layout: Layout, library: Library) -> ChildQuality:
+        """Returns the stage of a child's quality on the validation text."""
+        return ChildQuality(layout=layout, layers=library.refs)
+
+    def estimates(self, sizes: Sizes) -> tuple[Estimate, ...]:
+        """Returns what each stage takes, in their order."""
+        own = Layout.parent(self.space.shape)
+        scenarios = tuple(self.workload.scenarios.values())
+        device = torch_device(self.hardware)
+        found = [self.costs(each).estimate(sizes) for each in scenarios]
+        if device is not None and self.effort.measures:
+            for each in scenarios:
+                whole = WholeLayouts(space=self.space, scenario=each, device=device)
+                found.append(whole.estimate(sizes))
+        found += [self.library.estimate(sizes), self.scores().estimate(sizes)]
+        if self.effort.measures:
+            found.append(choice_work(self.effort, self.space, sizes))
+        found.append(self.healing(own).estimate(sizes))
+        if device is not None:
+            stages = (LayoutTimes(layout=own, scenario=s, device=device) for s in scenarios)
+            found += [stage.estimate(sizes) for stage in stages]
+        found.append(ChildQuality(layout=own).estimate(sizes))
+        return tuple(found)

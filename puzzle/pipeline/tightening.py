@@ -1,0 +1,90 @@
+"""Attempts of a search to keep its limits when the child is measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from puzzle.choice.goals import Goals, Missed
+from puzzle.choice.layout_choice import Choice
+from puzzle.costs.by_name import PairSeconds, pair_seconds
+from puzzle.limits.scenario import Scenario
+from puzzle.pipeline.steps import Priced, Steps
+from puzzle.scoring.scores import Scores
+from puzzle.stages import Run
+from puzzle.storage.workspace import ArtifactRef
+from solvers import Limit, Solution, solve
+
+ATTEMPTS = 3
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A layout chosen within limits, and what it took when it was run.
+
+    Args:
+        solution: The program's solution.
+        choice: The layout chosen.
+        seconds: What parent and child take, by scenario; empty where the costs are not of here.
+        missed: The limits that it misses, as measured.
+    """
+
+    solution: Solution
+    choice: Choice
+    seconds: Mapping[Scenario, PairSeconds]
+    missed: tuple[Missed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chooser:
+    """What every attempt chooses from.
+
+    Args:
+        run: The run.
+        steps: The search.
+        goals: Constraints and objective.
+        scores: The scores.
+        layers: The library's layers.
+        priced: The costs.
+    """
+
+    run: Run
+    steps: Steps
+    goals: Goals
+    scores: Scores
+    layers: tuple[ArtifactRef, ...]
+    priced: Priced
+
+    def attempt(self, limits: tuple[Limit, ...]) -> Attempt:
+        """Returns the layout chosen within limits, run where the costs are of.
+
+        Raises:
+            InfeasibleError: No layout keeps the limits.
+        """
+        problem = self.goals.problem(self.scores, limits)
+        solution = solve(problem, solver=self.run.solver, seed=self.run.seed)
+        choice = self.run.get(self.steps.choice(problem, solution, self.layers))
+        seconds: dict[Scenario, PairSeconds] = {}
+        for scenario, costs in self.priced.own.items():
+            taken = pair_seconds(self.run, costs, choice.layout, scenario)
+            if taken is not None:
+                seconds[scenario] = taken
+        predicted = self.goals.totals(choice.layout, self.scores)
+        return Attempt(
+            solution=solution,
+            choice=choice,
+            seconds=seconds,
+            missed=self.goals.missed(predicted, seconds),
+        )
+
+
+def warn_of_missed(missed: tuple[Missed, ...]) -> None:
+    """Warns of constraints that the child misses, in the user's words."""
+    if missed:
+        logger.warning(
+            "measured, the child misses %s; ask for more than you need, or use a larger search "
+            "space",
+            "; ".join(each.text for each in missed),
+        )
