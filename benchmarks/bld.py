@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from texts import docstrings
 
-from puzzle.choice.layout_kl import Measure
+from puzzle.choice.layout_kl import LayoutKL
 from puzzle.demo import fetch_demo_model
 from puzzle.library.build import build_library
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.models.parent import Parent, open_parent
-from puzzle.scoring.fisher import fisher
-from puzzle.scoring.replace_one import replace_some
+from puzzle.scoring.exact_scores import replace_some
+from puzzle.scoring.fisher_scores import fisher
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, Windows, windows
 from search_space import Block, Layout, SearchSpace, counting
@@ -128,7 +128,7 @@ def main() -> None:
                 clock = time.process_time()
                 config = config_of(start, tokens)
                 library = build_library(parent, layout, cut, workspace=workspace, config=config)
-                kl = Measure(library, cut.validation)(layout)
+                kl = LayoutKL(library, cut.validation)(layout)
                 row = {"budget": share, "start": start, "tokens": tokens, "kl": kl.to_dict()}
                 note(row, clock)
 

@@ -21,10 +21,10 @@ import torch
 from interactions import interacting
 from texts import docstrings
 
-from puzzle.choice.around import halved, layout_of, rescored
+from puzzle.choice.around import TrustRegion, halved, layout_of
 from puzzle.choice.baselines import at_random, greedy, uniform, whole_layers
 from puzzle.choice.layout_choice import best_of_pool, refined
-from puzzle.choice.layout_kl import Measure
+from puzzle.choice.layout_kl import LayoutKL
 from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.demo import fetch_demo_model
 from puzzle.hardware.identity import device_record
@@ -33,11 +33,12 @@ from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import open_parent
-from puzzle.scoring.fisher import FisherConfig, fisher
-from puzzle.scoring.hybrid import HybridConfig, calibrated
+from puzzle.scoring.exact_scores import replace_one
+from puzzle.scoring.fisher_scores import FisherConfig, fisher
+from puzzle.scoring.hybrid_scores import HybridConfig, calibrated
 from puzzle.scoring.influence import block_influence
-from puzzle.scoring.replace_one import replace_one
 from puzzle.scoring.scores import Scores
+from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, windows
 from search_space import Layout, SearchSpace, counting
@@ -85,20 +86,20 @@ class Study:
         )
 
     @cached_property
-    def measure(self) -> Measure:
+    def measure(self) -> LayoutKL:
         """Measures on the score text."""
-        return Measure(self.library, self.cut.score)
+        return LayoutKL(self.library, self.cut.score)
 
     @cached_property
-    def wider(self) -> Measure:
+    def wider(self) -> LayoutKL:
         """Measures on the windows as well that chose the ridges of the fits."""
         train = Streams.split(len(self.cut.fit), LibraryConfig().held_out)
-        return Measure(self.library, torch.cat([self.cut.score, self.cut.fit[train:]]))
+        return LayoutKL(self.library, torch.cat([self.cut.score, self.cut.fit[train:]]))
 
     @cached_property
-    def judge(self) -> Measure:
+    def judge(self) -> LayoutKL:
         """Measures on the validation text; nothing is chosen with it."""
-        return Measure(self.library, self.cut.validation[:VALIDATION_WINDOWS])
+        return LayoutKL(self.library, self.cut.validation[:VALIDATION_WINDOWS])
 
     @cached_property
     def costs(self) -> MeasuredCosts:
@@ -201,7 +202,7 @@ def _portfolio(measure: str) -> Callable[..., Layout]:
             whole_layers(problem, study.influence, empty=EMPTY),
         ]
         found = [layout_of(start, labels) for labels in others]
-        decide: Measure = getattr(study, measure)
+        decide: LayoutKL = getattr(study, measure)
         best = halved([best_of_pool(problem, start, decide, POOL), *found], decide)
         return refined(problem, best, decide, MOVES)
 
@@ -214,7 +215,8 @@ def _refine(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout)
 
 def _around(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
     space, place = budget.space(study), study.workspace
-    return rescored(problem, start, study.measure, space, workspace=place, rounds=ROUNDS)
+    around = TrustRegion(problem=problem, space=space, rounds=ROUNDS)
+    return around.improve(Run(workspace=place, parent=study.parent), start, study.measure)
 
 
 def _both(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
@@ -230,7 +232,7 @@ def second_round(study: Study, budget: Budget) -> tuple[str, ...]:
     again = build_library(
         study.parent, study.space, study.cut, workspace=study.workspace, around=first
     )
-    found = refined(problem, first, Measure(again, study.cut.score), MOVES)
+    found = refined(problem, first, LayoutKL(again, study.cut.score), MOVES)
     return tuple(block.label for block in found.blocks)
 
 
@@ -284,7 +286,7 @@ STATE: dict[str, dict[str, dict]] = {}
 
 
 @torch.no_grad()
-def validate(judge: Measure, layout: Layout) -> dict[str, float]:
+def validate(judge: LayoutKL, layout: Layout) -> dict[str, float]:
     """Returns KL, perplexity and next-token agreement on the validation text."""
     x_BLD, sums = judge.residual(layout, len(judge.tokens)), torch.zeros(3)
     kl = judge.reference.kl(x_BLD).mean()
@@ -318,7 +320,7 @@ def run(study: Study, out: Path, only: str) -> None:
             if name.endswith("healed"):
                 child = heal(study.parent, layout, study.cut, workspace=study.workspace)
                 text = study.cut.validation[:VALIDATION_WINDOWS]
-                found = validate(Measure(child, text), layout)
+                found = validate(LayoutKL(child, text), layout)
             else:
                 found = known[0] if known else validate(study.judge, layout)
             entry = {"labels": labels, "cpu_seconds": round(seconds, 1), "validation": found}

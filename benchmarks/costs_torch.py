@@ -15,9 +15,10 @@ from cost_checks import PARENT, SHAPE, SPACE, arguments, report, scenario_of
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
 from puzzle.costs.calibrated.engines import TorchGenerate
 from puzzle.costs.measured.sublayers import MeasuredCosts
-from puzzle.costs.measured.whole_layouts import corrected_by_layouts
+from puzzle.costs.measured.whole_layouts import WholeLayouts
 from puzzle.errors import CostModelError
 from puzzle.models.llama import LLAMA
+from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
 
 # What a search takes is "corrected": measured, then corrected by a few whole layouts.
@@ -45,7 +46,8 @@ def main() -> None:
         place = {"workspace": workspace, "clock": options.clock}
         costs = MeasuredCosts.measure(parent, SPACE, scenario, **place)
         if options.model == "corrected":
-            costs, _ = corrected_by_layouts(costs, parent, SPACE, scenario, **place)
+            whole = WholeLayouts(space=SPACE, scenario=scenario, device="cpu", clock=options.clock)
+            costs, _ = whole.correct(Run(workspace=workspace, parent=parent), costs)
     else:
         try:
             costs = EngineCalibrated.measure(

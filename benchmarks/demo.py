@@ -1,22 +1,43 @@
-"""The README's figures: the demo search, then predicted against measured speed, several times.
+"""The README's figures: the demo search with the seconds of each stage, then its speed repeated.
 
-Run it with `python benchmarks/demo.py --out puzzle-run`; a finished search is not repeated. It
-prints one JSON object with the device, versions, the result and the spread over repetitions.
+    python benchmarks/demo.py --out puzzle-run
+    python benchmarks/demo.py --out run-float32 --dtype float32
+
+A finished search is not repeated. Prints one JSON object: the device, versions, the seconds that
+each kind of stage took, the result, and predicted against measured speed over repetitions.
 """
 
 import argparse
 import json
 import statistics
+import time
+from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import transformers
 
 import puzzle
-from puzzle.costs.measured.replies import speed
+from puzzle.costs.measured.replies import time_pair
 from puzzle.demo import DEMO_DATA, DEMO_EFFORT, demo_text, fetch_demo_model
 from puzzle.hardware.identity import device_record
 from puzzle.models.assembling import assemble
+from puzzle.models.parent import DTYPES
 from search_space import Layout
+
+PHASES = ("seconds", "prefill_seconds", "decode_seconds")
+
+
+def stage_seconds(out: str) -> dict[str, float]:
+    """Returns the seconds that the artifacts of each kind took to build.
+
+    A stage that builds another one on its way counts its seconds, too.
+    """
+    seconds: dict[str, float] = defaultdict(float)
+    for file in Path(out).glob("*/*/manifest.json"):
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        seconds[manifest["kind"]] += manifest["seconds"]
+    return {kind: round(value, 1) for kind, value in sorted(seconds.items())}
 
 
 def main() -> None:
@@ -24,36 +45,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="puzzle-run")
     parser.add_argument("--constraint", default="throughput >= 1.25x")
+    parser.add_argument("--dtype", default="auto", help="one number format for everything")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    start, processor = time.perf_counter(), time.process_time()
     result = puzzle.search(
         fetch_demo_model(),
         demo_text(),
         constraints=[options.constraint],
         data=replace(DEMO_DATA, seed=options.seed),
         effort=DEMO_EFFORT,
+        precision=options.dtype,
         out=options.out,
         seed=options.seed,
     )
-    parent = result.library.parent
-    own = Layout.parent(parent.shape)
-    models = {
-        "parent": assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype),
-        "child": result.child(),
+    took = {
+        "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - processor,
+        "stages": stage_seconds(options.out),
     }
-    gains: dict[str, list[float]] = {"seconds": [], "prefill_seconds": [], "decode_seconds": []}
+    parent, scenario = result.library.parent, result.scenario
+    own, served = Layout.parent(parent.shape), DTYPES[scenario.served_dtype]
+    models = (
+        assemble(parent.config, own, parent.state_dict(), dtype=served),
+        result.child().to(served),
+    )
+    gains: dict[str, list[float]] = {name: [] for name in PHASES}
     for _ in range(options.repeats):
-        found = speed(models, result.scenario)
+        pair = time_pair(*models, scenario, device="cpu")
         for name, column in gains.items():
-            column.append(found["parent"][name] / found["child"][name])
+            column.append(getattr(pair.parent, name) / getattr(pair.child, name))
     report = {
-        "device": device_record(),
+        "device": device_record("cpu"),
         "versions": {"puzzle": puzzle.__version__, "transformers": transformers.__version__},
         "seed": options.seed,
+        "search": took,
         "gain": {
             name: {
-                "predicted": 1 / result.predicted.ratio(name),
+                "predicted": result.predicted.ratio(name),
                 "median": statistics.median(column),
                 "least": min(column),
                 "most": max(column),

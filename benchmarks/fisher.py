@@ -16,8 +16,8 @@ from choosers import DATA, Study
 from scipy.stats import spearmanr
 
 from puzzle.hardware.identity import device_record
-from puzzle.scoring.fisher import FisherConfig, fisher
-from puzzle.scoring.hybrid import HybridConfig, calibrated
+from puzzle.scoring.fisher_scores import FisherConfig, fisher
+from puzzle.scoring.hybrid_scores import HybridConfig, calibrated
 from puzzle.scoring.reference import Suffix
 from puzzle.scoring.scores import Scores
 from search_space import Block

@@ -26,14 +26,15 @@ import numpy as np
 import torch
 from texts import docstrings
 
-from puzzle.choice.layout_choice import EFFORTS, choose
+from puzzle.choice.layout_choice import EFFORTS, LayoutChoice
 from puzzle.demo import demo_text, fetch_demo_model
 from puzzle.library.build import Library, build_library, heal
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import Parent, open_parent
-from puzzle.pipeline.search import SCORES
+from puzzle.pipeline.steps import SCORES
 from puzzle.scoring.scores import Scores
+from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, documents, windows
 from search_space import Layout, SearchSpace, counting
@@ -154,11 +155,24 @@ def main() -> None:
     library = stages("library", lambda: build_library(parent, space, cut, workspace=workspace))
     effort = EFFORTS[args.effort]
     score = SCORES[effort.scores]
-    scores = stages("scores", lambda: score(library, space, cut, workspace=workspace))
+    scores = stages(
+        "scores",
+        lambda: Run(workspace=workspace, parent=parent, windows=cut).get(
+            score(space=space, layers=library.refs)
+        ),
+    )
     problem = peer_problem(space, scores)
     choice = stages(
         "choice",
-        lambda: choose(problem, solve(problem), library, space, cut, effort, workspace=workspace),
+        lambda: Run(workspace=workspace, parent=parent, windows=cut).get(
+            LayoutChoice(
+                problem=problem,
+                optimum=solve(problem),
+                layers=library.refs,
+                space=space,
+                effort=effort,
+            )
+        ),
     )
     layout = choice.layout
     bld = LibraryConfig(bld=BLDConfig(tokens=args.bld_tokens, seed=args.seed))

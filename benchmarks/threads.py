@@ -20,7 +20,7 @@ def child() -> None:
     import tempfile
 
     import puzzle
-    from puzzle.costs.measured.replies import speed
+    from puzzle.costs.measured.replies import time_pair
     from puzzle.demo import fetch_demo_model
     from puzzle.models.assembling import assemble
     from puzzle.models.parent import open_parent
@@ -32,7 +32,8 @@ def child() -> None:
         own = Layout.parent(parent.shape)
         model = assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype)
     scenario = puzzle.Scenario(batch=8, prompt_tokens=128, generated_tokens=32)
-    print(json.dumps(speed({"model": model}, scenario, rounds=3)["model"]))
+    pair = time_pair(model, model, scenario, device="cpu", most=3)
+    print(json.dumps(pair.parent.to_dict()))
 
 
 def main() -> None:

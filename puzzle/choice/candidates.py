@@ -11,7 +11,7 @@ from puzzle.choice.around import layout_of
 from puzzle.choice.baselines import whole_layers
 from puzzle.errors import ConstraintError
 from puzzle.library.build import Library
-from puzzle.scoring.fisher import FisherScores
+from puzzle.scoring.fisher_scores import FisherScores
 from puzzle.scoring.influence import block_influence
 from puzzle.stages import Run
 from search_space import FFN, Attention, Block, Layout, SearchSpace

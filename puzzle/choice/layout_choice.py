@@ -19,7 +19,7 @@ from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
-from puzzle.scoring.fisher import FisherScores
+from puzzle.scoring.fisher_scores import FisherScores
 from puzzle.scoring.scores import Score
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.hashing import content_hash, hash_tensors

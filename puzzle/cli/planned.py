@@ -16,7 +16,7 @@ from puzzle.storage.disk import free_bytes
 from search_space import ModelShape, SearchSpace
 
 if TYPE_CHECKING:
-    from puzzle.pipeline.plan import Plan
+    from puzzle.pipeline.planning import Plan
 
 GIB = 2.0**30
 

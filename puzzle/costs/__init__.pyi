@@ -24,15 +24,15 @@ from puzzle.costs.correction import fit_correction as fit_correction
 from puzzle.costs.correction import tighten as tighten
 from puzzle.costs.cost_table import Table as Table
 from puzzle.costs.counted import with_counts as with_counts
-from puzzle.costs.device_specs import DeviceSpec as DeviceSpec
 from puzzle.costs.device_specs import SPECS as SPECS
+from puzzle.costs.device_specs import DeviceSpec as DeviceSpec
 from puzzle.costs.device_specs import device_spec as device_spec
 from puzzle.costs.measured.sublayers import MeasuredCosts as MeasuredCosts
 from puzzle.costs.per_scenario import PerScenario as PerScenario
 from puzzle.costs.profile import Profile as Profile
-from puzzle.costs.protocol import CostModel as CostModel
 from puzzle.costs.protocol import RESOURCES as RESOURCES
 from puzzle.costs.protocol import STANDARD_UNITS as STANDARD_UNITS
+from puzzle.costs.protocol import CostModel as CostModel
 from puzzle.costs.roofline import Efficiency as Efficiency
 from puzzle.costs.roofline import Roofline as Roofline
 from puzzle.costs.served import served_format as served_format

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from puzzle.estimates import Estimate, Sizes
-from puzzle.evaluation.quality import Quality, quality
+from puzzle.evaluation.text_quality import Quality, quality
 from puzzle.library.build import Library
 from puzzle.models.assembling import assemble
 from puzzle.stages import ArtifactStage, Run

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from puzzle.costs.protocol import RESOURCES, CostModel
 from puzzle.errors import ConstraintError
-from puzzle.evaluation.quality import quality
+from puzzle.evaluation.text_quality import quality
 from puzzle.fusion.fused import fuse_child, fusion_candidates
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child import PuzzleForCausalLM

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puzzle.costs.checked import layout_cost
-from puzzle.evaluation.quality import Quality
+from puzzle.evaluation.text_quality import Quality
 from puzzle.library.build import Library
 from puzzle.pipeline.opening import Inputs, Opened
 from puzzle.pipeline.result import SearchResult

@@ -21,9 +21,9 @@ from puzzle.library.build import BlockLibrary, Library
 from puzzle.library.layers import LibrarySpec
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.scenario import Scenario, Workload
-from puzzle.scoring.fisher import FisherScores
-from puzzle.scoring.hybrid import HybridScores
-from puzzle.scoring.replace_one import ExactScores
+from puzzle.scoring.exact_scores import ExactScores
+from puzzle.scoring.fisher_scores import FisherScores
+from puzzle.scoring.hybrid_scores import HybridScores
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run, Stage
 from puzzle.storage.workspace import ArtifactRef

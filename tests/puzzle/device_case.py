@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from puzzle.choice.around import scores_around
-from puzzle.choice.layout_kl import Measure
-from puzzle.costs.measured.replies import speed
-from puzzle.evaluation.quality import quality
+from puzzle.choice.layout_kl import LayoutKL
+from puzzle.costs.measured.replies import time_pair
+from puzzle.evaluation.text_quality import quality
 from puzzle.library.build import build_library, heal
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import open_parent
-from puzzle.scoring.fisher import fisher
-from puzzle.scoring.hybrid import hybrid
+from puzzle.scoring.exact_scores import replace_one
+from puzzle.scoring.fisher_scores import fisher
+from puzzle.scoring.hybrid_scores import hybrid
 from puzzle.scoring.influence import block_influence
-from puzzle.scoring.replace_one import replace_one
 from puzzle.scoring.task import task_scores
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import windows
@@ -42,12 +42,12 @@ def stages(out, device):
     own = Layout.parent(parent.shape)
     layout = own.replace(1, Block.from_label("gqa1+gated32"))
     healed = heal(parent, layout, cut, workspace=workspace, config=config)
-    measure = Measure(library, cut.score)
+    measure = LayoutKL(library, cut.score)
     models = {
         name: assemble(parent.config, each, found.child_tensors(each), dtype=parent.dtype)
         for name, each, found in (("parent", own, library), ("child", layout, healed))
     }
-    speed(models, SCENARIO, rounds=1, device=device)
+    time_pair(models["parent"], models["child"], SCENARIO, device=device, most=1)
 
     def bend(model):
         return -float(model(cut.score[:1].to(model.device)).logits.square().mean())
@@ -64,7 +64,7 @@ def stages(out, device):
         "quality": list(quality(*models.values(), cut.validation).to_dict()["child"].values()),
         "influence": block_influence(parent, cut.score),
         "measured": measure(layout).kl,
-        "healed": Measure(healed, cut.score)(layout).kl,
+        "healed": LayoutKL(healed, cut.score)(layout).kl,
         "errors": [e.value for layer in range(3) for e in library.errors(layer).values()],
         **{name: [one.kl for _, _, one in found.items()] for name, found in scores.items()},
     }

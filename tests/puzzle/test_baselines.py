@@ -7,8 +7,8 @@ from torch import nn
 from puzzle.errors import DataError
 from puzzle.library.build import build_library
 from puzzle.models.assembling import assemble
+from puzzle.scoring.exact_scores import replace_one
 from puzzle.scoring.influence import block_influence
-from puzzle.scoring.replace_one import replace_one
 from puzzle.scoring.task import task_scores
 from search_space import Block, Layout, SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture

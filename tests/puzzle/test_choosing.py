@@ -7,27 +7,28 @@ import pytest
 import torch
 
 from puzzle.choice import layout_kl as measure_module
-from puzzle.choice.around import halved, rescored, scores_around
+from puzzle.choice.around import TrustRegion, halved, scores_around
 from puzzle.choice.baselines import at_random, greedy, uniform, whole_layers, within
 from puzzle.choice.candidates import other_candidates
 from puzzle.choice.layout_choice import (
     EFFORTS,
     Effort,
+    LayoutChoice,
     best_of_pool,
     choice_text,
-    choose,
     effort_named,
     refined,
 )
-from puzzle.choice.layout_kl import Measure, measured_kl
+from puzzle.choice.layout_kl import LayoutKL, measured_kl
 from puzzle.errors import ConstraintError, DataError
-from puzzle.evaluation.quality import quality
+from puzzle.evaluation.text_quality import quality
 from puzzle.library.build import build_library
 from puzzle.library.settings import LibraryConfig
 from puzzle.models.assembling import assemble
-from puzzle.scoring.fisher import fisher
+from puzzle.scoring.exact_scores import replace_one
+from puzzle.scoring.fisher_scores import fisher
 from puzzle.scoring.influence import block_influence
-from puzzle.scoring.replace_one import replace_one
+from puzzle.stages import Run
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
@@ -77,7 +78,7 @@ def test_a_shared_prefix_is_not_run_again_and_changes_no_result(built, monkeypat
     _, _, space, cut, library = built
     monkeypatch.setattr(measure_module, "PREFIX_BYTES", kept)
     monkeypatch.setattr(measure_module, "LAYER_BYTES", kept)
-    measure = Measure(library, cut.score)
+    measure = LayoutKL(library, cut.score)
     some = layouts(space)[::97]
     for layout in some:
         assert measure(layout).kl == measured_kl(library, layout, cut.score).kl
@@ -95,7 +96,7 @@ def test_a_shared_prefix_is_not_run_again_and_changes_no_result(built, monkeypat
 
 def test_scores_around_a_child_are_its_second_order_expansion_at_the_last_layer(built):
     workspace, parent, space, cut, library = built
-    measure = Measure(library, cut.score)
+    measure = LayoutKL(library, cut.score)
     last = parent.shape.layers - 1
     base = Layout.parent(parent.shape).replace(1, Block.from_label("none+gated32"))
     scores = scores_around(measure, space, base, workspace=workspace, probes=64)
@@ -115,7 +116,7 @@ def test_scores_around_a_child_are_its_second_order_expansion_at_the_last_layer(
 
 def test_scores_around_a_child_see_that_a_step_back_to_the_parent_helps(built):
     workspace, parent, space, cut, library = built
-    measure = Measure(library, cut.score)
+    measure = LayoutKL(library, cut.score)
     base = Layout.parent(parent.shape).replace(1, Block.from_label("gqa1+gated48"))
     scores = scores_around(measure, space, base, workspace=workspace, probes=32)
     assert scores.kl(1, parent.shape.parent_block.label) < 0.0
@@ -127,12 +128,14 @@ def test_measuring_never_makes_the_choice_worse_and_keeps_the_limit(built, share
     workspace, _, space, cut, library = built
     scores = replace_one(library, space, cut, workspace=workspace)
     problem = problem_of(space, scores, share)
-    measure = Measure(library, cut.score)
+    measure = LayoutKL(library, cut.score)
     start = Layout(space.shape, tuple(map(Block.from_label, solve(problem).labels)))
     whole = measure(start).kl
     tried = [
         best_of_pool(problem, start, measure, 4),
-        rescored(problem, start, measure, space, workspace=workspace, rounds=2),
+        TrustRegion(problem=problem, space=space, rounds=2).improve(
+            Run(workspace=workspace, parent=library.parent), start, measure
+        ),
         refined(problem, start, measure, 30),
     ]
     allowed = [x for x in layouts(space) if within(problem, [b.label for b in x.blocks])]
@@ -148,7 +151,9 @@ def test_other_candidates_are_the_fisher_optimum_and_the_parent_without_whole_la
     library = build_library(parent, space, cut, workspace=workspace)
     for share, dropped in ((0.7, 1), (0.5, 2), (0.0, 3)):
         problem = problem_of(space, replace_one(library, space, cut, workspace=workspace), share)
-        by_gradient, whole = other_candidates(problem, library, space, cut, workspace=workspace)
+        by_gradient, whole = other_candidates(
+            Run(workspace=workspace, parent=library.parent, windows=cut), problem, library, space
+        )
         scores = fisher(library, space, cut, workspace=workspace)
         assert [b.label for b in by_gradient.blocks] == list(
             solve(problem_of(space, scores, share)).labels
@@ -166,7 +171,16 @@ def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
     optimum = solve(problem)
 
     def run(effort):
-        return choose(problem, optimum, library, space, cut, effort, workspace=workspace)
+        run = Run(workspace=workspace, parent=library.parent, windows=cut)
+        return run.get(
+            LayoutChoice(
+                problem=problem,
+                optimum=optimum,
+                layers=library.refs,
+                space=space,
+                effort=effort,
+            )
+        )
 
     effort = Effort(pool=3, rounds=1, moves=8)
     first = run(effort)
@@ -193,7 +207,7 @@ def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
 
 def test_halving_measures_most_layouts_on_little_text(built):
     _, _, space, cut, library = built
-    measure = Measure(library, cut.score)
+    measure = LayoutKL(library, cut.score)
     calls = []
 
     class Counting:

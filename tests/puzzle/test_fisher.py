@@ -7,13 +7,13 @@ from scipy.stats import spearmanr
 from puzzle.errors import DataError
 from puzzle.library.build import build_library
 from puzzle.library.layer_outputs import LayerOutputs
-from puzzle.scoring.fisher import (
+from puzzle.scoring.exact_scores import replace_one, replace_some
+from puzzle.scoring.fisher_scores import (
     FisherConfig,
     fisher,
     reliability,
 )
 from puzzle.scoring.gradient_sweep import TOGETHER, GradientSweep, second_order
-from puzzle.scoring.replace_one import replace_one, replace_some
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
 from search_space import Block, SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture

@@ -9,7 +9,7 @@ from puzzle.costs.checked import layout_cost
 from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.costs.protocol import RESOURCES, counted_cost
 from puzzle.errors import ConstraintError
-from puzzle.evaluation.quality import quality
+from puzzle.evaluation.text_quality import quality
 from puzzle.fusion.choice import choose_fusion
 from puzzle.fusion.fused import fuse_child
 from puzzle.limits.scenario import Scenario

@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 
 from puzzle.errors import DataError
 from puzzle.library.build import build_library
-from puzzle.scoring.fisher import FisherConfig
-from puzzle.scoring.hybrid import HybridConfig, anchor_keys, calibrate, calibrated, hybrid, kinds
-from puzzle.scoring.replace_one import replace_one
+from puzzle.scoring.exact_scores import replace_one
+from puzzle.scoring.fisher_scores import FisherConfig
+from puzzle.scoring.hybrid_scores import (
+    HybridConfig,
+    anchor_keys,
+    calibrate,
+    calibrated,
+    hybrid,
+    kinds,
+)
 from puzzle.scoring.scores import Score, Scores
 from search_space import SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture

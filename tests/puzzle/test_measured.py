@@ -1,21 +1,32 @@
 """Claims about timing: turns, drift, interpolation over contexts, shapes that do not fit."""
 
+import itertools
 import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from puzzle.costs.checked import usable_blocks
 from puzzle.costs.measured import stacks
-from puzzle.costs.measured import sublayers as measured
+from puzzle.costs.measured import sublayer_times as measured
 from puzzle.costs.measured.stacks import contexts, mean_step
 from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.errors import ConstraintError
-from puzzle.hardware import stopwatch as timing
-from puzzle.hardware.stopwatch import Stopwatch, drift, out_of_memory, spread, take_turns
+from puzzle.hardware.stopwatch import (
+    LEAST_ROUNDS,
+    Stopwatch,
+    drift,
+    out_of_memory,
+    spread,
+    standard_error,
+    steady,
+    take_turns,
+    uncertainty,
+)
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
@@ -56,32 +67,55 @@ def test_a_decode_step_costs_the_mean_over_the_reply():
     assert contexts(Scenario(prompt_tokens=4, generated_tokens=1)) == (4,)
 
 
-def test_a_run_on_a_device_that_slows_down_is_done_again(caplog):
-    calls = []
+def jobs_of(seconds):
+    """Jobs of three series, each the seconds of its round times a factor of its own."""
+    rounds = {name: iter(seconds) for name in ("a", "b", "c")}
+    factors = {"a": 1.0, "b": 2.0, "c": 5.0}
+    return {
+        name: lambda name=name: {"prefill": factors[name] * next(rounds[name])} for name in rounds
+    }
 
-    def job():
-        calls.append(1)
-        # The first run of seven rounds, and its warm-up, gets slower; the next is steady.
-        return {"prefill": 1.0 + 0.2 * len(calls) if len(calls) <= 7 else 2.0}
 
-    samples, left = take_turns({"job": job}, 6)
-    assert len(calls) == 14
+def test_steady_jobs_are_timed_no_longer_than_their_error_needs():
+    samples, left = take_turns(jobs_of([9.0] + [1.0] * 8))
     assert left == 0.0
-    assert samples["job"]["prefill"] == [2.0] * 6
-    assert "measured again" in caplog.text
+    assert samples == {
+        name: {"prefill": [factor] * LEAST_ROUNDS}
+        for name, factor in (("a", 1.0), ("b", 2.0), ("c", 5.0))
+    }
 
 
-def test_drift_that_stays_is_told(caplog):
-    calls = []
+def test_a_device_that_slows_down_leaves_the_ratios_exact_and_is_reported(caplog):
+    samples, left = take_turns(jobs_of([1.0 + 0.2 * i for i in range(9)]))
+    ratios = [b / a for a, b in zip(*(samples[k]["prefill"] for k in "ab"), strict=True)]
+    assert ratios == pytest.approx([2.0] * LEAST_ROUNDS)
+    assert uncertainty(samples) == pytest.approx(0.0, abs=1e-12)
+    assert left == pytest.approx(1.6 / 1.2 - 1)
+    assert "changed by 33 %" in caplog.text
 
-    def job():
-        calls.append(1)
-        return {"prefill": 1.1 ** len(calls)}
 
-    _, left = take_turns({"job": job}, 6)
-    assert len(calls) == 7 * (1 + timing.RETRIES)
-    assert left == pytest.approx(1.1**3 - 1)
-    assert "not to be trusted" in caplog.text
+def test_noise_of_single_jobs_asks_for_more_rounds_up_to_the_most():
+    noise = {name: itertools.cycle([1.0, 1.3, 0.8]) for name in "abcde"}
+    for turns, series in enumerate(noise.values()):
+        for _ in range(turns):
+            next(series)
+    jobs = {name: lambda n=name: {"decode": next(noise[n])} for name in noise}
+    samples, _ = take_turns(jobs, most=6)
+    assert {len(phases["decode"]) for phases in samples.values()} == {6}
+    assert uncertainty(samples) > 0.01
+
+
+def test_two_series_are_too_few_to_tell_a_slow_round():
+    raw = {"a": {"prefill": [1.0, 2.0]}, "b": {"prefill": [1.0, 1.0]}}
+    assert steady(raw) == raw
+
+
+def test_the_standard_error_of_a_median_is_that_of_normal_samples():
+    rng = np.random.default_rng(0)
+    medians = [float(np.median(rng.normal(size=25))) for _ in range(4000)]
+    errors = [standard_error(rng.normal(size=25).tolist()) for _ in range(400)]
+    assert np.mean(errors) == pytest.approx(np.std(medians), rel=0.05)
+    assert standard_error([1.0]) == math.inf
 
 
 def test_drift_and_spread_of_steady_samples_are_nothing():

@@ -5,15 +5,21 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
+from puzzle.hardware.rates import Rates
 from puzzle.library.build import build_library
-from puzzle.limits.scenario import Scenario
-from puzzle.pipeline.plan import STAGES, Rates, plan
+from puzzle.limits.scenario import Scenario, Workload
+from puzzle.pipeline.planning import plan
+from puzzle.pipeline.steps import Steps
 from puzzle.text.windows import DataConfig
 from search_space import SearchSpace
 from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
 
 RATES = Rates(model=1e11, fits=1e10, bandwidth=1e10)
-SCENARIO = Scenario(weight_dtype="float32")
+WORKLOAD = Workload.of(Scenario(weight_dtype="float32"))
+
+
+def steps_of(space):
+    return Steps(space=space, workload=WORKLOAD)
 
 
 def test_the_disk_of_a_library_is_the_bytes_of_its_tensors(saved, tmp_path):  # noqa: F811
@@ -23,23 +29,24 @@ def test_the_disk_of_a_library_is_the_bytes_of_its_tensors(saved, tmp_path):  # 
         library = build_library(parent, space, cut, workspace=workspace)
         files = [load_file(a.path / "variants.safetensors") for a in library.layers]
         written = sum(tensor.nbytes for file in files for tensor in file.values())
-        found = plan(space, SCENARIO, DataConfig(), stages=("library",), rates=RATES)
+        found = plan(steps_of(space), DataConfig(), names=("library",), rates=RATES)
         assert found.disk == written
 
 
 def test_faster_machines_less_text_and_fewer_blocks_take_less_time(saved, tmp_path):  # noqa: F811
     _, parent, space, _ = opened(saved, tmp_path)
     data = DataConfig()
-    base = plan(space, SCENARIO, data, rates=RATES)
-    faster = plan(space, SCENARIO, data, rates=Rates(model=2e11, fits=2e10, bandwidth=2e10))
-    less = plan(space, SCENARIO, replace(data, fit_tokens=8192), rates=RATES)
+    base = plan(steps_of(space), data, rates=RATES)
+    faster = plan(steps_of(space), data, rates=Rates(model=2e11, fits=2e10, bandwidth=2e10))
+    less = plan(steps_of(space), replace(data, fit_tokens=8192), rates=RATES)
     small = SearchSpace.preset(parent.shape, "small")
-    fewer = plan(small, SCENARIO, data, rates=RATES)
+    fewer = plan(steps_of(small), data, rates=RATES)
     for other in (faster, less, fewer):
         assert other.seconds < base.seconds
     assert faster.memory == pytest.approx(base.memory, rel=0.01)
-    one = plan(space, SCENARIO, data, stages=("library",), rates=RATES)
-    assert one.steps[0].seconds == base.steps[STAGES.index("library")].seconds
+    one = plan(steps_of(space), data, names=("library",), rates=RATES)
+    (library,) = (step for step in base.steps if step.name == "library")
+    assert one.steps[0].seconds == library.seconds
 
 
 def test_measured_rates_are_plausible(saved, tmp_path):  # noqa: F811

@@ -20,12 +20,12 @@ from transformers import (
 import puzzle
 from puzzle.cli import main
 from puzzle.errors import ConstraintError, DataError, ParentError, WorkspaceError
-from puzzle.evaluation.quality import quality
+from puzzle.evaluation.text_quality import quality
 from puzzle.library import layers as library_module
 from puzzle.library.build import build_library
 from puzzle.library.least_squares import HeldOut, Moments, fit
 from puzzle.models.parent import open_parent
-from puzzle.scoring.replace_one import replace_one
+from puzzle.scoring.exact_scores import replace_one
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, windows
 from search_space import Block, Layout, SearchSpace

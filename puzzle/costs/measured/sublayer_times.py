@@ -174,7 +174,7 @@ class SublayerTimes(ArtifactStage[Times]):
 def here(sizes: Sizes) -> Roofline:
     """Returns a cost model of this machine that follows from its rates, for estimates."""
     rates = sizes.rates
-    flops = {"float32": rates.fits, "bfloat16": rates.model, "float16": rates.model}
+    flops = {"float32": rates.fits, "bfloat16": rates.model}
     spec = DeviceSpec(
         name="here", flops=flops, memory=math.inf, bandwidth=rates.bandwidth, source="measured"
     )

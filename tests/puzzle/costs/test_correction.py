@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puzzle.costs.checked import layout_cost
-from puzzle.costs.correction import Corrected, fit_correction, meet, tighten
+from puzzle.costs.correction import Corrected, fit_correction, tighten
 from puzzle.costs.roofline import Roofline
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from puzzle.testing import check_cost_model
 from search_space import Layout, ModelShape, SearchSpace
-from solvers import ChoiceProblem, InfeasibleError, Limit
+from solvers import Limit
 
 SHAPE = ModelShape(
     layers=4, hidden=64, heads=4, head_dim=16, kv_heads=2, ffn_width=256, vocab=100, tied=False
@@ -120,59 +120,3 @@ def test_what_is_predicted_within_a_tightened_limit_is_measured_within_the_limit
 def test_only_a_miss_tightens(error):
     with pytest.raises(CostModelError, match="tighten only what is missed"):
         tighten(Limit("seconds", at_most=5.0), error)
-
-
-def solver(options):
-    """Of the options within all limits, the one with the most seconds."""
-
-    def solve(limits):
-        kept = [o for o in options if all(x.slack(o[x.resource]) >= 0 for x in limits)]
-        return max(kept, key=lambda o: o["seconds"])
-
-    return solve
-
-
-OPTIONS = [{"seconds": s / 10, "memory": 1.0} for s in range(1, 101)]
-
-
-@pytest.mark.parametrize(("factor", "offset", "rounds"), [(1.0, 0, 1), (1.08, 0, 2), (1, 1, 3)])
-def test_a_missed_limit_is_tightened_by_the_error_until_it_is_kept(factor, offset, rounds):
-    found = meet(
-        [Limit("seconds", at_most=5.0), Limit("memory", at_most=2.0)],
-        solver(OPTIONS),
-        lambda option: option,
-        lambda option: {"seconds": factor * option["seconds"] + offset},
-    )
-    assert found.rounds == rounds
-    assert not found.missed
-    assert 4.8 <= found.measured["seconds"] <= 5.0
-
-
-def test_after_three_rounds_what_is_missed_is_said():
-    bounds = []
-
-    def solve(limits):
-        bounds.append(limits[0].at_most)
-        return {"seconds": limits[0].at_most}
-
-    found = meet([Limit("seconds", at_most=5.0)], solve, lambda o: o, lambda o: {"seconds": 6.0})
-    assert found.rounds == 3
-    assert found.missed == ("seconds <= 5",)
-    assert bounds[0] > bounds[1] > bounds[2]
-
-
-def test_where_tightened_limits_leave_nothing_the_solution_before_stays_and_its_miss_is_said():
-    nothing = InfeasibleError(ChoiceProblem((("a",),), [0.0], {"seconds": [4.9]}), "too tight")
-
-    def solve(limits):
-        if limits[0].at_most < 4.9:
-            raise nothing
-        return {"seconds": 4.9}
-
-    bound = [Limit("seconds", at_most=5.0)]
-    found = meet(bound, solve, lambda o: o, lambda o: {"seconds": 5.5})
-    assert found.found == {"seconds": 4.9}
-    assert found.rounds == 1
-    assert found.missed == ("seconds <= 5",)
-    with pytest.raises(InfeasibleError):
-        meet([Limit("seconds", at_most=4.0)], solve, lambda o: o, lambda o: {"seconds": 5.5})

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 import puzzle
 from puzzle.errors import DataError, ParentError, WorkspaceError
-from puzzle.evaluation.quality import quality
+from puzzle.evaluation.text_quality import quality
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.text.packing import PackedStream
 

@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from puzzle.errors import DataError
-from puzzle.evaluation.quality import quality
 from puzzle.evaluation.text_metrics import estimate, ratio, text_metrics
+from puzzle.evaluation.text_quality import quality
 
 
 def model(seed):

@@ -13,8 +13,8 @@ from scipy.optimize import isotonic_regression
 from puzzle.errors import DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
-from puzzle.scoring.fisher import FisherConfig, FisherScores
-from puzzle.scoring.replace_one import exact_rows, exact_seconds, replaced_blocks
+from puzzle.scoring.exact_scores import exact_rows, exact_seconds, replaced_blocks
+from puzzle.scoring.fisher_scores import FisherConfig, FisherScores
 from puzzle.scoring.scores import Score, Scores
 from puzzle.stages import Run, Stage
 from puzzle.storage.workspace import ArtifactRef, Workspace
