@@ -50,7 +50,7 @@ def make_models(folder: Path) -> None:
 def run_stage(stage: str, folder: Path) -> object:
     """Runs one stage and returns what it says."""
     import puzzle
-    from puzzle.hardware.fast_format import fast_format
+    from puzzle.hardware.format_speed import fast_format
 
     child, parent, text = folder / "child", folder / "parent", folder / "text.txt"
     if stage == "products":

@@ -7,13 +7,15 @@ from puzzle.costs.protocol import CostModel as CostModel
 from puzzle.costs.roofline import Efficiency as Efficiency
 from puzzle.costs.roofline import Roofline as Roofline
 from puzzle.distillation.distill_config import DistillConfig as DistillConfig
+from puzzle.distillation.distill_result import DistillResult as DistillResult
 from puzzle.distillation.distilling import distill as distill
-from puzzle.distillation.outcome import DistillResult as DistillResult
 from puzzle.errors import CostModelError as CostModelError
 from puzzle.errors import ExportError as ExportError
 from puzzle.errors import PuzzleError as PuzzleError
 from puzzle.evaluation.evaluating import Evaluation as Evaluation
 from puzzle.evaluation.evaluating import evaluate as evaluate
+from puzzle.executors import Executor as Executor
+from puzzle.executors import Processes as Processes
 from puzzle.hardware.listing import Device as Device
 from puzzle.hardware.listing import devices as devices
 from puzzle.hardware.precision import Precision as Precision

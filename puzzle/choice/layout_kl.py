@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
-from puzzle.library.build import Library, Variants
+from puzzle.library.build import Library
+from puzzle.library.variants import Variants
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import Score, mean_and_error
 from search_space import Block, Layout

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzle.costs.profile import Profile
-from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.precision import AUTO, FormatChoice
 from puzzle.limits.scenario import Scenario
 from puzzle.storage.workspace import Workspace

@@ -11,14 +11,14 @@ import torch
 
 from puzzle.distillation.checkpoints import KIND, Checkpoints
 from puzzle.distillation.distill_config import DistillConfig
+from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Callback, Events
 from puzzle.distillation.loop import Loop, TrainingText
-from puzzle.distillation.outcome import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.distillation.saving import save_child
 from puzzle.errors import DataError, WorkspaceError
-from puzzle.hardware.fast_format import computing_format
+from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.storage.disk import require_free

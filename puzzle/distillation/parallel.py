@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.errors import DataError
-from puzzle.hardware.fast_format import computing_format
+from puzzle.hardware.format_speed import computing_format
 
 logger = logging.getLogger(__name__)
 

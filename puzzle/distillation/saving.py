@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from puzzle.distillation.outcome import DistillResult
+from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.models.trainable import OpenModel, empty_model
 from puzzle.storage.disk import disk_errors

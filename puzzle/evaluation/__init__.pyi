@@ -1,5 +1,7 @@
 from puzzle.evaluation.evaluating import Evaluation as Evaluation
 from puzzle.evaluation.evaluating import evaluate as evaluate
+from puzzle.evaluation.metrics_on_text import MeanEstimate as MeanEstimate
+from puzzle.evaluation.metrics_on_text import text_metrics as text_metrics
 from puzzle.evaluation.questions import BIGBENCH_TASKS as BIGBENCH_TASKS
 from puzzle.evaluation.questions import ChoiceTask as ChoiceTask
 from puzzle.evaluation.questions import Question as Question
@@ -7,7 +9,5 @@ from puzzle.evaluation.questions import fetch_bigbench as fetch_bigbench
 from puzzle.evaluation.questions import mmlu_dev as mmlu_dev
 from puzzle.evaluation.questions import read_task as read_task
 from puzzle.evaluation.tasks import TaskScore as TaskScore
-from puzzle.evaluation.text_metrics import MeanEstimate as MeanEstimate
-from puzzle.evaluation.text_metrics import text_metrics as text_metrics
 from puzzle.evaluation.text_quality import Quality as Quality
 from puzzle.evaluation.text_quality import quality as quality

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from puzzle.errors import DataError
+from puzzle.evaluation.metrics_on_text import MeanEstimate, flat, ratio, text_metrics
 from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tasks
-from puzzle.evaluation.text_metrics import MeanEstimate, flat, ratio, text_metrics
-from puzzle.hardware.fast_format import computing_format
+from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.models.parent import Parent
 from puzzle.models.trainable import filled_model, from_parent

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from puzzle.errors import DataError
+from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
 from puzzle.evaluation.questions import ChoiceTask, mmlu_dev, read_task
-from puzzle.evaluation.text_metrics import MeanEstimate, estimate
 
 MMLU_DEV = "mmlu-dev"
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from puzzle.evaluation.text_metrics import MeanEstimate, estimate
+from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-from puzzle.hardware.fast_format import fast_format as fast_format
+from puzzle.hardware.format_speed import fast_format as fast_format
 from puzzle.hardware.identity import device_record as device_record
 from puzzle.hardware.identity import software_versions as software_versions
 from puzzle.hardware.listing import Device as Device

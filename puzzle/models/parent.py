@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from puzzle.errors import ParentError
-from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.identity import require_device
 from puzzle.hardware.precision import AUTO
 from puzzle.models.families import family_of

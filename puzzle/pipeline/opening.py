@@ -16,7 +16,7 @@ from puzzle.hardware.precision import Formats, Precision
 from puzzle.hardware.threads import limit_threads
 from puzzle.limits.scenario import Workload
 from puzzle.models.parent import open_parent
-from puzzle.pipeline.formats import choose_formats
+from puzzle.pipeline.format_choice import choose_formats
 from puzzle.stages import Run
 from puzzle.storage.disk import require_free
 from puzzle.storage.workspace import Workspace

@@ -26,7 +26,6 @@ class Outcome:
         opened: Its run.
         chooser: What the layout was chosen from.
         attempt: The layout chosen, and what it takes.
-        variants: The library of the space.
         child: The library of the child.
         quality: The child's quality.
     """
@@ -35,7 +34,6 @@ class Outcome:
     opened: Opened
     chooser: Chooser
     attempt: Attempt
-    variants: Library
     child: Library
     quality: Quality
 
@@ -76,7 +74,7 @@ class Outcome:
 
     def _evidence(self, settings: Mapping[str, Any]) -> Evidence:
         goals, run, formats = self.chooser.goals, self.opened.run, self.opened.formats
-        workload = self.opened.workload
+        workload, library = self.opened.workload, self.chooser.library
         scenario = next(iter(workload.scenarios.values()))
         precision = {"working": formats.working.name, "stored": formats.stored.name}
         description = describe_run(
@@ -91,7 +89,7 @@ class Outcome:
         return Evidence(
             problem=goals.problem(self.chooser.scores, timed=True),
             scores=self.chooser.scores,
-            errors=tuple(map(self.variants.errors, range(len(self.variants.layers)))),
+            errors=tuple(map(library.errors, range(len(library.layers)))),
             constraints=goals.constraints,
             measured=self.attempt.choice.measured,
             tried=self.attempt.choice.tried,

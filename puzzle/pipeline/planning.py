@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from puzzle.estimates import Estimate, Sizes
-from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.precision import AUTO
 from puzzle.hardware.rates import Rates
 from puzzle.pipeline.steps import Steps

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puzzle.distillation.outcome import DistillResult
+from puzzle.distillation.distill_result import DistillResult
 from puzzle.errors import DataError
 from puzzle.library.build import Library
 from puzzle.library.error_map import error_map

@@ -6,19 +6,17 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from puzzle.choice.goals import Goals
-from puzzle.choice.layout_choice import Effort, effort_named
 from puzzle.costs.protocol import CostModel
 from puzzle.executors import Executor
 from puzzle.hardware.precision import Precision
 from puzzle.library.settings import LibraryConfig
-from puzzle.limits.constraints import Constraint, parse_constraints
+from puzzle.limits.constraints import Constraint
 from puzzle.limits.requirements import SCORE
-from puzzle.limits.scenario import Scenario, Workload, WorkloadLike
+from puzzle.limits.scenario import WorkloadLike
 from puzzle.pipeline.opening import Inputs, open_run, open_workspace
 from puzzle.pipeline.outcome import Outcome
+from puzzle.pipeline.request import Request
 from puzzle.pipeline.result import SearchResult
-from puzzle.pipeline.steps import Steps
 from puzzle.pipeline.tightening import ATTEMPTS, Chooser, warn_of_missed
 from puzzle.text.data_config import DataConfig
 from search_space import SearchSpace
@@ -98,39 +96,35 @@ def search(
         >>> result = puzzle.search("model", text,
         ...                        constraints=["throughput >= 1.25x"])  # doctest: +SKIP
     """
-    effort_steps = effort_named(effort)
-    if minimise != SCORE:
-        effort_steps = Effort()  # measuring picks the least KL, which is not what is wanted
-    limits_given = parse_constraints(constraints, resources=getattr(hardware, "resources", None))
+    request = Request(
+        constraints=constraints,
+        scenario=scenario,
+        space=space,
+        effort=effort,
+        hardware=hardware,
+        minimise=minimise,
+        library=library,
+    )
     inputs = Inputs(
         parent=parent,
         text=text,
-        workload=Workload.of(scenario or Scenario()),
+        workload=request.workload,
         hardware=hardware,
         tokenizer=tokenizer,
         device=device,
         precision=precision,
         data=data or DataConfig(seed=seed),
     )
-    workspace = open_workspace(out, resume=resume)
-    opened = open_run(inputs, workspace, executor=executor, solver=solver, seed=seed)
-    run, shape = opened.run, opened.run.parent.shape
-    steps = Steps(
-        space=SearchSpace.preset(shape, space) if isinstance(space, str) else space,
-        workload=opened.workload,
-        hardware=hardware,
-        effort=effort_steps,
-        config=library or LibraryConfig(),
-    )
+    place = open_workspace(out, resume=resume)
+    opened = open_run(inputs, place, executor=executor, solver=solver, seed=seed)
+    run, steps = opened.run, request.steps(opened)
     priced = steps.price(run)
-    goals = Goals(limits_given, steps.workload, priced.costs, steps.space, minimise)
-    goals.refuse_unreachable()
+    goals = request.goals(steps, priced)
 
-    variants = run.get(steps.library)
-    scores = run.get(steps.scores(variants.refs))
-
+    library_built = run.get(steps.library)
+    scores = run.get(steps.scores(library_built.refs))
     chooser = Chooser(
-        run=run, steps=steps, goals=goals, scores=scores, layers=variants.refs, priced=priced
+        run=run, steps=steps, goals=goals, scores=scores, library=library_built, priced=priced
     )
     limits = goals.limits
     chosen = chooser.attempt(limits)
@@ -144,24 +138,9 @@ def search(
             break  # the layout before stays, with what it misses
     warn_of_missed(chosen.missed)
 
-    layout = chosen.choice.layout
-    child = run.get(steps.healing(layout))
-    quality = run.get(steps.quality(layout, child))
-    settings = {
-        "space": space if isinstance(space, str) else None,
-        "effort": effort,
-        "hardware": str(hardware) if isinstance(hardware, str | os.PathLike) else None,
-        "cost_model": None if isinstance(hardware, str) else type(hardware).__name__,
-        "minimise": minimise,
-        "library": library.to_dict() if library not in (None, LibraryConfig()) else None,
-    }
+    child = run.get(steps.healing(chosen.choice.layout))
+    quality = run.get(steps.quality(chosen.choice.layout, child))
     outcome = Outcome(
-        inputs=inputs,
-        opened=opened,
-        chooser=chooser,
-        attempt=chosen,
-        variants=variants,
-        child=child,
-        quality=quality,
+        inputs=inputs, opened=opened, chooser=chooser, attempt=chosen, child=child, quality=quality
     )
-    return outcome.result(settings)
+    return outcome.result(request.settings())

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from puzzle.choice.goals import Goals, Missed
 from puzzle.choice.layout_choice import Choice
 from puzzle.costs.by_name import PairSeconds, pair_seconds
+from puzzle.library.build import Library
 from puzzle.limits.scenario import Scenario
 from puzzle.pipeline.steps import Priced, Steps
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
-from puzzle.storage.workspace import ArtifactRef
 from solvers import Limit, Solution, solve
 
 ATTEMPTS = 3
@@ -46,7 +46,7 @@ class Chooser:
         steps: The search.
         goals: Constraints and objective.
         scores: The scores.
-        layers: The library's layers.
+        library: The variants.
         priced: The costs.
     """
 
@@ -54,7 +54,7 @@ class Chooser:
     steps: Steps
     goals: Goals
     scores: Scores
-    layers: tuple[ArtifactRef, ...]
+    library: Library
     priced: Priced
 
     def attempt(self, limits: tuple[Limit, ...]) -> Attempt:
@@ -65,7 +65,7 @@ class Chooser:
         """
         problem = self.goals.problem(self.scores, limits)
         solution = solve(problem, solver=self.run.solver, seed=self.run.seed)
-        choice = self.run.get(self.steps.choice(problem, solution, self.layers))
+        choice = self.run.get(self.steps.choice(problem, solution, self.library.refs))
         seconds: dict[Scenario, PairSeconds] = {}
         for scenario, costs in self.priced.own.items():
             taken = pair_seconds(self.run, costs, choice.layout, scenario)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from puzzle.distillation.outcome import DistillResult
+from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.saving import RECORD
 from puzzle.errors import DataError
 

@@ -14,13 +14,13 @@ from puzzle.costs.served import served_format
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.parallel import Parallel
 from puzzle.errors import PuzzleError
-from puzzle.hardware import fast_format as measuring
-from puzzle.hardware.fast_format import computing_format, fast_format
+from puzzle.hardware import format_speed as measuring
+from puzzle.hardware.format_speed import computing_format, fast_format
 from puzzle.hardware.precision import Formats, Precision, choose_format
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import DTYPES, open_parent
-from puzzle.pipeline.formats import choose_formats
+from puzzle.pipeline.format_choice import choose_formats
 from puzzle.pipeline.result import load_result
 from puzzle.storage.workspace import Workspace
 from search_space import Block, SearchSpace

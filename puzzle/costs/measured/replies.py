@@ -91,7 +91,6 @@ def time_pair(
     *,
     device: str,
     clock: str = "wall",
-    goal: float = GOAL,
     most: int = MOST_ROUNDS,
 ) -> Pair:
     """Returns what parent and child take for a scenario, in turns.
@@ -105,7 +104,6 @@ def time_pair(
         scenario: Batch, prompt and generated tokens.
         device: Where they run; the models are moved there.
         clock: "wall", or on a CPU "cpu": processor seconds, which other work hardly disturbs.
-        goal: Standard error of the ratio at which the rounds end.
         most: Most rounds.
     """
     runs = [_Replies(model.to(device), scenario, clock) for model in (parent, child)]
@@ -120,7 +118,7 @@ def time_pair(
             if len(rows) >= LEAST_ROUNDS:
                 logs = [math.log(sum(b) / sum(a)) for a, b in rows]
                 error = standard_error(logs)
-                if error <= goal:
+                if error <= GOAL:
                     break
     phases = []
     for phase in (0, 1):

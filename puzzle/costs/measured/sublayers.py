@@ -10,7 +10,7 @@ from puzzle.costs.calibrated.design import sublayers
 from puzzle.costs.measured.sublayer_times import FIXED, SublayerTimes
 from puzzle.costs.protocol import RESOURCES, STANDARD_UNITS, counted_cost
 from puzzle.errors import ConstraintError
-from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.identity import require_device
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import Parent

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from puzzle.errors import DataError
-from puzzle.evaluation.text_metrics import estimate, ratio, text_metrics
+from puzzle.evaluation.metrics_on_text import estimate, ratio, text_metrics
 from puzzle.evaluation.text_quality import quality
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from puzzle.costs.served import served_format
-from puzzle.hardware.fast_format import fast_format
+from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.precision import AS_GIVEN, AUTO, FormatChoice, Formats, Precision
 from puzzle.limits.scenario import Workload
 from puzzle.models.parent import Parent

@@ -1,0 +1,90 @@
+"""Request: what a search is told, before anything is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from puzzle.choice.goals import Goals
+from puzzle.choice.layout_choice import Effort, effort_named
+from puzzle.costs.protocol import CostModel
+from puzzle.library.settings import LibraryConfig
+from puzzle.limits.constraints import Constraint, parse_constraints
+from puzzle.limits.requirements import SCORE
+from puzzle.limits.scenario import Scenario, Workload, WorkloadLike
+from puzzle.pipeline.opening import Opened
+from puzzle.pipeline.steps import Priced, Steps
+from search_space import SearchSpace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """What a search is told; each argument is that of `puzzle.search`.
+
+    Raises:
+        PuzzleError: An effort or a constraint is wrong.
+    """
+
+    constraints: str | Iterable[str | Constraint]
+    scenario: WorkloadLike | None
+    space: SearchSpace | str
+    effort: str
+    hardware: str | os.PathLike[str] | CostModel
+    minimise: str
+    library: LibraryConfig | None
+
+    def __post_init__(self) -> None:
+        units = getattr(self.hardware, "resources", None)
+        parsed = parse_constraints(self.constraints, resources=units)
+        object.__setattr__(self, "constraints", parsed)
+        effort_named(self.effort)
+
+    @property
+    def workload(self) -> Workload:
+        """The scenarios."""
+        return Workload.of(self.scenario or Scenario())
+
+    def steps(self, opened: Opened) -> Steps:
+        """Returns the stages of the search.
+
+        Args:
+            opened: The run, which tells the parent's sizes and what is served.
+        """
+        space = self.space
+        if isinstance(space, str):
+            space = SearchSpace.preset(opened.run.parent.shape, space)
+        # Measuring picks the least KL, which is not what is wanted where something else is.
+        effort = effort_named(self.effort) if self.minimise == SCORE else Effort()
+        return Steps(
+            space=space,
+            workload=opened.workload,
+            hardware=self.hardware,
+            effort=effort,
+            config=self.library or LibraryConfig(),
+        )
+
+    def goals(self, steps: Steps, priced: Priced) -> Goals:
+        """Returns constraints and objective over the blocks that can run.
+
+        Raises:
+            InfeasibleError: No layout of the space meets the constraints.
+        """
+        assert isinstance(self.constraints, tuple)
+        goals = Goals(self.constraints, steps.workload, priced.costs, steps.space, self.minimise)
+        goals.refuse_unreachable()
+        return goals
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the result records of the arguments, as JSON values."""
+        given = self.hardware
+        default = self.library in (None, LibraryConfig())
+        return {
+            "space": self.space if isinstance(self.space, str) else None,
+            "effort": self.effort,
+            "hardware": str(given) if isinstance(given, str | os.PathLike) else None,
+            "cost_model": None if isinstance(given, str) else type(given).__name__,
+            "minimise": self.minimise,
+            "library": None if default or self.library is None else self.library.to_dict(),
+        }
