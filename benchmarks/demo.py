@@ -83,7 +83,7 @@ def main() -> None:
         "search": took,
         "gain": {
             name: {
-                "predicted": result.predicted.ratio(name),
+                "predicted": 1 / (result.predicted.ratio(name) or 1.0),
                 "median": statistics.median(column),
                 "least": min(column),
                 "most": max(column),

@@ -19,6 +19,7 @@ from puzzle.models.parent import open_parent
 from puzzle.pipeline.format_choice import choose_formats
 from puzzle.stages import Run
 from puzzle.storage.disk import require_free
+from puzzle.storage.run_directory import current_run_directory
 from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
 from puzzle.text.windows import windows
@@ -121,13 +122,13 @@ def open_workspace(out: str | os.PathLike[str], *, resume: bool = True) -> Works
     """Opens a run directory, and deletes what killed processes left in it.
 
     Args:
-        out: The directory.
+        out: The directory; one of another format is left alone, and one beside it opened.
         resume: Whether results of an earlier run may be there.
 
     Raises:
         WorkspaceError: It cannot be written, or holds results that are not to be used.
     """
-    workspace = Workspace(out)
+    workspace = Workspace(current_run_directory(out))
     if not resume and any(workspace.root.glob("*/*/manifest.json")):
         raise WorkspaceError(
             f"{workspace.root} holds results of an earlier run; resume it (--resume) or choose "

@@ -65,6 +65,11 @@ class SearchResult(SearchRecord):
     stored_dtype: str | None = None
     saved: Path | None = None
 
+    @property
+    def run_directory(self) -> Path | None:
+        """The run directory that the library is in; None for a result that was read."""
+        return None if self.library is None else self.library.layers[0].root
+
     def child(self) -> PuzzleForCausalLM:
         """Returns the child, assembled from the library or read from where it was saved."""
         if self.library is None:

@@ -32,6 +32,8 @@ __all__ = ["Artifact", "ArtifactRef", "Workspace"]
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+# Of a whole run directory, whose artifacts of an older format would never be read.
+RUN_FORMAT, RUN_FILE = 2, "run.json"
 MANIFEST = "manifest.json"
 Builder = Callable[[Path], Mapping[str, Any] | None]
 
@@ -275,6 +277,8 @@ class Workspace:
                 fsync(probe)
             finally:
                 probe.unlink(missing_ok=True)
+            if not any(self.root.glob(f"*/*/{MANIFEST}")):
+                (self.root / RUN_FILE).write_text(json.dumps({"format": RUN_FORMAT}) + "\n")
         except OSError as error:
             raise WorkspaceError(
                 f"Workspace {self.root} is not writable ({error}); it must be a directory on a "

@@ -17,11 +17,27 @@ from puzzle.limits.scenario import Scenario
 from puzzle.storage import workspace as module
 from puzzle.storage.disk import free_bytes, require_free
 from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.storage.run_directory import current_run_directory
 from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
 
 ROOT = Path(module.__file__).resolve().parents[2]
 SPEC = {"seed": 0, "name": "x"}
+
+
+def test_a_run_directory_of_another_format_is_left_alone(tmp_path, caplog):
+    old = tmp_path / "run"
+    Workspace(old).artifact("scores", SPEC).write(build)
+    assert current_run_directory(old) == old
+    (old / "run.json").unlink()  # the first format had none
+    before = sorted(old.rglob("*"))
+    assert current_run_directory(old) == tmp_path / "run-format-2"
+    assert "format 1" in caplog.text
+    assert "is left as it is" in caplog.text
+    (old / "run.json").write_text('{"format": 9}')
+    assert current_run_directory(old) == tmp_path / "run-format-2"
+    assert sorted(set(old.rglob("*")) - {old / "run.json"}) == before
+    assert current_run_directory(tmp_path / "new") == tmp_path / "new"
 
 
 def build(folder):

@@ -51,7 +51,8 @@ def _run(given: Given) -> Answer:
         data=found.data,
         **arguments,
     )
-    out = Path(given.get("out", OUT.default))
+    # Not always --out: a run directory of another format is left alone.
+    out = result.run_directory or Path(given.get("out", OUT.default))
     path = result.save(out / "child")
     write_config(out / "search.toml", given.values)
     text = (

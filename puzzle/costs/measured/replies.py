@@ -21,9 +21,9 @@ from puzzle.costs.measured.stacks import contexts, mean_step
 from puzzle.hardware.stopwatch import standard_error
 from puzzle.limits.scenario import Scenario
 
-# Decode steps timed together.
-STEPS = 8
-LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 9, 0.01
+# Decode steps timed together: at most so many, and no more than take so many seconds, but two.
+STEPS, STEP_SECONDS = 8, 0.2
+LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 6, 0.01
 # A clock may tell no difference between one token and a few of a tiny model.
 SHORTEST = 1e-9
 
@@ -147,8 +147,10 @@ class _Replies:
         prefill, held = generate_seconds(self.model, self.tokens[:, :length], 1, self.clock)
         self.cached_bytes = held * self.scenario.sequence_tokens // length
         steps = [(n, self._step_seconds(n)) for n in contexts(self.scenario)]
-        decode = mean_step(steps, self.scenario) * self.scenario.generated_tokens
-        return prefill, max(decode, SHORTEST)
+        step = max(mean_step(steps, self.scenario), SHORTEST)
+        wanted = math.ceil(min(STEP_SECONDS / step, STEPS))
+        self.steps = min(max(2, wanted), self.scenario.generated_tokens)
+        return prefill, step * self.scenario.generated_tokens
 
     def _step_seconds(self, cached: int) -> float:
         """Returns the seconds of one decode step with so many tokens in the cache at first."""

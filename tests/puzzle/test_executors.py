@@ -1,0 +1,137 @@
+"""Claims about stages, runs and executors: the same bytes from every executor, and lost workers."""
+
+import os
+import pickle
+import signal
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from puzzle.errors import DataError, PuzzleError, WorkspaceError
+from puzzle.executors import InProcess, Processes
+from puzzle.library.build import BlockLibrary
+from puzzle.library.layers import FittedLayer, LibrarySpec
+from puzzle.library.settings import BLDConfig, LibraryConfig
+from puzzle.scoring.exact_scores import ExactScores
+from puzzle.stages import Job, Run, execute
+from puzzle.storage.workspace import Workspace
+from search_space import SearchSpace
+from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
+
+CONFIG = LibraryConfig(bld=BLDConfig(tokens=128))
+
+
+def run_of(saved, folder, executor=None):  # noqa: F811
+    workspace, parent, _, cut = opened(saved, folder)
+    return Run(workspace=workspace, parent=parent, windows=cut, executor=executor)
+
+
+def built(run):
+    """Returns the bytes of every artifact of library and exact scores, by kind and name."""
+    space = SearchSpace.preset(run.parent.shape, "small")
+    library = run.get(BlockLibrary(spec=LibrarySpec(space=space, config=CONFIG)))
+    scores = run.get(ExactScores(space=space, layers=library.refs))
+    root = run.workspace.root
+    kinds = ("library-layer", "library-distilled", "replace-one")
+    files = [file for kind in kinds for file in root.glob(f"{kind}/*/*")]
+    found = {str(f.relative_to(root)): f.read_bytes() for f in files if f.name != "manifest.json"}
+    return found, scores
+
+
+def test_one_process_and_two_write_the_same_bytes(saved, tmp_path):  # noqa: F811
+    alone, scores = built(run_of(saved, tmp_path / "alone"))
+    with Processes(2, threads=torch.get_num_threads()) as pool:
+        spread, others = built(run_of(saved, tmp_path / "spread", pool))
+    assert len(alone) == 3 * (2 + 2 + 1)  # of each of three layers
+    assert spread == alone
+    assert others == scores
+
+
+@pytest.mark.parametrize("executor", [InProcess(), ThreadPoolExecutor(1)])
+def test_anything_with_submit_runs_the_jobs(saved, tmp_path, executor):  # noqa: F811
+    alone, _ = built(run_of(saved, tmp_path / "alone"))
+    other, _ = built(run_of(saved, tmp_path / "other", executor))
+    assert other == alone
+
+
+def test_a_job_is_a_pickled_value_of_a_few_kilobytes_and_opens_a_live_parent(tmp_path):
+    from puzzle.models.parent import open_parent
+    from puzzle.text.windows import windows
+    from tests.puzzle.test_search import DATA, parent_model, text, tokenizer
+
+    workspace = Workspace(tmp_path / "run")
+    parent = open_parent(
+        parent_model(), workspace=workspace, tokenizer=tokenizer(), dtype="float32"
+    )
+    cut = windows(text(), parent.tokenizer, DATA)
+    run = Run(workspace=workspace, parent=parent, windows=cut)
+    space = SearchSpace.preset(parent.shape, "small")
+    stage = FittedLayer(library=LibrarySpec(space=space), layer=1)
+    job = Job(run=run.ref(), stage=stage)
+    pickled = pickle.dumps(job)
+    assert len(pickled) < 8192
+    assert pickle.loads(pickled) == job
+    assert execute(job) == run.artifact(stage).key
+    assert run.artifact(stage).exists()
+
+
+class LosesWorkers:
+    """Runs every other job; the others are lost, as when a worker is killed."""
+
+    def __init__(self, lost):
+        self.lost, self.submitted = lost, 0
+
+    def submit(self, fn, *args):
+        self.submitted += 1
+        if self.submitted in self.lost:
+            future = Future()
+            future.set_result("")  # it says that it is done, and has written nothing
+            return future
+        return InProcess().submit(fn, *args)
+
+
+def test_a_lost_job_is_submitted_again_because_the_artifact_says_done(saved, tmp_path, caplog):  # noqa: F811
+    alone, _ = built(run_of(saved, tmp_path / "alone"))
+    other, _ = built(run_of(saved, tmp_path / "other", LosesWorkers({1, 3})))
+    assert other == alone
+    assert "2 jobs were lost (attempt 1)" in caplog.text
+
+
+def test_jobs_that_are_lost_again_and_again_end_the_run(saved, tmp_path):  # noqa: F811
+    run = run_of(saved, tmp_path, LosesWorkers(range(100)))
+    with pytest.raises(WorkspaceError, match=r"3 jobs .* lost 3 times"):
+        built(run)
+
+
+def kill_once(flag):
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def test_a_pool_goes_on_after_a_process_was_killed(tmp_path):
+    with Processes(1, threads=1) as pool:
+        first = pool.submit(kill_once, str(tmp_path / "flag"))
+        assert first.exception() is not None
+        assert pool.submit(kill_once, str(tmp_path / "flag")).result() == "done"
+
+
+def test_what_a_builder_raises_is_raised_by_the_run(saved, tmp_path):  # noqa: F811
+    run = run_of(saved, tmp_path, InProcess())
+    space = SearchSpace.preset(run.parent.shape, "small")
+    library = run.get(BlockLibrary(spec=LibrarySpec(space=space)))
+    with pytest.raises(DataError, match="allowed: kl, cosine"):
+        run.get(ExactScores(space=space, layers=library.refs, distance="miles"))
+    with pytest.raises(DataError, match="the run has none"):
+        Run(workspace=run.workspace, parent=run.parent).get(
+            BlockLibrary(spec=LibrarySpec(space=space))
+        )
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.5])
+def test_a_pool_of_no_processes_is_refused(count):
+    with pytest.raises(PuzzleError, match="whole number of 1 or more"):
+        Processes(count)
