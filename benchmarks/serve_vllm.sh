@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Children of SmolLM2 in vLLM's CPU build, against torch: tests/puzzle/test_engines_slow.py with an
-# environment of vLLM's own (3.4 GB, about 4 minutes to install the first time).
+# Children of SmolLM2 in vLLM's CPU build, against torch: test_engines_slow.py in
+# tests/puzzle/serving with an environment of vLLM's own (3.4 GB, about 4 minutes to install the
+# first time).
 #
 #   benchmarks/serve_vllm.sh [DIRECTORY OF THE ENVIRONMENT]
 #
@@ -29,6 +30,6 @@ EOF
 fi
 export PUZZLE_VLLM_PYTHON="$(realpath -s "$python")"
 "$python" -m pip uninstall -q -y puzzle-nas
-pytest -m slow tests/puzzle/test_engines_slow.py -k "vllm and mixed"
+pytest -m slow tests/puzzle/serving/test_engines_slow.py -k "vllm and mixed"
 "$python" -m pip install -q --no-deps .
-pytest -m slow tests/puzzle/test_engines_slow.py -k vllm
+pytest -m slow tests/puzzle/serving/test_engines_slow.py -k vllm

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.puzzle.test_search import saved, text  # noqa: F401 - a fixture
+from tests.factories.parents import save_parent, text
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = """
@@ -31,9 +31,10 @@ nbformat.write(notebook, "executed.ipynb")
 
 
 @pytest.mark.parametrize("name", ["quickstart", "custom_hardware"])
-def test_a_notebook_runs_from_top_to_bottom(name, saved, tmp_path, monkeypatch):  # noqa: F811
+def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     pytest.importorskip("nbclient", reason="nbclient is in the extra [test]")
     pytest.importorskip("ipykernel", reason="ipykernel is in the extra [test]")
+    saved = save_parent(tmp_path / "parent")
     (tmp_path / "text.txt").write_text("\n\n".join(text()))
     cell = PARAMETERS.format(parent=str(saved), text=str(tmp_path / "text.txt"))
     (tmp_path / "cell.py").write_text(cell)

@@ -14,16 +14,18 @@ from puzzle.executors import InProcess, Processes
 from puzzle.library.build import BlockLibrary
 from puzzle.library.layers import FittedLayer, LibrarySpec
 from puzzle.library.settings import BLDConfig, LibraryConfig
+from puzzle.models.parent import open_parent
 from puzzle.scoring.exact_scores import ExactScores
 from puzzle.stages import Job, Run, execute
 from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import windows
 from search_space import SearchSpace
-from tests.puzzle.test_search import opened, saved  # noqa: F401 - a fixture
+from tests.factories.parents import DATA, opened, parent_model, text, tokenizer
 
 CONFIG = LibraryConfig(bld=BLDConfig(tokens=128))
 
 
-def run_of(saved, folder, executor=None):  # noqa: F811
+def run_of(saved, folder, executor=None):
     workspace, parent, _, cut = opened(saved, folder)
     return Run(workspace=workspace, parent=parent, windows=cut, executor=executor)
 
@@ -40,7 +42,7 @@ def built(run):
     return found, scores
 
 
-def test_one_process_and_two_write_the_same_bytes(saved, tmp_path):  # noqa: F811
+def test_one_process_and_two_write_the_same_bytes(saved, tmp_path):
     alone, scores = built(run_of(saved, tmp_path / "alone"))
     with Processes(2, threads=torch.get_num_threads()) as pool:
         spread, others = built(run_of(saved, tmp_path / "spread", pool))
@@ -50,17 +52,13 @@ def test_one_process_and_two_write_the_same_bytes(saved, tmp_path):  # noqa: F81
 
 
 @pytest.mark.parametrize("executor", [InProcess(), ThreadPoolExecutor(1)])
-def test_anything_with_submit_runs_the_jobs(saved, tmp_path, executor):  # noqa: F811
+def test_anything_with_submit_runs_the_jobs(saved, tmp_path, executor):
     alone, _ = built(run_of(saved, tmp_path / "alone"))
     other, _ = built(run_of(saved, tmp_path / "other", executor))
     assert other == alone
 
 
 def test_a_job_is_a_pickled_value_of_a_few_kilobytes_and_opens_a_live_parent(tmp_path):
-    from puzzle.models.parent import open_parent
-    from puzzle.text.windows import windows
-    from tests.puzzle.test_search import DATA, parent_model, text, tokenizer
-
     workspace = Workspace(tmp_path / "run")
     parent = open_parent(
         parent_model(), workspace=workspace, tokenizer=tokenizer(), dtype="float32"
@@ -92,14 +90,14 @@ class LosesWorkers:
         return InProcess().submit(fn, *args)
 
 
-def test_a_lost_job_is_submitted_again_because_the_artifact_says_done(saved, tmp_path, caplog):  # noqa: F811
+def test_a_lost_job_is_submitted_again_because_the_artifact_says_done(saved, tmp_path, caplog):
     alone, _ = built(run_of(saved, tmp_path / "alone"))
     other, _ = built(run_of(saved, tmp_path / "other", LosesWorkers({1, 3})))
     assert other == alone
     assert "2 jobs were lost (attempt 1)" in caplog.text
 
 
-def test_jobs_that_are_lost_again_and_again_end_the_run(saved, tmp_path):  # noqa: F811
+def test_jobs_that_are_lost_again_and_again_end_the_run(saved, tmp_path):
     run = run_of(saved, tmp_path, LosesWorkers(range(100)))
     with pytest.raises(WorkspaceError, match=r"3 jobs .* lost 3 times"):
         built(run)
@@ -119,7 +117,7 @@ def test_a_pool_goes_on_after_a_process_was_killed(tmp_path):
         assert pool.submit(kill_once, str(tmp_path / "flag")).result() == "done"
 
 
-def test_what_a_builder_raises_is_raised_by_the_run(saved, tmp_path):  # noqa: F811
+def test_what_a_builder_raises_is_raised_by_the_run(saved, tmp_path):
     run = run_of(saved, tmp_path, InProcess())
     space = SearchSpace.preset(run.parent.shape, "small")
     library = run.get(BlockLibrary(spec=LibrarySpec(space=space)))

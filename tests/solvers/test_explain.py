@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from solver_cases import brute_force, covers, problems
 
 from solvers import (
     ChoiceProblem,
@@ -20,6 +19,7 @@ from solvers import (
     solve,
 )
 from solvers._model import one_sided
+from tests.factories.choice_problems import brute_force, covers, problems
 
 SMALL = ChoiceProblem(
     groups=(("big", "small"),) * 2,

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from solver_cases import knapsack
 
 from solvers import ChoiceProblem, InfeasibleError, Limit, NoSolutionError, Status, solve
 from solvers import _search as search_module
@@ -14,6 +13,7 @@ from solvers._highs import run_highs
 from solvers._model import Variation, build_program
 from solvers._pulp import read_outcome
 from solvers._settings import BackendResult, Ending, Settings
+from tests.factories.choice_problems import knapsack
 
 PROBLEM = ChoiceProblem(
     groups=(("a", "b", "c"),),

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from solver_cases import brute_force, distance, knapsack, problems, solutions
 
 from solvers import (
     ChoiceProblem,
@@ -21,6 +20,7 @@ from solvers import (
     solve,
 )
 from solvers._relax import relaxed_bound
+from tests.factories.choice_problems import brute_force, distance, knapsack, problems, solutions
 
 FEW = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from solver_cases import knapsack, problems, solutions
 
 from solvers import ChoiceProblem, Limit, Span, refine, solve
+from tests.factories.choice_problems import knapsack, problems, solutions
 
 
 def truth(problem: ChoiceProblem, seed: int = 0, noise: float = 0.3):

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from solver_cases import brute_force, problems
 
 from solvers import ChoiceProblem, InfeasibleError, Limit, Solution, sensitivity, solve
 from solvers._model import one_sided
+from tests.factories.choice_problems import brute_force, problems
 
 PROBLEM = ChoiceProblem(
     (("a", "b"),) * 2,

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from solver_cases import brute_force, knapsack, market_split, problems
 
 from solvers import (
     ChoiceProblem,
@@ -20,6 +19,7 @@ from solvers import (
     available_solvers,
     solve,
 )
+from tests.factories.choice_problems import brute_force, knapsack, market_split, problems
 
 SOLVERS = available_solvers()
 

@@ -12,9 +12,10 @@ import puzzle
 from puzzle.cli import main
 from puzzle.cli.commands import COMMANDS
 from puzzle.cli.flags import argument_helps
+from puzzle.errors import ConstraintError
 from search_space import Layout, published_names
 from solvers import solve
-from tests.puzzle.test_search import text
+from tests.factories.parents import text
 
 ROOT = Path(__file__).parents[3]
 SIZES = {
@@ -232,3 +233,15 @@ def test_help_comes_from_the_docstrings():
             assert option.help, f"{command.name} --{option.name}"
     helps = argument_helps(puzzle.export.__doc__.replace("\n    ", "\n"))
     assert helps["directory"].startswith("Where to write")
+
+
+def test_the_command_line_tells_usage_from_errors(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for wrong in (["search"], ["search", "model"], ["search", "model", "--demo"]):
+        assert main(wrong) == 2
+        assert "--demo" in capsys.readouterr().err
+    (tmp_path / "text").write_text("words")
+    assert main(["search", "./nowhere.gguf", "--text", "text"]) == 1
+    assert "nowhere.gguf" in capsys.readouterr().err
+    with pytest.raises(ConstraintError, match="throughput"):
+        puzzle.search("nowhere", text(), constraints=["troughput >= 2x"], out=tmp_path / "run")

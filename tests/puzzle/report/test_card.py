@@ -12,7 +12,7 @@ from puzzle.errors import DataError
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.report.card import model_card
 from solvers import solve
-from tests.puzzle.test_search import DATA
+from tests.factories.parents import DATA
 
 
 def test_a_saved_result_reloads_with_its_figures_evidence_and_child(found, saved_child):

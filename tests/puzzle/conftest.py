@@ -1,0 +1,46 @@
+"""A tiny parent, its library and a search of it, for the tests of every package."""
+
+import pytest
+
+import puzzle
+from puzzle.library.build import build_library
+from search_space import SearchSpace
+from tests.factories.parents import DATA, SCENARIO, opened, save_parent, text
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory):
+    """A search of a tiny random parent, with all that a search leaves."""
+    folder = tmp_path_factory.mktemp("report")
+    return puzzle.search(
+        save_parent(folder / "parent"),
+        text(),
+        constraints=["parameters <= 0.8x", "throughput >= 0.5x"],
+        scenario=SCENARIO,
+        precision="float32",
+        data=DATA,
+        space="default",
+        effort="fast",
+        out=folder / "run",
+    )
+
+
+@pytest.fixture(scope="session")
+def saved_child(found, tmp_path_factory):
+    """The directory in which that search's result was saved."""
+    return found.save(tmp_path_factory.mktemp("saved") / "child")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The directory of a tiny random parent."""
+    return save_parent(tmp_path / "parent")
+
+
+@pytest.fixture
+def built(saved, tmp_path):
+    """Workspace, parent, space, windows and library of the small preset."""
+    workspace, parent, _, cut = opened(saved, tmp_path)
+    space = SearchSpace.preset(parent.shape, "small")
+    library = build_library(parent, space, cut, workspace=workspace)
+    return workspace, parent, space, cut, library

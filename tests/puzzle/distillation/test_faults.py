@@ -1,0 +1,122 @@
+"""What a distillation does when it is killed, when its disk fills up and when it diverges."""
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+import puzzle
+from puzzle.errors import DivergedError, ParentError, WorkspaceError
+from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
+
+ROOT = Path(__file__).parents[3]
+KILLED = """
+import os, signal, sys
+from tests.factories.distillation import child_model, parent_model, settings, tokens
+from transformers import TrainerCallback
+import puzzle
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+puzzle.distill(child_model(), parent_model(), tokens(), config=settings(), out=sys.argv[1],
+               callbacks=[Kill])
+"""
+
+
+def run(out, **options):
+    changes = {k: options.pop(k) for k in list(options) if k not in ("callbacks", "data")}
+    data = options.pop("data", tokens())
+    return puzzle.distill(
+        child_model(), parent_model(), data, config=settings(**changes), out=out, **options
+    )
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")], cwd=ROOT, check=False
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "child").exists()
+    assert losses(run(tmp_path / "killed")) == losses(run(tmp_path / "whole"))
+
+
+class FillDisk(TrainerCallback):
+    """Once a checkpoint is written, allows no file larger than a part of the next."""
+
+    def on_save(self, args, state, control, **kwargs):
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_space(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(WorkspaceError, match="free space"):
+            run(tmp_path / "full", callbacks=[FillDisk])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(list((tmp_path / "full" / "checkpoint").iterdir())) == 1
+    assert list((tmp_path / "full" / "tmp").iterdir()) == []
+    assert losses(run(tmp_path / "full")) == losses(run(tmp_path / "whole"))
+
+
+def test_too_little_space_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("puzzle.storage.disk.free_bytes", lambda path: 1000)
+    with pytest.raises(WorkspaceError, match="GiB are needed"):
+        run(tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def damage(artifact):
+    file = artifact / "training-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 255
+    file.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_deleted_and_the_one_before_is_taken(tmp_path, caplog):
+    whole = run(tmp_path)
+    newest = max((tmp_path / "checkpoint").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    damage(newest)
+    again = run(tmp_path)
+    assert "step 6 is damaged" in caplog.text
+    assert losses(again) == losses(whole)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    run(tmp_path, tokens=16 * 8 * 10, keep_checkpoints=3)
+    assert len(list((tmp_path / "checkpoint").iterdir())) == 3
+
+
+def test_divergence_stops_the_run_with_what_to_do_and_keeps_sound_checkpoints(tmp_path):
+    class Poison(TrainerCallback):
+        def on_step_begin(self, args, state, control, model, **kwargs):
+            if state.global_step == 4:
+                model.model.norm.weight.data[0] = float("nan")
+
+    with pytest.raises(DivergedError, match=r"step 5 is not finite.*from step 4.*learning_rate"):
+        run(tmp_path / "poisoned", callbacks=[Poison])
+    assert losses(run(tmp_path / "poisoned")) == losses(run(tmp_path / "whole"))
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    child = child_model()
+    child.model.layers[0].mlp.up_proj.weight.data[0, 0] = float("inf")
+    with pytest.raises(ParentError, match=r"layers\.0\.mlp\.up_proj"):
+        puzzle.distill(child, parent_model(), tokens(), config=settings(), out=tmp_path)
+
+
+def test_a_token_outside_the_vocabulary_is_refused(tmp_path):
+    bad = tokens()
+    bad[3, 3] = 62
+    with pytest.raises(puzzle.PuzzleError, match=r"token 62.*vocabulary"):
+        run(tmp_path, data=bad)
+    assert torch.equal(bad[0], tokens()[0])

@@ -1,0 +1,56 @@
+"""Claims about the plan: its counts are those of the stages, and it grows as they do."""
+
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+
+from puzzle.hardware.rates import Rates
+from puzzle.library.build import build_library
+from puzzle.limits.scenario import Scenario, Workload
+from puzzle.pipeline.planning import plan
+from puzzle.pipeline.steps import Steps
+from puzzle.text.windows import DataConfig
+from search_space import SearchSpace
+from tests.factories.parents import opened
+
+RATES = Rates(model=1e11, fits=1e10, bandwidth=1e10)
+WORKLOAD = Workload.of(Scenario(weight_dtype="float32"))
+
+
+def steps_of(space):
+    return Steps(space=space, workload=WORKLOAD)
+
+
+def test_the_disk_of_a_library_is_the_bytes_of_its_tensors(saved, tmp_path):
+    workspace, parent, _, cut = opened(saved, tmp_path)
+    for preset in ("default", "small", "ffn"):
+        space = SearchSpace.preset(parent.shape, preset)
+        library = build_library(parent, space, cut, workspace=workspace)
+        files = [load_file(a.path / "variants.safetensors") for a in library.layers]
+        written = sum(tensor.nbytes for file in files for tensor in file.values())
+        found = plan(steps_of(space), DataConfig(), names=("library",), rates=RATES)
+        assert found.disk == written
+
+
+def test_faster_machines_less_text_and_fewer_blocks_take_less_time(saved, tmp_path):
+    _, parent, space, _ = opened(saved, tmp_path)
+    data = DataConfig()
+    base = plan(steps_of(space), data, rates=RATES)
+    faster = plan(steps_of(space), data, rates=Rates(model=2e11, fits=2e10, bandwidth=2e10))
+    less = plan(steps_of(space), replace(data, fit_tokens=8192), rates=RATES)
+    small = SearchSpace.preset(parent.shape, "small")
+    fewer = plan(steps_of(small), data, rates=RATES)
+    for other in (faster, less, fewer):
+        assert other.seconds < base.seconds
+    assert faster.memory == pytest.approx(base.memory, rel=0.01)
+    one = plan(steps_of(space), data, names=("library",), rates=RATES)
+    (library,) = (step for step in base.steps if step.name == "library")
+    assert one.steps[0].seconds == library.seconds
+
+
+def test_measured_rates_are_plausible(saved, tmp_path):
+    _, parent, _, _ = opened(saved, tmp_path)
+    rates = Rates.measure(parent.shape, "float32")
+    assert 1e7 < rates.fits < 1e15
+    assert 1e7 < rates.bandwidth < 1e14

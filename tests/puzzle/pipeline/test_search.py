@@ -1,0 +1,147 @@
+"""Claims about the whole path and its stages, on a tiny random parent."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import puzzle
+from puzzle.errors import ParentError, WorkspaceError
+from puzzle.library import layers as library_module
+from search_space import Layout
+from tests.factories.parents import DATA, SCENARIO, text
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("options", [{"hardware": "cuda:99"}, {"device": "cuda:99"}])
+def test_a_device_that_is_not_there_is_refused_before_any_work(saved, tmp_path, options):
+    with pytest.raises(ParentError, match=r"cannot use 'cuda:99'.*'puzzle devices' lists"):
+        puzzle.search(
+            saved, text(), constraints=["memory <= 1x"], data=DATA, out=tmp_path / "run", **options
+        )
+    assert not list((tmp_path / "run").glob("*/*/manifest.json"))
+
+
+KILLED = """
+import os, signal, sys
+import puzzle
+from puzzle.storage import workspace
+from tests.factories.parents import DATA, SCENARIO, text
+builds, build = [], workspace.Artifact._build
+def killing(self, builder):
+    builds.append(self)
+    if len(builds) == int(sys.argv[3]):
+        def writes_half(directory):
+            builder(directory)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return build(self, writes_half)
+    return build(self, builder)
+workspace.Artifact._build = killing
+puzzle.search(sys.argv[1], text(), constraints=["parameters <= 0.8x"], scenario=SCENARIO,
+              precision="float32", data=DATA, out=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("build", [1, 4, 7, 10])
+def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
+    def run(out):
+        return puzzle.search(
+            saved,
+            text(),
+            constraints=["parameters <= 0.8x"],
+            scenario=SCENARIO,
+            precision="float32",
+            data=DATA,
+            out=tmp_path / out,
+        )
+
+    arguments = [sys.executable, "-c", KILLED, str(saved), str(tmp_path / "run"), str(build)]
+    killed = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    finished = {
+        p: p.stat().st_mtime_ns
+        for p in (tmp_path / "run").glob("*/*/manifest.json")
+        if p.parents[1].name != "boundary"  # streams are deleted when nothing needs them
+    }
+    resumed, whole = run("run"), run("other")
+    assert {p: p.stat().st_mtime_ns for p in finished} == finished
+    assert resumed.layout == whole.layout
+    one, other = (result.child().state_dict() for result in (resumed, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not list((tmp_path / "run" / "tmp").iterdir())
+    with pytest.raises(WorkspaceError, match="earlier run"):
+        puzzle.search(
+            saved, text(), constraints=[], precision="float32", out=tmp_path / "run", resume=False
+        )
+
+
+def test_a_search_on_a_full_disk_says_so_and_goes_on_later(saved, tmp_path, monkeypatch):
+    arguments = dict(
+        constraints=["parameters <= 0.8x"], scenario=SCENARIO, precision="float32", data=DATA
+    )
+    real = library_module.save_tensors
+    calls = []
+
+    def full(path, tensors, metadata=None):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, tensors, metadata)
+
+    monkeypatch.setattr(library_module, "save_tensors", full)
+    with pytest.raises(WorkspaceError, match="the disk is full"):
+        puzzle.search(saved, text(), out=tmp_path / "run", **arguments)
+    assert len(list((tmp_path / "run" / "library-layer").iterdir())) == 1
+    assert puzzle.search(saved, text(), out=tmp_path / "run", **arguments).layout
+    # The first of three layers was kept; the child's three are fitted once more.
+    assert len(calls) == 4 + 3
+
+
+def test_search_gives_a_child_within_its_limits_that_reloads(saved, tmp_path):
+    arguments = dict(
+        constraints=["parameters <= 0.8x"], scenario=SCENARIO, precision="float32", data=DATA
+    )
+    result = puzzle.search(saved, text(), out=tmp_path / "run", space="default", **arguments)
+    own = Layout.parent(result.layout.shape)
+    assert result.layout.parameters() <= 0.8 * own.parameters()
+    assert result.measured.child.parameters == result.layout.parameters()
+    assert result.measured.child.kv_cache == result.predicted.child.kv_cache
+    assert result.measured.child.memory == result.predicted.child.memory
+    (tmp_path / "out").mkdir()
+    for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
+        (tmp_path / "out" / stale).write_text("of an earlier, larger child")
+    path = result.save(tmp_path / "out")
+    assert not (path / stale).exists()
+    assert not list(tmp_path.glob(".out-*"))
+    again = AutoModelForCausalLM.from_pretrained(path)
+    tokens = torch.arange(9)[None]
+    with torch.no_grad():
+        assert torch.equal(again(tokens).logits, result.child()(tokens).logits)
+    assert "child meas." in result.table()
+    json.dumps(result.to_dict(), allow_nan=False)
+    second = puzzle.search(saved, text(), out=tmp_path / "run", space="default", **arguments)
+    assert second.layout == result.layout
+
+
+def test_what_cannot_be_reached_is_refused_before_the_library_is_built(saved, tmp_path):
+    with pytest.raises(
+        puzzle.InfeasibleError,
+        match=r"throughput >= 900x cannot be reached: the most this space reaches is \d",
+    ):
+        puzzle.search(
+            saved,
+            text(),
+            constraints=["throughput >= 900x"],
+            scenario=SCENARIO,
+            precision="float32",
+            data=DATA,
+            out=tmp_path / "run",
+        )
+    assert not (tmp_path / "run" / "library-layer").exists()
