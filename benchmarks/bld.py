@@ -18,20 +18,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from texts import docstrings
+from common.demo_parent import open_demo_parent
+from common.machine import print_machine
+from common.programs import choice_problem
+from common.texts import docstrings
 
 from puzzle.choice.layout_kl import LayoutKL
-from puzzle.demo import fetch_demo_model
 from puzzle.library.build import build_library
 from puzzle.library.settings import BLDConfig, LibraryConfig
-from puzzle.models.parent import Parent, open_parent
+from puzzle.models.parent import Parent
 from puzzle.scoring.exact_scores import replace_some
 from puzzle.scoring.fisher_scores import fisher
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, Windows, windows
 from search_space import Block, Layout, SearchSpace, counting
-from solvers import ChoiceProblem, Limit, solve
+from solvers import Limit, solve
 
 STARTS = {
     "ours": {"start": "fitted", "coupling": "removed"},
@@ -78,15 +79,14 @@ def budget_layouts(
     library = build_library(parent, space, cut, workspace=workspace)
     scores = fisher(library, space, cut, workspace=workspace)
     rows = [space.blocks(layer) for layer in range(shape.layers)]
-    cost = [counting.block_parameters(shape, block) for row in rows for block in row]
     whole = sum(counting.block_parameters(shape, row[0]) for row in rows)
     found = {}
     for share in shares:
-        problem = ChoiceProblem(
-            tuple(tuple(block.label for block in row) for row in rows),
-            np.array([scores.kl(i, b.label) for i, row in enumerate(rows) for b in row]),
-            {"parameters": np.array(cost, float)},
-            limits=(Limit("parameters", at_most=share * whole),),
+        problem = choice_problem(
+            rows,
+            lambda layer, block: scores.kl(layer, block.label),
+            {"parameters": lambda _, block: counting.block_parameters(shape, block)},
+            [Limit("parameters", at_most=share * whole)],
         )
         labels = solve(problem).labels
         found[share] = Layout(shape, tuple(map(Block.from_label, labels)))
@@ -105,7 +105,8 @@ def main() -> None:
     args = options.parse_args()
 
     workspace = Workspace(args.out)
-    parent = open_parent(fetch_demo_model(), workspace=workspace)
+    parent = open_demo_parent(workspace)
+    machine = print_machine(dtype=parent.dtype, seed=0)
     data = DataConfig(fit_tokens=args.fit_tokens, score_tokens=1024, validation_tokens=4096)
     cut = windows(docstrings(), parent.tokenizer, data)
     figures: list[dict[str, Any]] = []
@@ -113,7 +114,8 @@ def main() -> None:
     def note(row: dict[str, Any], start: float) -> None:
         figures.append({**row, "cpu_seconds": round(time.process_time() - start, 1)})
         print(json.dumps(figures[-1]), flush=True)
-        text = json.dumps({"arguments": vars(args), "rows": figures}, indent=1)
+        report = {"machine": machine, "arguments": vars(args), "rows": figures}
+        text = json.dumps(report, indent=1)
         Path(args.out, "figures.json").write_text(text, encoding="utf-8")
 
     for start in STARTS:

@@ -19,18 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common.demo_parent import as_child, open_demo_parent
+from common.machine import print_machine
 from serve_speed import speed
 
 import puzzle
-from puzzle.demo import DEMO_DATA, demo_text, fetch_demo_model
+from puzzle.demo import DEMO_DATA, demo_text
 from puzzle.evaluation.questions import fetch_bigbench
-from puzzle.hardware.identity import device_record
-from puzzle.models.assembling import assemble
-from puzzle.models.parent import open_parent
 from puzzle.serving.exporting import export
-from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import windows
-from search_space import Layout
 
 # Multiple choice; a parent of this size is better than chance in the addition alone.
 TASKS = ("arithmetic/1_digit_addition", "entailed_polarity", "implicatures", "sports_understanding")
@@ -92,7 +89,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     result = puzzle.load_result(options.run)
-    parent = open_parent(fetch_demo_model(), workspace=Workspace(options.run))
+    parent = open_demo_parent(options.run)
+    machine = print_machine(dtype=parent.dtype, seed=DEMO_DATA.seed)
     used = DEMO_DATA.fit_tokens + DEMO_DATA.score_tokens + DEMO_DATA.validation_tokens
     size = replace(DEMO_DATA, fit_tokens=2 * used + options.tokens, validation_tokens=8192)
     cut = windows(demo_text(), parent.tokenizer, size)
@@ -115,15 +113,13 @@ def main() -> None:
         out=options.run / "distilled",
     )
     seconds = round(time.process_time() - started)
-    own = Layout.parent(parent.shape)
     models = {
-        "parent": assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype),
+        "parent": as_child(parent),
         "child": result.child(),
         "distilled": distilled.child(),
     }
     report = {
-        "device": device_record(),
-        "puzzle": puzzle.__version__,
+        "machine": machine,
         "tokens": options.tokens,
         "distillation_cpu_seconds": seconds,
         "search": result.to_dict()["speedup"],

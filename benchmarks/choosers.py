@@ -18,21 +18,21 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from interactions import interacting
-from texts import docstrings
+from common.demo_parent import open_demo_parent
+from common.interactions import interacting
+from common.machine import print_machine
+from common.programs import choice_problem
+from common.texts import docstrings
 
 from puzzle.choice.around import TrustRegion, halved, layout_of
 from puzzle.choice.baselines import at_random, greedy, uniform, whole_layers
 from puzzle.choice.layout_choice import best_of_pool, refined
 from puzzle.choice.layout_kl import LayoutKL
 from puzzle.costs.measured.sublayers import MeasuredCosts
-from puzzle.demo import fetch_demo_model
-from puzzle.hardware.identity import device_record
 from puzzle.library.build import build_library, heal
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
 from puzzle.limits.scenario import Scenario
-from puzzle.models.parent import open_parent
 from puzzle.scoring.exact_scores import replace_one
 from puzzle.scoring.fisher_scores import FisherConfig, fisher
 from puzzle.scoring.hybrid_scores import HybridConfig, calibrated
@@ -59,7 +59,8 @@ class Study:
 
     def __init__(self, out: str) -> None:
         self.workspace = Workspace(out)
-        self.parent = open_parent(fetch_demo_model(), workspace=self.workspace)
+        self.parent = open_demo_parent(self.workspace)
+        self.machine = print_machine(dtype=self.parent.dtype, seed=DATA.seed)
         ffns = [*(f"gated{width}" for width in WIDTHS), "none"]
         self.space = SearchSpace.uniform(self.parent.shape, attentions=ATTENTIONS, ffns=ffns)
         self.cut = windows(_texts(Path(out) / "texts.json"), self.parent.tokenizer, DATA)
@@ -156,11 +157,11 @@ class Budget:
         }[self.resource]
         whole = shape.layers * price(shape.parent_block)
         most = shape.layers - self.share if self.resource == "layers" else self.share * whole
-        return ChoiceProblem(
-            tuple(tuple(block.label for block in row) for row in rows),
-            [scores.kl(layer, b.label) for layer, row in enumerate(rows) for b in row],
-            {self.resource: [price(block) for row in rows for block in row]},
-            limits=(Limit(self.resource, at_most=most),),
+        return choice_problem(
+            rows,
+            lambda layer, block: scores.kl(layer, block.label),
+            {self.resource: lambda _, block: price(block)},
+            [Limit(self.resource, at_most=most)],
         )
 
 
@@ -328,7 +329,7 @@ def run(study: Study, out: Path, only: str) -> None:
             choices = [row.index(one) for row, one in zip(problem.groups, labels, strict=True)]
             entry["predicted"], entry["resources"] = problem.evaluate(choices)
             entries[name] = entry
-            report = {"device": device_record(), "data": str(DATA), "choosers": entries}
+            report = {"machine": study.machine, "data": str(DATA), "choosers": entries}
             text = json.dumps(report, indent=1)
             (out / f"{budget.name}.json").write_text(text, encoding="utf-8")
             print(f"{budget.name}: {name}: {found['kl']:.4f}  ({seconds:.0f} s)", flush=True)

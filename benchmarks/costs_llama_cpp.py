@@ -7,7 +7,7 @@ Every layout takes turns with the parent, in one thread. It prints one JSON obje
 import sys
 import time
 
-from cost_checks import PARENT, SPACE, arguments, report, scenario_of
+from common.cost_checks import PARENT, SPACE, arguments, report, scenario_of
 
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
 from puzzle.costs.calibrated.engines import LlamaCpp

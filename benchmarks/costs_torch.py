@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import torch
-from cost_checks import PARENT, SHAPE, SPACE, arguments, report, scenario_of
+from common.cost_checks import PARENT, SHAPE, SPACE, arguments, report, scenario_of
 
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
 from puzzle.costs.calibrated.engines import TorchGenerate

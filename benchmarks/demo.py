@@ -3,27 +3,24 @@
     python benchmarks/demo.py --out puzzle-run
     python benchmarks/demo.py --out run-float32 --dtype float32
 
-A finished search is not repeated. Prints one JSON object: the device, versions, the seconds that
+A finished search is not repeated. Prints one JSON object: the machine, versions, the seconds that
 each kind of stage took, the result, and predicted against measured speed over repetitions.
 """
 
 import argparse
 import json
-import statistics
 import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-import transformers
+from common.demo_parent import as_child
+from common.machine import print_machine, spread
 
 import puzzle
 from puzzle.costs.measured.replies import time_pair
 from puzzle.demo import DEMO_DATA, DEMO_EFFORT, demo_text, fetch_demo_model
-from puzzle.hardware.identity import device_record
-from puzzle.models.assembling import assemble
 from puzzle.models.parent import DTYPES
-from search_space import Layout
 
 PHASES = ("seconds", "prefill_seconds", "decode_seconds")
 
@@ -66,27 +63,20 @@ def main() -> None:
         "stages": stage_seconds(options.out),
     }
     parent, scenario = result.library.parent, result.scenario
-    own, served = Layout.parent(parent.shape), DTYPES[scenario.served_dtype]
-    models = (
-        assemble(parent.config, own, parent.state_dict(), dtype=served),
-        result.child().to(served),
-    )
+    served = DTYPES[scenario.served_dtype]
+    models = (as_child(parent, served), result.child().to(served))
     gains: dict[str, list[float]] = {name: [] for name in PHASES}
     for _ in range(options.repeats):
         pair = time_pair(*models, scenario, device="cpu")
         for name, column in gains.items():
             column.append(getattr(pair.parent, name) / getattr(pair.child, name))
     report = {
-        "device": device_record("cpu"),
-        "versions": {"puzzle": puzzle.__version__, "transformers": transformers.__version__},
-        "seed": options.seed,
+        "machine": print_machine(dtype=served, seed=options.seed),
         "search": took,
         "gain": {
             name: {
                 "predicted": 1 / (result.predicted.ratio(name) or 1.0),
-                "median": statistics.median(column),
-                "least": min(column),
-                "most": max(column),
+                **spread(column),
             }
             for name, column in gains.items()
         },

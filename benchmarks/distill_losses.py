@@ -14,15 +14,12 @@ import time
 from pathlib import Path
 
 import torch
+from common.demo_parent import open_demo_parent, without_attention
+from common.machine import print_machine
 
 import puzzle
-from puzzle.demo import demo_text, fetch_demo_model
-from puzzle.hardware.identity import device_record
-from puzzle.models.assembling import assemble
-from puzzle.models.parent import Parent, open_parent
-from puzzle.storage.workspace import Workspace
+from puzzle.demo import demo_text
 from puzzle.text.windows import DataConfig, windows
-from search_space import Block, Layout
 
 RUNS = [("lm",), ("lm", "kl"), ("kl",), ("lm", "cosine"), ("cosine",), ("lm", "cosine", "kl")]
 RUNS += [("cosine", "kl")]
@@ -38,8 +35,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    workspace = Workspace(options.out)
-    parent = open_parent(fetch_demo_model(), workspace=workspace)
+    parent = open_demo_parent(options.out)
     size = DataConfig(
         window=options.length,
         fit_tokens=options.tokens,
@@ -48,14 +44,13 @@ def main() -> None:
         seed=options.seed,
     )
     cut = windows(demo_text(), parent.tokenizer, size)
-    child = without_attention(parent, options.layers)
+    child = without_attention(parent, options.layers, torch.bfloat16)
     report = {
-        "device": device_record(),
+        "machine": print_machine(dtype=torch.bfloat16, seed=options.seed),
         "layers_without_attention": options.layers,
         "tokens": options.tokens,
         "validation_tokens": cut.validation.numel(),
         "learning_rate": options.learning_rate,
-        "seed": options.seed,
     }
     print(json.dumps(report), flush=True)
     for names in RUNS:
@@ -82,19 +77,6 @@ def main() -> None:
             "cpu_seconds": round(time.process_time() - started),
         }
         print(json.dumps(line), flush=True)
-
-
-def without_attention(parent: Parent, layers: list[int]) -> puzzle.PuzzleForCausalLM:
-    """Returns the parent without the attention of some layers."""
-    layout = Layout.parent(parent.shape)
-    block = Block.from_label(f"none+gated{parent.shape.ffn_width}")
-    tensors = parent.state_dict()
-    for layer in layers:
-        layout = layout.replace(layer, block)
-        prefix = f"model.layers.{layer}."
-        for part in ("self_attn.", "input_layernorm."):
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(prefix + part)}
-    return assemble(parent.config, layout, tensors, dtype=torch.bfloat16)
 
 
 def rounded(entry: dict[str, float]) -> dict[str, float]:

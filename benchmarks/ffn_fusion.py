@@ -10,27 +10,15 @@ import json
 import tempfile
 
 import torch
-import transformers
+from common.demo_parent import open_demo_parent, without_attention
+from common.held_out import kl
+from common.machine import print_machine
 
-import puzzle
-from puzzle.demo import demo_model, demo_text
+from puzzle.demo import demo_text
 from puzzle.fusion.fused import block_dependency, fuse_child
-from puzzle.hardware.identity import device_record
-from puzzle.models.assembling import assemble
-from puzzle.models.parent import open_parent
-from puzzle.storage.workspace import Workspace
+from puzzle.models.child_config import layout_from_config
 from puzzle.text.windows import DataConfig, windows
-from search_space import Block, Fusion, Layout
-
-
-@torch.no_grad()
-def kl(reference: torch.nn.Module, model: torch.nn.Module, tokens: torch.Tensor) -> float:
-    """Returns KL(reference || model), the mean over tokens."""
-    total = 0.0
-    for rows in tokens.split(2):
-        p, q = (m(rows).logits.float().log_softmax(-1) for m in (reference, model))
-        total += float((p.exp() * (p - q)).sum())
-    return total / tokens.numel()
+from search_space import Fusion
 
 
 def main() -> None:
@@ -41,26 +29,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        parent = open_parent(demo_model(), workspace=Workspace(folder), dtype="float32")
+        parent = open_demo_parent(folder, dtype="float32")
         data = DataConfig(fit_tokens=1024, score_tokens=1024, seed=options.seed)
         text = windows(demo_text(), parent.tokenizer, data)
-        layout, tensors = (
-            Layout.parent(parent.shape),
-            {n: parent.tensors[n] for n in parent.tensors},
-        )
-    removed = Block.from_label(f"none+gated{parent.shape.ffn_width}")
-    names = ("self_attn.", "input_layernorm.")
-    for layer in range(options.first, options.last + 1):
-        layout = layout.replace(layer, removed)
-        prefixes = tuple(f"model.layers.{layer}.{name}" for name in names)
-        tensors = {n: tensor for n, tensor in tensors.items() if not n.startswith(prefixes)}
-    child = assemble(parent.config, layout, tensors, dtype=torch.float32)
+        layers = range(options.first, options.last + 1)
+        child = without_attention(parent, layers, torch.float32)
+    layout = layout_from_config(child.config)
     span = range(options.first, options.last)
-    matrix = block_dependency(child, text.score, layers=range(options.first, options.last + 1))
+    matrix = block_dependency(child, text.score, layers=layers)
     report = {
-        "device": device_record(),
-        "versions": {"puzzle": puzzle.__version__, "transformers": transformers.__version__},
-        "seed": options.seed,
+        "machine": print_machine(dtype=torch.float32, seed=options.seed),
         "layers": [options.first, options.last],
         "tokens": {"kl": text.validation.numel(), "dependency": text.score.numel()},
         "dependency": {f"{i},{i + 1}": round(float(matrix[i, i + 1]), 4) for i in span},

@@ -15,7 +15,6 @@ import torch
 from choosers import DATA, Study
 from scipy.stats import spearmanr
 
-from puzzle.hardware.identity import device_record
 from puzzle.scoring.fisher_scores import FisherConfig, fisher
 from puzzle.scoring.hybrid_scores import HybridConfig, calibrated
 from puzzle.scoring.reference import Suffix
@@ -39,7 +38,7 @@ def main() -> None:
     forward = forward_seconds(study)
     scratch = forward * len(kinds["all"])
     report = {
-        "device": device_record(),
+        "machine": study.machine,
         "data": str(DATA),
         "blocks": {kind: len(keys) for kind, keys in kinds.items()},
         "exact_cpu_seconds": round(time.process_time() - started, 1),

@@ -20,18 +20,21 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import torch
-from texts import docstrings
+from common.demo_parent import open_demo_parent
+from common.held_out import lm_loss
+from common.machine import print_machine
+from common.programs import choice_problem
+from common.texts import docstrings
 
 from puzzle.choice.layout_choice import EFFORTS, LayoutChoice
-from puzzle.demo import demo_text, fetch_demo_model
+from puzzle.demo import demo_text
 from puzzle.library.build import Library, build_library, heal
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.models.assembling import assemble
-from puzzle.models.parent import Parent, open_parent
+from puzzle.models.parent import Parent
 from puzzle.pipeline.steps import SCORES
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
@@ -63,18 +66,15 @@ def peer_problem(space: SearchSpace, scores: Scores) -> ChoiceProblem:
     """Returns the peer's program with our scores."""
     shape = space.shape
     rows = [space.blocks(layer) for layer in range(shape.layers)]
-    blocks = [block for row in rows for block in row]
-    score = [scores.kl(layer, block.label) for layer, row in enumerate(rows) for block in row]
-    heads = [block.attention.kv_heads or 0 for block in blocks]
-    return ChoiceProblem(
-        tuple(tuple(block.label for block in row) for row in rows),
-        np.array(score),
+    return choice_problem(
+        rows,
+        lambda layer, block: scores.kl(layer, block.label),
         {
-            "parameters": np.array([counting.block_parameters(shape, b) for b in blocks], float),
-            "kv_heads": np.array(heads, float),
+            "parameters": lambda _, block: counting.block_parameters(shape, block),
+            "kv_heads": lambda _, block: block.attention.kv_heads or 0,
         },
+        [Limit("parameters", at_most=PARAMETERS), Limit("kv_heads", at_most=KV_HEADS)],
         offsets={"parameters": float(counting.fixed_parameters(shape))},
-        limits=(Limit("parameters", at_most=PARAMETERS), Limit("kv_heads", at_most=KV_HEADS)),
     )
 
 
@@ -104,18 +104,6 @@ def held_out_texts(parent: Parent, plain: torch.Tensor, tokens: int) -> dict[str
     return {"docstrings": plain, "as chats": cut([chat(t) for t in decoded]), "Bible": cut(bible)}
 
 
-@torch.no_grad()
-def lm_loss(model: Any, tokens_BL: torch.Tensor) -> float:
-    """Returns the mean loss of the next token, nats."""
-    total = 0.0
-    for batch in tokens_BL.split(2):
-        logits = model(batch).logits[:, :-1].float().flatten(0, 1)
-        total += float(
-            torch.nn.functional.cross_entropy(logits, batch[:, 1:].flatten(), reduction="sum")
-        )
-    return total / tokens_BL[:, 1:].numel()
-
-
 def losses(library: Library, layout: Layout, texts: dict[str, torch.Tensor]) -> dict[str, float]:
     """Returns a child's loss on each text."""
     parent = library.parent
@@ -137,7 +125,8 @@ def main() -> None:
     args = options.parse_args()
 
     workspace, stages = Workspace(args.out), Stages()
-    parent = open_parent(fetch_demo_model(), workspace=workspace)
+    parent = open_demo_parent(workspace)
+    machine = print_machine(dtype=parent.dtype, seed=args.seed)
     space = SearchSpace.uniform(
         parent.shape, attentions=["none"], ffns=["gated768", "gated384", "none"]
     )
@@ -196,6 +185,7 @@ def main() -> None:
             name, {text: f"{loss:.3f} (+{loss - base[text]:.3f})" for text, loss in found.items()}
         )
     figures = {
+        "machine": machine,
         "arguments": vars(args),
         "cpu_seconds": stages.seconds,
         "losses": table,

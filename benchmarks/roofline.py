@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from common.machine import print_machine
 from scipy.optimize import minimize
 
 from puzzle.costs.roofline import Efficiency, Roofline
@@ -181,6 +182,7 @@ def ratios(speed: Speed, table: Sequence[Row], base: str, efficiency: Efficiency
 
 def main() -> None:
     """Fits and tests throughput both ways round, then latency."""
+    print_machine(packages=("puzzle-nas", "numpy", "scipy"))
     start = {"compute": 0.6, "memory": 0.7, "synchronise": 50.0}
     for name, fitted, tested in (("first", FIRST, SECOND), ("second", SECOND, FIRST)):
         found = fit(throughput, fitted, Efficiency(), start)

@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common.machine import print_machine
+
 ROOT = Path(__file__).parents[1]
 HARDWARE = "roofline:h100-sxm"
 TINY = ["--window", "32", "--fit-tokens", "2048", "--score-tokens", "256"]
@@ -88,6 +90,7 @@ def main() -> int:
     parser.add_argument("revision")
     parser.add_argument("--demo", action="store_true", help="the demo, in float32, as well")
     chosen = parser.parse_args()
+    print_machine(seed=0)
     differ = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -12,24 +12,23 @@ prompt and the tokens of that run.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from cost_checks import PARENT, SHAPE, SPACE
+from common.cost_checks import PARENT, SHAPE, SPACE
+from common.demo_parent import as_child, open_demo_parent
+from common.machine import PACKAGES, print_machine, spread
 
 import puzzle.serving.runners
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
 from puzzle.costs.calibrated.engines import LlamaCpp
 from puzzle.costs.checked import layout_cost
-from puzzle.demo import demo_text, fetch_demo_model
+from puzzle.demo import demo_text
 from puzzle.library.build import build_library
 from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
-from puzzle.models.parent import Parent, open_parent
+from puzzle.models.parent import Parent
 from puzzle.serving.check import run_engine
 from puzzle.serving.exporting import export
 from puzzle.storage.workspace import Workspace
@@ -90,12 +89,9 @@ def report(files: dict[str, Path], options: argparse.Namespace) -> None:
             rates[name].append(speed(file, options.prompt, options.new))
     medians = {}
     for name, file in files.items():
-        columns = list(zip(*rates[name], strict=True))
-        medians[name] = [statistics.median(column) for column in columns]
-        shown = [
-            f"{statistics.median(column):.1f} ({min(column):.1f} to {max(column):.1f})"
-            for column in columns
-        ]
+        spreads = [spread(column) for column in zip(*rates[name], strict=True)]
+        medians[name] = [each["median"] for each in spreads]
+        shown = ["{median:.1f} ({least:.1f} to {most:.1f})".format(**each) for each in spreads]
         print(
             f"{name}: {file.stat().st_size / 2**20:.0f} MiB; prefill {shown[0]}; decode {shown[1]}"
         )
@@ -118,20 +114,19 @@ def predict(kind: str, layout: Layout, options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measures both quantisations."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child", type=Path, help="directory of a saved child")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--costs", type=Path, help="run directory of costs_llama_cpp.py")
     options = parser.parse_args()
-    print(f"xllamacpp {version('xllamacpp')}, torch {torch.__version__}, one thread")
     with tempfile.TemporaryDirectory() as name:
         workspace = Workspace(Path(name) / "run")
-        parent = open_parent(fetch_demo_model(), workspace=workspace)
-        own = Layout.parent(parent.shape)
+        parent = open_demo_parent(workspace)
+        print_machine(dtype=parent.dtype, packages=(*PACKAGES, "xllamacpp"))
         sources = {
-            "parent": assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype),
+            "parent": as_child(parent),
             "child": options.child or fixed_child(parent, workspace),
         }
         for kind in ("f16", "q8_0"):

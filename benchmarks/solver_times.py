@@ -17,16 +17,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common.machine import print_machine, spread
 
 from solvers import ChoiceProblem, Limit, NoSolutionError, available_solvers, solve
 from solvers._model import Variation, build_program
@@ -35,6 +33,7 @@ ATTENTION = {"gqa8": 8, "gqa4": 4, "gqa2": 2, "gqa1": 1, "linear": 0, "none": 0}
 FFN = {"100": 1.0, "87": 0.87, "75": 0.75, "50": 0.5, "25": 0.25, "20": 0.2, "10": 0.1}
 FFN |= {"linear": 0.0, "none": 0.0}
 RESOURCES = ("memory", "runtime", "parameters", "kv_heads")
+PACKAGES = ("numpy", "scipy", "pulp", "highspy")
 SHARES = {"mid": 0.75, "tight": 0.5}
 
 
@@ -206,36 +205,15 @@ def summary(rows: list[dict[str, Any]]) -> str:
             for row in rows
             if (row["groups"], row["limits"], row["solver"]) == (groups, limits, solver)
         ]
-        seconds = [row["seconds"] for row in same]
+        seconds = spread([row["seconds"] for row in same])
         proved = sum(row["status"] == "optimal" for row in same)
         overhead = statistics.median(row["pulp_overhead"] for row in same)
         lines.append(
-            f"{groups:6d}  {limits:6d}  {solver:11s}{statistics.median(seconds):10.2f}"
-            f"{min(seconds):8.2f}{max(seconds):8.2f}  {proved:3d}/{len(same):<3d}"
+            f"{groups:6d}  {limits:6d}  {solver:11s}{seconds['median']:10.2f}"
+            f"{seconds['least']:8.2f}{seconds['most']:8.2f}  {proved:3d}/{len(same):<3d}"
             f"{overhead:8.2f}"
         )
     return "\n".join(lines)
-
-
-def machine() -> dict[str, Any]:
-    """Where this runs."""
-    names = ("numpy", "scipy", "pulp", "highspy")
-    return {
-        "cpus": os.cpu_count(),
-        "processor": _processor(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def main() -> None:
@@ -256,12 +234,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.groups, options.limits, options.seeds = [80], [2], 1
+    machine = print_machine(packages=PACKAGES)
     rows = run(options)
     print(summary(rows))
-    print(json.dumps(machine()))
     if options.json:
         settings = {k: v for k, v in vars(options).items() if k != "json"}
-        found = {"machine": machine(), "options": settings, "runs": rows}
+        found = {"machine": machine, "options": settings, "runs": rows}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

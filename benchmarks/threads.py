@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 
+from common.machine import print_machine
+
 # 300,000 is what GNU OpenMP does when nothing is said.
 SPINS = {str(count): {"GOMP_SPINCOUNT": str(count)} for count in (300_000, 20_000, 1000)}
 SPINS["passive"] = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -19,18 +21,13 @@ def child() -> None:
     """Times the demo model and prints medians as JSON."""
     import tempfile
 
+    from common.demo_parent import as_child, open_demo_parent
+
     import puzzle
     from puzzle.costs.measured.replies import time_pair
-    from puzzle.demo import fetch_demo_model
-    from puzzle.models.assembling import assemble
-    from puzzle.models.parent import open_parent
-    from puzzle.storage.workspace import Workspace
-    from search_space import Layout
 
     with tempfile.TemporaryDirectory() as directory:
-        parent = open_parent(fetch_demo_model(), workspace=Workspace(directory))
-        own = Layout.parent(parent.shape)
-        model = assemble(parent.config, own, parent.state_dict(), dtype=parent.dtype)
+        model = as_child(open_demo_parent(directory))
     scenario = puzzle.Scenario(batch=8, prompt_tokens=128, generated_tokens=32)
     pair = time_pair(model, model, scenario, device="cpu", most=3)
     print(json.dumps(pair.parent.to_dict()))
@@ -45,6 +42,7 @@ def main() -> None:
     if options.child:
         child()
         return
+    machine = print_machine()
     report: dict[str, dict[str, float]] = {}
     for load in options.loads:
         busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(load)]
@@ -62,7 +60,7 @@ def main() -> None:
         finally:
             for process in busy:
                 process.kill()
-    print(json.dumps({"cores": os.cpu_count(), "seconds": report}, indent=1))
+    print(json.dumps({"machine": machine, "seconds": report}, indent=1))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import argparse
 import json
 from types import SimpleNamespace
 
-from cost_checks import PARENT, SHAPE, scenario_of
+from common.cost_checks import PARENT, SHAPE, scenario_of
+from common.machine import print_machine
 from serve_speed import fixed_layout
 
 from puzzle.costs.calibrated.engines import Vllm
 from puzzle.costs.calibrated.session import Session
-from puzzle.hardware.identity import device_record
 from puzzle.storage.workspace import Workspace
 from search_space import Layout
 
@@ -50,7 +50,7 @@ def main() -> None:
         for phase in ("prefill", "decode", "seconds")
     }
     report = {
-        "device": device_record(),
+        "machine": print_machine(dtype=scenario.weight_dtype),
         "engine": engine.record(),
         "scenario": scenario.to_dict(),
         "seconds": {name: timing.to_dict() for name, timing in found.items()},

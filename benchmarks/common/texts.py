@@ -1,6 +1,6 @@
 """English text that comes with the packages puzzle is tested with: their docstrings.
 
-python benchmarks/texts.py        # says how much there is
+python benchmarks/common/texts.py        # says how much there is
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Predicted against measured seconds of whole layouts; `costs_torch.py` and others use it."""
+"""Predicted against measured seconds of whole layouts."""
 
 import argparse
 import json
@@ -8,16 +8,17 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+from common.machine import print_machine
+from common.programs import choice_problem
 from transformers import LlamaConfig
 
 from puzzle.costs.calibrated.design import candidates, uniform_layouts
 from puzzle.costs.calibrated.session import Session
 from puzzle.costs.checked import layout_cost
-from puzzle.hardware.identity import device_record
 from puzzle.limits.scenario import Scenario
 from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, ModelShape, SearchSpace
-from solvers import ChoiceProblem, Limit, solve
+from solvers import Limit, solve
 
 # SmolLM2-135M; random weights are as fast as trained ones.
 SHAPE = ModelShape(
@@ -84,22 +85,16 @@ def searched_layouts(costs, scenario, seed):
     """
     rng = np.random.default_rng(2000 + seed)
     parent = layout_cost(costs, Layout.parent(SHAPE), scenario)["seconds"]
+    rows = [SPACE.blocks(layer) for layer in range(SHAPE.layers)]
     found = []
     for gain in GAINS:
         weight = rng.lognormal(0.0, 1.0, (SHAPE.layers, 2))
-        groups, score, seconds = [], [], []
-        for layer in range(SHAPE.layers):
-            blocks = SPACE.blocks(layer)
-            groups.append(tuple(block.label for block in blocks))
-            for block in blocks:
-                score.append(_given_up(block) @ weight[layer])
-                seconds.append(costs.block_cost(layer, block, scenario)["seconds"])
-        problem = ChoiceProblem(
-            tuple(groups),
-            np.array(score),
-            {"seconds": np.array(seconds)},
+        problem = choice_problem(
+            rows,
+            lambda layer, block, weight=weight: _given_up(block) @ weight[layer],
+            {"seconds": lambda layer, b: costs.block_cost(layer, b, scenario)["seconds"]},
+            [Limit("seconds", at_most=parent / gain)],
             offsets={"seconds": costs.fixed_cost(SHAPE, scenario)["seconds"]},
-            limits=(Limit("seconds", at_most=parent / gain),),
         )
         labels = solve(problem, seed=seed).labels
         found.append(Layout(SHAPE, tuple(map(Block.from_label, labels))))
@@ -154,11 +149,10 @@ def report(costs, engine, options, scenario, deadline):
     }
     rows = {name: check(costs, session, each, deadline) for name, each in groups.items()}
     found = {
-        "device": device_record(),
+        "machine": print_machine(dtype=scenario.weight_dtype, seed=options.seed),
         "engine": engine.record(),
         "scenario": scenario.to_dict(),
         "space": repr(SPACE),
-        "seed": options.seed,
         "costs": repr(costs),
         "error": getattr(costs, "error", None),
         "summary": {name: summary(each) for name, each in rows.items()},
