@@ -75,7 +75,7 @@ def main() -> None:
         "search": took,
         "gain": {
             name: {
-                "predicted": 1 / (result.predicted.ratio(name) or 1.0),
+                "predicted": 1 / result.predicted.ratio(name),
                 **spread(column),
             }
             for name, column in gains.items()
