@@ -1,7 +1,7 @@
 """Executors: where independent jobs run.
 
 An executor is anything with `submit(fn, *args) -> Future`, as in `concurrent.futures`. Jobs are
-pickled values of about a kilobyte, and their results are artifacts in the workspace: a worker that
+pickled values of some kilobytes, and their results are artifacts in the workspace: a worker that
 is killed costs its own job, and one that runs twice harms nothing.
 """
 

@@ -78,7 +78,7 @@ class ArtifactStage(Stage[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRef:
-    """A run in a kilobyte, from which a worker in another process opens it again.
+    """A run as a small value, from which a worker in another process opens it again.
 
     Args:
         root: The workspace's directory.

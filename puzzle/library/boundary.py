@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,11 +41,7 @@ class ParentBoundary(ArtifactStage[torch.Tensor]):
 
     def result(self, run: Run) -> torch.Tensor:
         """Returns the stream; those below are built first, from the nearest that is there."""
-        first = self.layer
-        while first > 0 and not run.artifact(self._at(first)).exists():
-            first -= 1
-        for layer in range(first, self.layer):
-            run.build(self._at(layer))
+        build_below(run, self._at, self.layer)
         return self.load(run, run.build(self))
 
     def _at(self, layer: int) -> ParentBoundary:
@@ -82,6 +78,21 @@ class ParentBoundary(ArtifactStage[torch.Tensor]):
         artifact = run.artifact(self)
         if not artifact.exists():
             artifact.write(lambda directory: write_stream(directory, stream))
+
+
+def build_below(run: Run, at: Callable[[int], ArtifactStage[torch.Tensor]], layer: int) -> None:
+    """Builds the streams below a layer, from the nearest one that is there.
+
+    Args:
+        run: The run.
+        at: Returns the stage of a layer's stream.
+        layer: The layer.
+    """
+    first = layer
+    while first > 0 and not run.artifact(at(first)).exists():
+        first -= 1
+    for below in range(first, layer):
+        run.build(at(below))
 
 
 def refuse_overflow(y_BLD: torch.Tensor, layer: int) -> None:

@@ -11,7 +11,13 @@ from typing import Any, ClassVar
 import torch
 
 from puzzle.library.bld import LayerDistill
-from puzzle.library.boundary import BATCH, ParentBoundary, read_stream, write_stream
+from puzzle.library.boundary import (
+    BATCH,
+    ParentBoundary,
+    build_below,
+    read_stream,
+    write_stream,
+)
 from puzzle.library.layer_fit import LayerFit
 from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.library.layer_streams import layer_streams
@@ -178,11 +184,7 @@ class ChildBoundary(ArtifactStage[torch.Tensor]):
 
     def result(self, run: Run) -> torch.Tensor:
         """Returns the stream; those below are built first, from the nearest that is there."""
-        first = self.layer
-        while first > 0 and not run.artifact(self._at(first)).exists():
-            first -= 1
-        for layer in range(first, self.layer):
-            run.build(self._at(layer))
+        build_below(run, self._at, self.layer)
         return self.load(run, run.build(self))
 
     def _at(self, layer: int) -> ChildBoundary:

@@ -167,7 +167,7 @@ def anchor_keys(estimates: Scores, count: int) -> list[Key]:
 
 
 def calibrate(estimates: Scores, exact: Mapping[Key, Score]) -> Scores:
-    """Returns estimates mended by the monotone map that fits the exact scores best.
+    """Returns estimates corrected by the monotone map that fits the exact scores best.
 
     The map is fitted to logarithms by isotonic regression and is straight between the anchors;
     beyond them the ratio of the outermost holds. Anchors keep their exact score. A calibrated
