@@ -1,4 +1,4 @@
-"""Attention, FFN, Block and ModelShape: the values every other part speaks in."""
+"""Attention, FFN, Block and ModelShape: the values that every other part uses."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ SIDES, PITCH, HEIGHT, LINE = 80.0, 24.0, 250.0, 16.0
 
 
 class LayoutLike(Protocol):
-    """What is drawn of a `Layout`, which itself shows this drawing in a notebook."""
+    """What a drawing needs of a `Layout`, which shows this drawing in a notebook."""
 
     @property
     def shape(self) -> ModelShape:

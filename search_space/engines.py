@@ -1,8 +1,8 @@
-"""Which serving engine can take which variant, where in the model, and how.
+"""Which serving engine can run which variant, where in the model, and how.
 
 One table, `ENGINES`: the search-space presets, the exporters, their errors and the table in the
-docs are all made from it. An engine takes a variant natively, by an exact rewriting that the
-exporter does (the same function, stored differently), or not at all.
+docs are all made from it. An engine runs a variant natively, by an exact rewriting in the
+exporter (the same function, stored differently), or not at all.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ FEATURES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """How an engine takes a feature.
+    """How an engine supports a feature.
 
     Args:
         how: "native", "rewritten" (exactly, by the exporter) or "no".
         note: What the exporter writes, or why the engine cannot.
         dear: Whether the rewriting costs more time or memory than the variant itself; search
             spaces for the engine leave such variants out.
-        tried: Whether it was run against torch, rather than read in the engine's code.
+        tried: Whether it was run and compared with torch, rather than read in the engine's code.
     """
 
     how: str
@@ -61,8 +61,8 @@ class ServingEngine:
     """A serving engine and what it can run.
 
     Args:
-        name: How it is called here, such as "vllm".
-        title: How it calls itself, with the version that was looked at.
+        name: Its name in this library, such as "vllm".
+        title: Its own name, with the version that was examined.
         format: The export format it reads: "puzzle", "nemotron-nas" or "gguf".
         width_multiple: FFN widths that it runs as they are are multiples of this; others are
             padded with zero channels.
@@ -232,7 +232,7 @@ def uses(layout: Layout, *, width_multiple: int = 1) -> Iterator[Use]:
 
     Args:
         layout: The layout.
-        width_multiple: FFN widths that are multiples of this are not worth a mention.
+        width_multiple: FFN widths that are multiples of this are left out.
 
     Example:
         >>> from search_space import ModelShape
@@ -277,12 +277,12 @@ def _features(block: Block, first: bool, last: bool) -> Iterator[str]:
 def rewritings(layout: Layout, engine: str) -> dict[int, tuple[str, ...]]:
     """Returns, by layer, what an exporter has to rewrite for an engine; notes of the table."""
     target = engine_named(engine)
-    found: dict[int, list[str]] = {}
+    notes: dict[int, list[str]] = {}
     for use in uses(layout, width_multiple=target.width_multiple):
         support = target.support[use.feature]
         if support.how == "rewritten":
-            found.setdefault(use.layer, []).append(support.note)
-    return {layer: tuple(dict.fromkeys(notes)) for layer, notes in found.items()}
+            notes.setdefault(use.layer, []).append(support.note)
+    return {layer: tuple(dict.fromkeys(texts)) for layer, texts in notes.items()}
 
 
 def check_layout(layout: Layout, engine: str, *, rewrite: bool = True) -> None:
@@ -328,8 +328,9 @@ def engines_for(layout: Layout, *, rewrite: bool = True) -> tuple[str, ...]:
 def attention_kinds(engine: ServingEngine, *, first: bool) -> tuple[str, ...]:
     """Returns the kinds of attention that a search for an engine should offer in a layer."""
     none = engine.suits("no_attention_first" if first else "no_attention")
-    found = {"gqa": engine.suits("kv_heads"), "linear": engine.suits("linear_attention")}
-    return tuple(kind for kind, suits in {**found, "none": none}.items() if suits)
+    linear = engine.suits("linear_attention")
+    kinds = {"gqa": engine.suits("kv_heads"), "linear": linear, "none": none}
+    return tuple(kind for kind, suits in kinds.items() if suits)
 
 
 def ffn_kinds(engine: ServingEngine, *, last: bool) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ def to_block_configs(layout: Layout, *, widths: str = "ffn_mult") -> list[dict[s
     """
     if widths not in ("ffn_mult", "intermediate_size"):
         raise ValueError(f"widths={widths!r}; allowed: 'ffn_mult', 'intermediate_size'")
-    found = []
+    configs = []
     for layer, block in enumerate(layout.blocks):
         attention, ffn = dict(_ATTENTION_KEYS), dict(_FFN_KEYS)
         attention["no_op"] = block.attention.kind == "none"
@@ -103,8 +103,8 @@ def to_block_configs(layout: Layout, *, widths: str = "ffn_mult") -> list[dict[s
                 ffn["ffn_mult"] = ffn_mult(block.ffn.width, layout.shape.hidden)
             except ValueError as error:
                 raise ValueError(f"layer {layer}: {error}") from None
-        found.append({"attention": attention, "ffn": ffn})
-    return found
+        configs.append({"attention": attention, "ffn": ffn})
+    return configs
 
 
 def from_block_configs(shape: ModelShape, block_configs: Sequence[Mapping[str, Any]]) -> Layout:
@@ -115,7 +115,7 @@ def from_block_configs(shape: ModelShape, block_configs: Sequence[Mapping[str, A
         block_configs: One {"attention": ..., "ffn": ...} per layer.
 
     Raises:
-        ValueError: A block asks for what a layout does not have (windows, sinks, sparsity,
+        ValueError: A block has what a layout cannot hold (windows, sinks, sparsity,
             unknown keys), names no size, or its sizes do not fit the shape.
     """
     blocks = []
@@ -131,7 +131,7 @@ def to_per_layer_config(layout: Layout) -> dict[str, dict[str, Any]]:
     """Returns the sparse `per_layer_config` of a transformers config.
 
     A layer that equals the parent's is left out. Linear sublayers are `attention_linear` and
-    `mlp_linear`, names of ours, which the config also needs for all layers
+    `mlp_linear`, names of our own, which the config also needs for all layers
     (`PER_LAYER_DEFAULTS`).
 
     Example:
@@ -140,7 +140,7 @@ def to_per_layer_config(layout: Layout) -> dict[str, dict[str, Any]]:
         >>> to_per_layer_config(Layout.parent(shape).replace(5, Block.from_label("none+gated8")))
         {'5': {'intermediate_size': 8, 'skip': ['attention']}}
     """
-    own, found = layout.shape.parent_block, {}
+    own, changes = layout.shape.parent_block, {}
     for layer, block in enumerate(layout.blocks):
         values: dict[str, Any] = {}
         if block.attention.kind == "linear":
@@ -156,9 +156,9 @@ def to_per_layer_config(layout: Layout) -> dict[str, dict[str, Any]]:
         if skip:
             values["skip"] = skip
         if values:
-            found[layer] = values
-    digits = len(str(max(found, default=0)))
-    return {str(layer).zfill(digits): values for layer, values in found.items()}
+            changes[layer] = values
+    digits = len(str(max(changes, default=0)))
+    return {str(layer).zfill(digits): values for layer, values in changes.items()}
 
 
 def from_per_layer_config(
@@ -171,8 +171,8 @@ def from_per_layer_config(
         per_layer_config: What differs, by layer.
 
     Raises:
-        ValueError: A layer does not exist, is named twice, or differs in what a layout does not
-            have.
+        ValueError: A layer does not exist, is named twice, or differs in what a layout cannot
+            hold.
     """
     layout, seen = Layout.parent(shape), set()
     for key, values in per_layer_config.items():

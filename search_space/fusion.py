@@ -43,7 +43,7 @@ class FusedRun:
         if len(self.widths) < 2:
             raise ValueError(f"a run of {len(self.widths)} layers; allowed: 2 or more")
         for width in self.widths:
-            FFN("gated", width)  # refuses what is no width
+            FFN("gated", width)  # raises if it is not a width
 
     @property
     def last(self) -> int:
@@ -111,7 +111,7 @@ class Fusion:
             ValueError: A run is out of range, has fewer than two layers, overlaps another, or
                 contains a layer that has attention or no gated FFN.
         """
-        found = []
+        fused = []
         for first, last in sorted(runs):
             if not 0 <= first <= last < layout.shape.layers:
                 raise ValueError(
@@ -119,17 +119,17 @@ class Fusion:
                     f"allowed: 0 <= first < last <= {layout.shape.layers - 1}"
                 )
             members = range(first, last + 1)
-            found.append(FusedRun(first, tuple(_member_width(layout, layer) for layer in members)))
-        return cls(tuple(found))
+            fused.append(FusedRun(first, tuple(_member_width(layout, layer) for layer in members)))
+        return cls(tuple(fused))
 
     @property
     def positions(self) -> tuple[int, ...]:
         """The layer that each run becomes, counted after fusion."""
-        found, gone = [], 0
+        positions, removed = [], 0
         for run in self.runs:
-            found.append(run.first - gone)
-            gone += len(run.widths) - 1
-        return tuple(found)
+            positions.append(run.first - removed)
+            removed += len(run.widths) - 1
+        return tuple(positions)
 
     @property
     def layers_saved(self) -> int:
@@ -190,7 +190,7 @@ def fusible_runs(layout: Layout, *, keep_last: bool = False) -> tuple[tuple[int,
         keep_last: Leave out the last layer of each run, which the paper keeps as it is because
             fusing it costs the most.
     """
-    found, first = [], None
+    runs, first = [], None
     for layer in range(layout.shape.layers + 1):
         inside = layer < layout.shape.layers and _obstacle(layout.blocks[layer]) is None
         if inside and first is None:
@@ -198,9 +198,9 @@ def fusible_runs(layout: Layout, *, keep_last: bool = False) -> tuple[tuple[int,
         elif not inside and first is not None:
             last = layer - 1 - keep_last
             if last > first:
-                found.append((first, last))
+                runs.append((first, last))
             first = None
-    return tuple(found)
+    return tuple(runs)
 
 
 def plan_fusion(
@@ -218,7 +218,7 @@ def plan_fusion(
         keep_last: Keep the last layer of each run of attention-free layers as it is.
         max_width: Most channels of a fused FFN; see `ffn_width_within`.
         dependency: How much layer j depends on layer i, at [i][j] for i < j
-            (`puzzle.child.fusion.block_dependency`); without it, only the layout counts.
+            (`puzzle.fusion.block_dependency`); without it, only the layout counts.
         max_dependency: Largest dependency between two layers of a run.
 
     Raises:
@@ -331,7 +331,7 @@ def _obstacle(block: Block) -> str | None:
     if block.attention.kind != "none":
         return f"has {block.attention.label} attention"
     if block.ffn.kind == "none":
-        return "has no FFN; remove_identity_layers() takes such layers out"
+        return "has no FFN; remove_identity_layers() removes such layers"
     return None if block.ffn.kind == "gated" else f"has a {block.ffn.kind} FFN"
 
 

@@ -1,4 +1,4 @@
-"""LayerOptions: what a layer may become, said in kinds, KV heads and shares of the width."""
+"""LayerOptions: what a layer may become, as kinds, KV heads and shares of the width."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class LayerOptions:
 
     def attentions(self, shape: ModelShape) -> tuple[Attention, ...]:
         """Returns the attention alternatives for a parent, most KV heads first."""
-        found = []
+        choices = []
         if "gqa" in self.attention:
             counts = self.kv_heads
             if counts is None:
                 counts = tuple(n for n in range(1, shape.kv_heads) if shape.kv_heads % n == 0)
-            found = [Attention("gqa", n) for n in sorted(set(counts), reverse=True)]
-        found += [Attention(kind) for kind in ("linear", "none") if kind in self.attention]
-        return tuple(choice for choice in found if choice != shape.parent_block.attention)
+            choices = [Attention("gqa", n) for n in sorted(set(counts), reverse=True)]
+        choices += [Attention(kind) for kind in ("linear", "none") if kind in self.attention]
+        return tuple(choice for choice in choices if choice != shape.parent_block.attention)
 
     def ffns(self, shape: ModelShape) -> tuple[FFN, ...]:
         """Returns the FFN alternatives for a parent, the widest first."""
@@ -85,16 +85,16 @@ class LayerOptions:
         if "gated" in self.ffn:
             rounded = (round(shape.ffn_width * s / multiple) * multiple for s in self.ffn_shares)
             widths = {max(multiple, width) for width in rounded}
-        found = [FFN("gated", w) for w in sorted(widths, reverse=True) if w < shape.ffn_width]
-        return (*found, *(FFN(kind) for kind in ("linear", "none") if kind in self.ffn))
+        narrower = [FFN("gated", w) for w in sorted(widths, reverse=True) if w < shape.ffn_width]
+        return (*narrower, *(FFN(kind) for kind in ("linear", "none") if kind in self.ffn))
 
 
 def _kinds(name: str, kinds: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
-    found = (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    unknown = [kind for kind in found if kind not in allowed]
+    given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    unknown = [kind for kind in given if kind not in allowed]
     if unknown:
         raise ValueError(f"{name} kinds {unknown}; allowed: {', '.join(allowed)}")
-    return found
+    return given
 
 
 def layers_named(shape: ModelShape, key: int | str | range) -> list[int]:
@@ -110,18 +110,18 @@ def layers_named(shape: ModelShape, key: int | str | range) -> list[int]:
         ([4, 5, 6], [7])
     """
     try:
-        found = [int(key)] if not isinstance(key, range) else list(key)
+        layers = [int(key)] if not isinstance(key, range) else list(key)
     except ValueError:
         first, dash, last = str(key).partition("-")
         if not (dash and first.strip().isdigit() and last.strip().isdigit()):
             raise ValueError(
                 f"layers {key!r}; allowed: a layer such as 3 or -1, '4-7', or a range"
             ) from None
-        found = list(range(int(first), int(last) + 1))
-    wrong = [layer for layer in found if not -shape.layers <= layer < shape.layers]
-    if wrong or not found:
+        layers = list(range(int(first), int(last) + 1))
+    wrong = [layer for layer in layers if not -shape.layers <= layer < shape.layers]
+    if wrong or not layers:
         what = f"layer {wrong[0]}" if wrong else "no layer"
         raise ValueError(
             f"layers {key!r} name {what}; allowed: {-shape.layers} to {shape.layers - 1}"
         )
-    return [layer % shape.layers for layer in found]
+    return [layer % shape.layers for layer in layers]

@@ -53,7 +53,7 @@ def insert_identity_layers(layout: Layout, positions: Iterable[int]) -> Layout:
         positions: Where they are, counted in the padded layout (`identity_layers` of it).
 
     Raises:
-        ValueError: A position is doubled or out of range.
+        ValueError: A position occurs twice or is out of range.
     """
     wanted = list(positions)
     total = layout.shape.layers + len(wanted)

@@ -1,7 +1,7 @@
-"""Figures drawn with matplotlib, and as SVG that can stand in any page.
+"""Figures drawn with matplotlib, and as SVG that fits into any page.
 
 Nothing here touches pyplot, whose figures are shared by everything in a process. matplotlib is
-imported when the first figure is drawn, since listing layouts does without.
+imported when the first figure is drawn, since listing layouts does not need it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def layer_step(layers: int) -> int:
 
 
 def legend_columns(labels: Sequence[str], width: float) -> int:
-    """Returns how many columns a legend below a figure has room for."""
+    """Returns how many columns of a legend fit below a figure."""
     widest = 32 + 0.62 * TEXT * max(map(len, labels))
     return max(1, min(len(labels), int(width / widest)))
 
@@ -117,8 +117,8 @@ def figure_svg(
 
     Args:
         figure: The figure.
-        title: What a screen reader says.
-        tips: What each part of the artist whose id is `TIPS` says when it is pointed at.
+        title: What a screen reader reads out.
+        tips: Tooltips for the parts of the artist whose id is `TIPS`.
         paper: Colour of the background, for a file of its own that may be shown on any.
     """
     written = io.StringIO()
@@ -159,7 +159,7 @@ def _add_tips(root: ElementTree.Element, tips: Sequence[str]) -> None:
 
 
 def _tidy(root: ElementTree.Element) -> None:
-    """Takes out what is the file's and not the picture's, and digits that nobody sees."""
+    """Removes what belongs to a file of its own, and digits that nobody sees."""
     for parent in root.iter():
         for child in list(parent):
             if child.tag == f"{_SVG}style" or child.tag.endswith("}metadata"):

@@ -27,7 +27,7 @@ class SearchSpace:
         ffns: Per layer, the FFN choices.
 
     Raises:
-        ValueError: A choice does not fit the shape, is doubled, or the parent's is missing.
+        ValueError: A choice does not fit the shape, occurs twice, or the parent's is missing.
 
     Example:
         >>> shape = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2,

@@ -65,7 +65,7 @@ def values(what: str, given: npt.ArrayLike, names: Groups) -> FloatArray:
 
 def pins(given: Mapping[Any, int | str], names: Groups) -> dict[int, int]:
     """Resolve pinned groups, negative ones from the end, to indices of options."""
-    found: dict[int, int] = {}
+    pinned: dict[int, int] = {}
     for key, option in given.items():
         group = operator.index(key)
         if not -len(names) <= group < len(names):
@@ -74,10 +74,10 @@ def pins(given: Mapping[Any, int | str], names: Groups) -> dict[int, int]:
             )
         group %= len(names)
         index = _option(option, group, names[group])
-        if found.get(group, index) != index:
+        if pinned.get(group, index) != index:
             raise ValueError(f"group {group} is pinned to two options; drop one of the pins")
-        found[group] = index
-    return dict(sorted(found.items()))
+        pinned[group] = index
+    return dict(sorted(pinned.items()))
 
 
 def _option(option: int | str, group: int, labels: tuple[str, ...]) -> int:
@@ -130,17 +130,17 @@ def distinct(given: Distinct | int | None, names: Groups) -> Distinct | None:
 def kind_codes(bound: Distinct | int | None, names: Groups, spans: int) -> IntArray:
     """Number the kind of each option, -1 for options and spans that do not count."""
     codes: dict[str, int] = {}
-    found = []
+    kinds = []
     counted = set(range(len(names)))
     if isinstance(bound, Distinct) and bound.groups is not None:
         counted = {group % len(names) for group in bound.groups}
     for group, labels in enumerate(names):
         for label in labels:
             if isinstance(bound, Distinct) and group in counted:
-                found.append(codes.setdefault(bound.kind(label), len(codes)))
+                kinds.append(codes.setdefault(bound.kind(label), len(codes)))
             else:
-                found.append(-1)
-    return np.array(found + [-1] * spans, dtype=np.intp)
+                kinds.append(-1)
+    return np.array(kinds + [-1] * spans, dtype=np.intp)
 
 
 def selection(

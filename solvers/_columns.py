@@ -19,9 +19,8 @@ class Columns:
     """The candidates of a problem as arrays; a selection is a tuple of their positions.
 
     The first `options` columns are options, the rest spans. `allowed` is False for what the pins
-    rule out, and `kinds` numbers what the bound on distinct choices
-    counts. A selection covers each group once and is
-    sorted by group.
+    rule out, and `kinds` numbers what the bound on distinct choices counts. A selection covers each
+    group once and is sorted by group.
     """
 
     options: int
@@ -91,7 +90,7 @@ class Columns:
         return math.fsum([*values[low], offset]), math.fsum([*values[high], offset])
 
     def covered(self, selection: Iterable[int]) -> IntArray:
-        """Tell for each group how many of the selected columns cover it."""
+        """Count for each group how many of the selected columns cover it."""
         times = np.zeros(self.groups + 1, dtype=np.intp)
         for column in selection:
             times[self.first[column]] += 1
@@ -117,7 +116,7 @@ class Columns:
 
 
 def unpinned(first: IntArray, last: IntArray, pinned: Mapping[int, int]) -> BoolArray:
-    """Tell which candidates pins leave: those that cover no pinned group, and the pinned options.
+    """Mask what the pins allow: candidates that cover no pinned group, and the pinned options.
 
     Args:
         first: First group that each candidate covers.
@@ -132,7 +131,7 @@ def unpinned(first: IntArray, last: IntArray, pinned: Mapping[int, int]) -> Bool
 
 
 def joined(values: FloatArray, more: Sequence[float]) -> FloatArray:
-    """Return values with more behind them, read-only."""
+    """Append values, and make the result read-only."""
     together = np.concatenate([values, np.array(more, dtype=np.float64)]) if more else values
     together.setflags(write=False)
     return together

@@ -136,9 +136,9 @@ def _partial(program: Program, columns: Columns, start: tuple[int, ...]) -> tupl
 
 
 def _returns_another(highs: Any, highspy: Any, program: Program) -> bool:
-    """Tell whether the solution is not the one whose objective HiGHS reports.
+    """Check whether the solution differs from the one whose objective HiGHS reports.
 
-    HiGHS 1.16 ends so after some starts: the optimum is reported, and the start is returned.
+    After some starts, HiGHS 1.16 reports the optimum and returns the start.
     """
     if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         return False

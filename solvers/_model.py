@@ -30,7 +30,7 @@ class Program:
     """Minimise ``cost . x`` over rows; the real objective is ``base + scale * cost . x``.
 
     The first variables stand for `columns` of the problem, 0 or 1 each. After them come one for
-    each kind of option that may be mixed, and the stretch of the limits where it is asked for.
+    each kind of option that may be mixed, and the stretch of the limits where it is minimised.
     """
 
     columns: IntArray

@@ -46,7 +46,7 @@ class Moves:
         Args:
             at: The present selection.
             count: How many moves.
-            seen: Selections that are not wanted again.
+            seen: Selections that are not proposed again.
 
         Returns:
             At most `count` selections, each with the move in words; promising ones first.
@@ -62,14 +62,14 @@ class Moves:
         candidates: list[tuple[tuple[int, ...], float]]
         candidates = [((int(i),), float(gain[i])) for i in np.flatnonzero(fits)]
         candidates += self._pairs(old, gain, cost, room)
-        found: dict[tuple[int, ...], str] = {}
+        moves: dict[tuple[int, ...], str] = {}
         for swaps, _ in self._order(candidates):
             selection, words = self._apply(at, old, new, swaps)
             if selection not in seen and self._is_allowed(selection):
-                found.setdefault(selection, words)
-            if len(found) == count:
+                moves.setdefault(selection, words)
+            if len(moves) == count:
                 break
-        return list(found.items())
+        return list(moves.items())
 
     def _singles(self, at: tuple[int, ...]) -> tuple[IntArray, IntArray]:
         """All swaps of one option for another of its group: old and new columns."""
@@ -117,7 +117,7 @@ class Moves:
     def _order(
         self, candidates: list[tuple[tuple[int, ...], float]]
     ) -> list[tuple[tuple[int, ...], float]]:
-        """Lowest estimated score first, shaken a little: estimates are no more than that."""
+        """Lowest estimated score first, with a little noise, since scores are only estimates."""
         if not candidates:
             return []
         gains = np.array([gain for _, gain in candidates])

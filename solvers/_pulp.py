@@ -51,7 +51,7 @@ def run_pulp(program: Program, columns: Columns, settings: Settings) -> BackendR
 
 
 def read_outcome(prob: Any, returned: Any) -> tuple[Ending, float | None]:
-    """Tell how a run ended, from what PuLP 3 or PuLP 4 leaves behind.
+    """Read how a run ended, from what PuLP 3 or PuLP 4 leaves behind.
 
     PuLP 4 returns an ``LpSolveStats``. PuLP 3 returns a number that calls a time-limited run
     optimal, so only ``prob.sol_status`` is trusted there.
@@ -165,7 +165,7 @@ def _backend(settings: Settings) -> Any:
     try:
         return solver(**common, **given)
     except TypeError as error:
-        # Not every solver of PuLP can be told its threads or its gap.
+        # Not every solver of PuLP takes a number of threads or a gap.
         raise SolverError(f"PuLP's {name} does not take these settings: {error}") from error
 
 

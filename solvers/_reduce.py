@@ -12,11 +12,11 @@ _LARGEST_GROUP = 2000
 
 
 def undominated(problem: ChoiceProblem) -> BoolArray:
-    """Tell which columns can be in a best choice.
+    """Mask the columns that can be in a best choice.
 
     An option is left out if another of its group has no worse score and is no worse for any
-    limit; of equal ones the first stays. That is exact as long as nothing but scores and limits
-    tells options apart, so not with a bound on distinct choices.
+    limit; of equal ones the first stays. That is exact as long as options differ in nothing but
+    scores and limits, so not with a bound on distinct choices.
 
     Args:
         problem: The problem.
@@ -47,7 +47,7 @@ def _criteria(problem: ChoiceProblem) -> FloatArray:
 
 
 def _front(values: FloatArray) -> BoolArray:
-    """Tell which columns no other column beats or, coming earlier, equals."""
+    """Mask the columns that no other column beats, and no earlier one equals."""
     size = values.shape[1]
     # no_worse[i, j]: i is at most j by every criterion.
     no_worse = np.ones((size, size), dtype=bool)

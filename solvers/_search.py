@@ -1,4 +1,4 @@
-"""Search for the best choice and check what the solver says against the problem itself."""
+"""Search for the best choice, and check the solver's answer against the problem itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CUTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Incumbent:
     """A selection within the limits, in real units."""
 
     selection: tuple[int, ...]
@@ -58,13 +58,13 @@ def find_best(
     *,
     start: tuple[int, ...] | None = None,
     floor: float = -math.inf,
-) -> Found | None:
+) -> Incumbent | None:
     """Find the best selection within the limits.
 
     Args:
         problem: The problem.
         settings: Which solver to use, and how.
-        start: A selection to begin from; what is found is never worse, if it is a solution.
+        start: A selection to begin from; if it is a solution, the result is never worse.
         floor: A bound that is known already.
 
     Returns:
@@ -79,14 +79,14 @@ def find_best(
     floor = max(floor, problem.total(problem.columns.least(problem.columns.score))[0])
     if not problem.limits and problem.distinct is None:
         best = problem.columns.least(problem.columns.score)
-        return Found(selection=best, objective=floor, bound=floor, proved=True)
+        return Incumbent(selection=best, objective=floor, bound=floor, proved=True)
     if start is not None and problem.broken(start):
         start = None
     return _Attempts(problem, settings, start, floor).run()
 
 
 class _Attempts:
-    """Solve, check, and solve again without what was wrong."""
+    """Solve, check, and solve again without the answer that was wrong."""
 
     def __init__(
         self,
@@ -101,27 +101,27 @@ class _Attempts:
         self.variation = Variation(shift_score=settings.gap == 0.0)
         self.scale = 1.0
 
-    def run(self) -> Found | None:
+    def run(self) -> Incumbent | None:
         deadline = time.perf_counter() + (self.settings.time_limit or 0.0)
         for _ in range(_CUTS + 2):
             outcome = self._solve()
             if outcome.ending is Ending.INFEASIBLE and not self.variation.margins:
                 # A start may use all of the tolerance; the solver is given only part of it.
-                return self._keep(self.start) if self.start else None
+                return self._incumbent(self.start) if self.start else None
             if outcome.selection is None:
                 return self._give_up()
             broken = self.problem.broken(outcome.selection)
             if not broken:
                 return self._judge(outcome)
-            _LOGGER.warning("solver overstepped %s by a little; solving again", ", ".join(broken))
+            _LOGGER.warning("solver exceeded %s slightly; solving again", ", ".join(broken))
             self._rule_out(outcome.selection)
             if self.settings.time_limit is not None:
                 left = max(deadline - time.perf_counter(), _LEAST_SECONDS)
                 self.settings = dataclasses.replace(self.settings, time_limit=left)
         if self.start:
-            return self._keep(self.start)
+            return self._incumbent(self.start)
         raise NoSolutionError(
-            f"solver {self.settings.solver!r} again and again gave a choice that breaks "
+            f"solver {self.settings.solver!r} repeatedly gave a choice that breaks "
             f"{', '.join(broken)}; use another solver, or move the limit a little"
         )
 
@@ -151,29 +151,29 @@ class _Attempts:
                     margins[side.text] = 2.0 * over
         self.variation = dataclasses.replace(self.variation, cuts=cuts, margins=margins)
 
-    def _judge(self, outcome: BackendResult) -> Found:
+    def _judge(self, outcome: BackendResult) -> Incumbent:
         assert outcome.selection is not None
-        found = self._keep(outcome.selection)
-        ended = outcome.ending is Ending.OPTIMAL and not self.variation.margins
+        best = self._incumbent(outcome.selection)
+        optimal = outcome.ending is Ending.OPTIMAL and not self.variation.margins
         if self.start is not None:
-            kept = self._keep(self.start)
-            found = kept if kept.objective < found.objective else found
-        return dataclasses.replace(found, proved=found.proved or ended)
+            start = self._incumbent(self.start)
+            best = start if start.objective < best.objective else best
+        return dataclasses.replace(best, proved=best.proved or optimal)
 
-    def _keep(self, selection: tuple[int, ...]) -> Found:
+    def _incumbent(self, selection: tuple[int, ...]) -> Incumbent:
         objective = self.problem.total(selection)[0]
         bound = min(self.bound, objective)
         room = self.settings.gap * abs(objective) + 1e-9 * self.scale
-        return Found(
+        return Incumbent(
             selection=selection,
             objective=objective,
             bound=bound,
             proved=objective - bound <= room,
         )
 
-    def _give_up(self) -> Found:
+    def _give_up(self) -> Incumbent:
         if self.start is not None:
-            return self._keep(self.start)
+            return self._incumbent(self.start)
         limit, solver = self.settings.time_limit, self.settings.solver
         given = "no time limit" if limit is None else f"{limit:g} seconds"
         raise NoSolutionError(

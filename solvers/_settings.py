@@ -73,10 +73,10 @@ class BackendResult:
 def finish(
     ending: Ending, bound: float | None, values: FloatArray | None, program: Program, all_: Columns
 ) -> BackendResult:
-    """Read the selection out of a solver's values; values that are none count as nothing.
+    """Read the selection from a solver's values; values that are no selection count as nothing.
 
     Args:
-        ending: How the run ended, by the solver's word.
+        ending: How the run ended, as the solver reports it.
         bound: The bound it proved.
         values: Values of the program's variables.
         program: What was solved.
@@ -87,8 +87,8 @@ def finish(
     """
     bound = float(bound) if bound is not None and math.isfinite(bound) else None
     if ending in (Ending.INFEASIBLE, Ending.NOTHING) or values is None:
-        found = ending if ending is Ending.INFEASIBLE else Ending.NOTHING
-        return BackendResult(ending=found, bound=bound)
+        ending = ending if ending is Ending.INFEASIBLE else Ending.NOTHING
+        return BackendResult(ending=ending, bound=bound)
     chosen = program.columns[np.asarray(values)[: len(program.columns)] > 0.5]
     if (all_.covered(chosen.tolist()) != 1).any():
         return BackendResult(ending=Ending.NOTHING, bound=bound)

@@ -39,4 +39,4 @@ class NoSolutionError(SolverError):
 
 
 class SolverMissingError(SolverError):
-    """The solver asked for is not installed; the message holds the command that installs it."""
+    """The requested solver is not installed; the message holds the command that installs it."""

@@ -19,7 +19,7 @@ from solvers.problem import ChoiceProblem
 # Explaining is a courtesy after the answer "none" is known, so each re-solve is kept short.
 _SECONDS = 10.0
 
-# How many groups are named as those that hold a limit up.
+# How many of the groups that contribute most to a total are named.
 _NAMED = 3
 
 
@@ -31,7 +31,7 @@ class Reach:
         limit: The limit, one-sided.
         value: The least total that any choice reaches, or the most for a limit from below.
         fixed: The part of it that no choice changes: the offset.
-        groups: The groups that hold it up most, each with its own part of the value.
+        groups: The groups that contribute most to it, each with its part of the value.
         met: Whether the limit alone can be met.
     """
 
@@ -118,7 +118,7 @@ def explain(
 
     Raises:
         ValueError: If an argument is out of range.
-        SolverError: If it could not be found out whether the problem has a solution.
+        SolverError: If it could not be decided whether the problem has a solution.
 
     Example:
         >>> problem = ChoiceProblem(
@@ -169,7 +169,7 @@ def explain_with(problem: ChoiceProblem, settings: Settings) -> Explanation:
 
 
 def _reaches(problem: ChoiceProblem, settings: Settings) -> tuple[Reach, ...]:
-    found = []
+    reaches = []
     for side in one_sided(problem):
         sign = 1.0 if side.at_most is not None else -1.0
         values = problem.columns.resources[side.resource]
@@ -181,7 +181,7 @@ def _reaches(problem: ChoiceProblem, settings: Settings) -> tuple[Reach, ...]:
         order = np.argsort(-sign * values[list(best)], kind="stable")[:_NAMED]
         columns = [best[at] for at in order]
         total = problem.total(best)[1][side.resource]
-        found.append(
+        reaches.append(
             Reach(
                 limit=side,
                 value=total,
@@ -190,7 +190,7 @@ def _reaches(problem: ChoiceProblem, settings: Settings) -> tuple[Reach, ...]:
                 met=side.slack(total) >= -problem.tolerance(side.resource),
             )
         )
-    return tuple(found)
+    return tuple(reaches)
 
 
 def _conflict(problem: ChoiceProblem, settings: Settings) -> tuple[tuple[str, ...], bool]:
@@ -230,10 +230,10 @@ def _nearest(problem: ChoiceProblem, side: Limit, settings: Settings) -> float |
     """Find how near a limit can be approached while all else holds."""
     rest = tuple(other for other in one_sided(problem) if other != side)
     try:
-        found = find_best(_toward(problem, side, rest), settings)
+        nearest = find_best(_toward(problem, side, rest), settings)
     except SolverError:
         return None
-    return None if found is None else problem.total(found.selection)[1][side.resource]
+    return None if nearest is None else problem.total(nearest.selection)[1][side.resource]
 
 
 def _toward(problem: ChoiceProblem, side: Limit, limits: tuple[Limit, ...]) -> ChoiceProblem:

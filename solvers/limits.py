@@ -1,4 +1,4 @@
-"""What a choice may be held to: bounds on totals, and how many kinds of option it may mix."""
+"""What a choice is limited by: bounds on totals, and how many kinds of option it may mix."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from solvers._backends import available_solvers, require_solver
 from solvers._model import one_sided
-from solvers._search import Found, find_best
+from solvers._search import Incumbent, find_best
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError
 from solvers.explanation import explain_with
@@ -36,7 +36,7 @@ def solve(
 ) -> Solution:
     """Find the choice of least total score within every limit.
 
-    The same problem, solver and seed give the same choice, unless the time limit cuts in.
+    The same problem, solver and seed give the same choice, unless the time limit ends the run.
 
     Args:
         problem: The problem.
@@ -46,7 +46,7 @@ def solve(
         gap: Stop once the objective is proved within this share of the best possible.
         threads: Number of threads, None for the solver's own choice; scipy ignores it.
         seed: Seed of the solver's random decisions; scipy and some of PuLP's ignore it.
-        start: A choice to begin from, or a solution. HiGHS is handed it; with any solver the
+        start: A choice to begin from, or a solution. It is passed to HiGHS; with any solver the
             answer is never worse than it. One that breaks a limit of the problem is ignored.
         options: Further options, by the solver's own names.
 
@@ -70,10 +70,10 @@ def solve(
     require_solver(solver)
     first = read_start(problem, start)
     started = time.perf_counter()
-    found = find_best(problem, settings, start=first)
-    if found is None:
+    best = find_best(problem, settings, start=first)
+    if best is None:
         raise InfeasibleError(problem, explain_with(problem, settings))
-    solution = make_solution(problem, found, time.perf_counter() - started, solver)
+    solution = make_solution(problem, best, time.perf_counter() - started, solver)
     _LOGGER.info("%s: %s, objective %.6g", solver, solution.status, solution.objective)
     return solution
 
@@ -98,28 +98,28 @@ def read_start(problem: ChoiceProblem, start: Start | None) -> tuple[int, ...] |
     return problem.selection(start)
 
 
-def make_solution(problem: ChoiceProblem, found: Found, seconds: float, solver: str) -> Solution:
-    """Say in the words of the problem what was found.
+def make_solution(problem: ChoiceProblem, best: Incumbent, seconds: float, solver: str) -> Solution:
+    """Describe a selection in the words of the problem.
 
     Args:
         problem: The problem.
-        found: What was found for it.
-        seconds: How long that took.
+        best: The selection, with what is known about it.
+        seconds: How long the solver took.
         solver: Name of the solver.
 
     Returns:
         The solution.
     """
-    objective, totals = problem.total(found.selection)
-    choices, spans = problem.columns.split(found.selection)
+    objective, totals = problem.total(best.selection)
+    choices, spans = problem.columns.split(best.selection)
     return Solution(
-        status=Status.OPTIMAL if found.proved else Status.FEASIBLE,
+        status=Status.OPTIMAL if best.proved else Status.FEASIBLE,
         choices=choices,
         labels=problem.labels(choices, spans),
         spans=spans,
         objective=objective,
-        bound=found.bound,
-        gap=(objective - found.bound) / max(abs(objective), 1e-12),
+        bound=best.bound,
+        gap=(objective - best.bound) / max(abs(objective), 1e-12),
         resources=totals,
         slack={side.text: side.slack(totals[side.resource]) for side in one_sided(problem)},
         seconds=seconds,

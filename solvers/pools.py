@@ -14,7 +14,7 @@ import numpy as np
 
 from solvers._backends import require_solver
 from solvers._relax import relaxed_bound
-from solvers._search import Found, find_best, unreachable
+from solvers._search import Incumbent, find_best, unreachable
 from solvers._settings import Settings
 from solvers.errors import InfeasibleError
 from solvers.explanation import explain_with
@@ -65,7 +65,7 @@ def pool(
 
     Example:
         >>> problem = ChoiceProblem((("a", "b"),) * 2, [0.0, 1.0, 0.0, 2.0])
-        >>> [found.labels for found in pool(problem, 3)]
+        >>> [solution.labels for solution in pool(problem, 3)]
         [('a', 'a'), ('b', 'a'), ('a', 'b')]
     """
     if k < 1:
@@ -77,7 +77,7 @@ def pool(
         )
     require_solver(solver)
     settings = Settings(solver, time_limit, gap, threads, seed)
-    found: list[Solution] = []
+    solutions: list[Solution] = []
     restricted, floor = problem, -math.inf
     for at in range(k):
         started = time.perf_counter()
@@ -87,11 +87,11 @@ def pool(
             break
         floor = result.bound
         seconds = time.perf_counter() - started
-        found.append(make_solution(problem, result, seconds, solver))
+        solutions.append(make_solution(problem, result, seconds, solver))
         restricted = _away_from(restricted, result.selection, f"same as {at}", min_distance)
-    if not found:
+    if not solutions:
         raise InfeasibleError(problem, explain_with(problem, settings))
-    return tuple(found)
+    return tuple(solutions)
 
 
 def frontier(
@@ -143,8 +143,8 @@ def frontier(
             limits.append(Limit(resource, at_least=limit.at_least))
     free = problem.with_limits(limits)
     budgets = _budgets(free, resource, points, settings)
-    found: list[Solution] = []
-    last: Found | None = None
+    solutions: list[Solution] = []
+    last: Incumbent | None = None
     for budget in sorted(budgets):
         if any(limit.slack(budget) < 0 for limit in limits if limit.resource == resource):
             continue
@@ -155,12 +155,12 @@ def frontier(
         if result is not None:
             last = result
             seconds = time.perf_counter() - started
-            found.append(make_solution(limited, result, seconds, solver))
-    if not found:
+            solutions.append(make_solution(limited, result, seconds, solver))
+    if not solutions:
         loosest = Limit(resource, at_most=max(budgets))
         limited = free.with_limits([*limits, loosest])
         raise InfeasibleError(limited, explain_with(limited, settings))
-    return _undominated(found, resource)
+    return _undominated(solutions, resource)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +193,7 @@ def best_over(
 ) -> BestOver[Key]:
     """Find the problem whose best solution scores least, for instance over batch sizes.
 
-    A quick bound is worked out for every problem first; they are solved from the most promising
+    A quick bound is computed for every problem first; they are solved from the most promising
     one on, and those whose bound is no better than the best solution so far are not solved.
 
     Args:
@@ -237,12 +237,12 @@ def best_over(
             skipped.append(key)
             continue
         started = time.perf_counter()
-        found = find_best(problems[key], settings, floor=bounds[key])
-        if found is None:
+        result = find_best(problems[key], settings, floor=bounds[key])
+        if result is None:
             infeasible.append(key)
             continue
         seconds = time.perf_counter() - started
-        solved[key] = make_solution(problems[key], found, seconds, solver)
+        solved[key] = make_solution(problems[key], result, seconds, solver)
         if best is None or solved[key].objective < solved[best].objective:
             best = key
     if best is None:
@@ -262,7 +262,7 @@ def best_over(
 def _away_from(
     problem: ChoiceProblem, selection: tuple[int, ...], name: str, distance: int
 ) -> ChoiceProblem:
-    """Ask for groups that are covered otherwise: at most so many as before."""
+    """Require at least so many groups to be covered differently."""
     same = np.zeros(len(problem.columns.first))
     chosen = list(selection)
     same[chosen] = problem.columns.lengths[chosen]
@@ -292,17 +292,17 @@ def _budgets(
     lean = dataclasses.replace(free, score=free.resources[resource], spans=spans)
     ends = []
     for end in (lean, free):
-        found = find_best(end, settings)
-        if found is None:
+        result = find_best(end, settings)
+        if result is None:
             raise InfeasibleError(free, explain_with(free, settings))
-        ends.append(free.total(found.selection)[1][resource])
+        ends.append(free.total(result.selection)[1][resource])
     return [float(budget) for budget in np.linspace(min(ends), max(ends), points)]
 
 
-def _undominated(found: list[Solution], resource: str) -> tuple[Solution, ...]:
+def _undominated(solutions: list[Solution], resource: str) -> tuple[Solution, ...]:
     """Keep, by ever more of the resource, what scores less than all before."""
     kept: list[Solution] = []
-    for solution in sorted(found, key=lambda s: (s.resources[resource], s.objective)):
+    for solution in sorted(solutions, key=lambda s: (s.resources[resource], s.objective)):
         if not kept or solution.objective < kept[-1].objective:
             kept.append(solution)
     return tuple(kept)

@@ -132,13 +132,13 @@ class ChoiceProblem:
         Raises:
             ValueError: As for `evaluate`.
         """
-        found = []
+        names = []
         selection = self.selection(choices, spans)
         for group, column in enumerate(self.columns.by_group(selection).tolist()):
             own = column < self.size
             label = self.groups[group][column - int(self.columns.starts[group])] if own else None
-            found.append(self.spans[column - self.size].label if label is None else label)
-        return tuple(found)
+            names.append(self.spans[column - self.size].label if label is None else label)
+        return tuple(names)
 
     def violations(
         self, choices: Sequence[int | None], spans: Sequence[int] = ()
@@ -226,7 +226,7 @@ class ChoiceProblem:
 
         Args:
             name: Name of the new resource.
-            counts: Tells of a label whether it counts, or by how much.
+            counts: Says whether a label counts, or by how much.
             at_most: Bound on the count, None for none.
             at_least: Bound on the count, None for none.
 
@@ -349,7 +349,7 @@ class ChoiceProblem:
             The limits, pins and bound on distinct choices that do not hold, in words.
         """
         totals = self.total(selection)[1]
-        found = [
+        broken = [
             side.text
             for limit in self.limits
             for side in limit.sides()
@@ -358,13 +358,13 @@ class ChoiceProblem:
         if not self.columns.allowed[list(selection)].all():
             covering = self.columns.by_group(selection)
             at = [g for g in self.pinned if not self.columns.allowed[covering[g]]]
-            found.append(f"pins of groups {', '.join(map(str, at))}")
+            broken.append(f"pins of groups {', '.join(map(str, at))}")
         distinct = self.distinct
         if isinstance(distinct, Distinct):
             codes = self.columns.kinds[list(selection)]
             if len(set(codes[codes >= 0].tolist())) > distinct.at_most:
-                found.append(distinct.text)
-        return tuple(found)
+                broken.append(distinct.text)
+        return tuple(broken)
 
     def _make_columns(self) -> Columns:
         sizes = np.array([len(group) for group in self.groups], dtype=np.intp)

@@ -59,7 +59,7 @@ class Refined:
     """The best choice that a local search measured.
 
     Args:
-        choices: The choice; the start itself if nothing better was found.
+        choices: The choice; the start itself if no better one was measured.
         spans: Its spans.
         labels: What covers each group.
         value: Its value by the costliest measure.
@@ -152,8 +152,8 @@ def _climb(
         round_ = moves.propose(best, width, seen)
         if not round_:
             break
-        seen.update(found for found, _ in round_)
-        survivor = _halve(round_, recorder)
+        seen.update(selection for selection, _ in round_)
+        survivor = _best_of_round(round_, recorder)
         if survivor is not None and survivor[1] < value:
             (best, value), accepted = survivor, accepted + 1
             _LOGGER.info("measured %.6g after %d evaluations", value, len(recorder.done))
@@ -169,10 +169,10 @@ def _climb(
     )
 
 
-def _halve(
+def _best_of_round(
     round_: list[tuple[tuple[int, ...], str]], recorder: _Recorder
 ) -> tuple[tuple[int, ...], float] | None:
-    """Measure all cheaply and the better half more dearly, up to the costliest measure."""
+    """Measure all cheaply, and the better half by the next measure, up to the costliest."""
     last = len(recorder.measures) - 1
     alive = round_
     for level in range(last + 1):
@@ -188,7 +188,8 @@ def _halve(
             return None
         if level == last:
             return measured[0][1], measured[0][0]
-        alive = [(found, move) for _, found, move in measured[: math.ceil(len(measured) / 2)]]
+        better = measured[: math.ceil(len(measured) / 2)]
+        alive = [(selection, move) for _, selection, move in better]
     return None
 
 
@@ -241,17 +242,17 @@ class _Recorder:
         for number, line in enumerate(whole, start=1):
             try:
                 entry = json.loads(line)
-                found = MeasuredChoice(
+                evaluation = MeasuredChoice(
                     level=int(entry["level"]),
                     choices=tuple(entry["choices"]),
                     spans=tuple(entry["spans"]),
                     value=entry["value"],
                     move=str(entry["move"]),
                 )
-                selection = self.problem.selection(found.choices, found.spans)
+                selection = self.problem.selection(evaluation.choices, evaluation.spans)
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"line {number} of {log} is no evaluation of this problem ({error}); give "
+                    f"line {number} of {log} is not an evaluation of this problem ({error}); give "
                     "another path, or remove the file"
                 ) from error
-            self.known[found.level, selection] = found
+            self.known[evaluation.level, selection] = evaluation

@@ -31,7 +31,7 @@ class Sensitivity:
         step: How far its bound was moved outwards.
         gain: By how much the least score fell; 0 if the step buys nothing.
         gain_per_unit: The gain divided by the step.
-        changed: Groups that are covered otherwise after the step.
+        changed: Groups that are covered differently after the step.
         solution: The solution after the step.
         certain: Whether both solutions were proved best, so that the gain is exact.
         next_budget: The nearest budget at which a better choice exists if the other limits stay;
@@ -83,7 +83,7 @@ def sensitivity(
         One result for each one-sided limit, in order.
 
     Raises:
-        ValueError: If an argument is out of range, or the solution is none of this problem.
+        ValueError: If an argument is out of range, or the solution is not one of this problem.
         InfeasibleError: If the problem has no solution.
         NoSolutionError: If the time ran out before a solution was found.
 
@@ -92,8 +92,8 @@ def sensitivity(
         ...     (("a", "b"),) * 2, [0, 1, 0, 3], {"r": [5, 1, 5, 1]},
         ...     limits=(Limit("r", at_most=6),),
         ... )
-        >>> found = sensitivity(problem)[0]
-        >>> (found.gain, found.next_budget)
+        >>> result = sensitivity(problem)[0]
+        >>> (result.gain, result.next_budget)
         (0.0, 10.0)
     """
     if not step > 0.0:
@@ -128,10 +128,10 @@ def _own(
                 f"the solution breaks {', '.join(broken)}; give one of this problem, or none"
             )
         return given, False
-    found = find_best(problem, settings)
-    if found is None:
+    best = find_best(problem, settings)
+    if best is None:
         raise InfeasibleError(problem, explain_with(problem, settings))
-    return found.selection, found.proved
+    return best.selection, best.proved
 
 
 def _loosened(
@@ -145,13 +145,13 @@ def _loosened(
     selection, proved = own
     rest = _without(problem, side)
     looser = problem.with_limits([*rest, side.moved(move)])
-    found = find_best(looser, settings, start=selection)
-    assert found is not None
-    solution = make_solution(looser, found, 0.0, settings.solver)
+    best = find_best(looser, settings, start=selection)
+    assert best is not None
+    solution = make_solution(looser, best, 0.0, settings.solver)
     before = problem.total(selection)[0]
-    gain = max(before - found.objective, 0.0)
+    gain = max(before - best.objective, 0.0)
     columns = problem.columns
-    changed = np.flatnonzero(columns.by_group(selection) != columns.by_group(found.selection))
+    changed = np.flatnonzero(columns.by_group(selection) != columns.by_group(best.selection))
     return Sensitivity(
         limit=side,
         step=move,
@@ -159,7 +159,7 @@ def _loosened(
         gain_per_unit=gain / move,
         changed=tuple(changed.tolist()),
         solution=solution,
-        certain=proved and found.proved,
+        certain=proved and best.proved,
         next_budget=_next_budget(problem, side, rest, before, settings) if look else None,
     )
 
@@ -197,7 +197,7 @@ def _next_budget(
         limits=(*rest, Limit(name, at_most=lower)),
     )
     try:
-        found = find_best(toward, settings)
+        nearest = find_best(toward, settings)
     except SolverError:
         return None
-    return None if found is None else problem.total(found.selection)[1][side.resource]
+    return None if nearest is None else problem.total(nearest.selection)[1][side.resource]

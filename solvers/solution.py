@@ -1,4 +1,4 @@
-"""What a solver found, and how much is known about it."""
+"""A solver's answer, and how much is known about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 class Status(enum.StrEnum):
     """How much is known about a solution.
 
-    OPTIMAL means proved best, to within the gap that was asked for. FEASIBLE means within the
+    OPTIMAL means proved best, to within the requested gap. FEASIBLE means within the
     limits, while a better one may exist: the solver ran out of time.
     """
 

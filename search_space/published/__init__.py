@@ -59,7 +59,7 @@ class PublishedLayout:
         return identity_layers(self.layout)
 
     def fusion(self) -> Fusion:
-        """Returns the FFN fusion that the layout went through; no runs if it went through none.
+        """Returns the FFN fusion that the layout went through; without runs if there was none.
 
         The widths inside a run are inferred: only their sum is published, and it is split as
         evenly as multiples of 256 allow. Attention, FFNs outside the runs, the number of layers
@@ -68,12 +68,12 @@ class PublishedLayout:
         if not self.fused_runs:
             return Fusion(())
         active = remove_identity_layers(self.layout)
-        runs, gone = [], 0
+        runs, removed = [], 0
         for first, last in self.fused_runs:
             members = last - first + 1
-            width = active.blocks[first - gone].ffn.width or 0
+            width = active.blocks[first - removed].ffn.width or 0
             runs.append(FusedRun(first, even_widths(width, members)))
-            gone += members - 1
+            removed += members - 1
         return Fusion(tuple(runs))
 
     def search_result(self) -> Layout:

@@ -94,7 +94,7 @@ def test_many_answers_past_the_limit_tighten_it_and_prove_nothing(
 
 def test_answers_past_the_limit_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0,)))
-    with pytest.raises(NoSolutionError, match=r"again and again .* breaks r <= 2\.5"):
+    with pytest.raises(NoSolutionError, match=r"repeatedly gave .* breaks r <= 2\.5"):
         solve(PROBLEM)
 
 

@@ -155,5 +155,5 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
             refine(problem, **({"start": start, "measure": measure, "budget": 5} | changes))
     log = tmp_path / "log.jsonl"
     log.write_text('{"level": 0, "choices": [0], "spans": [], "value": 1, "move": ""}\n')
-    with pytest.raises(ValueError, match=r"line 1 of .* is no evaluation of this problem"):
+    with pytest.raises(ValueError, match=r"line 1 of .* is not an evaluation of this problem"):
         refine(problem, start, measure, 5, log=log)
