@@ -2,7 +2,7 @@
 
 Starts: ours (closed form, FFNs behind removed attention coupled), ours with all FFNs decoupled,
 and the Puzzle paper's (mean-pooled heads, W_O W_V, W_down W_up, sliced channels; no fit). Each with
-0 or more tokens of blockwise local distillation. Told are the local error and the replace-one KL
+0 or more tokens of blockwise local distillation. It reports the local error and the replace-one KL
 of the variants of some layers, and the KL of whole children at two budgets.
 
     OMP_NUM_THREADS=1 python benchmarks/bld.py --out bld-run --tokens 0 16384 65536
@@ -41,8 +41,8 @@ STARTS = {
 }
 ATTENTIONS, FFNS = ["gqa1", "linear", "none"], ["gated768", "linear"]
 # One change at a time, and the two that belong together where attention is gone.
-TOLD = ["gqa1+gated1536", "linear+gated1536", "none+gated1536", "gqa3+gated768", "gqa3+linear"]
-TOLD += ["none+gated768"]
+BLOCKS = ["gqa1+gated1536", "linear+gated1536", "none+gated1536", "gqa3+gated768", "gqa3+linear"]
+BLOCKS += ["none+gated768"]
 
 
 def config_of(start: str, tokens: int) -> LibraryConfig:
@@ -58,7 +58,7 @@ def local(
     keep = [layer for layer in range(parent.shape.layers) if layer not in layers]
     space = SearchSpace.uniform(parent.shape, attentions=ATTENTIONS, ffns=FFNS, keep=keep)
     library = build_library(parent, space, cut, workspace=workspace, config=config)
-    blocks = [Block.from_label(label) for label in TOLD]
+    blocks = [Block.from_label(label) for label in BLOCKS]
     scores = replace_some(library, dict.fromkeys(layers, blocks), cut, workspace=workspace)
 
     def mean(values: list[float]) -> float:
@@ -66,7 +66,7 @@ def local(
 
     names = sorted({name for layer in layers for name in library.errors(layer)})
     errors = {n: mean([library.errors(layer)[n].value for layer in layers]) for n in names}
-    kl = {label: mean([scores[layer][label].kl for layer in layers]) for label in TOLD}
+    kl = {label: mean([scores[layer][label].kl for layer in layers]) for label in BLOCKS}
     return {"errors": {n: e for n, e in errors.items() if e > 1e-8}, "kl": kl}
 
 
@@ -80,7 +80,7 @@ def budget_layouts(
     scores = fisher(library, space, cut, workspace=workspace)
     rows = [space.blocks(layer) for layer in range(shape.layers)]
     whole = sum(counting.block_parameters(shape, row[0]) for row in rows)
-    found = {}
+    layouts = {}
     for share in shares:
         problem = choice_problem(
             rows,
@@ -89,8 +89,8 @@ def budget_layouts(
             [Limit("parameters", at_most=share * whole)],
         )
         labels = solve(problem).labels
-        found[share] = Layout(shape, tuple(map(Block.from_label, labels)))
-    return found
+        layouts[share] = Layout(shape, tuple(map(Block.from_label, labels)))
+    return layouts
 
 
 def main() -> None:
@@ -121,8 +121,8 @@ def main() -> None:
     for start in STARTS:
         for tokens in args.tokens:
             clock = time.process_time()
-            found = local(parent, args.layers, cut, workspace, config_of(start, tokens))
-            note({"start": start, "tokens": tokens, **found}, clock)
+            means = local(parent, args.layers, cut, workspace, config_of(start, tokens))
+            note({"start": start, "tokens": tokens, **means}, clock)
     layouts = budget_layouts(parent, args.budgets, cut, workspace)
     for share, layout in layouts.items():
         for start in STARTS:

@@ -3,9 +3,9 @@
     puzzle search --demo
     OMP_NUM_THREADS=1 python benchmarks/child.py --run puzzle-run --tokens 24576
 
-Distils on the demo's text, on windows that go on where the search's end; evaluates parent, child
-and distilled child on text after those and in offline tasks; measures all three in llama.cpp. It
-prints one JSON object and leaves the distilled child in RUN/distilled/child.
+Distils on the demo's text, on windows that begin where those of the search end; evaluates parent,
+child and distilled child on text after those and in offline tasks; measures all three in llama.cpp.
+It prints one JSON object and leaves the distilled child in RUN/distilled/child.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TASKS = ("arithmetic/1_digit_addition", "entailed_polarity", "implicatures", "sp
 def evaluated(models: dict[str, Any], text: Any, tokenizer: Any, limit: int) -> dict[str, Any]:
     """Returns figures of each model, and what each keeps of the first, in percent."""
     tasks = ["mmlu-dev", *fetch_bigbench(TASKS)]
-    found = {}
+    figures = {}
     for name, model in list(models.items())[1:]:
         both = puzzle.evaluate(
             model,
@@ -46,8 +46,8 @@ def evaluated(models: dict[str, Any], text: Any, tokenizer: Any, limit: int) -> 
             tokenizer=tokenizer,
             limit=limit,
         )
-        found[name] = both.to_dict()
-    return found
+        figures[name] = both.to_dict()
+    return figures
 
 
 def served(models: dict[str, Any], tokenizer: Any, rounds: int) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def main() -> None:
     used = DEMO_DATA.fit_tokens + DEMO_DATA.score_tokens + DEMO_DATA.validation_tokens
     size = replace(DEMO_DATA, fit_tokens=2 * used + options.tokens, validation_tokens=8192)
     cut = windows(demo_text(), parent.tokenizer, size)
-    # The documents come in the search's order, so these are ones that it did not see.
+    # The documents come in the search's order, so that it has not seen these.
     unseen = cut.fit[-(options.tokens // cut.fit.shape[1]) :]
     started = time.process_time()
     distilled = puzzle.distill(

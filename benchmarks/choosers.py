@@ -1,8 +1,8 @@
 """What chooses best? Layouts of SmolLM2 by a dozen choosers, at equal size or equal decode time.
 
-Run it with `nice python benchmarks/choosers.py --out choosers-run`: it goes on where it stopped.
+Run it with `nice python benchmarks/choosers.py --out choosers-run`: it resumes where it stopped.
 For each budget it writes a JSON file (layouts, validation figures, CPU-seconds) into the run
-directory, and the tables into choosers.md. With `--only 0.55` it stays with the budgets whose name
+directory, and the tables into choosers.md. With `--only 0.55` it runs only the budgets whose name
 contains that, so that several can run side by side.
 """
 
@@ -55,7 +55,7 @@ ROUNDS, MOVES, POOL = 3, 60, 8
 
 
 class Study:
-    """Model, text, library and scores, each made when first asked for and kept on disk."""
+    """Model, text, library and scores, each made on first use and kept on disk."""
 
     def __init__(self, out: str) -> None:
         self.workspace = Workspace(out)
@@ -179,8 +179,8 @@ def measured(step: Callable[..., Layout]) -> Chooser:
     def run(study: Study, budget: Budget) -> tuple[str, ...]:
         problem = budget.problem(study, study.scores("exact"))
         start = layout_of(study.own, solve(problem).labels)
-        found = step(study, budget, problem, start)
-        return tuple(block.label for block in found.blocks)
+        layout = step(study, budget, problem, start)
+        return tuple(block.label for block in layout.blocks)
 
     return run
 
@@ -202,9 +202,9 @@ def _portfolio(measure: str) -> Callable[..., Layout]:
             solve(budget.problem(study, study.scores("fisher"))).labels,
             whole_layers(problem, study.influence, empty=EMPTY),
         ]
-        found = [layout_of(start, labels) for labels in others]
+        layouts = [layout_of(start, labels) for labels in others]
         decide: LayoutKL = getattr(study, measure)
-        best = halved([best_of_pool(problem, start, decide, POOL), *found], decide)
+        best = halved([best_of_pool(problem, start, decide, POOL), *layouts], decide)
         return refined(problem, best, decide, MOVES)
 
     return step
@@ -221,7 +221,7 @@ def _around(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout)
 
 
 def _both(study: Study, budget: Budget, problem: ChoiceProblem, start: Layout) -> Layout:
-    # The trust region's layout is known by now: only its search is added.
+    # The trust region's layout is known by now: only the local search is added.
     labels = STATE[budget.name]["trust region"]["labels"]
     return refined(problem, layout_of(start, labels), study.measure, MOVES)
 
@@ -233,8 +233,8 @@ def second_round(study: Study, budget: Budget) -> tuple[str, ...]:
     again = build_library(
         study.parent, study.space, study.cut, workspace=study.workspace, around=first
     )
-    found = refined(problem, first, LayoutKL(again, study.cut.score), MOVES)
-    return tuple(block.label for block in found.blocks)
+    best = refined(problem, first, LayoutKL(again, study.cut.score), MOVES)
+    return tuple(block.label for block in best.blocks)
 
 
 def same_as(name: str) -> Chooser:
@@ -321,10 +321,10 @@ def run(study: Study, out: Path, only: str) -> None:
             if name.endswith("healed"):
                 child = heal(study.parent, layout, study.cut, workspace=study.workspace)
                 text = study.cut.validation[:VALIDATION_WINDOWS]
-                found = validate(LayoutKL(child, text), layout)
+                figures = validate(LayoutKL(child, text), layout)
             else:
-                found = known[0] if known else validate(study.judge, layout)
-            entry = {"labels": labels, "cpu_seconds": round(seconds, 1), "validation": found}
+                figures = known[0] if known else validate(study.judge, layout)
+            entry = {"labels": labels, "cpu_seconds": round(seconds, 1), "validation": figures}
             problem = budget.problem(study, study.scores("exact"))
             choices = [row.index(one) for row, one in zip(problem.groups, labels, strict=True)]
             entry["predicted"], entry["resources"] = problem.evaluate(choices)
@@ -332,11 +332,11 @@ def run(study: Study, out: Path, only: str) -> None:
             report = {"machine": study.machine, "data": str(DATA), "choosers": entries}
             text = json.dumps(report, indent=1)
             (out / f"{budget.name}.json").write_text(text, encoding="utf-8")
-            print(f"{budget.name}: {name}: {found['kl']:.4f}  ({seconds:.0f} s)", flush=True)
+            print(f"{budget.name}: {name}: {figures['kl']:.4f}  ({seconds:.0f} s)", flush=True)
 
 
 def read(out: Path) -> None:
-    """Reads what earlier runs found."""
+    """Reads the results of earlier runs."""
     for budget in BUDGETS:
         path = out / f"{budget.name}.json"
         if path.exists():
@@ -364,8 +364,8 @@ def _cell(budget: str, row: str) -> str:
     entry = STATE[budget].get(row)
     if entry is None:
         return ""
-    found = entry["validation"]
-    return f"{found['kl']:.3f} / {found['perplexity']:.1f} / {found['agreement']:.3f}"
+    figures = entry["validation"]
+    return f"{figures['kl']:.3f} / {figures['perplexity']:.1f} / {figures['agreement']:.3f}"
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ def main() -> None:
     scenario = scenario_of(options, "bfloat16")
     workspace = Workspace(options.out)
     if options.model != "calibrated":
-        # Sizes are all that is asked of a parent here.
+        # Only the parent's sizes are used here.
         parent = SimpleNamespace(
             shape=SHAPE,
             config=PARENT.config,

@@ -2,7 +2,7 @@
 
 Run it with `python benchmarks/distill_losses.py --out puzzle-run`; it prints lines of JSON. The
 child is the parent without the attention of some layers, with nothing refitted, so that all of
-the recovery is the distillation's. Every combination sees the same windows in the same order;
+the recovery comes from distillation. Every combination sees the same windows in the same order;
 KL to the parent and perplexity are measured on text that no run has seen. `RUNS` is the table of
 arXiv 2411.19146 (global distillation of Nemotron-51B), in its order.
 """
@@ -26,7 +26,7 @@ RUNS += [("cosine", "kl")]
 
 
 def main() -> None:
-    """Distils the child once per combination and prints what came of it."""
+    """Distils the child once per combination and prints KL and perplexity before and after."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="puzzle-run")
     parser.add_argument("--layers", type=int, nargs="*", default=[6, 12, 18, 24])

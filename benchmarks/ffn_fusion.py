@@ -1,4 +1,4 @@
-"""The figures of docs/fusion.md: what fusing FFNs does to a real child, and which runs to fuse.
+"""The figures of docs/results/fusion.md: what fusing FFNs does to a child, and which runs to fuse.
 
 Run it with `python benchmarks/ffn_fusion.py`; one JSON object is printed. A child of the demo
 model has no attention in a run of layers and is not trained. It is fused in pieces, with either

@@ -2,7 +2,7 @@
 
 Run it with `nice python benchmarks/fisher.py --out choosers-run`; library and exact scores that
 choosers.py left there are used. It prints one JSON object. CPU-seconds count all threads. Scores
-found in the run directory cost nothing, so every Fisher run here has a seed of its own.
+that are already in the run directory cost nothing, so every Fisher run has a seed of its own.
 """
 
 import argparse
@@ -49,14 +49,14 @@ def main() -> None:
     for config in CONFIGS:
         place = (study.library, study.space, study.cut)
         started = time.process_time()
-        found = fisher(*place, workspace=study.workspace, config=config)
+        estimated = fisher(*place, workspace=study.workspace, config=config)
         seconds = time.process_time() - started
         entry = {"probes": config.probes, "cpu_seconds": round(seconds, 1)}
         entry["forward_equivalents"] = round(seconds / forward, 1)
         entry["share_of_scratch"] = round(seconds / scratch, 4)
-        entry["spearman"] = correlations(exact, found, kinds)
-        entry["estimate_over_exact"] = ratios(exact, found, kinds["all"])
-        entry["calibrated"] = calibration_errors(exact, found, kinds["all"])
+        entry["spearman"] = correlations(exact, estimated, kinds)
+        entry["estimate_over_exact"] = ratios(exact, estimated, kinds["all"])
+        entry["calibrated"] = calibration_errors(exact, estimated, kinds["all"])
         report["fisher"].append(entry)
     print(json.dumps(report, indent=1))
 
@@ -73,7 +73,7 @@ def forward_seconds(study: Study) -> float:
 
 def by_kind(scores: Scores) -> dict[str, list[tuple[int, str]]]:
     """Returns the blocks that change something: all, and by which halves they change."""
-    found: dict[str, list[tuple[int, str]]] = {"all": [], "attention": [], "ffn": [], "both": []}
+    keys: dict[str, list[tuple[int, str]]] = {"all": [], "attention": [], "ffn": [], "both": []}
     own = Block.from_label(next(iter(scores[0])))
     for layer, label, _ in scores.items():
         block = Block.from_label(label)
@@ -81,25 +81,27 @@ def by_kind(scores: Scores) -> dict[str, list[tuple[int, str]]]:
             continue
         kind = "ffn" if block.attention == own.attention else "both"
         kind = "attention" if block.ffn == own.ffn else kind
-        found["all"].append((layer, label))
-        found[kind].append((layer, label))
-    return found
+        keys["all"].append((layer, label))
+        keys[kind].append((layer, label))
+    return keys
 
 
-def correlations(exact: Scores, found: Scores, kinds: dict) -> dict[str, float]:
+def correlations(exact: Scores, estimated: Scores, kinds: dict) -> dict[str, float]:
     """Returns Spearman's correlation over all blocks and within each kind."""
     return {
         kind: round(
-            float(spearmanr([exact.kl(*k) for k in keys], [found.kl(*k) for k in keys]).statistic),
+            float(
+                spearmanr([exact.kl(*k) for k in keys], [estimated.kl(*k) for k in keys]).statistic
+            ),
             4,
         )
         for kind, keys in kinds.items()
     }
 
 
-def ratios(exact: Scores, found: Scores, keys: list) -> dict[str, float]:
+def ratios(exact: Scores, estimated: Scores, keys: list) -> dict[str, float]:
     """Returns the median of estimate / exact by the size of the exact score."""
-    truth, estimate = (np.array([s.kl(*key) for key in keys]) for s in (exact, found))
+    truth, estimate = (np.array([s.kl(*key) for key in keys]) for s in (exact, estimated))
     medians = {}
     for low, high in itertools.pairwise(EDGES):
         inside = (truth >= low) & (truth < high)
@@ -110,12 +112,12 @@ def ratios(exact: Scores, found: Scores, keys: list) -> dict[str, float]:
     return medians
 
 
-def calibration_errors(exact: Scores, found: Scores, keys: list) -> list[dict[str, float]]:
+def calibration_errors(exact: Scores, estimated: Scores, keys: list) -> list[dict[str, float]]:
     """Returns the median error of calibrated scores, the exact ones left out, by anchors."""
     rows = []
     for anchors in (12, 24, 48):
         config = HybridConfig(anchors=anchors, trust=None)
-        scores = calibrated(found, lambda some: {k: exact[k[0]][k[1]] for k in some}, config)
+        scores = calibrated(estimated, lambda some: {k: exact[k[0]][k[1]] for k in some}, config)
         rest = [k for k in keys if scores[k[0]][k[1]].method == "calibrated"]
         errors = [abs(scores.kl(*key) / exact.kl(*key) - 1) for key in rest]
         rows.append({"anchors": anchors, "median_error": round(float(np.median(errors)), 3)})

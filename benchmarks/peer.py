@@ -6,7 +6,7 @@ all and 111,505,536 parameters. Puzzletron 0.47.0's best child there loses 1.25 
 
     OMP_NUM_THREADS=1 python benchmarks/peer.py --out peer-run
 
-Text: docstrings of installed packages. Losses are told on held-out docstrings, plain and as chats,
+Text: docstrings of installed packages. Losses are those on held-out docstrings, plain and as chats,
 and on the King James Bible, which nothing was fitted to. Each stage is timed in CPU-seconds of this
 process; stages that are on disk already are not run again and cost nothing.
 """
@@ -56,10 +56,10 @@ class Stages:
     def __call__(self, name: str, run: Callable[[], T]) -> T:
         """Returns what a stage returns, and notes what it cost."""
         start = time.process_time()
-        found = run()
+        result = run()
         self.seconds[name] = round(time.process_time() - start, 1)
         print(f"{name}: {self.seconds[name]} CPU-s", flush=True)
-        return found
+        return result
 
 
 def peer_problem(space: SearchSpace, scores: Scores) -> ChoiceProblem:
@@ -79,19 +79,19 @@ def peer_problem(space: SearchSpace, scores: Scores) -> ChoiceProblem:
 
 
 def held_out_texts(parent: Parent, plain: torch.Tensor, tokens: int) -> dict[str, torch.Tensor]:
-    """Returns windows of each text that losses are told on."""
+    """Returns windows of each text on which losses are computed."""
     tokenizer = parent.tokenizer
 
     def cut(texts: list[str]) -> torch.Tensor:
-        found: list[int] = []
+        ids: list[int] = []
         for text in texts:
-            found += [
+            ids += [
                 *tokenizer(text, add_special_tokens=False)["input_ids"],
                 tokenizer.eos_token_id,
             ]
-            if len(found) >= tokens:
+            if len(ids) >= tokens:
                 break
-        return torch.tensor(found[: tokens // 256 * 256]).view(-1, 256)
+        return torch.tensor(ids[: tokens // 256 * 256]).view(-1, 256)
 
     def chat(text: str) -> str:
         turns = [("user", text.split("\n")[0]), ("assistant", text)]
@@ -180,10 +180,8 @@ def main() -> None:
         "parent": base,
         **{name: losses(lib, layout, held_out) for name, lib in children.items()},
     }
-    for name, found in table.items():
-        print(
-            name, {text: f"{loss:.3f} (+{loss - base[text]:.3f})" for text, loss in found.items()}
-        )
+    for name, row in table.items():
+        print(name, {text: f"{loss:.3f} (+{loss - base[text]:.3f})" for text, loss in row.items()})
     figures = {
         "machine": machine,
         "arguments": vars(args),

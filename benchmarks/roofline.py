@@ -129,13 +129,13 @@ def fit(
 ) -> Efficiency:
     """The named efficiencies with the least sum of |log(predicted / published)|, of several starts.
 
-    Absolute and not squared, for a row whose batch was another one may be far off.
+    Absolute and not squared, since a row whose batch was different may be far off.
     """
 
     def made(values: Sequence[float]) -> Efficiency:
-        found = {name: abs(float(value)) for name, value in zip(start, values, strict=True)}
-        shares = {n: min(v, 1.0) for n, v in found.items() if n in ("compute", "memory")}
-        micros = {n: 1e-6 * v for n, v in found.items() if n not in shares}
+        sizes = {name: abs(float(value)) for name, value in zip(start, values, strict=True)}
+        shares = {n: min(v, 1.0) for n, v in sizes.items() if n in ("compute", "memory")}
+        micros = {n: 1e-6 * v for n, v in sizes.items() if n not in shares}
         return replace(base, **shares, **micros)
 
     def loss(values: Sequence[float]) -> float:
@@ -145,7 +145,7 @@ def fit(
     options = {"maxfev": 300, "xatol": 1e-3, "fatol": 1e-6}
     starts = ([factor * value for value in start.values()] for factor in (0.7, 1.0, 1.3))
     tries = [minimize(loss, x, method="Nelder-Mead", options=options) for x in starts]
-    return made(min(tries, key=lambda found: found.fun).x)
+    return made(min(tries, key=lambda result: result.fun).x)
 
 
 def errors(pairs: Sequence[tuple[str, float, float, str]]) -> None:
@@ -154,14 +154,14 @@ def errors(pairs: Sequence[tuple[str, float, float, str]]) -> None:
     for name, published, predicted, remark in pairs:
         error = f"{predicted / published - 1:+.1%}"
         print(f"| {name} | {published:.4g} | {predicted:.4g}{remark} | {error} |")
-    found = [abs(predicted / published - 1) for _, published, predicted, _ in pairs]
-    print(f"\nmedian error {statistics.median(found):.1%}, worst {max(found):.1%}\n")
+    sizes = [abs(predicted / published - 1) for _, published, predicted, _ in pairs]
+    print(f"\nmedian error {statistics.median(sizes):.1%}, worst {max(sizes):.1%}\n")
 
 
 def absolute(speed: Speed, table: Sequence[Row], efficiency: Efficiency) -> None:
     """Prints predicted and published speeds."""
-    found = [(row, *speed(row, efficiency)) for row in table]
-    errors([(row.title, row.published, value, f" ({batch})") for row, value, batch in found])
+    speeds = [(row, *speed(row, efficiency)) for row in table]
+    errors([(row.title, row.published, value, f" ({batch})") for row, value, batch in speeds])
 
 
 def ratios(speed: Speed, table: Sequence[Row], base: str, efficiency: Efficiency) -> None:
@@ -185,26 +185,26 @@ def main() -> None:
     print_machine(packages=("puzzle-nas", "numpy", "scipy"))
     start = {"compute": 0.6, "memory": 0.7, "synchronise": 50.0}
     for name, fitted, tested in (("first", FIRST, SECOND), ("second", SECOND, FIRST)):
-        found = fit(throughput, fitted, Efficiency(), start)
-        print(f"## Throughput, fitted on the {name} half: {found}\n")
+        half_fit = fit(throughput, fitted, Efficiency(), start)
+        print(f"## Throughput, fitted on the {name} half: {half_fit}\n")
         for half, table in (("fitted", fitted), ("test", tested)):
             print(f"{half} rows\n")
-            absolute(throughput, table, found)
+            absolute(throughput, table, half_fit)
             print(f"ratios of {half} rows\n")
-            ratios(throughput, table, "70B", found)
-    found = fit(throughput, [*FIRST, *SECOND], Efficiency(), start)
-    print(f"## Throughput, fitted on all: {found}\n")
-    absolute(throughput, [*FIRST, *SECOND], found)
+            ratios(throughput, table, "70B", half_fit)
+    efficiency = fit(throughput, [*FIRST, *SECOND], Efficiency(), start)
+    print(f"## Throughput, fitted on all: {efficiency}\n")
+    absolute(throughput, [*FIRST, *SECOND], efficiency)
     print("Super-49B against the 70B, 128/1024 (published: 5x or more, and 2.17x or more)\n")
-    own = throughput(Row((128, 1024), "49B", N49, 1, 1.0), found)
+    own = throughput(Row((128, 1024), "49B", N49, 1, 1.0), efficiency)
     for devices in (1, 4):
-        other = throughput(Row((128, 1024), "70B", L70, devices, 1.0), found)
+        other = throughput(Row((128, 1024), "70B", L70, devices, 1.0), efficiency)
         print(f"TP1 (batch {own[1]}) / TP{devices} (batch {other[1]}): {own[0] / other[0]:.2f}")
 
     print("\n## Latency, efficiencies of throughput\n")
-    absolute(single, LATENCY, found)
+    absolute(single, LATENCY, efficiency)
     print("ratios\n")
-    ratios(single, LATENCY, "405B", found)
+    ratios(single, LATENCY, "405B", efficiency)
 
 
 if __name__ == "__main__":

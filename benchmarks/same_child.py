@@ -74,14 +74,15 @@ def fingerprint(source: Path, arguments: list[str], out: Path) -> dict[str, str]
     """Returns the layout and the hash of each file of weights that a checkout's search writes."""
     command = [sys.executable, "-m", "puzzle.cli", "search", *arguments]
     command += ["--hardware", HARDWARE, "--out", str(out)]
-    # One thread: sums over several are of another order, and so of other bits.
+    # One thread: several add up in another order, and so round to other bits.
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=source, env=environment, check=True, stdout=subprocess.DEVNULL)
     values = json.loads((out / "child" / "puzzle_layout.json").read_text(encoding="utf-8"))
-    found = {"layout": json.dumps(values["layout"]), "kl": repr(values["measured"]["child"]["kl"])}
+    kl = values["measured"]["child"]["kl"]
+    parts = {"layout": json.dumps(values["layout"]), "kl": repr(kl)}
     for path in sorted((out / "child").glob("*.safetensors")):
-        found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+        parts[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return parts
 
 
 def main() -> int:

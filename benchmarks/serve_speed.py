@@ -39,7 +39,7 @@ RUNNER = Path(puzzle.serving.runners.__file__).with_name("run_llama_cpp.py")
 
 
 def fixed_layout(parent: Parent) -> Layout:
-    """Returns six layers without attention, eleven with one KV head, and 18 FFNs halved."""
+    """Returns six layers without attention, eleven with one KV head, 18 FFNs of half the width."""
     layout = Layout.parent(parent.shape)
     for layer in range(1, parent.shape.layers - 1):
         attention = "none" if layer % 5 == 2 else "gqa1" if layer % 2 else "gqa3"
@@ -77,8 +77,8 @@ def speed(file: Path, prompt_tokens: int, new_tokens: int) -> tuple[float, float
         "threads": 1,
         "exact": False,
     }
-    found = run_engine(RUNNER, request)
-    return found.prefill[0], found.decode[0]
+    answer = run_engine(RUNNER, request)
+    return answer.prefill[0], answer.decode[0]
 
 
 def report(files: dict[str, Path], options: argparse.Namespace) -> None:

@@ -150,7 +150,7 @@ def measure(problem: ChoiceProblem, solver: str, options: argparse.Namespace) ->
         return plain_cbc(problem, options)
     started = time.perf_counter()
     try:
-        found = solve(
+        solution = solve(
             problem,
             solver=solver,
             gap=options.gap,
@@ -160,16 +160,16 @@ def measure(problem: ChoiceProblem, solver: str, options: argparse.Namespace) ->
     except NoSolutionError:
         return {"status": "none", "seconds": time.perf_counter() - started}
     return {
-        "status": str(found.status),
+        "status": str(solution.status),
         "seconds": time.perf_counter() - started,
-        "objective": found.objective,
-        "bound": found.bound,
-        "gap": found.gap,
+        "objective": solution.objective,
+        "bound": solution.bound,
+        "gap": solution.gap,
     }
 
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[int, int, str, int]]:
-    """All problems asked for: groups, limits, tightness, seed."""
+    """All requested problems: groups, limits, tightness, seed."""
     yield from itertools.product(
         options.groups, options.limits, options.tightness, range(options.seeds)
     )
@@ -239,8 +239,8 @@ def main() -> None:
     print(summary(rows))
     if options.json:
         settings = {k: v for k, v in vars(options).items() if k != "json"}
-        found = {"machine": machine, "options": settings, "runs": rows}
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        report = {"machine": machine, "options": settings, "runs": rows}
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ def main() -> None:
                 done = subprocess.run(
                     command, env=environment, stdout=subprocess.PIPE, check=True, text=True
                 )
-                found = json.loads(done.stdout)
+                seconds = json.loads(done.stdout)
                 report[f"spin {name}, {load} busy processes"] = {
-                    key: round(found[key], 3) for key in ("prefill_seconds", "decode_seconds")
+                    key: round(seconds[key], 3) for key in ("prefill_seconds", "decode_seconds")
                 }
         finally:
             for process in busy:

@@ -41,19 +41,19 @@ def main() -> None:
         engine=engine, config=PARENT.config, scenario=scenario, workspace=Workspace(options.out)
     )
     child = fixed_layout(SimpleNamespace(shape=SHAPE))
-    found = {
+    timings = {
         name: session.measure(layout).timing
         for name, layout in (("parent", Layout.parent(SHAPE)), ("child", child))
     }
     gains = {
-        phase: found["parent"].median(phase) / found["child"].median(phase)
+        phase: timings["parent"].median(phase) / timings["child"].median(phase)
         for phase in ("prefill", "decode", "seconds")
     }
     report = {
         "machine": print_machine(dtype=scenario.weight_dtype),
         "engine": engine.record(),
         "scenario": scenario.to_dict(),
-        "seconds": {name: timing.to_dict() for name, timing in found.items()},
+        "seconds": {name: timing.to_dict() for name, timing in timings.items()},
         "parent / child": gains,
     }
     print(json.dumps(report, indent=1))

@@ -11,5 +11,5 @@ class Doctests(Extension):
     def on_object(self, *, obj: Object, **_: object) -> None:
         """Renames the section of one object."""
         if obj.docstring is not None:
-            found = obj.docstring.value
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", found, flags=re.MULTILINE)
+            text = obj.docstring.value
+            obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)

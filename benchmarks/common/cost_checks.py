@@ -54,7 +54,7 @@ def arguments(description):
         "--seconds",
         type=float,
         default=float("inf"),
-        help="stop after this long; the next run goes on",
+        help="stop after this long; the next run resumes",
     )
     for name, value in (("batch", 1), ("prompt-tokens", 128), ("generated-tokens", 32)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -81,27 +81,27 @@ def random_layouts(count, seed):
 def searched_layouts(costs, scenario, seed):
     """Returns what searches with made-up scores choose for several gains of throughput.
 
-    A block's score grows with the parameters that it gives up, and how much differs by layer.
+    A block's score grows with the parameters that it loses, by an amount that differs by layer.
     """
     rng = np.random.default_rng(2000 + seed)
     parent = layout_cost(costs, Layout.parent(SHAPE), scenario)["seconds"]
     rows = [SPACE.blocks(layer) for layer in range(SHAPE.layers)]
-    found = []
+    layouts = []
     for gain in GAINS:
         weight = rng.lognormal(0.0, 1.0, (SHAPE.layers, 2))
         problem = choice_problem(
             rows,
-            lambda layer, block, weight=weight: _given_up(block) @ weight[layer],
+            lambda layer, block, weight=weight: _lost_shares(block) @ weight[layer],
             {"seconds": lambda layer, b: costs.block_cost(layer, b, scenario)["seconds"]},
             [Limit("seconds", at_most=parent / gain)],
             offsets={"seconds": costs.fixed_cost(SHAPE, scenario)["seconds"]},
         )
         labels = solve(problem, seed=seed).labels
-        found.append(Layout(SHAPE, tuple(map(Block.from_label, labels))))
-    return found
+        layouts.append(Layout(SHAPE, tuple(map(Block.from_label, labels))))
+    return layouts
 
 
-def _given_up(block):
+def _lost_shares(block):
     attention = {"gqa": 1 - (block.attention.kv_heads or 0) / 3, "linear": 1.2, "none": 1.5}
     ffn = {"gated": 1 - (block.ffn.width or 0) / 1536, "linear": 1.2, "none": 1.5}
     return np.array([attention[block.attention.kind], ffn[block.ffn.kind]])
@@ -113,7 +113,7 @@ def check(costs, session, layouts, deadline):
     rows = []
     for layout in layouts:
         if time.monotonic() > deadline:
-            sys.exit("time is up; run again to go on")
+            sys.exit("time is up; run again to resume")
         measured = session.measure(layout)
         cost = layout_cost(costs, layout, session.scenario)
         row = {"gain": round(1 / measured.ratio("seconds"), 3)}
@@ -127,15 +127,15 @@ def check(costs, session, layouts, deadline):
 
 def summary(rows):
     """Returns median and worst error of each column, in percent."""
-    found = {}
+    columns = {}
     for name in rows[0]:
         if name != "gain":
             errors = [100 * abs(row[name] - 1) for row in rows]
-            found[name] = {
+            columns[name] = {
                 "median %": round(statistics.median(errors), 2),
                 "worst %": round(max(errors), 2),
             }
-    return found
+    return columns
 
 
 def report(costs, engine, options, scenario, deadline):
@@ -148,7 +148,7 @@ def report(costs, engine, options, scenario, deadline):
         "searched": searched_layouts(costs, scenario, options.seed),
     }
     rows = {name: check(costs, session, each, deadline) for name, each in groups.items()}
-    found = {
+    record = {
         "machine": print_machine(dtype=scenario.weight_dtype, seed=options.seed),
         "engine": engine.record(),
         "scenario": scenario.to_dict(),
@@ -158,4 +158,4 @@ def report(costs, engine, options, scenario, deadline):
         "summary": {name: summary(each) for name, each in rows.items()},
         "predicted / measured": rows,
     }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(record, indent=1))

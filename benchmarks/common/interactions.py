@@ -9,7 +9,7 @@ from puzzle.scoring.gradient_sweep import GradientSweep
 from solvers import ChoiceProblem, refine, solve
 
 WINDOWS, PROBES, MOVES = 4, 4, 3000
-_FOUND: dict[int, tuple[dict[tuple[int, str], int], np.ndarray]] = {}
+_PAIRS_OF_STUDY: dict[int, tuple[dict[tuple[int, str], int], np.ndarray]] = {}
 
 
 def interacting(study, problem: ChoiceProblem, share: float) -> tuple[str, ...]:
@@ -23,9 +23,9 @@ def interacting(study, problem: ChoiceProblem, share: float) -> tuple[str, ...]:
         problem: The program, with additive scores.
         share: How much of the pairwise terms counts.
     """
-    if id(study) not in _FOUND:
-        _FOUND[id(study)] = _pairs(study)
-    at, pair = _FOUND[id(study)]
+    if id(study) not in _PAIRS_OF_STUDY:
+        _PAIRS_OF_STUDY[id(study)] = _pairs(study)
+    at, pair = _PAIRS_OF_STUDY[id(study)]
     columns = [[at.get((i, label), 0) for label in row] for i, row in enumerate(problem.groups)]
     start = solve(problem)
 

@@ -30,19 +30,19 @@ def machine(
         seed: Where anything is random.
         packages: Distributions whose versions count. torch is imported only if it is among them.
     """
-    found: dict[str, Any] = {"cpu": _cpu_name(), "cores": _free_cores()}
-    found["instruction_sets"] = [name for name in INSTRUCTION_SETS if name in _flags()]
+    record: dict[str, Any] = {"cpu": _cpu_name(), "cores": _free_cores()}
+    record["instruction_sets"] = [name for name in INSTRUCTION_SETS if name in _flags()]
     if "torch" in packages:
         import torch
 
-        found["threads"] = torch.get_num_threads()
-    found |= {"dtype": str(dtype).removeprefix("torch.")} if dtype is not None else {}
-    found |= {"seed": seed} if seed is not None else {}
-    found["load"] = round(os.getloadavg()[0], 2)
-    found["system"] = platform.platform()
+        record["threads"] = torch.get_num_threads()
+    record |= {"dtype": str(dtype).removeprefix("torch.")} if dtype is not None else {}
+    record |= {"seed": seed} if seed is not None else {}
+    record["load"] = round(os.getloadavg()[0], 2)
+    record["system"] = platform.platform()
     versions = {name: _version(name) for name in packages}
-    found["versions"] = {"python": platform.python_version(), **versions}
-    return found
+    record["versions"] = {"python": platform.python_version(), **versions}
+    return record
 
 
 def machine_line(record: dict[str, Any]) -> str:

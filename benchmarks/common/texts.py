@@ -24,13 +24,13 @@ def docstrings(packages: tuple[str, ...] = PACKAGES, seed: int = 0) -> list[str]
         packages: Import names of the packages, which are read and not imported.
         seed: Of the order.
     """
-    found: dict[str, None] = {}
+    unique: dict[str, None] = {}
     for package in packages:
         spec = importlib.util.find_spec(package)
         for root in (spec.submodule_search_locations or []) if spec else []:
             for file in sorted(Path(root).rglob("*.py")):
-                found.update(dict.fromkeys(_of_file(file)))
-    texts = sorted(found)
+                unique.update(dict.fromkeys(_of_file(file)))
+    texts = sorted(unique)
     random.Random(seed).shuffle(texts)
     return texts
 
@@ -53,5 +53,5 @@ def _prose(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    found = docstrings()
-    print(f"{len(found)} docstrings, {sum(map(len, found)) / 1e6:.1f} MB")
+    longer = docstrings()
+    print(f"{len(longer)} docstrings, {sum(map(len, longer)) / 1e6:.1f} MB")
