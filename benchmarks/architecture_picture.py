@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 ROOT = Path(__file__).parents[1]
+STYLE = {"svg.hashsalt": "puzzle", "font.size": 9.5, "svg.fonttype": "path"}
 INPUT, STORED, FREE = "#eceff1", "#d8ebe3", "#fdf2d8"
 EDGE, DARK, SOFT = "#455a64", "#1c2529", "#55646b"
 
@@ -103,14 +102,21 @@ BOXES = {
         key=("as a fit, and the block", "chosen and the healed", "layer below"),
         colour=STORED,
     ),
-    "measured": Box(
+    "speed": Box(
         at=(9.7, 2.1),
         size=(2.6, 1.3),
-        title="speed, quality",
-        key=("parent and child in turns;", "validation text"),
-        colour=FREE,
+        title="speed",
+        key=("device, versions, scenario,", "config of the layout"),
+        colour=STORED,
     ),
-    "child": Box(at=(10.25, 0.2), size=(1.5, 0.8), title="child", key=(), colour=INPUT),
+    "quality": Box(
+        at=(9.7, 6.9),
+        size=(2.6, 1.3),
+        title="quality",
+        key=("parent, layout, keys of its", "fits, validation text"),
+        colour=STORED,
+    ),
+    "child": Box(at=(6.7, 7.15), size=(1.5, 0.8), title="child", key=(), colour=INPUT),
 }
 # From, to, and where each end stands, as shares of width and height.
 ARROWS = (
@@ -124,8 +130,9 @@ ARROWS = (
     ("program", "choice", (0.5, 1), (0.5, 0)),
     ("fit", "choice", (1, 0.4), (0.2, 1)),
     ("choice", "healing", (1, 0.5), (0, 0.5)),
-    ("healing", "measured", (0.5, 0), (0.5, 1)),
-    ("measured", "child", (0.5, 0), (0.5, 1)),
+    ("choice", "speed", (1, 0.2), (0.1, 1)),
+    ("healing", "quality", (0.5, 1), (0.5, 0)),
+    ("quality", "child", (0, 0.5), (1, 0.5)),
 )
 
 
@@ -165,8 +172,15 @@ def draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float],
 
 def draw(path: Path) -> None:
     """Writes the picture; the format follows from the name."""
-    matplotlib.rcParams.update({"svg.hashsalt": "puzzle", "font.size": 9.5, "svg.fonttype": "path"})
-    figure, axes = pyplot.subplots(figsize=(9.4, 5.7), layout="constrained")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.4, 5.7), layout="constrained")
+        draw_stages(figure.subplots())
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
+
+
+def draw_stages(axes: Axes) -> None:
+    """Draws boxes, arrows and the legend."""
     for box in BOXES.values():
         draw_box(axes, box)
     for start, end, leaves, arrives in ARROWS:
@@ -174,21 +188,21 @@ def draw(path: Path) -> None:
     corner = "angle,angleA=0,angleB=90,rad=4"
     limits = BOXES["limits"].side(1, 0.5), BOXES["program"].side(0.5, 0)
     draw_arrow(axes, *limits, connectionstyle=corner)
-    tighten = BOXES["measured"].side(0, 0.5), BOXES["program"].side(1, 0.5)
+    tighten = BOXES["speed"].side(0, 0.5), BOXES["program"].side(1, 0.5)
     draw_arrow(axes, *tighten, linestyle="--")
     axes.text(9.3, 1.72, "missed limits\nare tightened", ha="center", va="center", fontsize=8)
-    legend = ((STORED, "stored under its key"), (FREE, "computed in every run"), (INPUT, "given"))
+    legend = (
+        (STORED, "stored under its key"),
+        (FREE, "computed in every run"),
+        (INPUT, "given, or the result"),
+    )
     for place, (colour, words) in enumerate(legend):
-        x = 5.9 + 0.0 * place
-        y = 8.2 - 0.42 * place
+        x, y = 9.7, 1.1 - 0.42 * place
         axes.add_patch(FancyBboxPatch((x, y), 0.3, 0.22, "round,pad=0", fc=colour, ec=EDGE, lw=0.8))
         axes.text(x + 0.45, y + 0.11, words, va="center", fontsize=8.5)
     axes.set_xlim(-0.1, 12.4)
     axes.set_ylim(0, 8.6)
     axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
-    pyplot.close(figure)
 
 
 def main() -> None:

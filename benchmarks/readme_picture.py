@@ -14,13 +14,12 @@ import json
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
+STYLE = {"svg.hashsalt": "puzzle", "font.size": 9, "svg.fonttype": "path"}
 OURS, PEER, BASE = "#0b6e4f", "#c0392b", "#7a7a7a"
 # Row of the table, label, colour, line, and where the label stands: column and points from there.
 CURVES = (
@@ -113,21 +112,19 @@ def draw_peer(axes: Axes) -> Points:
 
 def draw(path: Path) -> None:
     """Writes the picture, with its points as description; the format follows from the name."""
-    matplotlib.rcParams.update({"svg.hashsalt": "puzzle", "font.size": 9, "svg.fonttype": "path"})
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(9, 3.2), width_ratios=(1.3, 1), layout="constrained"
-    )
-    points = {"decode": draw_frontier(left), "peer": draw_peer(right)}
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e6e6e6")
-        axes.set_axisbelow(True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    described: dict[str, str | None] = {"Description": json.dumps(points)}
-    if path.suffix == ".svg":
-        described["Date"] = None
-    figure.savefig(path, metadata=described, dpi=120)
-    pyplot.close(figure)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+        points = {"decode": draw_frontier(left), "peer": draw_peer(right)}
+        for axes in (left, right):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(axis="y", color="#e6e6e6")
+            axes.set_axisbelow(True)
+        described: dict[str, str | None] = {"Description": json.dumps(points)}
+        if path.suffix == ".svg":
+            described["Date"] = None
+        figure.savefig(path, metadata=described, dpi=120)
 
 
 def main() -> None:
