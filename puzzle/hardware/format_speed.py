@@ -24,7 +24,7 @@ CPU_SIZES, GPU_SIZES = ((256, 8), 1024), ((2048, 8), 4096)
 REPEATS = 5
 # Part of the artifact's name: raise it when what is measured changes.
 FORMAT = 1
-# They decide which kernels a CPU is given.
+# They decide which kernels run on a CPU.
 INSTRUCTION_SETS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
@@ -37,23 +37,23 @@ def fast_format(
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
-        workspace: Where the choice is kept, so that a run that is resumed makes no other one.
+        workspace: Where the choice is stored, so that a resumed run makes the same one.
 
     Raises:
         ParentError: torch cannot use the device.
     """
     require_device(device)
-    place = _name(device)
+    name = _name(device)
     if workspace is None:
-        return _chosen(place)
+        return _measured_choice(name)
 
     def build(directory: Path) -> None:
-        choice = _chosen(place)
+        choice = _measured_choice(name)
         values = {"name": choice.name, "reason": choice.reason}
         (directory / "choice.json").write_text(json.dumps(values), encoding="utf-8")
 
     kept = ("name", "processor", "capability", "cuda", "torch")
-    identity = {key: value for key, value in device_identity(place).items() if key in kept}
+    identity = {key: value for key, value in device_identity(name).items() if key in kept}
     spec = {
         "format": FORMAT,
         "device": identity,
@@ -63,18 +63,18 @@ def fast_format(
 
 
 def computing_format(stored: torch.dtype, device: torch.device | str = "cpu") -> torch.dtype:
-    """Returns what to compute in with weights stored so: float32 where that is clearly faster.
+    """Returns the number format to compute in: float32 if clearly faster than the stored one.
 
     Args:
         stored: Number format of the weights.
         device: Where they are multiplied.
     """
-    name = str(stored).removeprefix("torch.")
-    if name not in ("bfloat16", "float16"):
+    own = str(stored).removeprefix("torch.")
+    if own not in ("bfloat16", "float16"):
         return stored
-    place = _name(device)
-    seconds = {each: _product_seconds(place, each) for each in ("float32", name)}
-    return torch.float32 if choose_format(seconds, place).name == "float32" else stored
+    name = _name(device)
+    seconds = {each: _product_seconds(name, each) for each in ("float32", own)}
+    return torch.float32 if choose_format(seconds, name).name == "float32" else stored
 
 
 def _name(device: torch.device | str) -> str:
@@ -85,13 +85,14 @@ def _name(device: torch.device | str) -> str:
 
 
 @functools.cache
-def _chosen(device: str) -> FormatChoice:
+def _measured_choice(device: str) -> FormatChoice:
     gpu = torch.device(device).type == "cuda"
     names = ("float32", "bfloat16", "float16") if gpu else ("float32", "bfloat16")
-    return choose_format({name: _product_seconds(device, name) for name in names}, _words(device))
+    seconds = {name: _product_seconds(device, name) for name in names}
+    return choose_format(seconds, _device_label(device))
 
 
-def _words(device: str) -> str:
+def _device_label(device: str) -> str:
     if torch.device(device).type == "cuda":
         return str(torch.cuda.get_device_name(device))
     if torch.device(device).type != "cpu":

@@ -1,4 +1,4 @@
-"""What costs are taken on: part of the name of every measured artifact and of every profile."""
+"""The device that costs are measured on, which names every measured artifact and profile."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def device_record(device: str) -> dict[str, Any]:
 
     Returns:
         For a CPU: processor, cores, threads and torch version. For a GPU: name, memory, compute
-        capability, power limit, clocks and driver as NVML has them, CUDA and torch versions.
+        capability, power limit, clocks and driver as NVML reports them, CUDA and torch versions.
 
     Raises:
         RuntimeError: There is no such CUDA device.
     """
     if torch.device(device).type == "cuda":
-        found = torch.cuda.get_device_properties(device)
+        properties = torch.cuda.get_device_properties(device)
         return {
-            "name": found.name,
-            "memory": found.total_memory,
-            "capability": f"{found.major}.{found.minor}",
-            **gpu_record(str(getattr(found, "uuid", ""))),
+            "name": properties.name,
+            "memory": properties.total_memory,
+            "capability": f"{properties.major}.{properties.minor}",
+            **gpu_record(str(getattr(properties, "uuid", ""))),
             "cuda": torch.version.cuda,
             "torch": torch.__version__,
         }
@@ -60,13 +60,13 @@ def device_record(device: str) -> dict[str, Any]:
 
 def software_versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that costs depend on."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def require_device(device: torch.device | str) -> None:

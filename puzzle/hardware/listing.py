@@ -29,8 +29,8 @@ class Device:
         memory_total: Bytes, None where unknown.
         memory_free: Bytes, None where unknown.
         clocks: MHz now and at most.
-        gpu: All that NVML says.
-        notes: What is in the way of measuring on it, in words.
+        gpu: All that NVML reports.
+        notes: What may disturb measurements on it, in words.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Device:
 
 
 def devices() -> tuple[Device, ...]:
-    """Lists the CPU and every GPU and MIG instance, also where there is no NVIDIA driver.
+    """Lists the CPU and every GPU and MIG instance; it works without an NVIDIA driver too.
 
     Nothing is allocated on a GPU.
 
@@ -69,10 +69,10 @@ def devices() -> tuple[Device, ...]:
         >>> devices()[0].torch_name
         'cpu'
     """
-    found = gpus()
+    all_gpus = gpus()
     setting, order = (os.environ.get(f"CUDA_{n}") for n in ("VISIBLE_DEVICES", "DEVICE_ORDER"))
-    visible = visible_gpus(found, setting)
-    return (_cpu(), *(_gpu(gpu, visible, found, order) for gpu in found))
+    visible = visible_gpus(all_gpus, setting)
+    return (_cpu(), *(_gpu(gpu, visible, all_gpus, order) for gpu in all_gpus))
 
 
 def _cpu() -> Device:
@@ -85,7 +85,7 @@ def _cpu() -> Device:
     cores, load = psutil.cpu_count(logical=True) or 1, psutil.getloadavg()[0]
     notes = []
     if load > 0.5 * cores:
-        notes.append(f"{load:.1f} processes wanted the {cores} cores in the last minute")
+        notes.append(f"load average {load:.1f} on {cores} cores in the last minute")
     name = platform.processor() or platform.machine()
     return Device(
         kind="cpu",
@@ -100,12 +100,12 @@ def _cpu() -> Device:
 
 def _gpu(gpu: Gpu, visible: Sequence[Gpu], all_gpus: Sequence[Gpu], order: str | None) -> Device:
     notes = [
-        f"in the way: {process.name} (process {process.pid}"
+        f"in use by {process.name} (process {process.pid}"
         + (")" if process.memory is None else f", {process.memory / GIB:.1f} GiB)")
         for process in gpu.processes
     ]
     if gpu.mig_enabled:
-        notes.append("divided by MIG: only its instances compute")
+        notes.append("divided by MIG: only its instances can compute")
     names = {other.name for other in all_gpus if other.mig is None}
     if len(names) > 1 and order != "PCI_BUS_ID":
         notes.append(
@@ -124,39 +124,40 @@ def _gpu(gpu: Gpu, visible: Sequence[Gpu], all_gpus: Sequence[Gpu], order: str |
     )
 
 
-def visible_gpus(found: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
+def visible_gpus(all_gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
     """Returns the GPUs that CUDA sees, in its order.
 
     As CUDA reads `CUDA_VISIBLE_DEVICES`: unset means all; numbers are indices, other entries
-    beginnings of UUIDs; what follows the first entry that fits nothing is not seen. Of a GPU
-    divided by MIG only instances are seen: with it unset or by number, the first one; and an
-    instance is never seen beside another device.
+    prefixes of UUIDs; the first entry that matches nothing ends the list. Of a GPU divided by MIG
+    only instances are visible: the first one, if the variable is unset or gives a number; and an
+    instance is never visible beside another device.
 
     Args:
-        found: All GPUs and instances in physical order.
+        all_gpus: All GPUs and instances in physical order.
         setting: The variable's value, None if it is not set.
     """
-    whole = [gpu for gpu in found if gpu.mig is None]
+    whole = [gpu for gpu in all_gpus if gpu.mig is None]
     entries = [str(gpu.index) for gpu in whole]
     if setting is not None:
         entries = [entry.strip() for entry in setting.split(",")]
     chosen: list[Gpu] = []
     for entry in entries:
         if entry.isdigit():
-            fits = [gpu for gpu in whole if gpu.index == int(entry)]
+            matches = [gpu for gpu in whole if gpu.index == int(entry)]
         else:
-            fits = [g for g in found if entry and g.uuid.lower().startswith(entry.lower())]
-        if len(fits) != 1 or fits[0] in chosen:
+            prefix = entry.lower()
+            matches = [g for g in all_gpus if prefix and g.uuid.lower().startswith(prefix)]
+        if len(matches) != 1 or matches[0] in chosen:
             break
-        chosen.append(fits[0])
-    return _as_cuda_counts(found, chosen)
+        chosen.append(matches[0])
+    return _apply_mig_rules(all_gpus, chosen)
 
 
-def _as_cuda_counts(found: Sequence[Gpu], chosen: Sequence[Gpu]) -> tuple[Gpu, ...]:
+def _apply_mig_rules(all_gpus: Sequence[Gpu], chosen: Sequence[Gpu]) -> tuple[Gpu, ...]:
     seen: list[Gpu] = []
     for gpu in chosen:
         if gpu.mig_enabled:
-            parts = [part for part in found if part.index == gpu.index and part.mig is not None]
+            parts = [part for part in all_gpus if part.index == gpu.index and part.mig is not None]
             seen.extend(parts[:1])
         else:
             seen.append(gpu)

@@ -1,4 +1,4 @@
-"""NVIDIA's management library: what GPUs there are, who uses them, and the energy they take.
+"""NVIDIA's management library: what GPUs there are, who uses them, and the energy they use.
 
 Written to the interface that `nvidia-ml-py` documents. Everything is optional: what a driver or
 a GPU does not support is None, and without a driver there are no GPUs.
@@ -29,7 +29,7 @@ class GpuProcess:
     Args:
         pid: Its process id, as the driver numbers it.
         name: Its name, "?" where it runs in another container.
-        memory: Bytes of GPU memory, None where the driver does not tell.
+        memory: Bytes of GPU memory, None where the driver does not report it.
     """
 
     pid: int
@@ -53,7 +53,7 @@ class Gpu:
         power: Watts now.
         power_limit: Enforced limit in watts.
         temperature: Degrees Celsius.
-        processes: Who computes on it, this process left out.
+        processes: Those that compute on it, except this one.
     """
 
     index: int
@@ -84,9 +84,9 @@ def _session() -> Iterator[bool]:
         pynvml.nvmlShutdown()
 
 
-def _ask(question: Callable[..., _T], *arguments: Any) -> _T | None:
+def _query(call: Callable[..., _T], *arguments: Any) -> _T | None:
     try:
-        return question(*arguments)
+        return call(*arguments)
     except pynvml.NVMLError:
         return None
 
@@ -106,37 +106,37 @@ def gpus() -> tuple[Gpu, ...]:
     with _session() as works:
         if not works:
             return ()
-        found: list[Gpu] = []
+        listed: list[Gpu] = []
         for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = _ask(pynvml.nvmlDeviceGetHandleByIndex, index)
+            handle = _query(pynvml.nvmlDeviceGetHandleByIndex, index)
             if handle is None:
                 continue
-            modes = _ask(pynvml.nvmlDeviceGetMigMode, handle)
+            modes = _query(pynvml.nvmlDeviceGetMigMode, handle)
             divided = bool(modes and modes[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
-            found.append(_describe(handle, handle, index, None, divided))
-            slots = _ask(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) if divided else 0
+            listed.append(_describe(handle, handle, index, None, divided))
+            slots = _query(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) if divided else 0
             for slot in range(slots or 0):
-                part = _ask(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot)
+                part = _query(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, slot)
                 if part is not None:
-                    found.append(_describe(part, handle, index, slot, False))
-        return tuple(found)
+                    listed.append(_describe(part, handle, index, slot, False))
+        return tuple(listed)
 
 
 def _describe(handle: Any, whole: Any, index: int, mig: int | None, divided: bool) -> Gpu:
     """Memory and processes are those of the part, clocks and power those of the whole GPU."""
-    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    milliwatts = _ask(pynvml.nvmlDeviceGetPowerUsage, whole)
-    limit = _ask(pynvml.nvmlDeviceGetEnforcedPowerLimit, whole)
+    memory = _query(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    milliwatts = _query(pynvml.nvmlDeviceGetPowerUsage, whole)
+    limit = _query(pynvml.nvmlDeviceGetEnforcedPowerLimit, whole)
     clocks = {
-        "sm": _ask(pynvml.nvmlDeviceGetClockInfo, whole, pynvml.NVML_CLOCK_SM),
-        "memory": _ask(pynvml.nvmlDeviceGetClockInfo, whole, pynvml.NVML_CLOCK_MEM),
-        "sm_max": _ask(pynvml.nvmlDeviceGetMaxClockInfo, whole, pynvml.NVML_CLOCK_SM),
-        "memory_max": _ask(pynvml.nvmlDeviceGetMaxClockInfo, whole, pynvml.NVML_CLOCK_MEM),
+        "sm": _query(pynvml.nvmlDeviceGetClockInfo, whole, pynvml.NVML_CLOCK_SM),
+        "memory": _query(pynvml.nvmlDeviceGetClockInfo, whole, pynvml.NVML_CLOCK_MEM),
+        "sm_max": _query(pynvml.nvmlDeviceGetMaxClockInfo, whole, pynvml.NVML_CLOCK_SM),
+        "memory_max": _query(pynvml.nvmlDeviceGetMaxClockInfo, whole, pynvml.NVML_CLOCK_MEM),
     }
     return Gpu(
         index=index,
-        name=_text(_ask(pynvml.nvmlDeviceGetName, handle)),
-        uuid=_text(_ask(pynvml.nvmlDeviceGetUUID, handle)),
+        name=_text(_query(pynvml.nvmlDeviceGetName, handle)),
+        uuid=_text(_query(pynvml.nvmlDeviceGetUUID, handle)),
         mig=mig,
         mig_enabled=divided,
         memory_total=None if memory is None else int(memory.total),
@@ -144,14 +144,14 @@ def _describe(handle: Any, whole: Any, index: int, mig: int | None, divided: boo
         clocks=clocks,
         power=None if milliwatts is None else milliwatts / 1000,
         power_limit=None if limit is None else limit / 1000,
-        temperature=_ask(pynvml.nvmlDeviceGetTemperature, whole, pynvml.NVML_TEMPERATURE_GPU),
+        temperature=_query(pynvml.nvmlDeviceGetTemperature, whole, pynvml.NVML_TEMPERATURE_GPU),
         processes=_processes(handle),
     )
 
 
 def _processes(handle: Any) -> tuple[GpuProcess, ...]:
-    own, found = psutil.Process().pid, []
-    for process in _ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or ():
+    own, others = psutil.Process().pid, []
+    for process in _query(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or ():
         if process.pid == own:
             continue
         try:
@@ -159,12 +159,12 @@ def _processes(handle: Any) -> tuple[GpuProcess, ...]:
         except psutil.Error:
             name = "?"
         memory = process.usedGpuMemory
-        found.append(GpuProcess(pid=process.pid, name=name, memory=memory))
-    return tuple(found)
+        others.append(GpuProcess(pid=process.pid, name=name, memory=memory))
+    return tuple(others)
 
 
 def gpu_record(uuid: str) -> dict[str, Any]:
-    """Returns driver, power limit and highest clocks of the GPU that CUDA knows by a UUID.
+    """Returns driver, power limit and highest clocks of the GPU with the UUID that CUDA reports.
 
     Args:
         uuid: With or without "GPU-" before it; without a match only the driver is returned.
@@ -188,14 +188,14 @@ def integrate_power(samples: Sequence[tuple[float, float]]) -> float:
 
 
 class EnergyMeter:
-    """Joules that a whole GPU takes while a `with` block runs.
+    """Joules that a whole GPU uses while a `with` block runs.
 
     The GPU's own counter is read before and after; where it has none (before Volta), the power is
     sampled and integrated. Neither exists on a CPU: `joules` is None and `method` says why. All
-    that the GPU does counts, also for other processes.
+    work of the GPU counts, that for other processes too.
 
     Args:
-        uuid: The GPU's UUID as NVML has it, or None for a CPU.
+        uuid: The GPU's UUID as NVML reports it, or None for a CPU.
         interval: Seconds between samples, where power is sampled.
 
     Example:
@@ -223,18 +223,18 @@ class EnergyMeter:
         except pynvml.NVMLError as error:
             self.method = f"absent: {error}"
             return self
-        self._handle = _ask(pynvml.nvmlDeviceGetHandleByUUID, self.uuid)
+        self._handle = _query(pynvml.nvmlDeviceGetHandleByUUID, self.uuid)
         if self._handle is None:
             self.method = f"absent: NVML has no GPU {self.uuid}"
             return self
-        self._start = _ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
+        self._start = _query(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
         if self._start is None:
             self._sampler = threading.Thread(target=self._sample, daemon=True)
             self._sampler.start()
         return self
 
     def _read_power(self) -> None:
-        milliwatts = _ask(pynvml.nvmlDeviceGetPowerUsage, self._handle)
+        milliwatts = _query(pynvml.nvmlDeviceGetPowerUsage, self._handle)
         if milliwatts is not None:
             self._samples.append((time.monotonic(), milliwatts / 1000))
 
@@ -254,10 +254,10 @@ class EnergyMeter:
                 self.joules = integrate_power(self._samples)
                 self.method = f"power, {len(self._samples)} samples"
             else:
-                self.method = "absent: the GPU tells neither energy nor power"
+                self.method = "absent: the GPU reports neither energy nor power"
         else:
-            end = _ask(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
-            # The counter starts again when the driver is reloaded.
+            end = _query(pynvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
+            # The counter restarts from zero when the driver is reloaded.
             if end is not None and self._start is not None and end >= self._start:
                 self.joules, self.method = (end - self._start) / 1000, "counter"
             else:
@@ -266,15 +266,15 @@ class EnergyMeter:
 
 
 def mean_power(run: Callable[[], Any], uuid: str | None, *, seconds: float = 1.0) -> float | None:
-    """Returns the watts that a GPU takes while something is run again and again.
+    """Returns the watts that a GPU draws while a function is called repeatedly.
 
     Args:
-        run: What is run; it has to wait for the GPU.
+        run: The function; it has to wait for the GPU.
         uuid: As for `EnergyMeter`.
         seconds: For how long at least: counters are read some ten times a second.
 
     Returns:
-        The mean, or None where the GPU does not tell.
+        The mean, or None where the GPU does not report it.
     """
     if uuid is None:
         return None

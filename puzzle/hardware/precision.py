@@ -15,7 +15,7 @@ AUTO = "auto"
 # and float16 overflows where neither of them does.
 NUMBER_FORMATS = ("bfloat16", "float32", "float16")
 # A processor without products in a format converts every operand, and is two to forty times
-# slower in it; differences below this are noise of the machine, or too small to matter.
+# slower in it; smaller differences are noise, or too small to matter.
 CLEARLY = 1.25
 AS_GIVEN = "as given"
 
@@ -50,7 +50,7 @@ class Precision:
 
     @classmethod
     def of(cls, value: Precision | str) -> Precision:
-        """Returns a precision, given as such or as one word for both formats."""
+        """Returns a precision as it is, or one whose two formats are both the given one."""
         return value if isinstance(value, Precision) else cls(working=value, stored=value)
 
 

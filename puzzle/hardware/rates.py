@@ -1,4 +1,4 @@
-"""How fast this machine computes and moves: the two rates that estimates follow from."""
+"""How fast this machine computes and moves data: the rates from which estimates follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """How fast this machine computes and moves.
+    """How fast this machine computes and moves data.
 
     Args:
         model: Operations per second of products in the model's number format.
@@ -45,7 +45,7 @@ class Rates:
 
 
 def shortest_seconds(run: Callable[[], Any], budget: float = 0.3) -> float:
-    """Returns the shortest of the runs that fit into a time; the first is a warm-up."""
+    """Returns the seconds of the fastest run within a time budget, after one warm-up."""
     run()
     best, end = math.inf, time.perf_counter() + budget
     while True:

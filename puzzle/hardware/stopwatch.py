@@ -1,4 +1,4 @@
-"""Timing on a CPU or a GPU: turns, cold caches, and as many rounds as the error asks for."""
+"""Timing on a CPU or a GPU: in turns, with cold caches, until the error is small enough."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 WARM_UP = 1
 # Errors of single series average out in the sum over layers.
 LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 8, 0.02
-# A change of the device's speed that is worth a warning.
+# Relative change of the device's speed above which a warning is logged.
 DRIFT = 0.1
 SERIES = 3
 FLUSH_BYTES = 2**28  # more than the L2 cache of any GPU
@@ -34,7 +34,7 @@ class Stopwatch:
 
     Args:
         device: "cpu", "cuda" or "cuda:1".
-        clock: "wall", or on a CPU "cpu": processor seconds of this process.
+        clock: "wall", or on a CPU "cpu": CPU seconds of this process.
     """
 
     def __init__(self, device: str, clock: str = "wall") -> None:
@@ -70,9 +70,9 @@ def take_turns(
     most: int = MOST_ROUNDS,
     goal: float = GOAL,
 ) -> tuple[Samples, float]:
-    """Runs all jobs in turn, round after round, until their medians are known well enough.
+    """Runs all jobs in turn, round after round, until their medians are precise enough.
 
-    A slow spell falls on all jobs of a round alike, so each round is divided by how slow it was.
+    A slow spell affects all jobs of a round alike, so each round is divided by its slowness.
 
     Args:
         jobs: By name; each returns seconds by phase.
@@ -82,7 +82,7 @@ def take_turns(
 
     Returns:
         The samples by job and phase, as if every round had been as fast as the median one, and
-        the drift that was taken out of them.
+        the drift that was removed.
     """
     raw: Samples = {name: {} for name in jobs}
     steadied: Samples = {}
@@ -101,8 +101,8 @@ def take_turns(
     change = drift(raw)
     if abs(change) > DRIFT:
         logger.warning(
-            "the device's speed changed by %.0f %% while it was timed; each round is compared "
-            "with itself, so ratios hold better than seconds",
+            "the device's speed changed by %.0f %% while it was timed; jobs are compared within "
+            "each round, so ratios are more reliable than seconds",
             100 * change,
         )
     return steadied, change
@@ -111,8 +111,8 @@ def take_turns(
 def steady(samples: Samples) -> Samples:
     """Returns samples divided by how slow their round was: the median over all series.
 
-    With fewer than `SERIES` series there is too little to tell a slow round from a slow job, and
-    the samples stay as they are.
+    With fewer than `SERIES` series a slow round looks like a slow job, and the samples are returned
+    unchanged.
     """
     series = [values for phases in samples.values() for values in phases.values()]
     if len(series) < SERIES:
@@ -129,7 +129,7 @@ def steady(samples: Samples) -> Samples:
 
 
 def uncertainty(samples: Samples) -> float:
-    """Returns the relative standard error of a median, in the middle of all series."""
+    """Returns the relative standard error of a series' median, as the median over all series."""
     errors = [
         standard_error(values) / statistics.median(values)
         for phases in samples.values()
@@ -146,7 +146,7 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def drift(samples: Samples) -> float:
-    """Returns how much slower the second half of all samples was than the first, as a share."""
+    """Returns by what fraction the second half of all samples was slower than the first."""
     ratios = []
     for phases in samples.values():
         for values in phases.values():
@@ -158,7 +158,7 @@ def drift(samples: Samples) -> float:
 
 
 def spread(samples: Sequence[float]) -> float:
-    """Returns the interquartile range as a share of the median; 0 for a single sample."""
+    """Returns the interquartile range relative to the median; 0 for a single sample."""
     if len(samples) < 2:
         return 0.0
     low, _, high = statistics.quantiles(samples, n=4)
@@ -166,7 +166,7 @@ def spread(samples: Sequence[float]) -> float:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that a device, or the machine, has no memory left."""
+    """Returns whether an error says that a device, or the machine, is out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

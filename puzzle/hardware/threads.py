@@ -1,14 +1,14 @@
-"""How many threads torch has, and how those wait for each other.
+"""How many threads torch uses, and how they wait for each other.
 
-Their number is limited to the cores that this process is given, which in a container are often
-fewer than the machine has: threads beyond that take turns and wait for each other.
+Their number is limited to the cores that this process may use, which in a container are often
+fewer than the machine has: any more threads take turns and wait for each other.
 
 How they wait is set once, before torch loads OpenMP. A thread that waits for the others of a torch
 operator spins first. On a machine that does other work as well, the thread waited for is often not
 running, and the spinning takes the processor away from it: decoding with two threads beside one
 busy process took 3.4 times as long as alone, and 2.1 times with the short spin set here, which
 costs a tenth on an idle machine (`benchmarks/threads.py`, figures in `docs/log.md`). On a machine
-of your own, set `GOMP_SPINCOUNT=300000` in the environment to have that tenth back.
+that does nothing else, set `GOMP_SPINCOUNT=300000` in the environment to get that tenth back.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def shorten_spin() -> bool:
 
 
 def limit_threads(*, to_free: bool = False) -> int:
-    """Limits torch's threads to the cores that this process is given; returns their number.
+    """Limits torch's threads to the cores that this process may use; returns their number.
 
     Nothing is changed if the user has chosen: by OMP_NUM_THREADS or MKL_NUM_THREADS in the
     environment, or by `torch.set_num_threads`.
@@ -96,7 +96,7 @@ def _allowed_cores() -> int:
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """Yields the quotas, in cores, of this process's control group and those it lies in."""
+    """Yields the quotas, in cores, of this process's control group and of those above it."""
     for line in _read(own).splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":
@@ -112,7 +112,7 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
 
 def _folders(mount: Path, path: str) -> Iterator[Path]:
     parts = [part for part in path.split("/") if part]
-    if ".." in parts:  # outside what this container sees
+    if ".." in parts:  # outside the view of this container
         parts = []
     for depth in range(len(parts) + 1):
         yield mount.joinpath(*parts[:depth])

@@ -1,4 +1,4 @@
-"""Constraints as people write them."""
+"""Constraints as users write them."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Constraint:
             the parent's when relative.
         relative: Whether the value is a multiple of the parent's.
         unit: The unit of a resource that only the cost model knows.
-        scenario: The one of several scenarios it is meant for; None for all.
-        at: What is different in that scenario, as (field, count), such as ("batch", 32).
+        scenario: The one of several scenarios that it applies to; None for all.
+        at: What differs in that scenario, as (field, count), such as ("batch", 32).
 
     Raises:
-        ConstraintError: The resource is unknown, the relation is not the one it can have, or the
+        ConstraintError: The resource is unknown, the relation is not one it can have, or the
             value is not a finite positive number.
 
     Example:
@@ -71,10 +71,10 @@ class Constraint:
     def __post_init__(self) -> None:
         allowed = self.quantity.relations
         if self.relation not in allowed:
-            word = "at least" if allowed == (">=",) else "at most"
+            bound = "a lower" if allowed == (">=",) else "an upper"
             raise ConstraintError(
-                f"{self.resource} {self.relation} ... cannot be asked for: {self.resource} takes "
-                f"only {word}; write '{self.resource} {allowed[0]} ...'."
+                f"{self.resource} {self.relation} ... is not allowed: {self.resource} takes only "
+                f"{bound} bound; write '{self.resource} {allowed[0]} ...'."
             )
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise ConstraintError(
@@ -91,8 +91,8 @@ class Constraint:
             )
         if self.resource == "kl" and self.relative:
             raise ConstraintError(
-                "kl is 0 for the parent, so no multiple of it can be asked for; write nats per "
-                "token, such as 'kl <= 0.1'."
+                "kl is 0 for the parent, so a multiple of the parent's has no meaning; write nats "
+                "per token, such as 'kl <= 0.1'."
             )
         object.__setattr__(self, "value", value)
 
@@ -103,13 +103,13 @@ class Constraint:
 
     @property
     def key(self) -> tuple[str, str | None, tuple[tuple[str, int], ...], str]:
-        """What there may be only one constraint on."""
+        """What only one constraint may have."""
         both = len(self.quantity.relations) > 1
         return self.resource, self.scenario, self.at, self.relation if both else ""
 
     @property
     def where(self) -> str:
-        """What is different in the scenario, in words: " at batch 32", or nothing."""
+        """What differs in the scenario, in words: " at batch 32", or nothing."""
         words = {field: word for word, field in _AT_FIELDS.items()}
         at = " and ".join(f"{words[field]} {count}" for field, count in self.at)
         return f" at {at}" if at else ""
@@ -129,7 +129,7 @@ def parse_constraint(text: str, *, resources: Mapping[str, str] | None = None) -
     Args:
         text: Resource, in brackets one of several scenarios, one of >= <= > < ≥ ≤ (strict means
             the same as not strict), amount, and "at batch 32" where the scenario's batch, prompt
-            or generated tokens are others.
+            or generated tokens are different.
         resources: Units of the resources that the cost model names, by name.
 
     Returns:
@@ -171,17 +171,17 @@ def parse_constraint(text: str, *, resources: Mapping[str, str] | None = None) -
 def _read_at(text: str, words: str | None) -> tuple[tuple[str, int], ...]:
     if words is None:
         return ()
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     rest = words
     while (match := _AT.match(rest)) and match["field"] in _AT_FIELDS:
-        found[_AT_FIELDS[match["field"]]] = int(match["count"])
+        counts[_AT_FIELDS[match["field"]]] = int(match["count"])
         rest = rest[match.end() :]
-    if rest or not found or 0 in found.values():
+    if rest or not counts or 0 in counts.values():
         raise ConstraintError(
             f"Cannot read 'at {words}' of {text!r}: write 'at batch 32', or 'at batch 32 and "
             "prompt 4096 and generated 128' with any of the three."
         )
-    return tuple((field, found[field]) for field in _AT_FIELDS.values() if field in found)
+    return tuple((field, counts[field]) for field in _AT_FIELDS.values() if field in counts)
 
 
 def parse_constraints(
@@ -193,7 +193,7 @@ def parse_constraints(
 
     Args:
         constraints: One text (several parts are split at commas, semicolons or newlines), or
-            texts and constraints in any mixture.
+            any mixture of texts and constraints.
         resources: Units of the resources that the cost model names, by name.
 
     Returns:
@@ -207,7 +207,7 @@ def parse_constraints(
         ['throughput >= 2x', 'memory <= 0.8x']
     """
     items = [constraints] if isinstance(constraints, str | Constraint) else constraints
-    found: dict[object, Constraint] = {}
+    by_key: dict[object, Constraint] = {}
     for item in items:
         if isinstance(item, Constraint):
             parts = [item]
@@ -217,10 +217,10 @@ def parse_constraints(
         else:
             raise ConstraintError(f"{item!r} is not a constraint; pass str or Constraint.")
         for part in parts:
-            if part.key in found:
+            if part.key in by_key:
                 raise ConstraintError(
-                    f"{part.resource} is constrained twice: '{found[part.key]}' and "
+                    f"{part.resource} is constrained twice: '{by_key[part.key]}' and "
                     f"'{part}'; each resource may appear once: keep the stricter of the two."
                 )
-            found[part.key] = part
-    return tuple(found.values())
+            by_key[part.key] = part
+    return tuple(by_key.values())

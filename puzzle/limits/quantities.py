@@ -60,8 +60,8 @@ class Quantity:
         bare: Whether a number without a unit is understood: "memory <= 6" is not.
         per: What the sum is divided by, or for a rate what is divided by the sum.
         rate: Whether it is a rate, better when larger.
-        mixes: Whether several scenarios make one figure by their weights, as they do for a
-            throughput; otherwise the bound holds in each.
+        mixes: Whether several scenarios make one figure by their weights, as for a throughput;
+            otherwise the bound applies to each.
     """
 
     terms: tuple[tuple[float, str], ...]
@@ -108,14 +108,14 @@ QUANTITIES: dict[str, Quantity] = {
     "energy_per_token": _amount("energy", _ENERGY_UNITS, per=_generated, mixes=True),
     "kl": _amount("kl", _SCORE_UNITS, bare=True),
 }
-"""Every quantity with a name of its own; cost models add theirs."""
+"""Every quantity that is known by name; cost models add their own."""
 
 
 def find_quantity(name: str, own_unit: str | None = None) -> Quantity:
     """Returns a quantity by its name.
 
     Args:
-        name: A name in `QUANTITIES`, or one of a cost model's own.
+        name: A name in `QUANTITIES`, or one that a cost model adds.
         own_unit: The unit of a cost model's own resource.
 
     Raises:
@@ -173,10 +173,10 @@ def _find_unit(unit: str, units: Mapping[str, str]) -> str | None:
 
 
 def read_amount(name: str, quantity: Quantity, text: str) -> tuple[float, bool]:
-    """Returns the value of an amount in words, and whether it is a multiple of the parent's.
+    """Returns the value of an amount given as text, and whether it is a multiple of the parent's.
 
     Raises:
-        ConstraintError: It is no number, or its unit is missing or another quantity's.
+        ConstraintError: It is not a number, or its unit is missing or that of another quantity.
     """
     allowed = ", ".join([*quantity.units, "x or % (of the parent's)"])
     if quantity.bare:
@@ -201,7 +201,7 @@ def read_amount(name: str, quantity: Quantity, text: str) -> tuple[float, bool]:
 def rounded(value: float, relation: Relation) -> str:
     """Returns three digits, rounded away from the bound.
 
-    "3.42x is needed, 3.42x is reached" helps nobody.
+    Otherwise a message could say "3.42x is needed, 3.42x is reached".
     """
     exponent = math.floor(math.log10(value)) - 2
     step = Decimal(1).scaleb(exponent)

@@ -98,7 +98,7 @@ class Requirement:
         return f"{rounded(amount / self.amount(parent[self.column.name]), relation)}x"
 
     def describe_infeasible(self, reached: float, parent: Mapping[str, float]) -> str:
-        """Says how near the space comes, for the best total of the column and the parent's."""
+        """Says how close the space comes, for the best total of the column and the parent's."""
         base = parent.get(self.column.name, 0.0)
         own = {self.constraint.resource: self.amount(base)} if base > 0 else {}
         best = self.amount(reached) if reached > 0 else 0.0
@@ -108,10 +108,10 @@ class Requirement:
 def requirements(
     constraints: Iterable[Constraint], workload: Workload | Scenario
 ) -> tuple[Requirement, ...]:
-    """Spells constraints out over scenarios.
+    """Expands constraints over scenarios.
 
-    A throughput, energy or FLOPs without a scenario of its own is that of the whole workload, its
-    scenarios counted by their weights. Any other constraint without one holds in each scenario.
+    Throughput, energy or FLOPs without a scenario are those of the whole workload, its scenarios
+    weighted. Any other constraint without a scenario applies to each one.
 
     Args:
         constraints: What is required.
@@ -121,17 +121,17 @@ def requirements(
         One requirement for each constraint and column.
 
     Raises:
-        ConstraintError: A constraint names a scenario that is not there.
+        ConstraintError: A constraint names a scenario that does not exist.
 
     Example:
         >>> from puzzle.limits.constraints import parse_constraints
         >>> both = Workload.of({"chat": (Scenario(), 3.0), "long": (Scenario(batch=1), 1.0)})
-        >>> asked = parse_constraints("throughput >= 2x, latency(chat) <= 1 s, memory <= 80%")
-        >>> [r.column.name for r in requirements(asked, both)]
+        >>> wanted = parse_constraints("throughput >= 2x, latency(chat) <= 1 s, memory <= 80%")
+        >>> [r.column.name for r in requirements(wanted, both)]
         ['seconds', 'seconds(chat)', 'memory(chat)', 'memory(long)']
     """
     whole = Workload.of(workload)
-    found: list[Requirement] = []
+    expanded: list[Requirement] = []
     for constraint in constraints:
         if constraint.scenario is not None:
             groups = [{constraint.scenario: whole.find(constraint.scenario)}]
@@ -146,8 +146,8 @@ def requirements(
             column = _column(constraint.resource, constraint.quantity, changed, weights)
             column = replace(column, name=column.name + constraint.where)
             per = sum(weights[name] * constraint.quantity.per(s) for name, s in changed.items())
-            found.append(Requirement(constraint=constraint, column=column, per=per))
-    return tuple(found)
+            expanded.append(Requirement(constraint=constraint, column=column, per=per))
+    return tuple(expanded)
 
 
 def _column(
@@ -201,7 +201,7 @@ def objective(
 
     Args:
         minimise: A quantity that is better when smaller, "seconds", or a cost model's resource.
-        workload: The scenarios; several are added by their weights.
+        workload: The scenarios; several are added up by their weights.
         constraints: What is required; the KL has to be limited, or the smallest model of all
             would be the answer.
         resources: Units of the resources that the cost model names, by name.
@@ -277,7 +277,7 @@ def to_limits(
 def describe_infeasible(
     constraint: Constraint, most_reachable: float, parent: Mapping[str, float]
 ) -> str:
-    """Say that a constraint cannot be met and how near the search space comes to it.
+    """Say that a constraint cannot be met and how close the search space comes.
 
     Args:
         constraint: What was required.

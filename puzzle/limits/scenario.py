@@ -157,14 +157,14 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Scenarios that one child serves, and how often each comes up.
+    """Scenarios that one child serves, and how often each occurs.
 
     Args:
         scenarios: The scenarios by name; a single one may have the empty name.
         weights: How often each is run, in any unit; only the ratios matter.
 
     Raises:
-        ConstraintError: There is no scenario, a name cannot stand in a constraint, a weight is
+        ConstraintError: There is no scenario, a name cannot be used in a constraint, a weight is
             not positive, or the scenarios store weights in different types.
 
     Example:
@@ -183,7 +183,7 @@ class Workload:
             named = isinstance(name, str) and _NAME.fullmatch(name)
             if not named and (name != "" or len(self.scenarios) > 1):
                 raise ConstraintError(
-                    f"The scenario name {name!r} cannot stand in a constraint; use letters, "
+                    f"The scenario name {name!r} cannot be used in a constraint; use letters, "
                     "digits, _ and -, such as 'chat'."
                 )
             weight = self.weights.get(name)
@@ -221,7 +221,9 @@ class Workload:
         if isinstance(value, Scenario):
             return cls(scenarios={"": value}, weights={"": 1.0})
         if not isinstance(value, Mapping):
-            raise ConstraintError(f"{value!r} is no scenario; give a Scenario or several by name.")
+            raise ConstraintError(
+                f"{value!r} is not a scenario; give a Scenario or several by name."
+            )
         pairs = {
             n: v if isinstance(v, tuple) and len(v) == 2 else (v, 1.0) for n, v in value.items()
         }
@@ -304,7 +306,7 @@ def require_total(totals: Mapping[str, float], name: str, whose: str) -> float:
 
 
 def rate(resource_totals: Mapping[str, float], scenario: Scenario) -> dict[str, float]:
-    """Turn a model's seconds into the rates that constraints speak of.
+    """Turn a model's seconds into the rates that constraints refer to.
 
     Args:
         resource_totals: prefill_seconds and decode_seconds; seconds, where absent, is their sum.

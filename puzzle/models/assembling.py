@@ -30,7 +30,7 @@ def assemble(
         dtype: Number format of its weights.
 
     Raises:
-        PuzzleError: Tensors are missing or too many, or have the wrong shape; they are named.
+        PuzzleError: Tensors are missing, unexpected or of the wrong shape; they are named.
     """
     config = config_from_layout(parent_config, layout)
     config.dtype = dtype

@@ -1,4 +1,4 @@
-"""Residual streams in memory-mapped files, and running over them in batches."""
+"""Residual streams in memory-mapped files, and going over them in batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Boundaries:
-    """Tensors of one shape, each in a file of its own, mapped into memory when asked for.
+    """Tensors of one shape, each in a file of its own, mapped into memory on access.
 
     The operating system keeps what is in use in memory and writes back the rest, so a model of
     any depth needs no more memory than one boundary.
@@ -32,7 +32,7 @@ class Boundaries:
         directory.mkdir(exist_ok=True)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Returns the tensor of this number, writable; zeros if nothing was written.
+        """Returns the tensor with this number, writable; zeros if nothing was written.
 
         Raises:
             OSError: The disk has no room for it.
@@ -43,15 +43,15 @@ class Boundaries:
         return torch.from_file(str(path), shared=True, size=size, dtype=self.dtype).view(self.shape)
 
     def drop(self, index: int) -> None:
-        """Deletes the tensor of this number, if it was written."""
+        """Deletes the tensor with this number, if it was written."""
         (self.directory / f"{index}.bin").unlink(missing_ok=True)
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Makes a file of zeros with its room on the disk.
+    """Makes a file of zeros whose room on the disk is reserved.
 
-    Writing to a mapped page that the disk has no room for kills the process, where a full disk
-    met here is an error.
+    Writing to a mapped page that the disk has no room for kills the process, whereas a full disk
+    raises an error here.
     """
     with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
@@ -65,32 +65,32 @@ def _reserve(path: Path, size: int) -> None:
 def in_batches(rows: range, size: int, compute: Callable[[slice], T]) -> Iterator[tuple[slice, T]]:
     """Yields (rows, what `compute` returns for them), batch by batch.
 
-    Where the device has not enough memory for a batch, it and all later ones are halved.
+    Where the device runs out of memory, that batch and all later ones have half as many rows.
 
     Args:
         rows: First and last row.
         size: Rows per batch.
-        compute: Must leave nothing behind when it fails.
+        compute: Is called with each slice; must have no effect when it fails.
 
     Raises:
         torch.OutOfMemoryError: Not even one row fits.
 
     Example:
-        >>> [found for _, found in in_batches(range(5), 2, lambda rows: rows.stop - rows.start)]
+        >>> [size for _, size in in_batches(range(5), 2, lambda rows: rows.stop - rows.start)]
         [2, 2, 1]
     """
     start = rows.start
     while start < rows.stop:
         part = slice(start, min(start + size, rows.stop))
         try:
-            found = compute(part)
+            result = compute(part)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
             size //= 2
-            logger.warning("out of device memory; going on with batches of %d windows", size)
+            logger.warning("out of device memory; continuing with batches of %d windows", size)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
-        yield part, found
+        yield part, result
         start = part.stop

@@ -69,7 +69,7 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
 
 
 class PuzzlePreTrainedModel(LlamaPreTrainedModel):
-    """What the child's classes tell transformers."""
+    """Settings that transformers reads from the child's classes."""
 
     config_class = PuzzleConfig
     _no_split_modules = ["PuzzleDecoderLayer"]  # noqa: RUF012 - transformers reads a list

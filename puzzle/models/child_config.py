@@ -45,12 +45,12 @@ class PuzzleConfig(LlamaConfig):
 
     def layer_config(self, layer: int) -> LlamaConfig:
         """Returns a plain config holding the sizes of one layer."""
-        block, found = self.block(layer), copy.copy(self)
+        block, sizes = self.block(layer), copy.copy(self)
         if block.attention.kv_heads is not None:
-            found.num_key_value_heads = block.attention.kv_heads
+            sizes.num_key_value_heads = block.attention.kv_heads
         if block.ffn.width is not None:
-            found.intermediate_size = block.ffn.width
-        return found
+            sizes.intermediate_size = block.ffn.width
+        return sizes
 
 
 def config_from_layout(parent_config: LlamaConfig, layout: Layout) -> PuzzleConfig:

@@ -12,7 +12,7 @@ FAMILIES: dict[str, Family] = dict.fromkeys(LLAMA.model_types, LLAMA)
 
 
 def register_family(family: Family) -> None:
-    """Makes a family known for each of its model types."""
+    """Registers a family for each of its model types."""
     FAMILIES.update(dict.fromkeys(family.model_types, family))
 
 

@@ -13,7 +13,7 @@ Rope = tuple[torch.Tensor, torch.Tensor]
 
 
 class Family(Protocol):
-    """What the library needs to know of a model family.
+    """What the library needs to know about a model family.
 
     Attributes:
         model_types: The `model_type` values of the configs it understands.

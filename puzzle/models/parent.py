@@ -59,7 +59,7 @@ class Parent:
     ) -> None:
         self.family: Family = family_of(config)
         self.shape: ModelShape = self.family.shape(config)
-        # Layers run without a mask: sdpa is then causal, where eager attention would see ahead.
+        # Layers run without a mask: sdpa is then causal, whereas eager attention would look ahead.
         self.config = copy.deepcopy(config)
         self.config._attn_implementation = "sdpa"
         self.tensors, self.tokenizer = tensors, tokenizer
@@ -76,7 +76,7 @@ class Parent:
     def cast(self, dtype: torch.dtype) -> Parent:
         """Returns the same parent in another number format, its weights as its checkpoint has them.
 
-        What was fitted to this one belongs to the other as well.
+        What was fitted to this one is valid for the other as well.
         """
         other = copy.copy(self)
         other.dtype = dtype
@@ -102,11 +102,11 @@ class Parent:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the whole parent's tensors by their Hugging Face names."""
-        found = self.outer_tensors()
+        tensors = self.outer_tensors()
         for index in range(self.shape.layers):
             prefix = self.family.layer_prefix.format(index)
-            found.update({prefix + k: v for k, v in self.layer_tensors(index).items()})
-        return found
+            tensors.update({prefix + k: v for k, v in self.layer_tensors(index).items()})
+        return tensors
 
     def embedding(self) -> torch.Tensor:
         """Returns the embedding table, (vocab, hidden)."""
@@ -136,7 +136,7 @@ class Parent:
         return self.family.run(layer, x_BLD, self.rope(x_BLD.shape[1]))
 
     def ref(self, workspace: Workspace) -> ParentRef:
-        """Returns where another process finds this parent.
+        """Returns a reference by which another process can open this parent.
 
         Args:
             workspace: Where a parent that is in memory only is stored.
@@ -159,7 +159,7 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentRef:
-    """Where a parent that was opened and checked is: a value that another process opens.
+    """A reference to a parent that was opened and checked, for other processes to open.
 
     Args:
         directory: Its config and safetensors.
@@ -177,7 +177,7 @@ class ParentRef:
         """Returns the parent, without its tokenizer.
 
         Args:
-            device: Where it runs, if elsewhere.
+            device: Where it runs, if not on the reference's device.
         """
         path = Path(self.directory)
         return Parent(
@@ -214,7 +214,7 @@ def open_parent(
     """Opens a parent from a live model, a local directory, a GGUF file or a hub id.
 
     Args:
-        source: What to open; an existing path wins over a hub id.
+        source: What to open; an existing path takes precedence over a hub id.
         workspace: Where a GGUF is unpacked, once.
         tokenizer: Tokenizer; by default the one beside the weights.
         dtype: Number format in which it runs: "float32", "bfloat16", "float16", or "auto" for what
@@ -222,11 +222,11 @@ def open_parent(
         device: Where its layers run, one at a time.
         revision: Hub revision.
         token: Hub token.
-        local_files_only: Never ask the hub.
+        local_files_only: Never contact the hub.
         trust_remote_code: Whether code of the repository may run; off by default.
 
     Returns:
-        The parent; of its weights only one pass for NaN and infinity has been read.
+        The parent, its weights checked for NaN and infinity and otherwise read layer by layer.
 
     Raises:
         ParentError: It cannot be opened, its family is unknown, a weight is not finite, or torch
@@ -290,14 +290,14 @@ def _download(hub_id: str, revision: str | None, token: str | None, local: bool)
 
     wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
     try:
-        found = snapshot_download(
+        directory = snapshot_download(
             hub_id, revision=revision, token=token, local_files_only=local, allow_patterns=wanted
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ParentError(
             f"{hub_id!r} is neither a local path nor a model that can be downloaded: {error}"
         ) from error
-    return Path(found)
+    return Path(directory)
 
 
 def _unpack_gguf(path: Path, workspace: Workspace, dtype: str) -> Path:

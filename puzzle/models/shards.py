@@ -19,7 +19,7 @@ FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class Shards(Mapping[str, torch.Tensor]):
-    """The tensors of a directory of safetensors shards, each read from disk when asked for.
+    """The tensors of a directory of safetensors shards, each read from disk on access.
 
     Args:
         directory: Holds `model.safetensors`, or the index and the shards it names.

@@ -27,7 +27,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenModel:
-    """A model whose weights are read when they are asked for.
+    """A model whose weights are read on access.
 
     Args:
         config: Its config, as a child's; a plain parent has the parent's block in every layer.
@@ -73,7 +73,7 @@ def open_model(
         )
     if not isinstance(source, str | os.PathLike):
         raise ParentError(
-            f"{type(source).__name__} is no model; give a directory, a hub id, a GGUF file, a "
+            f"{type(source).__name__} is not a model; give a directory, a hub id, a GGUF file, a "
             "transformers model, or what puzzle.models.parent.open_parent returns"
         )
     if Path(source).is_dir():
@@ -142,9 +142,9 @@ def empty_model(config: PuzzleConfig, dtype: torch.dtype) -> PuzzleForCausalLM:
     return model
 
 
-def filled_model(found: OpenModel) -> PuzzleForCausalLM:
+def filled_model(opened: OpenModel) -> PuzzleForCausalLM:
     """Returns a model with its weights, for inference."""
-    model = empty_model(found.config, found.dtype)
+    model = empty_model(opened.config, opened.dtype)
     for name, parameter in model.named_parameters():
-        parameter.data.copy_(found.tensors[name])
+        parameter.data.copy_(opened.tensors[name])
     return model.eval()

@@ -1,4 +1,4 @@
-"""serve_check(): does a child say in a serving engine what it says in torch, and how fast?"""
+"""serve_check(): does a child answer in a serving engine as it does in torch, and how fast?"""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRun:
-    """What an engine said and how fast it was.
+    """What an engine returned and how fast it was.
 
     Args:
         version: Of the engine.
@@ -56,12 +56,12 @@ class EngineRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeCheck:
-    """A child in an engine against the same child in torch.
+    """A child in an engine compared with the same child in torch.
 
     Args:
         engine: The engine.
         version: Its version.
-        path: What it was given.
+        path: The child's directory.
         positions: Positions whose next token was compared.
         agreement: Share of them at which engine and torch name the same most likely token.
         max_difference: Largest difference of the log-probability of a token among torch's most
@@ -92,8 +92,8 @@ class ServeCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**found, "path": str(self.path), "passed": self.passed}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "path": str(self.path), "passed": self.passed}
 
     def __str__(self) -> str:
         speed = ""
@@ -135,19 +135,19 @@ def serve_check(
             given. That environment need not have puzzle.
         quantisation: For llama.cpp, as in `export`; "f32" if not given.
         dtype: For the others, number format of the weights; the child's own if None. With
-            "float32" the engine also computes in it, so that the comparison is sharp.
+            "float32" the engine also computes in it, so that rounding explains no difference.
         prompt: What greedy text continues.
         text: Text whose next tokens are compared.
         new_tokens: Tokens of greedy text.
         speed: Whether tokens per second are measured.
-        repeats: How often, after which the median is taken.
+        repeats: How many times, of which the median is taken.
         prompt_tokens: Length of the prompt in that measurement; as many tokens are generated.
         threads: CPU threads of the engine.
-        timeout: Seconds after which the engine is given up.
+        timeout: Seconds after which the engine is stopped.
 
     Raises:
-        ExportError: The engine is missing (what to install is said), cannot run the child, has
-            no runner here, or fails; its last words are then quoted.
+        ExportError: The engine is missing (the message says what to install), cannot run the
+            child, has no runner here, or fails; its last lines are then quoted.
 
     Example:
         >>> from puzzle import serve_check
@@ -192,9 +192,9 @@ def serve_check(
             "end": next(iter(ids.ends), None),
             "exact": exact,
         }
-        found = run_engine(runner, request, python=python, timeout=timeout)
+        answer = run_engine(runner, request, python=python, timeout=timeout)
     reference = torch_run(Path(directory), ids.prompt, ids.text, new_tokens)
-    return compared(engine, Path(directory), found, reference, ids)
+    return compare_runs(engine, Path(directory), answer, reference, ids)
 
 
 class TokenIds:
@@ -217,7 +217,7 @@ class TokenIds:
         return self.tokenizer.decode(ids) if self.tokenizer is not None else str(list(ids))
 
     def until_end(self, ids: Sequence[int]) -> list[int]:
-        """Returns the ids before the first that ends a text, where some engines go on."""
+        """Returns the ids before the first that ends a text, after which some engines continue."""
         return list(itertools.takewhile(lambda token: token not in self.ends, ids))
 
 
@@ -262,25 +262,25 @@ def run_engine(
     python: str | os.PathLike[str] | None = None,
     timeout: float = 1800,
 ) -> EngineRun:
-    """Runs one of the scripts of `puzzle.export` in a process of its own.
+    """Runs one of the scripts of `puzzle.serving.runners` in a process of its own.
 
     Args:
         runner: The script.
-        request: What the package's docstring says.
+        request: As that package's docstring says.
         python: The interpreter; this one if not given.
-        timeout: Seconds after which it is given up.
+        timeout: Seconds after which it is stopped.
 
     Raises:
         ExportError: The engine failed or took too long; its last lines are quoted.
     """
     with tempfile.TemporaryDirectory(prefix="puzzle-engine-") as name:
-        asked, answered = Path(name) / "request.json", Path(name) / "answer.json"
-        asked.write_text(json.dumps(request), encoding="utf-8")
+        request_file, answer_file = Path(name) / "request.json", Path(name) / "answer.json"
+        request_file.write_text(json.dumps(request), encoding="utf-8")
         command = [
             os.fspath(python or sys.executable),
             "-P",
             str(runner),
-            *map(str, (asked, answered)),
+            *map(str, (request_file, answer_file)),
         ]
         try:
             done = subprocess.run(
@@ -293,11 +293,11 @@ def run_engine(
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise ExportError(f"{runner.stem} did not end within {timeout:g} seconds") from error
-        if done.returncode or not answered.is_file():
+            raise ExportError(f"{runner.stem} did not finish within {timeout:g} seconds") from error
+        if done.returncode or not answer_file.is_file():
             last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
             raise ExportError(f"{runner.stem} failed with exit code {done.returncode}:\n{last}")
-        answer = json.loads(answered.read_text(encoding="utf-8"))
+        answer = json.loads(answer_file.read_text(encoding="utf-8"))
     return EngineRun(
         version=answer["version"],
         greedy=tuple(answer["greedy"]),
@@ -311,7 +311,7 @@ def run_engine(
 def torch_run(
     directory: Path, prompt: Sequence[int], text: Sequence[int], new_tokens: int
 ) -> EngineRun:
-    """Returns what a child says in torch, in float32, without a cache's help.
+    """Returns what a child says in torch, in float32; `top` without a cache.
 
     Args:
         directory: The child.
@@ -338,20 +338,20 @@ def torch_run(
     )
 
 
-def compared(
-    engine: str, path: Path, found: EngineRun, reference: EngineRun, ids: TokenIds
+def compare_runs(
+    engine: str, path: Path, answer: EngineRun, reference: EngineRun, ids: TokenIds
 ) -> ServeCheck:
-    """Returns what an engine said against what torch said."""
+    """Compares what an engine returned with what torch returned."""
     same, largest = 0, 0.0
-    engine_ids, torch_ids = ids.until_end(found.greedy), ids.until_end(reference.greedy)
-    for one, other in zip(found.top, reference.top, strict=True):
+    engine_ids, torch_ids = ids.until_end(answer.greedy), ids.until_end(reference.greedy)
+    for one, other in zip(answer.top, reference.top, strict=True):
         same += one[0][0] == other[0][0]
         own = dict(one)
         differences = [abs(own[token] - log) for token, log in other if token in own]
         largest = max([largest, *(d if math.isfinite(d) else math.inf for d in differences)])
     return ServeCheck(
         engine=engine,
-        version=found.version,
+        version=answer.version,
         path=path,
         positions=len(reference.top),
         agreement=same / len(reference.top),
@@ -359,6 +359,6 @@ def compared(
         greedy_equal=engine_ids == torch_ids,
         engine_text=ids.decoded(engine_ids),
         torch_text=ids.decoded(torch_ids),
-        prefill=statistics.median(found.prefill) if found.prefill else None,
-        decode=statistics.median(found.decode) if found.decode else None,
+        prefill=statistics.median(answer.prefill) if answer.prefill else None,
+        decode=statistics.median(answer.decode) if answer.decode else None,
     )

@@ -66,7 +66,7 @@ def export(
     """Writes a child in the form that an unmodified serving engine reads.
 
     What the engine lacks is rewritten exactly into what it has; `search_space.ENGINES` says what
-    it can take. Nothing is written before the child is known to fit.
+    it supports. Nothing is written before the child is known to fit.
 
     Args:
         child: A child or its parent: the model, a `SearchResult`, or a directory of one.
@@ -80,13 +80,13 @@ def export(
             child's own format if not given.
         tokenizer: The tokenizer of a child in memory; by default the files in its directory.
         tokenizer_from: For GGUF, another GGUF (the parent's) whose tokenizer is copied.
-        pre: For GGUF, llama.cpp's name for the way the tokenizer cuts text, where not recognised.
+        pre: For GGUF, llama.cpp's name of the tokenizer's pre-tokenizer, where not recognised.
 
     Returns:
         What was written, and what was rewritten on the way.
 
     Raises:
-        ExportError: The engine cannot run the child, an option does not go with the format, or
+        ExportError: The engine cannot run the child, an option does not apply to the format, or
             the tokenizer cannot be written.
         WorkspaceError: The disk is full or cannot be written.
 
@@ -97,7 +97,7 @@ def export(
     """
     target, form = _target(engine, format)
     if isinstance(getattr(child, "layout", None), Layout):
-        # A search result is refused before its child is assembled.
+        # A search result that does not fit is refused before its child is assembled.
         lower(child.layout, target)
     source = open_source(child, tokenizer=tokenizer)
     rewritten = rewritings(source.layout, target)

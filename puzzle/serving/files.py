@@ -1,4 +1,4 @@
-"""Files beside the weights, and writing a directory that is never half there."""
+"""Files beside the weights, and writing a directory that is never incomplete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TOKENIZER_FILES = (
     "*.tiktoken",
     "*.model",
 )
-# A single file left from before would be read instead of new shards.
+# A single file left over from before would be read instead of new shards.
 MODEL_FILES = ("config.json", "model*.safetensors", "*.index.json")
 LEGAL_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 
@@ -39,12 +39,12 @@ def staged(
 ) -> Iterator[Path]:
     """Yields a directory beside the given one; what is written there is moved in at the end.
 
-    The config goes last, and weights left from before are removed first: what cannot be loaded
+    The config goes last, and weights left over from before are removed first: what cannot be loaded
     yet does not look like a model.
 
     Args:
         directory: Where the files end up; files of the same names are replaced.
-        replaces: Patterns of files left from before that are removed.
+        replaces: Patterns of the files left over from before that are removed.
 
     Raises:
         WorkspaceError: The disk is full or cannot be written.
@@ -78,12 +78,12 @@ def copy_tokenizer(source: str | os.PathLike[str], directory: Path) -> bool:
     Returns:
         Whether there was a tokenizer.
     """
-    found = _copy(Path(source), directory, TOKENIZER_FILES)
-    return any(name.startswith(("tokenizer", "vocab")) for name in found)
+    copied = _copy(Path(source), directory, TOKENIZER_FILES)
+    return any(name.startswith(("tokenizer", "vocab")) for name in copied)
 
 
 def save_tokenizer(tokenizer: Any, directory: Path) -> None:
-    """Writes a tokenizer, as copies of the files it was loaded from where they still say it all.
+    """Writes a tokenizer, as copies of the files it was loaded from if it has not changed since.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -102,12 +102,12 @@ def _unchanged(tokenizer: Any, source: Path) -> bool:
         getattr(tokenizer, name, None) == getattr(stored, name, None)
         for name in ("chat_template", "special_tokens_map", "padding_side", "model_max_length")
     ]
-    one, other = (_lasting(each) for each in (tokenizer, stored))
+    one, other = (_definition(each) for each in (tokenizer, stored))
     return all(same) and one is not None and one == other
 
 
-def _lasting(tokenizer: Any) -> dict[str, Any] | None:
-    """Returns what a fast tokenizer is, without the padding and truncation of its last call."""
+def _definition(tokenizer: Any) -> dict[str, Any] | None:
+    """Returns a fast tokenizer's definition, without its last call's padding and truncation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None

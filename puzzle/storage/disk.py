@@ -1,4 +1,4 @@
-"""What a disk may refuse: asked about before long work, and named when it happens."""
+"""Disk errors: free space is checked before long work, and a failure names path and cause."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def require_free(path: str | os.PathLike[str], needed: int) -> None:
 
 @contextmanager
 def disk_errors(path: Path, root: Path) -> Iterator[None]:
-    """Turn what a disk refuses inside root into a WorkspaceError that names the path."""
+    """Turn the disk's errors inside root into a WorkspaceError that names the path."""
     from safetensors import SafetensorError
 
     try:
         yield
-    except SafetensorError as error:  # how a full disk reaches Python through safetensors
+    except SafetensorError as error:  # safetensors raises it when the disk is full
         raise WorkspaceError(f"Cannot write {path}: {error}; is its disk full?") from error
     except OSError as error:
         where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str) else path
@@ -77,12 +77,12 @@ def disk_errors(path: Path, root: Path) -> Iterator[None]:
 
 
 def fsync(path: Path) -> None:
-    """Makes a file, or the list of files of a directory, outlive a power cut."""
+    """Makes a file, or the list of a directory's files, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems cannot sync a directory and say EINVAL.
+        # Some network file systems cannot sync a directory and return EINVAL.
         if error.errno != errno.EINVAL:
             raise
     finally:

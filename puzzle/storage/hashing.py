@@ -1,4 +1,4 @@
-"""Content hashes of values, files and tensors: the names of artifacts are made of them."""
+"""Content hashes of values, files and tensors, from which artifacts take their names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and hashing a value needs no
 
 
 def canonical(value: Any) -> Any:
-    """Returns a value as plain JSON types; DataError names the part that is none of them."""
+    """Returns a value as plain JSON types; DataError names the part that cannot be stored so."""
     if hasattr(value, "to_dict"):
         return canonical(value.to_dict())
     if value is None or isinstance(value, str | bool | int):
@@ -38,7 +38,7 @@ def content_hash(value: Any) -> str:
 
     Args:
         value: None, bool, int, finite float, str, list, tuple, mapping with str keys, or an
-            object with `to_dict`, nested at will. The order of keys does not count.
+            object with `to_dict`, nested to any depth. The order of keys does not matter.
 
     Returns:
         32 hexadecimal digits.
@@ -78,7 +78,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash tensors by name, dtype, shape and bytes.
 
     Args:
-        tensors: Tensors by name, on any device; order and strides do not count.
+        tensors: Tensors by name, on any device; order and strides do not matter.
 
     Returns:
         32 hexadecimal digits.
@@ -94,6 +94,6 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         header = json.dumps([name, str(tensor.dtype), list(tensor.shape)])
         digest.update(f"{len(header)}:{header}".encode())
-        # numpy has no bfloat16, so every dtype is seen as bytes; a scalar has to be 1-d for that.
+        # numpy has no bfloat16, so all tensors are viewed as bytes; scalars must be 1-d for that.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

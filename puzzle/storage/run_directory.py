@@ -18,7 +18,7 @@ def current_run_directory(root: str | os.PathLike[str]) -> Path:
     Artifacts of another format would never be read; they are left as they are.
 
     Args:
-        root: The directory that was asked for; it need not exist.
+        root: The requested directory; it need not exist.
     """
     path = Path(root).absolute()
     if not any(path.glob(f"*/*/{MANIFEST}")):

@@ -1,4 +1,4 @@
-"""Writing tensors to safetensors files, whatever memory they share."""
+"""Writing tensors to safetensors files, even tensors that share memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def save_tensors(
         ready[name] = plain
     try:
         save_file(ready, path, metadata=dict(metadata) if metadata else None)
-    except (SafetensorError, OSError) as error:  # a full disk reaches Python as either of them
+    except (SafetensorError, OSError) as error:  # a full disk raises either of them
         raise WorkspaceError(
             f"Cannot write {path}: {error}. It must be on a writable disk with free space: free "
             "space there or use another workspace."

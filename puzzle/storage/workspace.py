@@ -32,7 +32,7 @@ __all__ = ["Artifact", "ArtifactRef", "Workspace"]
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-# Of a whole run directory, whose artifacts of an older format would never be read.
+# For a whole run directory: artifacts of an older format would never be read.
 RUN_FORMAT, RUN_FILE = 2, "run.json"
 MANIFEST = "manifest.json"
 Builder = Callable[[Path], Mapping[str, Any] | None]
@@ -40,13 +40,13 @@ Builder = Callable[[Path], Mapping[str, Any] | None]
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that results depend on."""
-    found = {"python": python_version()}
+    installed = {"python": python_version()}
     for label in ("puzzle", "torch", "transformers", "numpy"):
         try:
-            found[label] = packages.version("puzzle-nas" if label == "puzzle" else label)
+            installed[label] = packages.version("puzzle-nas" if label == "puzzle" else label)
         except packages.PackageNotFoundError:
-            found[label] = "not installed"
-    return found
+            installed[label] = "not installed"
+    return installed
 
 
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ class Artifact:
         return ArtifactRef(kind=self.kind, key=self.key)
 
     def discard(self) -> None:
-        """Delete the artifact, if it is there; its manifest goes first."""
+        """Delete the artifact, if it exists; its manifest is removed first."""
         if self.path.exists():
             with self._locked():
                 (self.path / MANIFEST).unlink(missing_ok=True)
@@ -148,7 +148,7 @@ class Artifact:
             self._verified.add(name)
 
     def exists(self) -> bool:
-        """Return whether the manifest is sound and every file is there with its size."""
+        """Return whether the manifest is sound and every file has its recorded size."""
         try:
             for name, entry in self.manifest["files"].items():
                 self._check(name, entry, hashes=False)
@@ -157,7 +157,7 @@ class Artifact:
         return True
 
     def sound(self) -> bool:
-        """Return whether every file is there with its hash; damage is logged, absence is not."""
+        """Return whether every file has its recorded hash; damage is logged, absence is not."""
         if not self.path.exists():
             return False
         try:
@@ -168,13 +168,13 @@ class Artifact:
         return True
 
     def verify(self) -> None:
-        """Hash every file again; raises DamagedArtifactError that names the first bad one."""
+        """Hash every file again; raises DamagedArtifactError that names the first damaged one."""
         self._verified.clear()
         for name, entry in self.manifest["files"].items():
             self._check(name, entry, hashes=True)
 
     def write(self, builder: Builder) -> Artifact:
-        """Build the artifact unless it exists; whoever comes second waits and then reuses it.
+        """Build the artifact unless it exists; a second writer waits and then reuses it.
 
         Args:
             builder: Writes files into the directory it is given; may return JSON-like metadata.
@@ -183,7 +183,7 @@ class Artifact:
             This artifact.
 
         Raises:
-            WorkspaceError: The disk refuses, or the builder left a link or a manifest.
+            WorkspaceError: The disk cannot be written, or the builder left a link or a manifest.
 
         Example:
             >>> artifact.write(lambda folder: save_tensors(folder / "w.safetensors", tensors))
@@ -307,13 +307,13 @@ class Workspace:
         return Artifact(self.root, kind, spec)
 
     def find(self, ref: ArtifactRef) -> Artifact:
-        """Return an artifact that was built before, by its name.
+        """Return an artifact that was built before.
 
         Args:
             ref: Its name.
 
         Raises:
-            DamagedArtifactError: It is not there, or its manifest cannot be read.
+            DamagedArtifactError: It does not exist, or its manifest cannot be read.
         """
         path = self.root / ref.kind / ref.key / MANIFEST
         try:
@@ -355,7 +355,7 @@ class Workspace:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yields a temporary directory of this process; `clean` finds it after a kill."""
+        """Yields a temporary directory; if this process is killed, `clean` deletes it."""
         directory = _temporary(self.root)
         try:
             with disk_errors(directory, self.root):
@@ -365,7 +365,7 @@ class Workspace:
             shutil.rmtree(directory, ignore_errors=True)
 
     def clean(self) -> list[Path]:
-        """Delete temporary directories of processes on this machine that no longer live.
+        """Delete temporary directories of processes that no longer run on this machine.
 
         Returns:
             What was deleted.
@@ -373,7 +373,7 @@ class Workspace:
         deleted = []
         for path in sorted((self.root / "tmp").iterdir()):
             pid, _, host = [*path.name.split("-", 2), "", ""][:3]
-            if pid.isdigit() and host == socket.gethostname() and not _alive(int(pid)):
+            if pid.isdigit() and host == socket.gethostname() and not _is_running(int(pid)):
                 shutil.rmtree(path, ignore_errors=True)
                 deleted.append(path)
         return deleted
@@ -384,11 +384,11 @@ def _temporary(root: Path) -> Path:
     return root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's process, so it lives
+    except PermissionError:  # it runs, as another user's
         return True
     return True

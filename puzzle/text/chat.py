@@ -16,7 +16,7 @@ _PROBE = [{"role": "user", "content": "probe"}]
 def thinking_switch(tokenizer: Any) -> str | None:
     """Returns how the chat template turns reasoning on and off.
 
-    The template is tried out rather than looked up by name: it has a switch if what it renders
+    The template is tried rather than looked up by name: it has a switch if what it renders
     depends on one.
 
     Args:
@@ -51,7 +51,7 @@ def render_chat(messages: Messages, tokenizer: Any, *, thinking: str | None = No
         thinking: "on" or "off" for a template with a switch, None for the template's default.
 
     Raises:
-        DataError: A turn lacks its role or content, or the template refuses the conversation.
+        DataError: A turn lacks its role or content, or the template rejects the conversation.
 
     Example:
         >>> render_chat([{"role": "user", "content": "Hello"}], None)
@@ -74,8 +74,8 @@ def render_chat(messages: Messages, tokenizer: Any, *, thinking: str | None = No
     prompt = _apply(tokenizer, turns[:-1], True, arguments)
     if whole.startswith(prompt):
         return whole
-    # Some templates write the switch only into the prompt of the answer to come, so that is
-    # where the last answer is put.
+    # Some templates write the switch only into the generation prompt, so the last answer is
+    # appended to that.
     start = whole.rfind(str(turns[-1]["content"]).strip())
     return whole if start < 0 else prompt + whole[start:]
 
@@ -106,12 +106,12 @@ def _apply(tokenizer: Any, turns: Messages, prompt: bool, arguments: Mapping[str
     from jinja2 import TemplateError
 
     try:
-        found = tokenizer.apply_chat_template(
+        text = tokenizer.apply_chat_template(
             list(turns), tokenize=False, add_generation_prompt=prompt, **arguments
         )
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         roles = [turn["role"] for turn in turns]
         raise DataError(
-            f"the tokenizer's chat template refuses turns of roles {roles}: {error}"
+            f"the tokenizer's chat template rejects turns of roles {roles}: {error}"
         ) from error
-    return str(found)
+    return str(text)

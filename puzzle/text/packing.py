@@ -14,29 +14,29 @@ from puzzle.text.chat import MODES, thinking_switch
 from puzzle.text.rows import open_rows
 from puzzle.text.windows import row_text
 
-# So many rows without a single token mean that there are none.
+# After so many rows without a token, the data counts as empty.
 EMPTY_ROWS = 10_000
 
 
 class PackedStream:
-    """Token windows without end, the same ones for the same data, tokenizer and seed.
+    """An endless stream of token windows, the same for the same data, tokenizer and seed.
 
-    Documents are put one after the other, each followed by the end-of-text token, and cut into
-    windows. All processes of a run read the same stream, so what is in a batch does not depend on
-    their number.
+    Documents are concatenated, each followed by the end-of-text token, and cut into windows. All
+    processes of a run read the same stream, so the contents of a batch do not depend on their
+    number.
 
     Args:
         data: What `open_rows` accepts.
         tokenizer: A Hugging Face tokenizer; not needed for token windows.
         length: Tokens per window.
         seed: Seed of the order.
-        thinking: "both" renders conversations in each mode of the chat template in turns, "on" or
+        thinking: "both" renders conversations in each mode of the chat template in turn, "on" or
             "off" in one; without a switch in the template there is one mode.
-        buffer: Documents among which a streamed data set is shuffled.
-        vocab: Size of the models' vocabulary, to refuse what they cannot read.
+        buffer: Documents among which a streamed dataset is shuffled.
+        vocab: Size of the models' vocabulary; tokens outside it are refused.
 
     Raises:
-        DataError: The data is of no known kind or empty, or there is no tokenizer.
+        DataError: The data is of an unknown kind or empty, or there is no tokenizer.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class PackedStream:
         needed = count * self.length
         while len(self._tokens) < needed:
             self._tokens.extend(self._document())
-        found, self._tokens = self._tokens[:needed], self._tokens[needed:]
-        windows = torch.tensor(found, dtype=torch.long).view(count, self.length)
+        taken, self._tokens = self._tokens[:needed], self._tokens[needed:]
+        windows = torch.tensor(taken, dtype=torch.long).view(count, self.length)
         refuse_foreign(windows, self.vocab)
         return windows
 
     def _document(self) -> list[int]:
-        """Returns the tokens of one document, drawn from those that wait."""
+        """Returns the tokens of one document, drawn from the waiting ones."""
         while len(self._waiting) < self.buffer:
             self._waiting.append(self._next_tokens())
         # Made anew for every draw, so that there is no generator state to store.
@@ -92,10 +92,10 @@ class PackedStream:
                 tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
                 end = self.tokenizer.eos_token_id
                 return tokens if end is None else [*tokens, end]
-        raise DataError(f"{EMPTY_ROWS} rows in a row hold no text")
+        raise DataError(f"{EMPTY_ROWS} consecutive rows hold no text")
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """Returns where the stream is: JSON values, and the tokens it holds back."""
+        """Returns the position of the stream: JSON values, and the tokens that are waiting."""
         values = {"rows": self.rows.state(), "drawn": self.drawn}
         sizes = [len(tokens) for tokens in self._waiting]
         tensors = {
@@ -106,7 +106,7 @@ class PackedStream:
         return values, tensors
 
     def restore(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Goes to where a state says."""
+        """Returns to the position of a state."""
         self.rows.restore(values["rows"])
         self.drawn = values["drawn"]
         self._tokens = tensors["tokens"].tolist()
@@ -115,7 +115,7 @@ class PackedStream:
 
 
 def refuse_foreign(windows: torch.Tensor, vocab: int | None) -> None:
-    """Raises DataError if a token is none of the vocabulary."""
+    """Raises DataError if a token is not in the vocabulary."""
     if vocab is not None and not bool(((windows >= 0) & (windows < vocab)).all()):
         bad = windows[(windows < 0) | (windows >= vocab)][0]
         raise DataError(

@@ -1,4 +1,4 @@
-"""Rows of training data in an order that can be taken up again at any row.
+"""Rows of training data in an order that can be resumed at any row.
 
 Both sources go on for ever, epoch after epoch. A state is JSON and says where the next row is.
 """
@@ -16,7 +16,7 @@ from puzzle.errors import DataError
 from puzzle.storage.hashing import content_hash, hash_tensors
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
-# Rows that stand for the whole of a stream in the name of a run.
+# Rows that stand for a whole stream in the name of a run.
 SAMPLE = 8
 
 
@@ -26,7 +26,7 @@ class TextRows(Protocol):
     Attributes:
         shuffled: Whether rows come in a random order already.
         identity: Content hash of the rows, or of the first of them.
-        epoch: Times the rows have been gone through.
+        epoch: How many times all rows have been read.
         number: The last row's number among the rows.
     """
 
@@ -44,7 +44,7 @@ class TextRows(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to where a state says."""
+        """Returns to the position of a state."""
         ...
 
 
@@ -82,17 +82,17 @@ class IndexedRows:
         return {"epoch": self.epoch, "position": self.position}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to where a state says."""
+        """Returns to the position of a state."""
         self.epoch, self.position = state["epoch"], state["position"]
         self._order = self._permutation()
 
 
 class StreamedRows:
-    """Rows of a streamed data set, in its order.
+    """Rows of a streamed dataset, in its order.
 
     Args:
-        dataset: A `datasets.IterableDataset`. One that was shuffled already loses its shuffle
-            buffer on resuming; give it as it is, the shuffling is done on top.
+        dataset: A `datasets.IterableDataset`. One that is shuffled already loses its shuffle
+            buffer on resuming; give it unshuffled, since rows are shuffled later.
     """
 
     shuffled = False
@@ -102,16 +102,16 @@ class StreamedRows:
         self._start(None)
         sample = [_plain(row) for row in islice(self._iterator, SAMPLE)]
         if not sample:
-            raise DataError("the streamed data set has no rows")
+            raise DataError("the streamed dataset has no rows")
         self.identity = content_hash({"sample": sample})
         self._start(None)
 
     def _start(self, state: Mapping[str, Any] | None) -> None:
         self.dataset.set_epoch(self.epoch)
-        # None takes back a state that was loaded before.
+        # None undoes a state that was loaded before.
         self.dataset.load_state_dict(None if state is None else dict(state))
         self._iterator = iter(self.dataset)
-        # The data set's own state is only up to date once a row was read.
+        # The dataset's own state is only up to date once a row has been read.
         self._state = state
 
     def next(self) -> Any:
@@ -123,29 +123,29 @@ class StreamedRows:
                 return row
             self.epoch, self.number = self.epoch + 1, -1
             self._start(None)
-        raise DataError("the streamed data set has no rows")
+        raise DataError("the streamed dataset has no rows")
 
     def state(self) -> dict[str, Any]:
-        """Returns epoch, number and the data set's own state."""
+        """Returns epoch, number and the dataset's own state."""
         return {"epoch": self.epoch, "number": self.number, "dataset": self._state}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes to where a state says."""
+        """Returns to the position of a state."""
         self.epoch, self.number = state["epoch"], state["number"]
         self._start(state["dataset"])
 
 
 def open_rows(data: Any, seed: int) -> TextRows:
-    """Returns the rows of what a user calls data.
+    """Returns the rows of the data that a user gives.
 
     Args:
         data: A string (split at blank lines), a sequence of strings or of rows with `text` or
-            `messages`, a `datasets` data set, streamed or not, a matrix of token ids, or the
+            `messages`, a `datasets` dataset, streamed or not, a matrix of token ids, or the
             `pathlib.Path` of a .jsonl, .json, .parquet or .txt file, which is streamed.
         seed: Seed of the order.
 
     Raises:
-        DataError: It is none of these, or it holds nothing.
+        DataError: It is none of these, or it is empty.
     """
     import datasets
 
@@ -166,7 +166,7 @@ def open_rows(data: Any, seed: int) -> TextRows:
         identity = content_hash([_plain(row) for row in data])
     else:
         raise DataError(
-            f"data is a {type(data).__name__}; give a string, a list, a datasets data set, token "
+            f"data is a {type(data).__name__}; give a string, a list, a datasets dataset, token "
             "windows or a pathlib.Path. A generator cannot be resumed: wrap it with "
             "datasets.IterableDataset.from_generator"
         )
@@ -179,7 +179,7 @@ def _file(path: Path) -> Any:
     import datasets
 
     if path.suffix not in FORMATS or not path.is_file():
-        raise DataError(f"{path} is no file of the kinds {sorted(FORMATS)}")
+        raise DataError(f"{path} is not a file of the kinds {sorted(FORMATS)}")
     kind = FORMATS[path.suffix]
     more = {"sample_by": "paragraph"} if kind == "text" else {}
     return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **more)

@@ -39,7 +39,7 @@ class Windows:
         return self._hashes[part]
 
     def store(self, workspace: Workspace) -> tuple[tuple[str, str], ...]:
-        """Keeps the windows in a workspace and returns the name by which `stored` reads them."""
+        """Stores the windows in a workspace and returns the name by which `stored` reads them."""
         name = tuple((part, self.hash(part)) for part in PARTS)
         tensors = {part: getattr(self, part) for part in PARTS}
         workspace.get_or_build(KIND, dict(name), lambda to: save_tensors(to / FILE, tensors))
@@ -47,7 +47,7 @@ class Windows:
 
     @classmethod
     def stored(cls, workspace: Workspace, name: tuple[tuple[str, str], ...]) -> Windows:
-        """Returns what `store` kept."""
+        """Returns the windows that `store` wrote."""
         return cls(**workspace.artifact(KIND, dict(name)).load_tensors(FILE))
 
 
@@ -65,18 +65,18 @@ def documents(text: Any, tokenizer: Any = None) -> list[str]:
         ['One paragraph.', 'Another.']
     """
     if isinstance(text, str):
-        found = [part.strip() for part in text.split("\n\n")]
+        texts = [part.strip() for part in text.split("\n\n")]
     elif isinstance(text, Iterable):
-        found = [row_text(row, tokenizer) for row in text]
+        texts = [row_text(row, tokenizer) for row in text]
     else:
         raise DataError(
             f"text is a {type(text).__name__}; give a string, a list of strings, or a dataset "
             "whose rows have a 'text' or a 'messages' column"
         )
-    found = [document for document in found if document]
-    if not found:
+    texts = [document for document in texts if document]
+    if not texts:
         raise DataError("the text is empty; give some English text, a few hundred kilobytes")
-    return found
+    return texts
 
 
 def row_text(row: Any, tokenizer: Any = None, *, thinking: str | None = None) -> str:
@@ -121,8 +121,8 @@ def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
     """
     if tokenizer is None:
         raise DataError("the parent has no tokenizer; pass one with tokenizer=")
-    found = documents(text, tokenizer)
-    order = list(range(len(found)))
+    texts = documents(text, tokenizer)
+    order = list(range(len(texts)))
     random.Random(config.seed).shuffle(order)
     wanted = {part: config.windows(part) * config.window for part in PARTS}
     separator = tokenizer.eos_token_id
@@ -131,7 +131,7 @@ def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
     for part in ("validation", "score", "fit"):
         tokens = cuts[part]
         for index in remaining:
-            tokens.extend(tokenizer(found[index], add_special_tokens=False)["input_ids"])
+            tokens.extend(tokenizer(texts[index], add_special_tokens=False)["input_ids"])
             if separator is not None:
                 tokens.append(separator)
             if len(tokens) >= wanted[part]:
@@ -140,7 +140,7 @@ def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
     if short:
         have = sum(len(tokens) for tokens in cuts.values())
         raise DataError(
-            f"the text is too short: {len(found)} documents, {have} tokens used, and "
+            f"the text is too short: {len(texts)} documents, {have} tokens used, and "
             f"{', '.join(f'{part} has {n} of {wanted[part]}' for part, n in short.items())}; "
             f"give about {sum(wanted.values())} tokens in at least three documents (blank lines "
             "separate documents in a string), or ask for fewer tokens in DataConfig"

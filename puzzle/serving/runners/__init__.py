@@ -6,7 +6,7 @@ engine lives in, without puzzle. The request holds
 - model: the path that the engine is given;
 - prompt: token ids, continued greedily by `new_tokens` tokens;
 - text: token ids, of which the `top` most likely next tokens after each prefix from
-  `first` tokens on are asked for;
+  `first` tokens on are wanted;
 - speed: {"prompt_tokens", "new_tokens", "repeats"}, or null;
 - end: a token that ends a text, or null;
 - clock: "cpu" (llama.cpp only) to have tokens per CPU-second of the process, not per second;

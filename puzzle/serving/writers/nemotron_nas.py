@@ -31,7 +31,7 @@ from search_space.formats import (
 )
 
 CONFIG_FILE = "configuration_decilm.py"
-# What a linear map in place of a half is called in each engine that has one.
+# What a linear map in place of a sublayer is called in each engine that has one.
 LINEAR_NAMES = {
     "mlx": {"self_attn": "self_attn.linear.weight", "mlp": "mlp.linear.weight"},
     "tensorrt-llm": {
@@ -68,7 +68,7 @@ def plan_nemotron_nas(source: Source, engine: str) -> tuple[Layout, list[Written
     shape = source.layout.shape
     if engine == "mlx" and shape.hidden != shape.heads * shape.head_dim:
         raise ExportError(
-            f"mlx-lm takes heads of hidden / heads = {shape.hidden}/{shape.heads} channels; this "
+            f"mlx-lm needs heads of hidden / heads = {shape.hidden}/{shape.heads} channels; this "
             f"child's have {shape.head_dim}. Export for another engine: 'vllm', 'llama.cpp'"
         )
     _rope(source.config, engine)
@@ -102,8 +102,8 @@ def write_nemotron_nas(
     shards.add("model.embed_tokens.weight", outer.pop("model.embed_tokens.weight").to(dtype))
     for number, _, tensors in tqdm(steps, desc="export", unit="layer", total=len(layers)):
         for name, tensor in tensors.items():
-            half, _, rest = name.partition(".")
-            name = names[half] if rest == LINEAR else name
+            sublayer, _, rest = name.partition(".")
+            name = names[sublayer] if rest == LINEAR else name
             shards.add(f"model.layers.{number}.{name}", tensor.to(dtype))
         if engine == "mlx":
             _add_linear_biases(shards, number, written, source, dtype)
@@ -119,15 +119,15 @@ def write_nemotron_nas(
 def _add_linear_biases(
     shards: ShardWriter, number: int, written: Layout, source: Source, dtype: torch.dtype
 ) -> None:
-    """Adds the zero biases that mlx-lm's linear maps have where the model's halves have some."""
+    """Adds the zero biases that mlx-lm's linear maps have where the sublayers have biases."""
     block, shape = written.blocks[number], source.layout.shape
-    halves = (
+    sublayers = (
         ("self_attn", block.attention.kind, shape.attention_bias),
         ("mlp", block.ffn.kind, shape.mlp_bias),
     )
-    for half, kind, biased in halves:
+    for sublayer, kind, biased in sublayers:
         if kind == "linear" and biased:
-            name = f"model.layers.{number}.{half}.linear.bias"
+            name = f"model.layers.{number}.{sublayer}.linear.bias"
             shards.add(name, torch.zeros(shape.hidden, dtype=dtype))
 
 
@@ -159,12 +159,13 @@ def _config(
 
 
 def _rope(config: Any, engine: str) -> dict[str, Any]:
-    """Returns the rotary embedding in both notations: of transformers 5, and of before."""
+    """Returns the rotary embedding in both notations: that of transformers 5 and the older."""
     rope = dict(config.rope_parameters)
     kind = rope.get("rope_type", "default")
     if kind not in ("default", "linear", "llama3"):
         raise ExportError(
-            f"rope_type={kind!r} was not tried in {engine}; allowed: 'default', 'linear', 'llama3'"
+            f"rope_type={kind!r} has not been tried with {engine}; allowed: 'default', 'linear', "
+            "'llama3'"
         )
     older = {key: value for key, value in rope.items() if key != "rope_theta"}
     return {

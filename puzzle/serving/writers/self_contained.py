@@ -1,6 +1,6 @@
 """A modelling file inside a checkpoint, for those who do not have puzzle.
 
-The file is put together from the source of the child's own classes, so that there is one
+The file is assembled from the source of the child's own classes, so that there is one
 definition of what a child computes.
 """
 
@@ -39,7 +39,7 @@ def add_modelling_file(directory: str | os.PathLike[str]) -> Path:
     """Makes a saved child loadable where puzzle is not installed.
 
     There, `AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)` then works;
-    with puzzle it goes on working without that argument, and without running the file.
+    with puzzle it still works without that argument, and without running the file.
 
     Args:
         directory: A child that `save_pretrained` or `SearchResult.save` wrote.
@@ -84,7 +84,7 @@ def modelling_source() -> str:
 
 
 def _statements(module: ModuleType) -> Iterator[tuple[ast.stmt, str]]:
-    """Yields what a module says at its top level, but for what only puzzle has a use for."""
+    """Yields the top-level statements of a module, except those that only puzzle needs."""
     lines = Path(str(module.__file__)).read_text(encoding="utf-8").splitlines()
     for node in ast.parse("\n".join(lines)).body:
         names = {getattr(node, "name", ""), getattr(node, "module", "") or ""}

@@ -1,4 +1,4 @@
-"""Writing safetensors shards as the tensors come, with little of them in memory."""
+"""Writing safetensors shards as the tensors come, with little more than one shard in memory."""
 
 from __future__ import annotations
 

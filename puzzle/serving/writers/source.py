@@ -27,7 +27,7 @@ class Source:
     Args:
         config: Its config.
         layout: Its layout.
-        tensors: Its weights by name, read when asked for.
+        tensors: Its weights by name, read on access.
         directory: Where its tokenizer files are, if it is on disk.
         tokenizer: Its tokenizer, if one was given.
         generation_config: Its generation config, if it has one.

@@ -224,7 +224,7 @@ def test_without_resume_an_earlier_run_is_in_the_way(tmp_path):
     ("child", "parent", "error", "match"),
     [
         (None, "absent/model", ParentError, "absent/model"),
-        (3, None, ParentError, "int is no model"),
+        (3, None, ParentError, "int is not a model"),
     ],
 )
 def test_models_that_cannot_be_opened_are_named(child, parent, error, match, tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ def test_devices_say_what_is_in_the_way_and_what_torch_calls_them(fake):
     cpu, first, second, *parts = puzzle.devices()
     assert (cpu.kind, cpu.torch_name) == ("cpu", "cpu")
     assert cpu.memory_total >= cpu.memory_free > 0
-    assert first.notes[0] == f"in the way: ? (process {2**31 - 7})"
+    assert first.notes[0] == f"in use by ? (process {2**31 - 7})"
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in first.notes[1]
     assert (second.torch_name, [part.kind for part in parts]) == (None, ["mig", "mig"])
     assert "divided by MIG" in second.notes[0]

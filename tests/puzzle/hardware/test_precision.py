@@ -38,9 +38,9 @@ def machine(monkeypatch):
     def pretend(seconds):
         monkeypatch.setattr(measuring, "_product_seconds", lambda _, name: seconds[name])
 
-    measuring._chosen.cache_clear()
+    measuring._measured_choice.cache_clear()
     yield pretend
-    measuring._chosen.cache_clear()
+    measuring._measured_choice.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_run_that_goes_on_keeps_the_choice_of_its_directory(machine, tmp_path)
     machine(FAST)
     assert fast_format("cpu", workspace=Workspace(tmp_path)).name == "bfloat16"
     machine(SLOW)
-    measuring._chosen.cache_clear()
+    measuring._measured_choice.cache_clear()
     assert fast_format("cpu", workspace=Workspace(tmp_path)).name == "bfloat16"
     assert fast_format("cpu", workspace=Workspace(tmp_path / "other")).name == "float32"
 

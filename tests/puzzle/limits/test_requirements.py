@@ -199,7 +199,7 @@ def test_canonical_text_reads_back_with_scenario_place_and_own_units(
         ("memory <= 6 GiB at size 3", "write 'at batch 32'"),
         ("memory <= 6 GiB at batch 0", "write 'at batch 32'"),
         ("kl <= 2x", "kl is 0 for the parent"),
-        ("tpot >= 3 ms", "takes only at most"),
+        ("tpot >= 3 ms", "takes only an upper bound"),
         ("ttft <= 3", "A unit is missing"),
         ("energy_per_token <= 3 W", "allowed units: J, mJ, kJ"),
     ],
@@ -228,13 +228,13 @@ def test_a_scenario_that_is_not_there_is_named():
     ("given", "message"),
     [
         ({}, "needs a scenario"),
-        ({"a b": CHAT}, "'a b' cannot stand in a constraint"),
-        ({"": CHAT, "x": LONG}, "'' cannot stand"),
+        ({"a b": CHAT}, "'a b' cannot be used in a constraint"),
+        ({"": CHAT, "x": LONG}, "'' cannot be used"),
         ({"chat": (CHAT, 0.0)}, "weight of scenario 'chat' is 0.0"),
         ({"chat": (CHAT, math.inf)}, "give a number above zero"),
         ({"chat": 3}, "give a Scenario"),
         ({"x": Scenario(weight_dtype="bfloat16"), "y": FLOAT}, "bfloat16, float32; one child"),
-        (3, "is no scenario"),
+        (3, "is not a scenario"),
     ],
 )
 def test_workloads_that_make_no_sense_are_refused(given, message):

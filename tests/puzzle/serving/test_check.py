@@ -12,7 +12,7 @@ from puzzle.errors import ExportError
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.llama import LLAMA
-from puzzle.serving.check import EngineRun, TokenIds, compared, run_engine
+from puzzle.serving.check import EngineRun, TokenIds, compare_runs, run_engine
 from search_space import Block, Layout
 
 CONFIG = LlamaConfig(
@@ -55,13 +55,13 @@ def test_answers_that_differ_do_not_pass_and_text_is_compared_up_to_its_end(chil
     ids = TokenIds(child, "", "")
     right = EngineRun(version="torch", greedy=(5, 2), top=(((3, -0.1), (4, -3.0)),) * 50)
     wrong = EngineRun(version="x", greedy=(5, 2, 9), top=(((4, -0.4), (3, -1.1)), *right.top[1:]))
-    found = compared("x", child, wrong, right, ids)
+    found = compare_runs("x", child, wrong, right, ids)
     assert found.agreement == 0.98
     assert not found.passed
     assert found.max_difference == pytest.approx(2.6)
     assert found.greedy_equal
     assert "DIFFERS from torch" in str(found)
-    assert not compared("x", child, right, replace(right, greedy=(4,)), ids).greedy_equal
+    assert not compare_runs("x", child, right, replace(right, greedy=(4,)), ids).greedy_equal
 
 
 @pytest.mark.parametrize(
@@ -87,5 +87,5 @@ def test_a_crashing_and_a_hanging_engine_are_reported_with_their_last_words(tmp_
         run_engine(crash, {})
     hang = tmp_path / "run_hang.py"
     hang.write_text("import time; time.sleep(60)")
-    with pytest.raises(ExportError, match="run_hang did not end within 1 seconds"):
+    with pytest.raises(ExportError, match="run_hang did not finish within 1 seconds"):
         run_engine(hang, {}, timeout=1)

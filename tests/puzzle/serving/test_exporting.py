@@ -26,12 +26,12 @@ from tests.factories.children import MIXED, byte_level_tokenizer, child_of, layo
         (MIXED, {}, {"format": "gguf", "dtype": "float16"}, "give quantisation"),
         (MIXED, {}, {"engine": "vllm", "quantisation": "q8_0"}, "nemotron-nas takes dtype"),
         (MIXED, {}, {"engine": "vllm", "dtype": "int8"}, r"dtype='int8'; allowed: \['bfloat16'"),
-        (MIXED, {}, {"format": "gguf", "tokenizer_from": "no.gguf"}, "is no file"),
+        (MIXED, {}, {"format": "gguf", "tokenizer_from": "no.gguf"}, "is not a file"),
         (
             MIXED,
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
             {"format": "gguf"},
-            "rope_type='dynamic' has no exporter",
+            "rope_type='dynamic' cannot be exported",
         ),
     ],
 )

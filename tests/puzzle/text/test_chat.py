@@ -95,7 +95,7 @@ def test_a_search_reads_conversations_through_the_template():
     [
         (["hello"], "'role' and 'content'"),
         ([{"role": "user"}], "no 'content'"),
-        ([{"role": "system", "content": "x"}, *CHAT], "refuses turns of roles"),
+        ([{"role": "system", "content": "x"}, *CHAT], "rejects turns of roles"),
     ],
 )
 def test_a_bad_conversation_is_named(messages, match):
