@@ -15,8 +15,8 @@ from puzzle.errors import DataError, PuzzleError
 MOST_BYTES = 256 * 2**20
 # What indexing, unpacking and converting values of another shape than expected raises. A
 # MemoryError is a count taken from the file.
-_MISFITS = (AttributeError, IndexError, KeyError, MemoryError, OverflowError, RecursionError)
-_MISFITS += (TypeError, ValueError)
+_MISFITS: tuple[type[Exception], ...] = (AttributeError, IndexError, KeyError, MemoryError)
+_MISFITS += (OverflowError, RecursionError, TypeError, ValueError)
 
 
 def read_json(
