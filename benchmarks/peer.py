@@ -1,4 +1,4 @@
-"""The case of NVIDIA's Puzzletron on SmolLM2: the same space and budget, loss on held-out text.
+"""puzzle and NVIDIA's Puzzletron on SmolLM2: the same space and budget, loss on held-out text.
 
 FFN 1536, 768, 384 or none and attention kept or none in each of 30 layers; at most 57 KV heads in
 all and 111,505,536 parameters. Puzzletron 0.47.0's best child there loses 1.25 nats of LM loss
@@ -63,7 +63,7 @@ class Stages:
 
 
 def peer_problem(space: SearchSpace, scores: Scores) -> ChoiceProblem:
-    """Returns the peer's program with our scores."""
+    """Returns Puzzletron's program with our scores."""
     shape = space.shape
     rows = [space.blocks(layer) for layer in range(shape.layers)]
     return choice_problem(

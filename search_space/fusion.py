@@ -1,6 +1,6 @@
 """FFN fusion: a run of attention-free layers becomes one layer with the FFNs side by side.
 
-Where attention is gone, consecutive FFNs follow each other. Computed from the same input instead,
+Where attention was removed, FFNs follow each other. Computed from the same input instead,
 they are one FFN as wide as all of them together (FFN Fusion, arXiv 2503.18908, theorem 3.1):
 fewer layers to go through one after the other, the same parameters but for the norms.
 """

@@ -197,7 +197,7 @@ def best_over(
     one on, and those whose bound is no better than the best solution so far are not solved.
 
     Args:
-        problems: The problems, by whatever tells them apart.
+        problems: The problems, by any key.
         solver: As for `solve`, and so for the rest; `time_limit` is for each problem.
         time_limit: Seconds for each problem.
         gap: Gap of each solve.

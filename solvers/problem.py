@@ -33,7 +33,7 @@ class ChoiceProblem:
         groups: Labels of the options, one tuple for each group.
         score: Score of each option; the total is minimised.
         resources: What each option uses, by resource name.
-        offsets: What is used whatever is chosen, added to the totals; missing names mean 0.
+        offsets: What is used in any case, added to the totals; missing names mean 0.
         limits: Bounds on the totals.
         pinned: Groups whose option is given, by label or index; negative groups count from the
             end. No span covers them.
@@ -187,7 +187,7 @@ class ChoiceProblem:
             name: Name of the resource.
             values: What each option uses.
             spans: What each span uses.
-            offset: What is used whatever is chosen.
+            offset: What is used in any case.
             limit: A limit to add to the present ones.
 
         Returns:

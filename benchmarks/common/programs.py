@@ -25,7 +25,7 @@ def choice_problem(
         score: Of a layer's block.
         resources: By name, what a layer's block uses.
         limits: On the resources.
-        offsets: What is used whatever is chosen.
+        offsets: What is used in any case.
     """
     places = [(layer, block) for layer, row in enumerate(rows) for block in row]
     return ChoiceProblem(
