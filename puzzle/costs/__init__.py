@@ -1,4 +1,4 @@
-"""Costs: what each block takes of the target device in a scenario."""
+"""Costs: what each block takes on the target device in a scenario."""
 
 from puzzle._lazy import open_door
 

@@ -1,4 +1,4 @@
-"""hardware=: from a word to a cost model, as a stage of a run."""
+"""The cost model that `hardware=` names, as a stage of a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PairSeconds = dict[str, dict[str, float]]
 
 
 def torch_device(hardware: Any) -> str | None:
-    """Returns the device of torch that a word of `hardware=` names, or None.
+    """Returns the torch device that `hardware=` names, or None.
 
     Example:
         >>> torch_device("cuda:1"), torch_device("roofline:h100-sxm")
@@ -60,7 +60,7 @@ def torch_device(hardware: Any) -> str | None:
 
 
 def is_run_here(hardware: Any) -> bool:
-    """Returns whether a word of `hardware=` stands for what is measured on this machine.
+    """Returns whether `hardware=` names something that is measured on this machine.
 
     Example:
         >>> is_run_here("cuda:1"), is_run_here("llama.cpp"), is_run_here("table:costs.csv")
@@ -71,7 +71,7 @@ def is_run_here(hardware: Any) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HardwareCosts(Stage[CostModel]):
-    """The cost model that a word stands for, in one scenario.
+    """The cost model that `hardware=` names, in one scenario.
 
     Args:
         hardware: As for `cost_model`.
@@ -87,14 +87,14 @@ class HardwareCosts(Stage[CostModel]):
 
     @property
     def times(self) -> SublayerTimes | None:
-        """The times that are taken; None where the hardware is not a device of torch."""
+        """The sublayer timings; None where the hardware is not a torch device."""
         device = torch_device(self.hardware)
         if device is None:
             return None
         return SublayerTimes.of(self.space, self.scenario, **{"device": device, **self.options})
 
     def result(self, run: Run) -> CostModel:
-        """Returns the cost model; measured or calibrated, where it has to be."""
+        """Returns the cost model, measured or calibrated if need be."""
         if (times := self.times) is not None:
             return MeasuredCosts.read(run, times)
         if isinstance(self.hardware, str) and self.hardware in ENGINES:
@@ -110,22 +110,22 @@ class HardwareCosts(Stage[CostModel]):
         return _modelled(self.hardware, run.parent.shape, self.scenario, self.options)
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns what measuring takes; how long an engine takes is not known beforehand."""
+        """Returns what measuring takes; an engine's calibration time is not known beforehand."""
         if (times := self.times) is not None:
             return times.estimate(sizes)
         work = "nothing is measured"
         if is_run_here(self.hardware):
-            work = f"calibrated in {self.hardware}, whose time is not known beforehand"
+            work = f"calibrated in {self.hardware}; how long that takes is not known beforehand"
         return Estimate(name="costs", work=work, seconds=0.0, memory=0.0, disk=0.0)
 
 
 def pair_seconds(
     run: Run, costs: CostModel, layout: Layout, scenario: Scenario
 ) -> PairSeconds | None:
-    """Returns what parent and child take where the costs are of; None where that is not here.
+    """Returns the seconds of parent and child where the costs come from, or None if not here.
 
-    Published rates, tables, profiles and cost models of one's own are of other machines, or may
-    be: what a child takes on this one says nothing about them.
+    Published rates, tables, profiles and custom cost models describe other machines, or may do
+    so: the speed of a child on this one says nothing about them.
 
     Args:
         run: The run.
@@ -151,22 +151,22 @@ def cost_model(
     workspace: Workspace | None = None,
     **options: Any,
 ) -> CostModel:
-    """Returns the cost model that a word stands for.
+    """Returns the cost model that `hardware` names.
 
     Args:
         hardware: "cpu" or "cuda" for costs measured on this device; "roofline:h100-sxm" for
             published rates; "table:costs.csv"; the path of a profile; "llama.cpp", "vllm" or
             "torch" for costs calibrated in that engine; or a cost model, which is returned.
         shape: The parent's sizes.
-        scenario: The scenario; a profile of another one is refused.
+        scenario: The scenario; a profile of a different one is refused.
         space: The blocks to measure or calibrate with.
-        parent: The parent, for what is measured here.
-        workspace: Where what is measured is stored.
+        parent: The parent, needed if anything is measured here.
+        workspace: Where measurements are stored.
         **options: Passed on: to `Roofline` (tensor_parallel, weight_dtype, ...), or to the
             measurement.
 
     Raises:
-        CostModelError: The word is none of these, or something it needs was not given.
+        CostModelError: The hardware is none of these, or something it needs was not given.
 
     Example:
         >>> shape = ModelShape(layers=2, hidden=64, heads=4, head_dim=16, kv_heads=2,
@@ -186,9 +186,9 @@ def cost_model(
 def _modelled(
     hardware: Any, shape: ModelShape, scenario: Scenario, options: Mapping[str, Any]
 ) -> CostModel:
-    """Returns a cost model that needs nothing to be run."""
+    """Returns a cost model that needs no measurement."""
     if not isinstance(hardware, str | os.PathLike):
-        return _given(hardware)
+        return _custom(hardware)
     word = os.fspath(hardware)
     kind, colon, rest = word.partition(":")
     if kind == "roofline" and colon:
@@ -200,11 +200,11 @@ def _modelled(
     raise CostModelError(f"hardware={word!r}; allowed: {ALLOWED}")
 
 
-def _given(hardware: Any) -> CostModel:
+def _custom(hardware: Any) -> CostModel:
     missing = [n for n in ("resources", "block_cost", "fixed_cost") if not hasattr(hardware, n)]
     if missing:
         raise CostModelError(
-            f"hardware={hardware!r} is no cost model: it has no {', '.join(missing)}; allowed: "
+            f"hardware={hardware!r} is not a cost model: it has no {', '.join(missing)}; allowed: "
             f"{ALLOWED}"
         )
     model: CostModel = hardware

@@ -1,4 +1,4 @@
-"""Costs of blocks, layouts and spaces, checked: a wrong value names the block it is wrong for."""
+"""Checked costs of blocks, layouts and spaces: an error names the block it concerns."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def check_resources(costs: CostModel) -> dict[str, str]:
     Raises:
         CostModelError: They are not names with units, or a standard name has another unit.
     """
-    whose = type(costs).__name__
+    owner = type(costs).__name__
     declared = getattr(costs, "resources", None)
     if not isinstance(declared, Mapping) or not declared:
         raise CostModelError(
-            f"{whose}.resources is {declared!r}; give the unit of each resource by name, such as "
+            f"{owner}.resources is {declared!r}; give the unit of each resource by name, such as "
             "{'seconds': 's', 'cycles': 'cycles'}"
         )
     for name, unit in declared.items():
         if not isinstance(name, str) or not name.isidentifier() or not isinstance(unit, str):
             raise CostModelError(
-                f"{whose}.resources has {name!r}: {unit!r}; names are words of letters, digits "
+                f"{owner}.resources has {name!r}: {unit!r}; names are words of letters, digits "
                 "and _, units are text"
             )
         standard = STANDARD_UNITS.get(name, unit)
         if unit != standard:
             raise CostModelError(
-                f"{whose}.resources gives {name!r} in {unit!r}; this name always means "
+                f"{owner}.resources gives {name!r} in {unit!r}; this name always means "
                 f"{standard!r}: convert, or choose a name of your own"
             )
     return dict(declared)
@@ -48,17 +48,17 @@ def check_resources(costs: CostModel) -> dict[str, str]:
 def checked_block_cost(
     costs: CostModel, layer: int, block: Block, scenario: Scenario
 ) -> dict[str, float]:
-    """Returns what one block takes, in the order in which the model declares its resources.
+    """Returns the cost of one block, in the order in which the model declares its resources.
 
     Raises:
-        CostModelError: A value is missing, unasked for, no number, NaN or negative.
+        CostModelError: A value is missing, undeclared, not a number, NaN or negative.
     """
     given = costs.block_cost(layer, block, scenario)
     return _checked(costs, given, f"block {block.label} of layer {layer}")
 
 
 def checked_fixed_cost(costs: CostModel, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
-    """Returns what a model takes whatever its blocks are.
+    """Returns the fixed cost: what a model takes whatever its blocks are.
 
     Raises:
         CostModelError: As for a block, or a value is infinite.
@@ -74,10 +74,10 @@ def checked_fixed_cost(costs: CostModel, shape: ModelShape, scenario: Scenario) 
 
 
 def _checked(costs: CostModel, given: Any, what: str) -> dict[str, float]:
-    whose, declared = type(costs).__name__, costs.resources
+    owner, declared = type(costs).__name__, costs.resources
     if not isinstance(given, Mapping):
         raise CostModelError(
-            f"{whose}: {what} costs {given!r}; return a mapping of {_names(declared)}"
+            f"{owner}: {what} costs {given!r}; return a mapping of {_names(declared)}"
         )
     missing = [name for name in declared if name not in given]
     unknown = [str(name) for name in given if name not in declared]
@@ -87,18 +87,18 @@ def _checked(costs: CostModel, given: Any, what: str) -> dict[str, float]:
             near = difflib.get_close_matches(name, missing or declared, n=1)
             parts.append(f"has {name!r}" + (f" (is it {near[0]!r}?)" if near else ""))
         raise CostModelError(
-            f"{whose}: the cost of {what} {' and '.join(parts)}; return exactly {_names(declared)}"
+            f"{owner}: the cost of {what} {' and '.join(parts)}; return exactly {_names(declared)}"
         )
-    return {name: _number(whose, what, name, given[name]) for name in declared}
+    return {name: _number(owner, what, name, given[name]) for name in declared}
 
 
-def _number(whose: str, what: str, name: str, value: Any) -> float:
+def _number(owner: str, what: str, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise CostModelError(f"{whose}: {what} has {name} = {value!r}; give a number")
+        raise CostModelError(f"{owner}: {what} has {name} = {value!r}; give a number")
     number = float(value)
     if math.isnan(number) or number < 0:
         raise CostModelError(
-            f"{whose}: {what} has {name} = {number!r}; give a number of 0 or more, or math.inf "
+            f"{owner}: {what} has {name} = {number!r}; give a number of 0 or more, or math.inf "
             "for a block that cannot run in the scenario"
         )
     return number
@@ -109,10 +109,10 @@ def _names(declared: Iterable[str]) -> str:
 
 
 def layout_cost(costs: CostModel, layout: Layout, scenario: Scenario) -> dict[str, float]:
-    """Returns what a whole layout takes, by resource.
+    """Returns the cost of a whole layout, by resource.
 
     Raises:
-        CostModelError: The cost model returns what is no cost; the message names the block.
+        CostModelError: The cost model returns an invalid cost; the message names the block.
     """
     total = checked_fixed_cost(costs, layout.shape, scenario)
     for layer, block in enumerate(layout.blocks):
@@ -126,16 +126,16 @@ def usable_blocks(
     space: SearchSpace | Sequence[Sequence[Block]],
     scenarios: Scenario | Iterable[Scenario],
 ) -> tuple[tuple[Block, ...], ...]:
-    """Returns, for each layer, the blocks that can run: those whose every cost is finite.
+    """Returns, for each layer, the blocks that can run: those owner every cost is finite.
 
     Args:
         costs: The cost model.
         space: The alternatives, or the blocks of each layer.
-        scenarios: One scenario, or several in all of which a block has to run.
+        scenarios: One scenario, or several; a block has to run in all of them.
 
     Raises:
         ConstraintError: No block of some layer can run.
-        CostModelError: The cost model returns what is no cost.
+        CostModelError: The cost model returns an invalid cost.
     """
     wanted = (scenarios,) if isinstance(scenarios, Scenario) else tuple(scenarios)
     rows: Sequence[Sequence[Block]]
@@ -143,7 +143,7 @@ def usable_blocks(
         rows = [space.blocks(layer) for layer in range(space.shape.layers)]
     else:
         rows = space
-    found = []
+    usable = []
     for layer, row in enumerate(rows):
         blocks = tuple(
             block
@@ -160,5 +160,5 @@ def usable_blocks(
                 f"{len(row)} of them an infinite cost in "
                 f"{', '.join(map(str, wanted))}; make the batch or the lengths smaller"
             )
-        found.append(blocks)
-    return tuple(found)
+        usable.append(blocks)
+    return tuple(usable)

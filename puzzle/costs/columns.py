@@ -21,7 +21,7 @@ Score = Callable[[int, Block], float]
 
 
 def check_columns(costs: CostModel, columns: Iterable[Column]) -> None:
-    """Raises CostModelError if a column is made of what the cost model does not give."""
+    """Raises CostModelError if a column needs a resource that the cost model lacks."""
     for column in columns:
         lacking = sorted({t.resource for t in column.terms} - set(costs.resources) - {SCORE})
         if lacking:
@@ -43,15 +43,15 @@ def block_columns(
     Args:
         costs: The cost model.
         rows: The blocks of each layer, such as `usable_blocks` returns.
-        columns: Which columns.
+        columns: The columns wanted.
         score: KL of a block in a layer, for columns made of it; without it they are 0.
 
     Raises:
-        CostModelError: A cost is missing or is no number; the message names the block.
+        CostModelError: A cost is missing or not a number; the message names the block.
     """
     wanted = tuple(columns)
     check_columns(costs, wanted)
-    found: dict[str, list[float]] = {column.name: [] for column in wanted}
+    by_column: dict[str, list[float]] = {column.name: [] for column in wanted}
     for layer, blocks in enumerate(rows):
         for block in blocks:
             kl = score(layer, block) if score else 0.0
@@ -60,14 +60,14 @@ def block_columns(
                 return checked_block_cost(costs, at, one, scenario)
 
             for name, value in _values(wanted, cost, kl).items():
-                found[name].append(value)
-    return {name: np.array(values, dtype=np.float64) for name, values in found.items()}
+                by_column[name].append(value)
+    return {name: np.array(values, dtype=np.float64) for name, values in by_column.items()}
 
 
 def fixed_columns(
     costs: CostModel, shape: ModelShape, columns: Iterable[Column]
 ) -> dict[str, float]:
-    """Returns what every layout has of each column, whatever its blocks are.
+    """Returns the fixed part of each column, the same whatever the blocks are.
 
     Raises:
         CostModelError: As for `block_columns`.
@@ -97,7 +97,7 @@ def _values(
     columns: Sequence[Column], cost: Callable[[Scenario], dict[str, float]], kl: float
 ) -> dict[str, float]:
     priced: dict[Scenario, dict[str, float]] = {}
-    found = {}
+    totals = {}
     for column in columns:
         total = 0.0
         for term in column.terms:
@@ -107,5 +107,5 @@ def _values(
             if term.scenario not in priced:
                 priced[term.scenario] = cost(term.scenario)
             total += term.factor * priced[term.scenario][term.resource]
-        found[column.name] = total
-    return found
+        totals[column.name] = total
+    return totals

@@ -22,16 +22,16 @@ __all__ = ["Corrected", "Correction", "fit_correction", "tighten"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
-    """measured = scale x (what the blocks are predicted to take) + fixed, and how well it holds.
+    """measured = scale x (predicted cost of the blocks) + fixed, and how well it holds.
 
     Args:
-        scale: What block costs are multiplied by.
-        fixed: What takes the place of the fixed cost.
+        scale: Factor by which block costs are multiplied.
+        fixed: Replaces the fixed cost.
         predicted: Predicted totals of the layouts, before correction.
         measured: The same, measured.
         error_before: Median of |predicted / measured - 1|.
         error: The same after the correction, each layout predicted from a fit to the others;
-            with fewer than four layouts NaN, for nothing is left to check with.
+            NaN with fewer than four layouts, too few to hold any out.
     """
 
     scale: float
@@ -79,8 +79,8 @@ def fit_correction(
     """Fits a correction to a few layouts, by least squares of the relative error.
 
     Neither the scale nor the fixed part can become negative. Layouts that all take nearly the
-    same cannot tell a fixed part from a scale: then, as with a single layout, the fixed part is
-    scaled like the rest.
+    same time cannot separate a fixed part from a scale: then, as with a single layout, the fixed
+    part is scaled like the rest.
 
     Args:
         predicted: Totals that the cost model predicts, fixed cost included.
@@ -91,8 +91,8 @@ def fit_correction(
         CostModelError: There is no layout, the numbers differ, or one is not above zero.
 
     Example:
-        >>> found = fit_correction([1.0, 2.0, 3.0], [1.3, 2.4, 3.5], fixed=0.5)
-        >>> round(found.scale, 6), round(found.fixed, 6)
+        >>> correction = fit_correction([1.0, 2.0, 3.0], [1.3, 2.4, 3.5], fixed=0.5)
+        >>> round(correction.scale, 6), round(correction.fixed, 6)
         (1.1, 0.75)
     """
     for name, values in (("predicted", predicted), ("measured", measured)):
@@ -104,12 +104,12 @@ def fit_correction(
             "more layouts"
         )
     scale, rest = _fit(predicted, measured, fixed)
-    left = []
+    errors = []
     if len(predicted) >= 4:
         for out in range(len(predicted)):
             others = [i for i in range(len(predicted)) if i != out]
             s, c = _fit([predicted[i] for i in others], [measured[i] for i in others], fixed)
-            left.append(abs((s * (predicted[out] - fixed) + c) / measured[out] - 1))
+            errors.append(abs((s * (predicted[out] - fixed) + c) / measured[out] - 1))
     before = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
     return Correction(
         scale=scale,
@@ -117,7 +117,7 @@ def fit_correction(
         predicted=tuple(predicted),
         measured=tuple(measured),
         error_before=statistics.median(before),
-        error=statistics.median(left) if left else math.nan,
+        error=statistics.median(errors) if errors else math.nan,
     )
 
 
@@ -133,7 +133,7 @@ def _fit(
 
 
 class Corrected:
-    """A cost model whose seconds are corrected by what whole layouts were measured to take.
+    """A cost model whose seconds are corrected by measurements of whole layouts.
 
     Args:
         costs: The model.
@@ -142,8 +142,8 @@ class Corrected:
             any other scenario the model is left as it is.
 
     Raises:
-        CostModelError: A correction is of a resource the model does not give, or of `seconds`
-            where the model also gives its two parts.
+        CostModelError: A correction is for a resource the model lacks, or for `seconds` where the
+            model also gives its two parts.
     """
 
     def __init__(
@@ -181,14 +181,14 @@ class Corrected:
 
 
 def tighten(limit: Limit, error: float) -> Limit:
-    """Returns the limit to predict within so that a measurement off by the error keeps it.
+    """Returns a tighter limit for predictions, so that a measurement off by the error meets it.
 
     Args:
         limit: A limit with one bound.
         error: measured / predicted - 1.
 
     Raises:
-        CostModelError: The error goes to the good side, so that there is nothing to tighten.
+        CostModelError: The error is on the safe side, so that there is nothing to tighten.
 
     Example:
         >>> tighten(Limit("seconds", at_most=5.4), 0.08).at_most

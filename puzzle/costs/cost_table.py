@@ -30,10 +30,10 @@ class Table:
     """Costs of blocks or sublayers from a file, the same whatever the scenario.
 
     CSV: a header and one row for each cost. The columns `block` ("gqa3+gated768"), or
-    `attention` ("gqa3") and `ffn` ("gated768"), say of what; `layer`, if given and not empty, in
-    which layer only. All other columns are resources, with their unit in brackets where the name
-    is not a standard one: `cycles [Mcycles]`. A row whose block is "fixed" is what every model
-    takes; without it that is nothing.
+    `attention` ("gqa3") and `ffn` ("gated768"), say what the cost is of; `layer`, if given and
+    not empty, restricts it to one layer. All other columns are resources, with their unit in
+    brackets where the name is not a standard one: `cycles [Mcycles]`. A row whose block is "fixed"
+    gives the fixed cost, which is zero without it.
 
     JSON: {"resources": {name: unit}, "rows": [...]} with rows of the same keys.
 
@@ -57,7 +57,7 @@ class Table:
         self.path = Path(path)
         read = {".csv": _read_csv, ".json": _read_json}.get(self.path.suffix.lower())
         if read is None:
-            raise CostModelError(f"{self.path}: a table of costs ends in .csv or .json")
+            raise CostModelError(f"{self.path}: the name of a cost table ends in .csv or .json")
         try:
             self.resources, rows = read(self.path)
         except OSError as error:
@@ -73,17 +73,18 @@ class Table:
         named = f"{self.path}, {where}"
         key = _key(named, row)
         if key in self._costs:
-            raise CostModelError(f"{named}: there is a cost for {_said(key)} already; keep one")
+            raise CostModelError(f"{named}: there is a cost for {_name_of(key)} already; keep one")
         lacking = [name for name in self.resources if row.get(name) in (None, "")]
         unknown = sorted(set(row) - set(self.resources) - set(PLACES))
         if lacking or unknown:
             raise CostModelError(
-                f"{named}: {_said(key)} "
+                f"{named}: {_name_of(key)} "
                 + (f"lacks {', '.join(lacking)}" if lacking else f"has {', '.join(unknown)}")
                 + f"; give {', '.join(self.resources)}"
             )
         self._costs[key] = {
-            name: _number(f"{named}: {name} of {_said(key)}", row[name]) for name in self.resources
+            name: _number(f"{named}: {name} of {_name_of(key)}", row[name])
+            for name in self.resources
         }
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
@@ -104,20 +105,20 @@ class Table:
 
     def _part(self, layer: int, block: Block, kind: str, label: str) -> Mapping[str, float]:
         for place in (layer, _EVERY):
-            found = self._costs.get((place, kind, label))
-            if found is not None:
-                return found
+            cost = self._costs.get((place, kind, label))
+            if cost is not None:
+                return cost
         if label == "none" and any(key[1] != "block" for key in self._costs):
             return {}
         labels = {key[2] for key in self._costs if key[2] != "fixed"}
         near = difflib.get_close_matches(block.label, labels, n=2) or sorted(labels)[:4]
         raise CostModelError(
             f"{self.path} has no cost for block {block.label} of layer {layer}, nor for its "
-            f"{kind} {label!r}; it has such as {', '.join(near)}: add a row"
+            f"{kind} {label!r}; it has rows such as {', '.join(near)}: add one"
         )
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
-        """Returns the file's fixed cost, nothing if it has none."""
+        """Returns the file's fixed cost, zero if it has none."""
         return dict(self._costs.get((_EVERY, "block", "fixed"), dict.fromkeys(self.resources, 0.0)))
 
 
@@ -190,7 +191,7 @@ def _key(named: str, row: Mapping[str, Any]) -> _Key:
     return place, kind, label
 
 
-def _said(key: _Key) -> str:
+def _name_of(key: _Key) -> str:
     place = "" if key[0] is None else f" of layer {key[0]}"
     return f"{key[1]} {key[2]}{place}"
 

@@ -12,23 +12,23 @@ COUNTED = ("memory", "kv_cache", "parameters", "flops", "peak_memory")
 
 
 def with_counts(costs: CostModel, shape: ModelShape) -> CostModel:
-    """Returns the model with what can be counted added where it lacks it.
+    """Returns the model with every resource that can be counted, added where the model lacks it.
 
-    That is memory, kv_cache, parameters, flops, and peak_memory: memory and the widest
+    These are memory, kv_cache, parameters, flops, and peak_memory: memory plus the widest
     activations of the prompt.
 
     Args:
-        costs: The model; what it gives itself stays.
+        costs: The model; the resources that it gives itself stay as they are.
         shape: The parent's sizes.
 
     Returns:
-        A cost model that can be constrained on all that can be counted.
+        A cost model in which all of these can be constrained.
     """
     return _Counted(costs, shape)
 
 
 class _Counted:
-    """A cost model and, where it is silent, what follows from the sizes alone."""
+    """A cost model, completed by what follows from the sizes alone."""
 
     def __init__(self, costs: CostModel, shape: ModelShape) -> None:
         self.costs, self.shape = costs, shape

@@ -1,8 +1,8 @@
 """Published peak rates of devices, for planning without them.
 
 Rates are dense: where a data sheet prints the doubled figure for structured sparsity, half of it
-is here. They are upper bounds that no program reaches; `Roofline` multiplies them by efficiencies.
-Memory that data sheets call "GB" is counted in GiB, as the devices report it.
+is given here. They are upper bounds that no program reaches; `Roofline` multiplies them by
+efficiencies. Memory that data sheets call "GB" is counted in GiB, as the devices report it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class DeviceSpec:
     """Peak rates of one device.
 
     Args:
-        name: A name to find it by.
+        name: The name to look it up by.
         flops: Operations per second of dense matrix products, by number format: "bfloat16" at
             least, "float32", "fp8" and "int8" where they exist.
-        memory: Bytes of memory; `math.inf` where it depends on what is plugged in.
+        memory: Bytes of memory; `math.inf` where it depends on what is installed.
         bandwidth: Bytes per second between memory and processor.
         link: Bytes per second to other devices, in one direction; 0 for none.
         watts: Power limit.
         source: Where the figures were read, or how they follow from what was read.
 
     Raises:
-        CostModelError: A figure is missing, or not a positive number.
+        CostModelError: A figure is missing or not a positive number.
 
     Example:
         >>> DeviceSpec(name="npu", flops={"bfloat16": 4e12}, memory=8e9, bandwidth=68e9,
@@ -86,7 +86,7 @@ def _gpu(
 
 
 def _apple(name: str, tera: float, memory: float, bandwidth: float, source: str) -> DeviceSpec:
-    # The GPU does 16-bit products at the rate of 32-bit ones.
+    # The GPU computes 16-bit products at the rate of 32-bit ones.
     flops = {"float32": 1e12 * tera, "bfloat16": 1e12 * tera}
     return DeviceSpec(
         name=name, flops=flops, memory=2.0**30 * memory, bandwidth=1e9 * bandwidth, source=source
@@ -146,21 +146,21 @@ def device_spec(name: str) -> DeviceSpec:
     """Returns the published rates of a device.
 
     Args:
-        name: Such as "h100-sxm"; case does not matter.
+        name: A name such as "h100-sxm"; case does not matter.
 
     Raises:
-        CostModelError: The table does not have it.
+        CostModelError: The device is not in the table.
 
     Example:
         >>> device_spec("h200").bandwidth
         4800000000000.0
     """
-    found = SPECS.get(str(name).lower())
-    if found is None:
+    spec = SPECS.get(str(name).lower())
+    if spec is None:
         near = difflib.get_close_matches(str(name).lower(), SPECS, n=3, cutoff=0.4)
         hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
         raise CostModelError(
-            f"no device {name!r} in the table{hint}; there are {', '.join(SPECS)}; for another "
-            "one, pass a DeviceSpec"
+            f"no device {name!r} in the table{hint}; it has {', '.join(SPECS)}; for another one, "
+            "pass a DeviceSpec"
         )
-    return found
+    return spec

@@ -1,4 +1,4 @@
-"""PerScenario: several cost models, each for scenarios of its own."""
+"""PerScenario: several cost models, one for each scenario."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["PerScenario"]
 
 
 class PerScenario:
-    """A cost model made of one for each scenario, as measuring needs.
+    """A cost model that combines one for each scenario, as measured costs require.
 
     Args:
-        models: The cost model of each scenario. A scenario that is not there, such as one at
-            another batch, is asked of the first.
+        models: The cost model of each scenario. Any other scenario, such as one with another
+            batch, is passed to the first model.
 
     Raises:
-        CostModelError: There is none.
+        CostModelError: No model is given.
     """
 
     def __init__(self, models: Mapping[Scenario, CostModel]) -> None:
@@ -31,16 +31,16 @@ class PerScenario:
 
     @property
     def resources(self) -> Mapping[str, str]:
-        """Unit of each resource, by name: those that all the models give."""
+        """Unit of each resource that all the models give, by name."""
         every = [set(model.resources) for model in self.models.values()]
         return {n: unit for n, unit in self.first.resources.items() if all(n in r for r in every)}
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        """Returns what one block takes in the scenario, by resource."""
-        found = self.models.get(scenario, self.first).block_cost(layer, block, scenario)
-        return {name: found[name] for name in self.resources}
+        """Returns the cost of one block in the scenario, by resource."""
+        cost = self.models.get(scenario, self.first).block_cost(layer, block, scenario)
+        return {name: cost[name] for name in self.resources}
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
-        """Returns what a model takes whatever its blocks are, by resource."""
-        found = self.models.get(scenario, self.first).fixed_cost(shape, scenario)
-        return {name: found[name] for name in self.resources}
+        """Returns the fixed cost in the scenario, by resource."""
+        cost = self.models.get(scenario, self.first).fixed_cost(shape, scenario)
+        return {name: cost[name] for name in self.resources}

@@ -1,4 +1,4 @@
-"""A profile: every cost of a space in one scenario, with what it was taken on, in one file."""
+"""A profile: every cost of a space in one scenario, and the device it is of, in one file."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Profile:
     Args:
         device: What it was taken on, as `puzzle.hardware.identity.device_record` gives it.
         versions: Versions of what ran, as `puzzle.hardware.identity.software_versions` gives them.
-        scenario: The only scenario it is for.
-        shape: The sizes of the parent it is for.
+        scenario: The only scenario for which it is valid.
+        shape: The sizes of the parent for which it is valid.
         resources: Units by resource.
         fixed: The fixed cost.
         rows: Distinct tables of block costs, by label.
@@ -70,18 +70,18 @@ class Profile:
         versions: Mapping[str, Any] | None = None,
         extra: Iterable[Block] = (),
     ) -> Profile:
-        """Asks a cost model for everything.
+        """Takes the profile of a cost model: the cost of every block, and the fixed cost.
 
         Args:
             costs: The model, such as one measured on this device.
-            space: The blocks to ask for.
-            scenario: The scenario to ask for.
+            space: The blocks to include.
+            scenario: The scenario.
             device: What the costs are of.
             versions: What ran.
             extra: Further blocks of every layer, such as fused ones.
 
         Raises:
-            CostModelError: The model returns what is no cost.
+            CostModelError: The model returns an invalid cost.
         """
         more, rows, layers = tuple(extra), [], []
         own = getattr(costs, "scenario", None)
@@ -107,10 +107,10 @@ class Profile:
         )
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        """Returns what one block takes.
+        """Returns the cost of one block.
 
         Raises:
-            CostModelError: The scenario is another one, or the block was not priced.
+            CostModelError: The scenario differs, or the profile lacks the block.
         """
         self.require(scenario=scenario)
         row = self.rows[self.layers[layer]] if layer < len(self.layers) else {}
@@ -122,10 +122,10 @@ class Profile:
         return dict(row[block.label])
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
-        """Returns what every model takes.
+        """Returns the fixed cost.
 
         Raises:
-            CostModelError: The scenario or the shape is another one.
+            CostModelError: The scenario or the shape differs.
         """
         self.require(scenario=scenario, shape=shape)
         return dict(self.fixed)
@@ -133,8 +133,8 @@ class Profile:
     @property
     def name(self) -> str:
         """A name of the device."""
-        found = self.device.get("name") or self.device.get("processor") or "a device without a name"
-        return str(found)
+        name = self.device.get("name") or self.device.get("processor") or "a device without a name"
+        return str(name)
 
     def require(
         self,
@@ -144,30 +144,30 @@ class Profile:
         scenario: Scenario | None = None,
         shape: ModelShape | None = None,
     ) -> None:
-        """Raises CostModelError, naming every difference, unless the profile is of what is given.
+        """Raises CostModelError, naming every difference, unless the profile matches what is given.
 
-        A shape may have other layers: fusion takes some away. A scenario whose number format is
+        The number of layers may differ: fusion removes some. A scenario whose number format is
         "auto" takes the profile's.
         """
         if scenario is not None:
             scenario = scenario.served_in(self.scenario.weight_dtype)
-        wanted: list[tuple[str, Mapping[str, Any], Mapping[str, Any] | None]] = [
+        comparisons: list[tuple[str, Mapping[str, Any], Mapping[str, Any] | None]] = [
             ("device", self.device, device),
             ("versions", self.versions, versions),
             ("scenario", self.scenario.to_dict(), scenario.to_dict() if scenario else None),
             ("shape", _without_layers(self.shape), _without_layers(shape) if shape else None),
         ]
-        found = [
-            f"{part} {key}: {own.get(key)!r} in the profile, {asked.get(key)!r} here"
-            for part, own, asked in wanted
-            if asked is not None
-            for key in sorted({*own, *asked})
-            if own.get(key) != asked.get(key)
+        differences = [
+            f"{part} {key}: {own.get(key)!r} in the profile, {given.get(key)!r} here"
+            for part, own, given in comparisons
+            if given is not None
+            for key in sorted({*own, *given})
+            if own.get(key) != given.get(key)
         ]
-        if found:
+        if differences:
             raise CostModelError(
-                f"the profile of {self.name} is not for this: {'; '.join(found)}. Take one here, "
-                "or choose what it is for"
+                f"the profile of {self.name} does not match: {'; '.join(differences)}. Take one "
+                "here, or use the device, scenario and parent that it was taken for"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Profile:
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the profile as JSON with a checksum, whole or not at all.
+        """Writes the profile as JSON with a checksum, completely or not at all.
 
         Raises:
             WorkspaceError: The disk is full or cannot be written.
@@ -212,14 +212,15 @@ class Profile:
 
         Args:
             path: The file.
-            device: Refuse it unless it was taken on this; None takes any, to plan for another.
-            versions: Refuse it unless this ran; None takes any.
+            device: Refuse it unless it was taken on this device; None accepts any, to plan for
+                another machine.
+            versions: Refuse it unless it was taken with these versions; None accepts any.
             scenario: Refuse it unless it is for this scenario.
             shape: Refuse it unless it is for a parent of these sizes.
 
         Raises:
-            CostModelError: The file is no profile, was altered, or is of something else; the
-                message names the differences.
+            CostModelError: The file is not a profile, was altered, or does not match what is given;
+                the message names the differences.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -228,7 +229,7 @@ class Profile:
             raise CostModelError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise CostModelError(
-                f"{path} is no profile: it holds no JSON with a checksum"
+                f"{path} is not a profile: it holds no JSON with a checksum"
             ) from error
         if values.get("format") != FORMAT:
             raise CostModelError(
@@ -236,7 +237,9 @@ class Profile:
                 "the profile again"
             )
         if checksum != content_hash(values):
-            raise CostModelError(f"{path} was altered or cut: its checksum differs; take it again")
+            raise CostModelError(
+                f"{path} was altered or truncated: its checksum differs; take it again"
+            )
         profile = cls(
             device=values["device"],
             versions=values["versions"],

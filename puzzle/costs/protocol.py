@@ -21,7 +21,7 @@ RESOURCES: Mapping[str, str] = MappingProxyType(
         "parameters": "parameters",
     }
 )
-"""What every built-in model of time gives, each with its unit."""
+"""The resources of every built-in model of time, each with its unit."""
 
 STANDARD_UNITS: Mapping[str, str] = MappingProxyType(
     {**RESOURCES, "peak_memory": "bytes", "flops": "FLOP", "energy": "J"}
@@ -30,15 +30,15 @@ STANDARD_UNITS: Mapping[str, str] = MappingProxyType(
 
 
 class CostModel(Protocol):
-    """What a block, and what everything else, takes of each resource.
+    """How much of each resource a block takes, and everything outside the blocks.
 
-    A layout costs the fixed cost plus the sum over its blocks. Resources are open: a model names
-    what it likes, each with a unit ("cycles" in "cycles"), and what it names can be constrained
+    A layout costs the fixed cost plus the sum over its blocks. The set of resources is open: a
+    model may name any, each with a unit ("cycles" in "cycles"), and those can be constrained
     and minimised. Only the names of `STANDARD_UNITS` have a fixed meaning. All amounts are for
     the whole scenario: every prompt read and every reply generated, once.
 
-    A block that cannot run in the scenario, for want of memory say, costs `math.inf` of
-    something and is never chosen.
+    A block that cannot run in the scenario, for lack of memory say, costs `math.inf` of some
+    resource and is never chosen.
 
     Attributes:
         resources: Unit of each resource, by name.
@@ -58,24 +58,24 @@ class CostModel(Protocol):
         ...
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> Mapping[str, float]:
-        """Returns what one block takes in the scenario, by resource."""
+        """Returns the cost of one block in the scenario, by resource."""
         ...
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> Mapping[str, float]:
-        """Returns what a model takes whatever its blocks are, by resource."""
+        """Returns the fixed cost in the scenario, by resource."""
         ...
 
 
 def activation_bytes(shape: ModelShape, scenario: Scenario, devices: int = 1) -> float:
     """Returns the bytes of the widest activations of a prompt, and of one position's logits.
 
-    Residual stream, its norm, queries, and the gate and up channels of the widest FFN: what a
-    program keeps that frees each layer's activations before the next one's.
+    Residual stream, its norm, queries, and the gate and up channels of the widest FFN: what is
+    in memory at once where each layer's activations are freed before the next one's.
 
     Args:
         shape: The parent's sizes.
         scenario: Batch, prompt and number format.
-        devices: Over how many heads and channels are spread.
+        devices: Number of devices that the heads and channels are spread over.
     """
     inner = (shape.heads * shape.head_dim + 2 * shape.ffn_width) / devices
     width = 2 * shape.hidden + inner

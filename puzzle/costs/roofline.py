@@ -1,4 +1,4 @@
-"""Roofline: costs from operations, bytes and a device's peak rates, for planning without it."""
+"""Roofline: costs from operations, bytes and peak rates, for planning without the device."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Efficiency:
     """The shares of the peak rates that programs reach.
 
     The defaults of `compute`, `memory` and `synchronise` were fitted to published throughputs of
-    two models on H100 SXM in FP8 (docs/hardware.md); `link` and `launch` are assumed.
+    two models on H100 SXM in FP8 (docs/results/costs.md); `link` and `launch` are assumed.
 
     Args:
         compute: Share of the peak operations per second, in (0, 1].
         memory: Share of the peak bandwidth, in (0, 1].
         link: Share of the link's bandwidth, in (0, 1].
         launch: Seconds that each sublayer takes in each pass, whatever its size.
-        synchronise: Further seconds of each all-reduce, where there are several devices.
+        synchronise: Additional seconds of each all-reduce, where there are several devices.
 
     Raises:
         CostModelError: A share is outside (0, 1], or a time is negative.
@@ -64,7 +64,7 @@ class Efficiency:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """Work of one sublayer in one pass, on one device."""
+    """Work of one sublayer in one forward pass, on one device."""
 
     flops: float
     bytes: float
@@ -75,13 +75,13 @@ class Roofline:
 
     Each matrix product takes as long as its operations at the device's peak rate or its bytes at
     the device's bandwidth, whichever is longer, each at a stated efficiency (Williams et al.,
-    2009). The attention's products with the cache are taken apart from its projections. With
+    2009). The attention's products with the cache are counted separately from its projections. With
     several devices each holds its share of heads and channels, and every sublayer ends in an
     all-reduce of its output, 2 (n - 1) / n of its bytes over the link in each direction.
 
     Decoding reads all weights once per step, and a cache that grows from the prompt to the whole
-    sequence. `memory`, `kv_cache` and `peak_memory` are of one device; `parameters` and `flops`
-    are of all. `peak_memory` adds the widest activations of the prompt and the logits. Energy is
+    sequence. `memory`, `kv_cache` and `peak_memory` are per device; `parameters` and `flops`
+    are totals. `peak_memory` adds the widest activations of the prompt and the logits. Energy is
     not modelled.
 
     Args:
@@ -95,7 +95,7 @@ class Roofline:
         efficiency: The shares of the peak rates that are reached.
 
     Raises:
-        CostModelError: The device, a format or the number of devices is not known.
+        CostModelError: The device or a format is unknown, or the number of devices is not allowed.
 
     Example:
         >>> shape = ModelShape(layers=32, hidden=4096, heads=32, head_dim=128, kv_heads=8,
@@ -125,11 +125,11 @@ class Roofline:
         self.resources: Mapping[str, str] = {**RESOURCES, "peak_memory": "bytes", "flops": "FLOP"}
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        """Returns what one block takes; the same in every layer."""
+        """Returns the cost of one block; the same in every layer."""
         parts = [part for part in (block.attention, block.ffn) if part.kind != "none"]
         prompt, steps = scenario.prompt_tokens, scenario.generated_tokens
         prefill = sum(self._sublayer_seconds(part, scenario, prompt, 0.0) for part in parts)
-        # Bytes and operations grow linearly with the cache: the mean length stands for all steps.
+        # Bytes and operations grow linearly with the cache: the mean length represents all steps.
         mean = prompt + (steps - 1) / 2
         decode = steps * sum(self._sublayer_seconds(part, scenario, 1, mean) for part in parts)
         parameters = counting.block_parameters(self.shape, block)
@@ -150,7 +150,7 @@ class Roofline:
         }
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
-        """Returns what embedding and head take, and the widest activations."""
+        """Returns the cost of embedding and head, and the widest activations."""
         head = shape.vocab * shape.hidden
         per_token = counting.head_flops(shape) / self.devices
         size = head * scenario.weight_bytes / self.devices
@@ -211,7 +211,7 @@ class Roofline:
         return self.weight_dtype or scenario.served_dtype
 
     def _cache_bytes(self, attention: Attention, scenario: Scenario) -> float:
-        """Returns the bytes of one token on one device, which holds one KV head or more."""
+        """Returns the cache bytes of one token on one device, which holds one KV head or more."""
         own_format = self.cache_dtype or scenario.cache_dtype or scenario.served_dtype
         heads = (attention.kv_heads or 0) / self.devices
         return (

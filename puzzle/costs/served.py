@@ -1,4 +1,4 @@
-"""What a child is served in: by what costs are of, before any cost model is asked."""
+"""The number format that a child is served in, decided before any cost model is used."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def served_format(hardware: Any, *, workspace: Workspace | None = None) -> Forma
 
     Args:
         hardware: As for `puzzle.costs.cost_model`. A device of this machine, or the engine
-            "torch", serves what the device computes fast; a profile, or a cost model that was
-            measured for a scenario, what it was taken in; anything else bfloat16.
-        workspace: Where the choice for a device is kept.
+            "torch", serves in the format that the device computes fast in; a profile, or a cost
+            model that was measured for a scenario, in the format it was taken in; anything else
+            in bfloat16.
+        workspace: Where the choice for a device is stored.
 
     Example:
         >>> print(served_format("roofline:h100-sxm"))

@@ -31,9 +31,9 @@ class Checkpoints:
 
     Args:
         workspace: Where they are.
-        run: All that the run's result depends on; checkpoints of other runs are not seen.
+        run: All that the run's result depends on; checkpoints of other runs are ignored.
         parallel: The processes; the first one writes and reads.
-        keep: How many are kept.
+        keep: How many to keep.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class Checkpoints:
         self.run = content_hash(run)
 
     def artifact(self, step: int) -> Artifact:
-        """Returns the artifact of a step, written or not."""
+        """Returns the artifact of a step, whether written or not."""
         return self.workspace.artifact(KIND, {"run": self.run, "step": step})
 
     def steps(self) -> list[int]:
         """Returns the steps with a checkpoint, newest first."""
-        found = []
+        steps = []
         for path in self.workspace.root.glob(f"{KIND}/*/{MANIFEST}"):
             try:
                 spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
                 if spec["run"] == self.run:
-                    found.append(int(spec["step"]))
+                    steps.append(int(spec["step"]))
             except (OSError, ValueError, KeyError, TypeError):
-                logger.warning("%s cannot be read and is passed over", path)
-        return sorted(found, reverse=True)
+                logger.warning("%s cannot be read and is skipped", path)
+        return sorted(steps, reverse=True)
 
     def newest(self) -> Artifact | None:
         """Returns the newest sound checkpoint; damaged ones are reported and deleted."""
@@ -64,7 +64,7 @@ class Checkpoints:
             artifact = self.artifact(step)
             if artifact.sound():
                 return artifact
-            logger.warning("the checkpoint of step %d is damaged; the one before is taken", step)
+            logger.warning("the checkpoint of step %d is damaged; the previous one is used", step)
             shutil.rmtree(artifact.path)
         return None
 
@@ -79,14 +79,14 @@ class Checkpoints:
         """Writes a checkpoint; every process has to call this.
 
         Args:
-            step: Steps done.
+            step: Number of steps completed.
             parameters: The trained parameters by name.
             optimizer: Their AdamW.
             values: JSON values.
             stream: Tensors of the data stream.
 
         Raises:
-            WorkspaceError: The disk refuses; older checkpoints are still there.
+            WorkspaceError: The disk is full or cannot be written; older checkpoints are kept.
         """
         tensors = _training_state(parameters, optimizer)
         artifact = self.artifact(step)
@@ -148,11 +148,11 @@ class Checkpoints:
 def _training_state(
     parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
-    found = {f"child/{name}": parameter for name, parameter in parameters.items()}
+    tensors = {f"child/{name}": parameter for name, parameter in parameters.items()}
     for moment in MOMENTS:
         for name, parameter in parameters.items():
-            found[f"{moment}/{name}"] = optimizer.state[parameter][moment]
-    return found
+            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+    return tensors
 
 
 def _write_files(directory: Path, tensors: Any) -> None:

@@ -1,4 +1,4 @@
-"""DistillConfig: everything a distillation is set up with besides models and data."""
+"""DistillConfig: the settings of a distillation, apart from models and data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puzzle.errors import DataError
 LOSSES = ("cosine", "mse", "kl", "reverse_kl", "lm")
 PRECISIONS = ("no", "bf16")
 THINKING = ("both", "on", "off")
-# These change how a run is computed or watched, not what it computes.
+# These change how a run is computed or monitored, not its result.
 _NOT_RESULTS = frozenset(
     {
         "micro_batch",
@@ -32,7 +32,7 @@ class DistillConfig:
     """How a child is distilled from its parent.
 
     Args:
-        losses: Weights of the terms that are added up. "cosine": 1 - cos of the residual streams,
+        losses: Weights of the terms that are summed. "cosine": 1 - cos of the residual streams,
             mean over layer boundaries and tokens; "mse": their squared distance, as a share of
             the parent's power; "kl": KL(parent || child) of the next-token distributions, in nats
             per token; "reverse_kl": KL(child || parent); "lm": cross-entropy of the text. The
@@ -43,33 +43,34 @@ class DistillConfig:
         micro_batch: Windows per forward pass of one process; the rest is accumulated.
         learning_rate: Highest learning rate.
         warmup: Share of the steps in which the rate rises from zero.
-        final_share: What the cosine leaves of the rate at the last step.
-        weight_decay: AdamW's.
-        betas: AdamW's.
-        max_grad_norm: Gradients longer than this are shortened to it.
-        mixed_precision: "bf16" or "no"; None takes what `accelerate launch` was told. Weights are
-            updated in float32 either way. With "no" the parent computes in the number format that
-            it is stored in, or in float32 where the device is much faster in that.
+        final_share: Share of the highest rate that is left at the last step.
+        weight_decay: AdamW's weight decay.
+        betas: AdamW's betas.
+        max_grad_norm: Norm to which longer gradients are clipped.
+        mixed_precision: "bf16" or "no"; None follows `accelerate launch`. Weights are updated in
+            float32 either way. With "no" the parent computes in the number format that it is
+            stored in, or in float32 where the device is much faster in that.
         gradient_checkpointing: Recompute the child's layers in the backward pass to save memory.
-        vocab_chunk: Logits of this many tokens of the vocabulary exist at a time.
-        shard: Whether both models are sharded over the processes (FSDP2); None takes what
-            `accelerate launch` was told.
+        vocab_chunk: Logits of this many tokens of the vocabulary are in memory at a time.
+        shard: Whether both models are sharded over the processes (FSDP2); None follows
+            `accelerate launch`.
         boundaries: Pairs of child layer and parent layer whose outputs are compared. By default
-            each layer's with the parent's of the same number, which is right as long as the child
-            has as many: a layer that lost both sublayers still has its place. A child with fused
-            layers needs them; see `boundary_pairs`.
-        thinking: For `messages` and a chat template with a switch: "both" takes the modes in
-            turns, "on" or "off" takes one.
+            each layer's with that of the parent's layer of the same number, which is right as
+            long as the child has as many layers: one that lost both sublayers keeps its place. A
+            child with fused layers needs this; see `boundary_pairs`.
+        thinking: For `messages` and a chat template with a thinking switch: "both" alternates
+            between the modes, "on" or "off" uses one.
         shuffle_buffer: Documents among which a streamed data set is shuffled.
         checkpoint_every: Steps between checkpoints.
-        keep_checkpoints: Newest checkpoints that are kept.
-        evaluate_every: Steps between measurements on the validation text; 0 only at the end.
+        keep_checkpoints: How many of the newest checkpoints are kept.
+        evaluate_every: Steps between measurements on the validation text; 0 measures only at the
+            end.
         validation_windows: Windows that are cut from validation text.
         log_every: Steps between log entries.
         seed: Order of the documents.
 
     Raises:
-        DataError: A value is not allowed; the message says which are.
+        DataError: A value is not allowed; the message says which ones are.
     """
 
     losses: Mapping[str, float] = field(default_factory=lambda: {"cosine": 1.0, "kl": 1.0})
@@ -143,7 +144,7 @@ class DistillConfig:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps that the tokens are enough for, at least one."""
+        """Number of optimiser steps that the tokens allow, at least one."""
         return max(1, self.tokens // (self.batch * self.length))
 
     def rate(self, step: int) -> float:
@@ -162,20 +163,20 @@ class DistillConfig:
         return self.learning_rate * share
 
     def accumulation(self, processes: int) -> int:
-        """Returns the forward passes of each process per step.
+        """Returns the number of forward passes of each process per step.
 
         Raises:
-            DataError: The batch cannot be dealt out evenly.
+            DataError: The batch cannot be divided evenly.
         """
         passes, rest = divmod(self.batch, self.micro_batch * processes)
         if rest or not passes:
             raise DataError(
-                f"batch={self.batch} cannot be dealt out to {processes} process(es) with "
+                f"batch={self.batch} cannot be divided among {processes} process(es) with "
                 f"micro_batch={self.micro_batch}; allowed: multiples of "
                 f"{self.micro_batch * processes}"
             )
         return passes
 
     def result_fields(self) -> dict[str, Any]:
-        """Returns the fields that change what comes out, which name the checkpoints of a run."""
+        """Returns the fields that change the result, which identify the checkpoints of a run."""
         return {name: v for name, v in asdict(self).items() if name not in _NOT_RESULTS}

@@ -16,15 +16,15 @@ from puzzle.models.child import PuzzleForCausalLM
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class DistillResult:
-    """What a distillation left.
+    """The outcome of a distillation.
 
     Args:
         path: The child's directory, in Hugging Face format.
         config: The settings.
-        history: One entry per step: step, tokens, loss, its terms, learning rate, length of the
-            gradient before it was cut, seconds.
+        history: One entry per step: step, tokens, loss, its terms, learning rate, gradient norm
+            before clipping, seconds.
         evaluations: Entries with step, KL and perplexity on the validation text, the first from
-            before training; empty without one.
+            before training; empty without validation text.
     """
 
     path: Path

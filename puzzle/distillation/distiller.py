@@ -18,9 +18,9 @@ HIDDEN = {"cosine", "mse"}
 
 
 class Distiller(nn.Module):
-    """Both models under one roof, so that one call shards them and gathers their outer weights.
+    """Both models in one module, so that one call shards them and gathers their outer weights.
 
-    The loss is computed inside `forward` because only there does FSDP hold the heads whole.
+    The loss is computed inside `forward` because only there does FSDP hold the full heads.
 
     Args:
         child: The child; its parameters are trained.
@@ -40,7 +40,7 @@ class Distiller(nn.Module):
             self._freeze_after(max(pair[0] for pair in self.pairs))
 
     def _freeze_after(self, layer: int) -> None:
-        """Freezes what no loss depends on: all that follows the last layer that is compared."""
+        """Freezes what no loss depends on: everything after the last layer that is compared."""
         inner = self.child.model
         for module in (*inner.layers[layer + 1 :], inner.norm):
             module.requires_grad_(False)
@@ -64,12 +64,12 @@ class Distiller(nn.Module):
             if needs_parent:
                 teacher = _run(self.parent, tokens_BL, [pair[1] for pair in self.pairs])
         child_BLD, states = _run(self.child, tokens_BL, [pair[0] for pair in self.pairs])
-        found: dict[str, torch.Tensor] = {}
+        losses: dict[str, torch.Tensor] = {}
         if teacher is not None and self.pairs:
-            found |= hidden_losses(states, teacher[1], HIDDEN & set(self.losses))
+            losses |= hidden_losses(states, teacher[1], HIDDEN & set(self.losses))
         if set(NAMES) & set(self.losses):
-            found |= self._head(child_BLD, tokens_BL, None if teacher is None else teacher[0])
-        terms = torch.stack([found[name].float() for name in self.losses])
+            losses |= self._head(child_BLD, tokens_BL, None if teacher is None else teacher[0])
+        terms = torch.stack([losses[name].float() for name in self.losses])
         weights = torch.tensor(list(self.losses.values()), device=terms.device)
         return (terms * weights).sum(), terms.detach()
 
@@ -91,7 +91,7 @@ class Distiller(nn.Module):
     def _measure(self, tokens_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         teacher, _ = _run(self.parent, tokens_BL, [])
         child_BLD, _ = _run(self.child, tokens_BL, [])
-        found = head_losses(
+        losses = head_losses(
             child_BLD.flatten(0, 1),
             self.child.lm_head.weight,
             next_tokens(tokens_BL).flatten(),
@@ -99,7 +99,7 @@ class Distiller(nn.Module):
             parent_VD=self.parent.lm_head.weight,
             chunk=self.chunk,
         )
-        return found["kl"], found["lm"]
+        return losses["kl"], losses["lm"]
 
 
 def next_tokens(tokens_BL: torch.Tensor) -> torch.Tensor:
@@ -115,25 +115,25 @@ def hidden_losses(
 
     Args:
         child: The child's streams, (B, L, hidden) each.
-        parent: The parent's at the same boundaries.
+        parent: The parent's streams at the same boundaries.
         names: "cosine" = 1 - cos, "mse" = ||c - p||^2 / ||p||^2.
     """
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    losses: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for c_BLD, p_BLD in zip(child, parent, strict=True):
         c_BLD, p_BLD = c_BLD.float(), p_BLD.float()
         if "cosine" in names:
             cosine_BL = nn.functional.cosine_similarity(c_BLD, p_BLD, dim=-1)
-            found["cosine"].append(1 - cosine_BL.mean())
+            losses["cosine"].append(1 - cosine_BL.mean())
         if "mse" in names:
             power_BL = p_BLD.square().sum(-1)
-            found["mse"].append(((c_BLD - p_BLD).square().sum(-1) / power_BL).mean())
-    return {name: torch.stack(values).mean() for name, values in found.items()}
+            losses["mse"].append(((c_BLD - p_BLD).square().sum(-1) / power_BL).mean())
+    return {name: torch.stack(values).mean() for name, values in losses.items()}
 
 
 def boundary_pairs(fusion: Fusion, layers: int) -> tuple[tuple[int, int], ...]:
-    """Returns which layer of a fused child ends where which layer of its parent ends.
+    """Returns pairs of a fused child's layer and the parent's layer that ends at the same place.
 
-    A fused layer ends where the last layer of its run does; boundaries inside a run are gone.
+    A fused layer ends where the last layer of its run does; boundaries inside a run disappear.
 
     Args:
         fusion: The runs of layers that were fused.
@@ -144,8 +144,8 @@ def boundary_pairs(fusion: Fusion, layers: int) -> tuple[tuple[int, int], ...]:
         >>> boundary_pairs(Fusion((FusedRun(1, 3),)), 5)
         ((0, 0), (1, 3), (2, 4))
     """
-    gone = {layer for run in fusion.runs for layer in range(run.first, run.last)}
-    kept = [layer for layer in range(layers) if layer not in gone]
+    inner = {layer for run in fusion.runs for layer in range(run.first, run.last)}
+    kept = [layer for layer in range(layers) if layer not in inner]
     return tuple(enumerate(kept))
 
 
@@ -167,7 +167,7 @@ def _pairs(child: Any, parent: Any, config: DistillConfig) -> tuple[tuple[int, i
         if counts[0] != counts[1]:
             raise DataError(
                 f"the child has {counts[0]} layers and the parent {counts[1]}; say which outputs "
-                "are to be compared with boundaries=, such as boundary_pairs(fusion, layers) gives"
+                "to compare with boundaries=, such as boundary_pairs(fusion, layers) gives"
             )
         return tuple((layer, layer) for layer in range(counts[0]))
     inside = all(0 <= c < counts[0] and 0 <= p < counts[1] for c, p in config.boundaries)
@@ -182,27 +182,27 @@ def _pairs(child: Any, parent: Any, config: DistillConfig) -> tuple[tuple[int, i
 def _run(
     model: Any, tokens_BL: torch.Tensor, layers: Sequence[int]
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Returns what enters the head and the outputs of the given layers."""
+    """Returns the input of the head and the outputs of the given layers."""
     with _recorded(model.model.layers, layers) as outputs:
         h_BLD = model.model(input_ids=tokens_BL, use_cache=False).last_hidden_state
-        found = dict(outputs)
-    return h_BLD, [found[layer] for layer in layers]
+        states = dict(outputs)
+    return h_BLD, [states[layer] for layer in layers]
 
 
 @contextmanager
 def _recorded(modules: Any, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Keeps the outputs of layers while open; gradient checkpointing runs them again later."""
-    found: dict[int, torch.Tensor] = {}
+    """Records the outputs of layers while open: gradient checkpointing runs them again later."""
+    outputs: dict[int, torch.Tensor] = {}
 
     def record(layer: int) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            found[layer] = output
+            outputs[layer] = output
 
         return hook
 
     handles = [modules[layer].register_forward_hook(record(layer)) for layer in {*layers}]
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -1,4 +1,4 @@
-"""distill(): a child trained to be its parent's equal, from any checkpoint on."""
+"""distill(): trains a child to match its parent, and resumes from any checkpoint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def distill(
 
     Global knowledge distillation of Puzzle (arXiv 2411.19146, section 5). Runs in one process, or
     in as many as `accelerate launch` starts, with the same batches and so the same result up to
-    rounding. Under `out` it leaves checkpoints and, at the end, the child.
+    rounding. It writes checkpoints and, at the end, the child to `out`.
 
     Args:
         child: A child or its directory; it is not changed.
@@ -55,7 +55,7 @@ def distill(
             measured before, after and, on request, in between.
         tokenizer: Tokenizer; by default the one beside the parent, then the one beside the child.
         out: The run directory.
-        resume: Go on from the newest sound checkpoint of the same child, parent, data and
+        resume: Continue from the newest intact checkpoint of the same child, parent, data and
             settings; if False, there must be none in `out`.
         callbacks: TrainerCallback instances of transformers.
         report_to: Trackers that transformers knows, such as "tensorboard" or "wandb".
@@ -64,9 +64,10 @@ def distill(
         The history, and where the child is.
 
     Raises:
-        DataError: The models do not fit each other, or data or settings will not do.
+        DataError: The models do not match, or data or settings are not valid.
         ParentError: A model cannot be opened.
-        WorkspaceError: The disk is full or cannot be written, or `resume` forbids to go on.
+        WorkspaceError: The disk is full or cannot be written, or `out` holds checkpoints and
+            `resume` is False.
         DivergedError: The loss or its gradient is not finite.
 
     Example:
@@ -80,10 +81,10 @@ def distill(
     parallel = Parallel(config)
     config.accumulation(parallel.size)
     workspace = _workspace(out, resume, parallel)
-    pupil = open_model(child, workspace)
+    student = open_model(child, workspace)
     teacher = open_model(parent, workspace, tokenizer=tokenizer)
-    tokenizer = tokenizer or teacher.tokenizer or pupil.tokenizer
-    vocab = pupil.config.vocab_size
+    tokenizer = tokenizer or teacher.tokenizer or student.tokenizer
+    vocab = student.config.vocab_size
     stream = _stream(data, tokenizer, config, vocab)
     held_out = _windows(validation, tokenizer, config, vocab)
     events = Events(
@@ -95,18 +96,18 @@ def distill(
         evaluates=held_out is not None,
     )
     distiller = Distiller(
-        empty_model(pupil.config, torch.float32),
+        empty_model(student.config, torch.float32),
         empty_model(teacher.config, _teacher_format(teacher, parallel)),
         config,
     )
     _require_disk(workspace.root, distiller.child, config)
     loop = Loop(
         distiller=distiller,
-        module=_place(parallel, distiller, pupil, teacher),
+        module=_place(parallel, distiller, student, teacher),
         config=config,
         text=TrainingText(stream=stream, validation=held_out, tokenizer=tokenizer),
         checkpoints=Checkpoints(
-            workspace, _spec(pupil, teacher, stream, config), parallel, config.keep_checkpoints
+            workspace, _spec(student, teacher, stream, config), parallel, config.keep_checkpoints
         ),
         events=events,
     )
@@ -117,7 +118,7 @@ def distill(
         history=loop.history,
         evaluations=loop.evaluations,
     )
-    save_child(result, distiller.child, pupil, tokenizer, parallel)
+    save_child(result, distiller.child, student, tokenizer, parallel)
     return result
 
 
@@ -162,31 +163,31 @@ def _windows(
 
 
 def _require_disk(path: Path, child: Any, config: DistillConfig) -> None:
-    # Weights and two moments in float32 per checkpoint, one more while it is written, the child.
+    # Float32 weights and two moments per checkpoint, of which one more while writing; the child.
     parameters = sum(parameter.numel() for parameter in child.parameters())
     require_free(path, parameters * (12 * (config.keep_checkpoints + 1) + 4))
 
 
 def _teacher_format(teacher: OpenModel, parallel: Parallel) -> torch.dtype:
-    """Returns what the parent computes in, the same in every process."""
+    """Returns the number format the parent computes in, the same in every process."""
     if parallel.bf16:
         return teacher.dtype  # each product is cast anyway, and 16 bits take less memory
     return cast(torch.dtype, parallel.share(computing_format(teacher.dtype, parallel.device)))
 
 
-def _place(parallel: Parallel, distiller: Distiller, pupil: OpenModel, teacher: OpenModel) -> Any:
+def _place(parallel: Parallel, distiller: Distiller, student: OpenModel, teacher: OpenModel) -> Any:
     def source(name: str) -> torch.Tensor:
         side, _, rest = name.partition(".")
-        return (pupil if side == "child" else teacher).tensors[rest]
+        return (student if side == "child" else teacher).tensors[rest]
 
     return parallel.place(distiller, source)
 
 
 def _spec(
-    pupil: OpenModel, teacher: OpenModel, stream: PackedStream, config: DistillConfig
+    student: OpenModel, teacher: OpenModel, stream: PackedStream, config: DistillConfig
 ) -> dict[str, Any]:
     return {
-        "child": pupil.identity,
+        "child": student.identity,
         "parent": teacher.identity,
         "data": stream.rows.identity,
         "config": config.result_fields(),

@@ -1,4 +1,4 @@
-"""What a run tells the outside: callbacks and trackers of transformers' Trainer."""
+"""Notifications of a run to callbacks and trackers of transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Events:
     """The callbacks of a run, called when and how the Trainer calls them.
 
     They get the run's settings as TrainingArguments, its progress as TrainerState, and a
-    TrainerControl whose flags ask for a log entry, a measurement, a checkpoint or the end.
+    TrainerControl whose flags request a log entry, a measurement, a checkpoint or the end.
 
     Args:
         config: The run's settings.
@@ -31,7 +31,7 @@ class Events:
         evaluates: Whether there is validation text.
 
     Raises:
-        DataError: A callback is none, or a tracker is unknown or not installed.
+        DataError: A callback is not a TrainerCallback, or a tracker is unknown or not installed.
     """
 
     def __init__(
@@ -74,40 +74,40 @@ class Events:
         self._callbacks = [DefaultFlowCallback, *_trackers(self.arguments.report_to), *callbacks]
         bad = [c for c in self._callbacks if not hasattr(c, "on_step_end")]
         if bad:
-            raise DataError(f"{bad[0]!r} is no callback; derive it from TrainerCallback")
+            raise DataError(f"{bad[0]!r} is not a callback; derive it from TrainerCallback")
 
     def begin(self, model: Any, tokenizer: Any, optimizer: Any, *, step: int, first: bool) -> None:
-        """Tells that training begins, at a step."""
+        """Reports that training begins, at a step."""
         self.handler = CallbackHandler(self._callbacks, model, tokenizer, optimizer, None)
         self.state.global_step = step
         self.state.is_world_process_zero = self.state.is_local_process_zero = first
         self.control = self.handler.on_train_begin(self.arguments, self.state, self.control)
 
     def step_begins(self) -> None:
-        """Tells that a step begins."""
+        """Reports that a step begins."""
         self.control = self.handler.on_step_begin(self.arguments, self.state, self.control)
 
     def step_ends(self, step: int) -> TrainerControl:
-        """Tells that a step has ended and returns what is asked for."""
+        """Reports that a step has ended and returns what the callbacks request."""
         self.state.global_step = step
         self.control = self.handler.on_step_end(self.arguments, self.state, self.control)
         return self.control
 
     def log(self, values: dict[str, float]) -> None:
-        """Tells values to whoever logs."""
+        """Passes values to the loggers."""
         self.state.log_history.append({**values, "step": self.state.global_step})
         self.control = self.handler.on_log(self.arguments, self.state, self.control, values)
 
     def evaluated(self, metrics: dict[str, float]) -> None:
-        """Tells a measurement."""
+        """Reports a measurement."""
         self.control = self.handler.on_evaluate(self.arguments, self.state, self.control, metrics)
 
     def saved(self) -> None:
-        """Tells that a checkpoint was written."""
+        """Reports that a checkpoint was written."""
         self.control = self.handler.on_save(self.arguments, self.state, self.control)
 
     def end(self) -> None:
-        """Tells that training has ended."""
+        """Reports that training has ended."""
         self.control = self.handler.on_train_end(self.arguments, self.state, self.control)
 
 

@@ -1,4 +1,4 @@
-"""Losses on logits that are never whole in memory: the vocabulary is taken in chunks, exactly.
+"""Exact losses on logits that are never all in memory: the vocabulary is processed in chunks.
 
 For hidden states h and a head W, the logits z = h W^T of all tokens are the largest tensors of
 a distillation, and there are two of them. Here each chunk of rows of both heads gives its logits
@@ -32,24 +32,24 @@ def head_losses(
     """Returns mean losses of the child's next-token distribution, differentiable in the child.
 
     Args:
-        child_ND: What enters the child's head, (tokens, hidden).
+        child_ND: Input of the child's head, (tokens, hidden).
         child_VD: The child's head, (vocabulary, hidden).
         targets_N: The tokens that follow; those of -100 are left out of "lm".
-        parent_ND: What enters the parent's head; without it there is only "lm".
-        parent_VD: The parent's head; its hidden size may be another one.
-        chunk: Rows of the heads that are taken at a time.
+        parent_ND: Input of the parent's head; without it there is only "lm".
+        parent_VD: The parent's head; its hidden size may differ.
+        chunk: Rows of the heads that are processed at a time.
 
     Returns:
         "kl" = KL(parent || child) and "reverse_kl" = KL(child || parent) per token, "lm" =
         cross-entropy per target, in nats.
     """
-    found = _HeadLosses.apply(child_ND, child_VD, parent_ND, parent_VD, targets_N, chunk)
+    losses = _HeadLosses.apply(child_ND, child_VD, parent_ND, parent_VD, targets_N, chunk)
     names = NAMES if parent_ND is not None else ("lm",)
-    return {name: found[NAMES.index(name)] for name in names}
+    return {name: losses[NAMES.index(name)] for name in names}
 
 
 class _HeadLosses(torch.autograd.Function):
-    """The three losses as one function, so that the chunks are gone through once."""
+    """The three losses as one function, so that the chunks are processed only once."""
 
     @staticmethod
     def forward(
@@ -65,7 +65,7 @@ class _HeadLosses(torch.autograd.Function):
         ctx.dtype = child_ND.dtype
         if torch.is_autocast_enabled(device):
             ctx.dtype = torch.get_autocast_dtype(device)
-        # Sums over the vocabulary need float32, or more if that is what came in.
+        # Sums over the vocabulary need float32, or more if the input has more.
         ctx.wide = torch.promote_types(ctx.dtype, torch.float32)
         ctx.chunk = chunk
         with torch.autocast(device, enabled=False):

@@ -38,15 +38,15 @@ class TrainingText:
 
 
 class Loop:
-    """Trains the child of a distiller that is in place.
+    """Trains the child of a distiller that is on its devices.
 
     Args:
         distiller: Both models.
-        module: What is called in its stead: the distiller, or the same replicated.
+        module: The module to call in its place: the distiller, or its replicated form.
         config: The settings.
-        text: What is trained and measured on.
+        text: The text to train and measure on.
         checkpoints: Where the state is kept, and the processes that share it.
-        events: Who is told.
+        events: Callbacks and trackers to notify.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Loop:
         self.checkpoints, self.parallel = checkpoints, checkpoints.parallel
         self.child = distiller.child.train()
         if config.gradient_checkpointing:
-            # The name before transformers 5.23 is deprecated since.
+            # The older name is deprecated since transformers 5.23.
             newer = getattr(self.child, "activation_checkpointing_enable", None)
             (newer or self.child.gradient_checkpointing_enable)()
         self.parameters = {
@@ -78,7 +78,7 @@ class Loop:
         self.evaluations: list[dict[str, float]] = []
 
     def run(self) -> None:
-        """Trains from the newest checkpoint, or from the start, to the end."""
+        """Trains to the end, from the newest checkpoint or from the start."""
         self._restore()
         first = self.parallel.first
         self.events.begin(self.child, self.tokenizer, self.optimizer, step=self.step, first=first)
@@ -103,12 +103,12 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         means = self._gradients()
-        # The length of the whole gradient, also where each process holds a part of it.
+        # The norm of the whole gradient, even where each process holds only a part of it.
         norm = torch.nn.utils.clip_grad_norm_(
             list(self.parameters.values()), self.config.max_grad_norm
         )
-        length = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        self._refuse_divergence(means, length)
+        full_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        self._refuse_divergence(means, full_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         entry = {
@@ -116,7 +116,7 @@ class Loop:
             "tokens": (self.step + 1) * self.config.batch * self.config.length,
             **means,
             "learning_rate": rate,
-            "grad_norm": length,
+            "grad_norm": full_norm,
             "seconds": time.perf_counter() - started,
         }
         self.history.append(entry)
@@ -144,7 +144,7 @@ class Loop:
         where = f"step {kept[0]}" if kept else "the start"
         raise DivergedError(
             f"step {self.step + 1} is not finite: {means}, gradient {norm}. No weight was changed "
-            f"by it, and the same call goes on from {where}. Lower learning_rate (now "
+            f"by it, and the same call continues from {where}. Lower learning_rate (now "
             f"{self.config.learning_rate:g}) or raise warmup; other settings start a new run"
         )
 
@@ -154,7 +154,7 @@ class Loop:
             self._evaluate()
         if control.should_log:
             self.events.log(dict(entry))
-        # Who stops a run wants to go on with it later.
+        # A run that is stopped is meant to be resumed later.
         if control.should_save or control.should_training_stop:
             self._save()
             self.events.saved()
@@ -164,7 +164,7 @@ class Loop:
         if self.validation is None:
             return
         config, parallel = self.config, self.parallel
-        # Sharded models have to be called equally often by every process.
+        # Every process has to call a sharded model equally often.
         count = max(1, len(self.validation) // parallel.size) * parallel.size
         windows = self.validation.repeat(-(-count // len(self.validation)), 1)[:count]
         mine = windows[parallel.rank :: parallel.size].to(parallel.device)
@@ -201,11 +201,11 @@ class Loop:
         self.step = values["step"]
         self.history, self.evaluations = values["history"], values["evaluations"]
         self.events.state.log_history = values["log"]
-        logger.info("going on from step %d", self.step)
+        logger.info("resuming from step %d", self.step)
 
 
 def _optimizer(parameters: list[Any], config: DistillConfig) -> torch.optim.AdamW:
-    # Norms and biases are left alone, as is usual.
+    # Norms and biases are not decayed, as is usual.
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},

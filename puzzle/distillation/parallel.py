@@ -1,9 +1,9 @@
-"""One process or many: how a distillation is placed, sharded and kept in step.
+"""One process or many: how a distillation is placed, sharded and synchronised.
 
 `accelerate launch` says how many processes there are, on which devices, and whether FSDP is
-wanted. Both models are then one module that is replicated (DDP) or sharded (FSDP2). Whole tensors
-are read by the first process and dealt out one at a time, and gathered one at a time; a sharded
-child is whole again only where the first process writes it at the end.
+wanted. Both models are then one module that is replicated (DDP) or sharded (FSDP2). Full tensors
+are read by the first process and distributed one at a time, and gathered one at a time; a sharded
+child is complete again only in the first process, which writes it at the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Parallel:
         config: Whether to shard, and the number format of the computation.
 
     Raises:
-        DataError: The launcher was told something that is not supported here.
+        DataError: The launch configuration is not supported here.
     """
 
     def __init__(self, config: DistillConfig) -> None:
@@ -80,12 +80,12 @@ class Parallel:
         return self.rank == 0
 
     def place(self, distiller: Distiller, source: Callable[[str], torch.Tensor]) -> nn.Module:
-        """Moves and shards a distiller, fills it, and returns the module to call.
+        """Moves and shards a distiller, loads its parameters, and returns the module to call.
 
         Args:
             distiller: Both models; the values of their parameters are not used.
-            source: Gives a parameter's value by its name in the distiller; only the first process
-                asks.
+            source: Returns a parameter's value by its name in the distiller; only the first
+                process calls it.
         """
         if self.sharded:
             self._shard(distiller)
@@ -114,7 +114,7 @@ class Parallel:
 
     @torch.no_grad()
     def fill(self, tensor: torch.Tensor, value: Callable[[], torch.Tensor]) -> None:
-        """Sets a tensor of every process to the value that the first one knows."""
+        """Sets a tensor of every process to the value that the first one has."""
         local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         if self.first:
             whole = value().to(device=self.device, dtype=tensor.dtype).contiguous()
@@ -123,14 +123,14 @@ class Parallel:
         if self.size == 1:
             local.copy_(whole)
         elif isinstance(tensor, DTensor):
-            dealt = distribute_tensor(whole, tensor.device_mesh, tensor.placements)
-            local.copy_(dealt.to_local())
+            sharded = distribute_tensor(whole, tensor.device_mesh, tensor.placements)
+            local.copy_(sharded.to_local())
         else:
             broadcast(whole, src=0)
             local.copy_(whole)
 
     def gather(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields whole tensors on the CPU; every process has to go through all of them."""
+        """Yields full tensors on the CPU; every process has to iterate over all of them."""
         for name, tensor in tensors.items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             yield name, whole.detach().cpu()
@@ -166,5 +166,5 @@ class Parallel:
         return value
 
     def barrier(self) -> None:
-        """Waits until every process is here."""
+        """Waits until every process has reached this point."""
         self.accelerator.wait_for_everyone()

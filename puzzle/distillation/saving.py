@@ -1,4 +1,4 @@
-"""Writing the distilled child: gathered, in its own number format, whole or not at all."""
+"""Writing the distilled child: gathered, in its own number format, complete or not at all."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RECORD = "distillation.json"
 
 
 def save_child(
-    result: DistillResult, child: Any, pupil: OpenModel, tokenizer: Any, parallel: Parallel
+    result: DistillResult, child: Any, student: OpenModel, tokenizer: Any, parallel: Parallel
 ) -> None:
     """Writes the child in Hugging Face format with its tokenizer and the record of its training.
 
     Args:
-        result: Says where to.
-        child: The trained module, maybe sharded; every process has to call this.
-        pupil: The child as it came, whose config and number format it keeps.
+        result: The result, which says where to write.
+        child: The trained module, possibly sharded; every process has to call this.
+        student: The child before training, whose config and number format are kept.
         tokenizer: Tokenizer to put beside it, if any.
         parallel: The processes.
 
@@ -31,15 +31,15 @@ def save_child(
         WorkspaceError: The disk is full or cannot be written.
     """
     tensors = {
-        name: tensor.to(pupil.dtype)
+        name: tensor.to(student.dtype)
         for name, tensor in parallel.gather(dict(child.named_parameters()))
         if parallel.first
     }
     if parallel.first:
-        model = empty_model(pupil.config, pupil.dtype)
+        model = empty_model(student.config, student.dtype)
         for name, parameter in model.named_parameters():
             parameter.data = tensors.pop(name)
-        model.config.attention_dropout = pupil.config.attention_dropout
+        model.config.attention_dropout = student.config.attention_dropout
         with disk_errors(result.path, result.path.parent):
             _write(result, model, tokenizer)
     parallel.barrier()
@@ -55,7 +55,7 @@ def _write(result: DistillResult, model: Any, tokenizer: Any) -> None:
             tokenizer.save_pretrained(fresh)
         text = json.dumps(result.to_dict(), indent=1)
         (fresh / RECORD).write_text(text + "\n", encoding="utf-8")
-        # The config last: what cannot be loaded yet does not look like a model.
+        # The config last, so that an incomplete directory does not look like a model.
         (path / "config.json").unlink(missing_ok=True)
         for old in (*path.glob("model*.safetensors"), *path.glob("*.index.json")):
             old.unlink()

@@ -1,4 +1,4 @@
-"""Measuring a child: its speed, its distance to its parent, and what it can do."""
+"""Measuring a child: its distance from its parent on text, and its scores in tasks."""
 
 from puzzle._lazy import open_door
 

@@ -21,7 +21,7 @@ FILE = "quality.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildQuality(ArtifactStage[Quality]):
-    """KL to the parent, perplexity and agreement of a child on text that chose nothing.
+    """KL to the parent, perplexity and agreement of a child on text that no choice was based on.
 
     Args:
         layout: The child's layout.
@@ -62,7 +62,7 @@ class ChildQuality(ArtifactStage[Quality]):
         return Quality.from_dict(artifact.load_json(FILE))
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns what reading the validation text twice takes."""
+        """Returns the cost of reading the validation text twice."""
         tokens = sizes.tokens("validation")
         return Estimate(
             name="quality",

@@ -1,4 +1,4 @@
-"""evaluate(): a child beside its parent, on text and in tasks."""
+"""evaluate(): compares a child with its parent, on text and in tasks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Evaluation:
-    """What was measured, of "child" and, if there is one, "parent".
+    """Measurements of "child" and, if there is one, of "parent".
 
     Args:
         text: Metrics on text, as `text_metrics` gives them; empty without text.
@@ -43,13 +43,13 @@ class Evaluation:
         """
         if "parent" not in self.tasks:
             return {}
-        found = {}
+        percents = {}
         for name, child in self.tasks["child"].items():
-            found[name] = _percent(child, self.tasks["parent"][name])
-        pairs = [(self.tasks["child"][name], self.tasks["parent"][name]) for name in found]
+            percents[name] = _percent(child, self.tasks["parent"][name])
+        pairs = [(self.tasks["child"][name], self.tasks["parent"][name]) for name in percents]
         if len(pairs) > 1:
-            found["mean"] = _mean_percent(pairs)
-        return found
+            percents["mean"] = _mean_percent(pairs)
+        return percents
 
     def rows(self) -> list[tuple[str, str, str, str]]:
         """Returns the rows of the table: name, parent, child, percent kept."""
@@ -114,17 +114,17 @@ def evaluate(
     batch: int = 8,
     chat: bool = False,
 ) -> Evaluation:
-    """Measures a model, beside its parent if there is one, on text and in tasks.
+    """Measures a model, and its parent if there is one, on text and in tasks.
 
     Args:
         model: A child or any other causal language model, or its directory. What is read from a
             directory is computed in the number format it is stored in, or in float32 where the
             device is much faster in that.
-        parent: The same of its parent, or an opened Parent.
+        parent: Its parent in any of these forms, or an opened Parent.
         data: Held-out text of the kinds that `puzzle.distill` accepts, or token windows: gives
-            perplexity and, beside a parent, KL, next-token and top-k agreement.
+            perplexity and, with a parent, KL, next-token and top-k agreement.
         tasks: Names that lm-eval knows (their data is downloaded), "mmlu-dev" (which lm-eval
-            carries), a `pathlib.Path` of questions, or ChoiceTasks, such as `fetch_bigbench`
+            includes), a `pathlib.Path` of questions, or ChoiceTasks, such as `fetch_bigbench`
             gives. Tasks need the extra `puzzle-nas[eval]`.
         tokenizer: Tokenizer; by default the one beside the parent, then the one beside the model.
         windows: Windows that are cut from text.
@@ -132,14 +132,14 @@ def evaluate(
         top_k: The k of top-k agreement.
         limit: Questions per task.
         shots: Solved examples before each question.
-        batch: Questions that are computed together.
+        batch: Questions that are evaluated together.
         chat: Whether questions are rendered by the chat template.
 
     Returns:
         Means with standard errors, and the percentages of the parent's scores that are kept.
 
     Raises:
-        DataError: Text, a task or a setting will not do; nothing has been computed by then.
+        DataError: Text, a task or a setting is not valid; nothing has been computed by then.
         ParentError: A model cannot be opened.
 
     Example:
@@ -155,12 +155,12 @@ def evaluate(
             raise DataError(f"{name}={value}; allowed: 1 or more")
     limit_threads()
     opened = open_tasks(tasks)
-    models, beside = {}, []
+    models, tokenizers = {}, []
     for name, source in (("parent", parent), ("child", model)):
         if source is not None:
-            models[name], its = _open(source)
-            beside.append(its)
-    tokenizer = tokenizer or next((its for its in beside if its is not None), None)
+            models[name], own = _open(source)
+            tokenizers.append(own)
+    tokenizer = tokenizer or next((each for each in tokenizers if each is not None), None)
     if tokenizer is None and tasks:
         raise DataError("tasks need a tokenizer; pass one with tokenizer=")
     text = {}
@@ -183,7 +183,7 @@ def _open(source: Any) -> tuple[Any, Any]:
     path = Path(source)
     model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
     if computing_format(model.dtype, model.device) == torch.float32:
-        # Never to 16 bits, to which this would round the rotary frequencies as well.
+        # Never to 16 bits: that would round the rotary frequencies as well.
         model = model.float()
     has = not path.is_dir() or (path / "tokenizer_config.json").is_file()
     return model, AutoTokenizer.from_pretrained(source) if has else None
@@ -198,8 +198,8 @@ def _windows(data: Any, tokenizer: Any, count: int, length: int, vocab: int) -> 
 
 def _percent(child: TaskScore, parent: TaskScore) -> MeanEstimate:
     if child.samples is not None and parent.samples is not None:
-        found = ratio(child.samples, parent.samples)
-        return MeanEstimate(100 * found.value, 100 * found.error)
+        share = ratio(child.samples, parent.samples)
+        return MeanEstimate(100 * share.value, 100 * share.error)
     return _unpaired(child.score, parent.score)
 
 
@@ -212,11 +212,11 @@ def _unpaired(child: MeanEstimate, parent: MeanEstimate) -> MeanEstimate:
 
 
 def _mean_percent(pairs: list[tuple[TaskScore, TaskScore]]) -> MeanEstimate:
-    """Returns 100 * sum of the child's scores / sum of the parent's, errors of tasks apart."""
-    below = sum(parent.score.value for _, parent in pairs)
-    if below == 0:
+    """Returns 100 * sum of the child's scores / sum of the parent's, with independent errors."""
+    total = sum(parent.score.value for _, parent in pairs)
+    if total == 0:
         return MeanEstimate(float("nan"), float("nan"))
-    value = sum(child.score.value for child, _ in pairs) / below
+    value = sum(child.score.value for child, _ in pairs) / total
     squares = 0.0
     for child, parent in pairs:
         if child.samples is not None and parent.samples is not None:
@@ -224,4 +224,4 @@ def _mean_percent(pairs: list[tuple[TaskScore, TaskScore]]) -> MeanEstimate:
             squares += float(rest.var()) / len(rest) if len(rest) > 1 else float("nan")
         else:
             squares += child.score.error**2 + (value * parent.score.error) ** 2
-    return MeanEstimate(100 * value, 100 * squares**0.5 / below)
+    return MeanEstimate(100 * value, 100 * squares**0.5 / total)

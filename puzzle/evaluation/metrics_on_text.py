@@ -20,7 +20,7 @@ class MeanEstimate:
 
     Args:
         value: The mean.
-        error: Its standard error; NaN if there was one sample only.
+        error: Its standard error; NaN if there was only one sample.
     """
 
     value: float
@@ -46,11 +46,11 @@ def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> MeanEstimate:
 
     What both samples of a pair share, such as a question's difficulty, does not count as noise.
     """
-    below = float(denominator.mean())
-    if below == 0:
+    mean = float(denominator.mean())
+    if mean == 0:
         return MeanEstimate(math.nan, math.nan)
-    value = float(numerator.mean()) / below
-    return MeanEstimate(value, estimate((numerator - value * denominator) / below).error)
+    value = float(numerator.mean()) / mean
+    return MeanEstimate(value, estimate((numerator - value * denominator) / mean).error)
 
 
 @torch.no_grad()
@@ -59,8 +59,7 @@ def text_metrics(
 ) -> dict[str, dict[str, MeanEstimate]]:
     """Returns perplexity, and with a parent also KL and agreement, on token windows.
 
-    Tokens of one window depend on each other, so that standard errors are those of the windows'
-    means.
+    Tokens of one window depend on each other, so standard errors are those of the windows' means.
 
     Args:
         model: The child as a causal language model.
@@ -69,9 +68,9 @@ def text_metrics(
         top_k: The k of top-k agreement.
 
     Returns:
-        For "child", and "parent" if there is one: `perplexity`; for the child beside its parent
+        For "child", and "parent" if there is one: `perplexity`; for a child with a parent
         also `kl` = KL(parent || child) in nats per token, `agreement` = share of positions where
-        both find the same token most likely, and `top_k_agreement` = share of the parent's k
+        both rank the same token first, and `top_k_agreement` = share of the parent's k
         most likely tokens that are among the child's.
 
     Raises:
@@ -96,15 +95,15 @@ def text_metrics(
     columns = {
         name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]
     }
-    found: dict[str, dict[str, MeanEstimate]] = {
+    metrics: dict[str, dict[str, MeanEstimate]] = {
         name: {"perplexity": _perplexity(columns[name])}
         for name in ("parent", "child")
         if name in columns
     }
     if parent is not None:
         names = ("kl", "agreement", "top_k_agreement")
-        found["child"] |= {name: estimate(columns[name]) for name in names}
-    return found
+        metrics["child"] |= {name: estimate(columns[name]) for name in names}
+    return metrics
 
 
 def _log_probabilities(model: Any, tokens_1L: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Multiple-choice questions from files at hand, as tasks that lm-eval runs without a network."""
+"""Multiple-choice questions from local files, as tasks that lm-eval runs without a network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Question:
     Args:
         text: The question.
         choices: The answers to choose from, two or more.
-        answer: Number of the right one.
+        answer: Index of the right one, from 0.
     """
 
     text: str
@@ -121,14 +121,16 @@ def read_task(path: Path) -> ChoiceTask:
             number from 0).
 
     Raises:
-        DataError: It cannot be read, or holds no such questions.
+        DataError: It cannot be read or holds no such questions.
     """
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-            found = [Question(r["question"], tuple(r["choices"]), int(r["answer"])) for r in rows]
-            return ChoiceTask(path.stem, tuple(found))
+            questions = (
+                Question(r["question"], tuple(r["choices"]), int(r["answer"])) for r in rows
+            )
+            return ChoiceTask(path.stem, tuple(questions))
         return _bigbench(path, json.loads(text))
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
@@ -140,20 +142,20 @@ def read_task(path: Path) -> ChoiceTask:
 
 
 def _bigbench(path: Path, task: dict[str, Any]) -> ChoiceTask:
-    found = []
+    questions = []
     for example in task["examples"]:
         scores = example.get("target_scores") or {}
         best = max(scores.values(), default=0)
-        # Questions with several right answers cannot be graded by the likeliest one.
+        # Questions with several right answers cannot be graded by the most likely one.
         if len(scores) > 1 and list(scores.values()).count(best) == 1:
             answer = list(scores.values()).index(best)
-            found.append(Question(str(example["input"]), tuple(map(str, scores)), answer))
+            questions.append(Question(str(example["input"]), tuple(map(str, scores)), answer))
     name = path.parent.name if path.stem == "task" else path.stem
-    return ChoiceTask(name, tuple(found))
+    return ChoiceTask(name, tuple(questions))
 
 
 def mmlu_dev() -> ChoiceTask:
-    """Returns the development questions of MMLU, 57 subjects, that lm-eval carries as examples.
+    """Returns the development questions of MMLU, 57 subjects, that lm-eval includes as examples.
 
     Raises:
         DataError: lm-eval is not installed.
@@ -163,14 +165,15 @@ def mmlu_dev() -> ChoiceTask:
         raise DataError('lm-eval is not installed; run: pip install "puzzle-nas[eval]"')
     path = Path(next(iter(spec.submodule_search_locations))) / MMLU_FILE
     subjects = json.loads(path.read_text(encoding="utf-8"))
-    found = []
+    questions = []
     for text in subjects.values():
         for part in text.split("\n\nQ: ")[1:]:
             match = _MMLU.match(part)
             if match is not None:
                 choices = tuple(match[letter] for letter in "ABCD")
-                found.append(Question(match["question"], choices, "ABCD".index(match["answer"])))
-    return ChoiceTask("mmlu_dev", tuple(found))
+                answer = "ABCD".index(match["answer"])
+                questions.append(Question(match["question"], choices, answer))
+    return ChoiceTask("mmlu_dev", tuple(questions))
 
 
 def fetch_bigbench(names: Iterable[str] = BIGBENCH_TASKS) -> list[ChoiceTask]:
@@ -180,10 +183,10 @@ def fetch_bigbench(names: Iterable[str] = BIGBENCH_TASKS) -> list[ChoiceTask]:
     asks that no model be trained on them.
 
     Args:
-        names: Such as "date_understanding" or "arithmetic/1_digit_addition".
+        names: Task names such as "date_understanding" or "arithmetic/1_digit_addition".
 
     Raises:
-        DataError: The archive cannot be fetched, is another one, or lacks a task.
+        DataError: The archive cannot be fetched, is not the expected one, or lacks a task.
     """
     cache = user_cache_path("puzzle") / "bigbench"
     paths = {name: cache / name / "task.json" for name in names}
@@ -198,11 +201,11 @@ def unpack_bigbench(archive: Path, directory: Path, names: Iterable[str]) -> Non
     """Unpacks task files of BIG-bench's source archive into a directory.
 
     Raises:
-        DataError: The archive is not the one known here, or lacks a task.
+        DataError: The archive is not the expected one, or lacks a task.
     """
     with archive.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != BIGBENCH_SHA256:
-            raise DataError(f"{archive} is not the archive of {BIGBENCH} that is known here")
+            raise DataError(f"{archive} is not the archive of {BIGBENCH}: its SHA-256 differs")
     wanted = {f"bigbench-1.0.0/bigbench/benchmark_tasks/{n}/task.json": n for n in names}
     with tarfile.open(archive) as tar:
         for member in tar:

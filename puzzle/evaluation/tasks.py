@@ -20,13 +20,13 @@ MMLU_DEV = "mmlu-dev"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TaskScore:
-    """What a model scored in a task.
+    """The score of a model in a task.
 
     Args:
         metric: Name of lm-eval's metric, such as "acc".
         score: Its mean.
         samples: Its value for each question, or None where a task has no mean over questions.
-        chance: What guessing scores, if it is known.
+        chance: The score of guessing, if it is known.
     """
 
     metric: str
@@ -36,12 +36,12 @@ class TaskScore:
 
 
 def open_tasks(tasks: Sequence[Any]) -> list[Any]:
-    """Returns what a user calls tasks as ChoiceTasks and names that lm-eval knows.
+    """Returns the tasks that a user names, as ChoiceTasks and names that lm-eval knows.
 
     Raises:
         DataError: A task is neither.
     """
-    found: list[Any] = []
+    opened: list[Any] = []
     for task in tasks:
         if isinstance(task, Path):
             task = read_task(task)
@@ -52,11 +52,11 @@ def open_tasks(tasks: Sequence[Any]) -> list[Any]:
                 f"task {task!r:.80}; allowed: a name that lm-eval knows, 'mmlu-dev', the "
                 "pathlib.Path of a file of questions, or a ChoiceTask"
             )
-        found.append(task)
-    names = [task if isinstance(task, str) else task.name for task in found]
+        opened.append(task)
+    names = [task if isinstance(task, str) else task.name for task in opened]
     if len(set(names)) < len(names):
         raise DataError(f"two tasks have the same name: {sorted(names)}")
-    return found
+    return opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class TaskSettings:
     Args:
         limit: Questions per task, the first ones; all if not given.
         shots: Solved examples before each question, for tasks that have some.
-        batch: Questions that are computed together.
+        batch: Questions that are evaluated together.
         chat: Whether questions are rendered by the chat template.
     """
 
@@ -92,7 +92,7 @@ def run_tasks(
 
     Raises:
         DataError: lm-eval is not installed or does not know a task, or a task's data is not
-            here.
+            available.
     """
     try:
         from lm_eval import simple_evaluate
@@ -103,7 +103,7 @@ def run_tasks(
             f'lm-eval cannot be imported ({error}); run: pip install "puzzle-nas[eval]"'
         ) from error
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch)
-    # lm-eval reads thousands of files to know its own tasks.
+    # lm-eval reads thousands of files to list its own tasks.
     manager = TaskManager(include_defaults=any(isinstance(t, str) for t in tasks))
     with tempfile.TemporaryDirectory() as name:
         given = [t if isinstance(t, str) else t.config(Path(name)) for t in tasks]

@@ -16,14 +16,14 @@ from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """How near a child is to its parent on text.
+    """How close a child is to its parent on text.
 
     Args:
         kl: KL(parent || child) in nats per token.
-        agreement: Share of positions where both find the same token most likely.
+        agreement: Share of positions where both rank the same token first.
         perplexity: The child's perplexity.
         parent_perplexity: The parent's.
-        kl_error: Standard error of `kl` over windows; None if there is one window only.
+        kl_error: Standard error of `kl` over windows; None if there is only one window.
         agreement_error: Standard error of `agreement`, likewise.
     """
 
@@ -35,7 +35,7 @@ class Quality:
     agreement_error: float | None = None
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """Returns the figures of "parent" and "child"; those that are not known are left out."""
+        """Returns the figures of "parent" and "child"; unknown ones are left out."""
         errors = {"kl_error": self.kl_error, "agreement_error": self.agreement_error}
         return {
             "parent": {"kl": 0.0, "perplexity": self.parent_perplexity, "agreement": 1.0},
@@ -87,10 +87,10 @@ def quality(parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool 
         agreement=agreement.value,
         perplexity=math.exp(child_loss.value),
         parent_perplexity=math.exp(parent_loss.value),
-        kl_error=_known(near),
-        agreement_error=_known(agreement),
+        kl_error=_known_error(near),
+        agreement_error=_known_error(agreement),
     )
 
 
-def _known(figure: MeanEstimate) -> float | None:
+def _known_error(figure: MeanEstimate) -> float | None:
     return figure.error if math.isfinite(figure.error) else None

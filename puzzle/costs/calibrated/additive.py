@@ -19,8 +19,8 @@ class AdditiveFit:
     Args:
         fixed: Seconds that every layout takes.
         costs: Seconds of each option, per layer that has it.
-        errors: For each layout that was fitted, how far it is predicted off by the fit to the
-            others, as a share of its own seconds.
+        errors: For each layout that was fitted, the error with which a fit to the others predicts
+            it, as a share of its own seconds.
     """
 
     fixed: float
@@ -54,7 +54,7 @@ def fit_additive(
         options: The names of the other columns.
 
     Raises:
-        CostModelError: The layouts are too few, or too alike, for the number of options.
+        CostModelError: The layouts are too few or too similar for the number of options.
 
     Example:
         >>> rows = np.array([[1, 0], [1, 1], [1, 2], [1, 4]])
@@ -70,14 +70,14 @@ def fit_additive(
             f"{rank + 1} or more, or search among fewer options"
         )
     everything = np.arange(len(rows))
-    found = _solve(rows, taken)
+    solution = _solve(rows, taken)
     errors = [
         float(rows[left] @ _solve(rows[everything != left], taken[everything != left])) / t - 1
         for left, t in enumerate(taken)
     ]
     return AdditiveFit(
-        fixed=float(found[0]),
-        costs=dict(zip(options, map(float, found[1:]), strict=True)),
+        fixed=float(solution[0]),
+        costs=dict(zip(options, map(float, solution[1:]), strict=True)),
         errors=tuple(errors),
     )
 
@@ -85,5 +85,5 @@ def fit_additive(
 def _solve(rows: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     # Dividing by the seconds makes the residuals relative errors, so that a fast layout counts
     # as much as a slow one.
-    found, _ = nnls(rows / seconds[:, None], np.ones(len(seconds)))
-    return found
+    solution, _ = nnls(rows / seconds[:, None], np.ones(len(seconds)))
+    return solution

@@ -1,4 +1,4 @@
-"""Which layouts to measure, so that the costs of their sublayers can be told apart."""
+"""Which layouts to measure, so that the costs of their sublayers can be identified."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ NEIGHBOURS = 3
 
 
 def sublayers(block: Block) -> list[str]:
-    """Returns the labels of the attention and the FFN of a block, where they are there."""
+    """Returns the labels of the attention and the FFN of a block, except those that are "none"."""
     attention, ffn = block.attention, block.ffn
-    found = [f"{attention.label}+none"] if attention.kind != "none" else []
-    return found + ([f"none+{ffn.label}"] if ffn.kind != "none" else [])
+    labels = [f"{attention.label}+none"] if attention.kind != "none" else []
+    return labels + ([f"none+{ffn.label}"] if ffn.kind != "none" else [])
 
 
 def options_of(space: SearchSpace) -> tuple[str, ...]:
@@ -32,23 +32,23 @@ def options_of(space: SearchSpace) -> tuple[str, ...]:
 def counts(layouts: Sequence[Layout], options: Sequence[str]) -> np.ndarray:
     """Returns how often each layout has each option, with a column of ones in front."""
     at = {option: column + 1 for column, option in enumerate(options)}
-    found = np.zeros((len(layouts), 1 + len(options)))
-    found[:, 0] = 1.0
+    rows = np.zeros((len(layouts), 1 + len(options)))
+    rows[:, 0] = 1.0
     for row, layout in enumerate(layouts):
         for block in layout.blocks:
             for label in sublayers(block):
-                found[row, at[label]] += 1
-    return found
+                rows[row, at[label]] += 1
+    return rows
 
 
 def candidates(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Layout]:
     """Returns random layouts in which some options are frequent and others are rare.
 
-    Layers that draw their blocks uniformly give layouts that are all alike: each option stands
+    Layers that draw their blocks uniformly give layouts that are all alike: each option occurs
     in about the same number of layers. So each layout first draws how frequent its options are.
 
-    Each has a layer with a KV cache, where the space allows one: without any, torch computes the
-    prompt anew for every token and llama.cpp refuses to run, so that nothing adds up.
+    Each has a layer with a KV cache, where the space allows one: without any, torch recomputes
+    the prompt for every token and llama.cpp refuses to run, so that costs are not additive.
     """
     return [
         _with_cache(_random_layout(space, rng, CONCENTRATION), rng, space) for _ in range(count)
@@ -72,11 +72,11 @@ def _with_cache(layout: Layout, rng: np.random.Generator, space: SearchSpace) ->
 
 def uniform_layouts(space: SearchSpace, count: int, rng: np.random.Generator) -> list[Layout]:
     """Returns layouts whose layers draw their blocks uniformly."""
-    found = []
+    layouts = []
     for _ in range(count):
         rows = (space.blocks(layer) for layer in range(space.shape.layers))
-        found.append(Layout(space.shape, tuple(row[rng.integers(len(row))] for row in rows)))
-    return found
+        layouts.append(Layout(space.shape, tuple(row[rng.integers(len(row))] for row in rows)))
+    return layouts
 
 
 def _random_layout(space: SearchSpace, rng: np.random.Generator, concentration: float) -> Layout:
@@ -94,15 +94,15 @@ def _random_layout(space: SearchSpace, rng: np.random.Generator, concentration: 
 
 
 def spread_out(pool: np.ndarray, chosen: Sequence[int], count: int) -> list[int]:
-    """Returns rows of a pool to measure beside the chosen ones.
+    """Returns rows of a pool to measure in addition to the chosen ones.
 
     Half are D-optimal (Fedorov 1972): each makes the determinant of the information matrix as
     large as one row can, which makes the costs as certain as the number of rows allows. The
-    others are as far as possible from all before them, so that what is not additive is seen.
+    others are as far as possible from all before them, to reveal departures from additivity.
 
     Args:
         pool: One row of `counts` per candidate.
-        chosen: Rows that are measured anyway.
+        chosen: Rows that are measured in any case.
         count: How many to add.
     """
     added: list[int] = []
@@ -114,7 +114,7 @@ def spread_out(pool: np.ndarray, chosen: Sequence[int], count: int) -> list[int]
     return added
 
 
-def unlike(pool: np.ndarray, chosen: Sequence[int]) -> int:
+def farthest(pool: np.ndarray, chosen: Sequence[int]) -> int:
     """Returns the row of a pool that is farthest from all chosen ones."""
     return int(_distance(pool, chosen).min(1).argmax())
 
@@ -122,7 +122,7 @@ def unlike(pool: np.ndarray, chosen: Sequence[int]) -> int:
 def where_worst(
     pool: np.ndarray, chosen: Sequence[int], errors: np.ndarray, count: int
 ) -> list[int]:
-    """Returns rows of a pool near the measured ones that are predicted worst, and unlike them.
+    """Returns rows of a pool near the measured ones that are predicted worst, yet unlike them.
 
     Args:
         pool: One row of `counts` per candidate.

@@ -15,10 +15,10 @@ from puzzle.costs.calibrated.additive import AdditiveFit, fit_additive
 from puzzle.costs.calibrated.design import (
     candidates,
     counts,
+    farthest,
     options_of,
     spread_out,
     sublayers,
-    unlike,
     where_worst,
 )
 from puzzle.costs.calibrated.engines.engine import Engine
@@ -33,28 +33,28 @@ from search_space import Block, Layout, ModelShape, SearchSpace, counting
 logger = logging.getLogger(__name__)
 
 POOL = 1500
-STEP = 4  # layouts added before the fit is looked at again
-SPARE = 3  # layouts beyond the number of costs, without which there is nothing to check
+STEP = 4  # layouts added before the fit is checked again
+SPARE = 3  # layouts beyond the number of costs, needed to check the fit
 
 
 class EngineCalibrated:
     """Non-negative costs per sublayer, fitted to whole layouts timed in an engine.
 
     Layouts of random weights are run in the engine, each taking turns with the parent where the
-    engine can hold two models. Prefill and decode are fitted apart.
+    engine can hold two models. Prefill and decode are fitted separately.
 
     Args:
         shape: The parent's sizes.
         scenario: The scenario that was run.
-        fits: The fit of "prefill" and "decode", or of "seconds" where the engine told no more.
+        fits: The fit of "prefill" and "decode", or of "seconds" where the engine reports no more.
         measurements: What was run.
         weight_bytes: Bytes of one weight in the engine.
-        goal: The error that was asked for.
-        session: Runs further layouts; None where there is no engine at hand.
+        goal: The error to reach.
+        session: Runs further layouts; None where no engine is available.
 
     Attributes:
-        resources: As for every model of time; without prefill and decode where the engine told
-            only the whole.
+        resources: As for every model of time; without prefill and decode where the engine reports
+            only the total.
 
     Example:
         >>> costs = EngineCalibrated.measure(LlamaCpp(), parent, space, scenario,
@@ -98,22 +98,22 @@ class EngineCalibrated:
     ) -> EngineCalibrated:
         """Runs layouts in an engine until they are predicted well, or the budget is spent.
 
-        Every layout that was run is stored, so a second call goes on where the first stopped.
+        Every layout that was run is stored, so a second call continues where the first stopped.
 
         Args:
             engine: The engine.
             parent: The parent; only its sizes matter.
-            space: Whose options are to be told apart.
+            space: The space whose options are calibrated.
             scenario: Batch and lengths.
             workspace: Where measured layouts are stored.
             goal: Median cross-validated error, as a share of the seconds, that ends the search
                 for more layouts.
-            max_layouts: Most layouts to run.
+            max_layouts: Maximum number of layouts to run.
             max_seconds: No further layout is started after this long.
             seed: Seed of the candidates.
 
         Raises:
-            EngineError: The engine is missing, fails on the parent, or fails again and again.
+            EngineError: The engine is missing, fails on the parent, or fails repeatedly.
             CostModelError: The budget is too small for the number of options.
         """
         engine.check()
@@ -129,7 +129,7 @@ class EngineCalibrated:
             )
         fits, done = _run(session, plan, goal, max_layouts, time.monotonic() + max_seconds)
         bytes_of = getattr(engine, "weight_bytes", None)
-        found = cls(
+        costs = cls(
             parent.shape,
             scenario,
             fits,
@@ -138,36 +138,36 @@ class EngineCalibrated:
             goal=goal,
             session=session,
         )
-        if not found.reached:
+        if not costs.reached:
             logger.warning(
-                "%s is predicted with a median error of %s after %d layouts; %.1f %% was asked for",
+                "%s is predicted with a median error of %s after %d layouts; the goal is %.1f %%",
                 engine.name,
                 ", ".join(f"{100 * fit.median_error:.1f} % ({n})" for n, fit in fits.items()),
                 len(done),
                 100 * goal,
             )
-        return found
+        return costs
 
     def timed(self, layout: Layout) -> dict[str, dict[str, float]]:
         """Returns the seconds that the engine takes for "parent" and for a layout as "child".
 
         The layout runs with random weights, in turns with the parent where the engine can hold
-        both; its seconds are then those of a machine as fast as it usually was.
+        both; its seconds are then scaled to the machine's usual speed.
 
         Raises:
-            EngineError: The engine failed, or the costs were read without one.
+            EngineError: The engine failed, or these costs have no engine.
         """
         if self.session is None:
             raise EngineError("these costs have no engine to run layouts in; measure them again")
         own = Layout.parent(self.shape)
-        found, times = self.session.measure(layout), {}
+        child, times = self.session.measure(layout), {}
         for phase in self.fits:
-            if found.parent is None:
+            if child.parent is None:
                 parent = self.session.measure(own).timing.median(phase)
-                times[phase] = (parent, found.timing.median(phase))
+                times[phase] = (parent, child.timing.median(phase))
             else:
-                parent = _usual(self.measurements, phase)
-                times[phase] = (parent, parent * found.ratio(phase))
+                parent = _median_parent(self.measurements, phase)
+                times[phase] = (parent, parent * child.ratio(phase))
         return {
             who: _resources({phase: seconds[at] for phase, seconds in times.items()})
             for at, who in enumerate(("parent", "child"))
@@ -186,25 +186,25 @@ class EngineCalibrated:
         """Whether the goal was met."""
         return all(fit.median_error <= self.goal for fit in self.fits.values())
 
-    def _decided(self, scenario: Scenario) -> Scenario:
-        """Returns a scenario that is still "auto" in the number format that was run."""
+    def _with_format(self, scenario: Scenario) -> Scenario:
+        """Returns the scenario with "auto" replaced by the number format that was run."""
         return scenario.served_in(self.scenario.weight_dtype)
 
     def _seconds(self, value: Any, scenario: Scenario) -> dict[str, float]:
         """Returns the resources of time; `value` gives the seconds of a fit."""
-        if self._decided(scenario) != self.scenario:
+        if self._with_format(scenario) != self.scenario:
             raise ConstraintError(
-                f"costs calibrated for {self.scenario} were asked for {scenario}; an engine tells "
-                "nothing of scenarios that were not run: calibrate again for this one"
+                f"costs calibrated for {self.scenario} cannot be used for {scenario}: nothing is "
+                "known about scenarios that were not run; calibrate again for this one"
             )
         return _resources({phase: value(fit) for phase, fit in self.fits.items()})
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        """Returns what one block takes; the same in every layer.
+        """Returns the cost of one block; the same in every layer.
 
         Raises:
             CostModelError: The block was not among the options that were calibrated.
-            ConstraintError: The scenario is another one.
+            ConstraintError: The scenario differs from the calibrated one.
         """
         parts = sublayers(block)
         known = next(iter(self.fits.values())).costs
@@ -214,13 +214,13 @@ class EngineCalibrated:
                     f"{block.label}: {part} was not calibrated; known are {', '.join(known)}: "
                     "calibrate with a space that has it"
                 )
-        counted = counted_cost(self.shape, block, self._decided(scenario))
+        counted = counted_cost(self.shape, block, self._with_format(scenario))
         counted["memory"] = counted["kv_cache"] + counted["parameters"] * self.weight_bytes
         timed = self._seconds(lambda fit: sum(fit.costs[part] for part in parts), scenario)
         return {name: {**timed, **counted}[name] for name in self.resources}
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
-        """Returns what every layout takes."""
+        """Returns the fixed cost, which every layout takes."""
         parameters = float(counting.fixed_parameters(shape))
         return {
             **self._seconds(lambda fit: fit.fixed, scenario),
@@ -244,7 +244,7 @@ class EngineCalibrated:
 
 
 def _resources(parts: Mapping[str, float]) -> dict[str, float]:
-    """Returns the resources of time from the seconds of each phase, or of the whole."""
+    """Returns the resources of time from the seconds of each phase, or from the total."""
     if "seconds" in parts:
         return {"seconds": parts["seconds"]}
     return {
@@ -255,16 +255,16 @@ def _resources(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 class _Plan:
-    """The candidates of a calibration, and which of them are to be run."""
+    """The candidates of a calibration, and which of them to run first."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self.options = options_of(space)
         rng = np.random.default_rng(seed)
         drawn = [Layout.parent(space.shape), *candidates(space, POOL, rng)]
-        # A small space is drawn from again and again, and a layout tells nothing new twice.
+        # A small space gives duplicates, and a layout says nothing new the second time.
         self.pool = list(dict.fromkeys(drawn))
         self.rows = counts(self.pool, self.options)
-        # Where no layer can do without attention, say, a part of its cost is as good as fixed.
+        # Where every layer has attention, say, part of its cost is as good as fixed.
         self.rank = int(np.linalg.matrix_rank(self.rows))
         self.needed = min(self.rank + SPARE, len(self.pool))
 
@@ -275,7 +275,7 @@ class _Plan:
 def _run(
     session: Session, plan: _Plan, goal: float, max_layouts: int, deadline: float
 ) -> tuple[dict[str, AdditiveFit], list[Measurement]]:
-    """Measures layouts and fits them, again and again."""
+    """Measures layouts and fits them in turn, until the goal is met or the budget is spent."""
     queue = plan.first()
     left_out: list[int] = []
     done: dict[int, Measurement] = {}
@@ -289,14 +289,14 @@ def _run(
             done[at] = session.measure(plan.pool[at])
             bar.update()
         except EngineError as error:
-            # Without the parent there is nothing to compare with; and one layout in four that
-            # fails is no accident.
+            # Without the parent there is nothing to compare with, and if one layout in four fails,
+            # that is no accident.
             if at == 0 or len(left_out) >= max(3, len(done) // 3):
                 raise
             logger.warning("a layout is left out: %s", error)
             left_out.append(at)
             # What failed may fail again in a layout like it.
-            queue.append(unlike(plan.rows, [*done, *queue, *left_out]))
+            queue.append(farthest(plan.rows, [*done, *queue, *left_out]))
         if queue or len(done) < plan.needed:
             continue
         fits = _fit(plan, done)
@@ -319,21 +319,21 @@ def _fit(plan: _Plan, done: Mapping[int, Measurement]) -> dict[str, AdditiveFit]
     measurements = list(done.values())
     rows = plan.rows[list(done)]
     return {
-        phase: fit_additive(rows, _steadied(measurements, phase), plan.options)
+        phase: fit_additive(rows, _drift_corrected(measurements, phase), plan.options)
         for phase in measurements[0].timing.phases
     }
 
 
-def _steadied(measurements: Sequence[Measurement], phase: str) -> list[float]:
+def _drift_corrected(measurements: Sequence[Measurement], phase: str) -> list[float]:
     """Returns the seconds of each layout as if the machine had been equally fast all the time.
 
-    Each was timed in turn with the parent; a slow minute is one in which the parent was slow.
+    Each took turns with the parent, whose seconds show how slow the machine was at the time.
     """
     if any(m.parent is None for m in measurements):
         return [m.timing.median(phase) for m in measurements]
-    usual = _usual(measurements, phase)
+    usual = _median_parent(measurements, phase)
     return [m.ratio(phase) * usual for m in measurements]
 
 
-def _usual(measurements: Sequence[Measurement], phase: str) -> float:
+def _median_parent(measurements: Sequence[Measurement], phase: str) -> float:
     return statistics.median(m.parent.median(phase) for m in measurements if m.parent)

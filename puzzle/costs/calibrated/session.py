@@ -1,4 +1,4 @@
-"""Timing layouts in an engine, each beside the parent, each stored as soon as it is known."""
+"""Timing layouts in an engine, each in turns with the parent, each stored at once."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from search_space import Layout
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
-# Part of every artifact's name: raised when the same key gives another result.
+# Part of every artifact's key: raised when the same inputs give a different result.
 FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What one layout took, and what the parent took in the same minute.
+    """The times of one layout, and of the parent in the same minute.
 
     Args:
         layout: The layout.
         timing: Its times.
-        parent: The parent's, taking turns with it; None for an engine that holds one model.
+        parent: The parent's, taken in turns with it; None if the engine holds only one model.
     """
 
     layout: Layout
@@ -52,7 +52,7 @@ class Session:
         engine: The engine.
         config: The parent's transformers config.
         scenario: Batch and lengths.
-        workspace: Where every measured layout is stored; logs are in its `logs` directory.
+        workspace: Where every measured layout is stored; logs go to its `logs` directory.
     """
 
     engine: Engine
@@ -76,10 +76,10 @@ class Session:
             except EngineError as error:
                 if attempt == ATTEMPTS:
                     raise
-                logger.warning("%s failed and is tried again: %s", self.engine.name, error)
-        found = [Timing(**_tuples(values)) for values in artifact.load_json("seconds.json")]
+                logger.warning("%s failed and is run again: %s", self.engine.name, error)
+        timings = [Timing(**_tuples(values)) for values in artifact.load_json("seconds.json")]
         return Measurement(
-            layout=layout, timing=found[-1], parent=found[0] if len(found) > 1 else None
+            layout=layout, timing=timings[-1], parent=timings[0] if len(timings) > 1 else None
         )
 
     def _spec(self, layout: Layout) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""LayoutTimes: what a whole layout takes beside its parent on a device, as a stage.
+"""LayoutTimes: the seconds of a whole layout and of its parent on a device, as a stage.
 
 Speed does not depend on the weights, so that random ones are run: a layout can be timed before its
-child is built, and its seconds serve the correction of the costs and the last comparison alike.
+child is built, and its seconds serve both to correct the costs and to compare child and parent.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ FILE = "replies.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutTimes(ArtifactStage[Pair]):
-    """A layout of random weights timed in turns with its parent.
+    """A layout with random weights, timed in turns with its parent.
 
     Args:
         layout: The layout.
-        scenario: What is run.
-        device: Where.
+        scenario: The scenario to run.
+        device: Where it runs.
         clock: As for `MeasuredCosts.measure`.
     """
 
@@ -71,11 +71,11 @@ class LayoutTimes(ArtifactStage[Pair]):
         (directory / FILE).write_text(json.dumps(pair.to_dict()), encoding="utf-8")
 
     def load(self, run: Run, artifact: Artifact) -> Pair:
-        """Returns what both take."""
+        """Returns the times of both."""
         return Pair.from_dict(artifact.load_json(FILE))
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns what the fewest rounds take."""
+        """Returns what the minimum of rounds takes."""
         cost = layout_cost(here(sizes), sizes.own, self.scenario)
         step = cost["decode_seconds"] / self.scenario.generated_tokens
         steps = len(contexts(self.scenario)) * (2 + min(STEPS, self.scenario.generated_tokens))

@@ -1,7 +1,7 @@
-"""Replies of models that take turns: what `generate()` takes, which is what people call.
+"""Replies of models that take turns, timed through `generate()`, which is what people call.
 
-A whole reply is not waited for. The prompt is read as it is, and decoding is timed for a few steps
-at the first, middle and last number of cached tokens, between which a step's seconds change evenly.
+A whole reply is not generated. The whole prompt is read, and decoding is timed for a few steps at
+the first, middle and last number of cached tokens, between which a step's seconds change linearly.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from puzzle.costs.measured.stacks import contexts, mean_step
 from puzzle.hardware.stopwatch import standard_error
 from puzzle.limits.scenario import Scenario
 
-# Decode steps timed together: at most so many, and no more than take so many seconds, but two.
+# Decode steps timed together: at most STEPS, and as few as fill STEP_SECONDS, but at least two.
 STEPS, STEP_SECONDS = 8, 0.2
 LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 6, 0.01
-# A clock may tell no difference between one token and a few of a tiny model.
+# A clock may show no difference between one token and a few with a tiny model.
 SHORTEST = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a model takes for a scenario.
+    """Seconds and memory that a model takes for a scenario.
 
     Args:
         prefill_seconds: From the batch of prompts to the first token of each reply.
         decode_seconds: The `generated_tokens` further steps.
-        kv_cache: Bytes of the cache when the replies are complete.
+        kv_cache: Bytes of the KV cache when the replies are complete.
         memory: Bytes of the weights and of that cache.
         parameters: Number of weights.
     """
@@ -52,18 +52,18 @@ class Reply:
         return self.prefill_seconds + self.decode_seconds
 
     def to_dict(self) -> dict[str, float]:
-        """Returns plain JSON values, the whole seconds among them."""
+        """Returns plain JSON values, including the total seconds."""
         return {**asdict(self), "seconds": self.seconds}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A parent and a child that took turns.
+    """A parent and a child, timed in turns.
 
     Args:
-        parent: What the parent takes.
-        child: What the child takes.
-        ratio_error: Relative standard error of child's over parent's seconds.
+        parent: The parent's figures.
+        child: The child's figures.
+        ratio_error: Relative standard error of the ratio of the child's to the parent's seconds.
         rounds: How often both were timed.
     """
 
@@ -93,18 +93,18 @@ def time_pair(
     clock: str = "wall",
     most: int = MOST_ROUNDS,
 ) -> Pair:
-    """Returns what parent and child take for a scenario, in turns.
+    """Times parent and child on a scenario, in turns.
 
-    The child's seconds are its share of the parent's in the same round, times the parent's usual
-    ones, so that a slow spell of the machine falls on both.
+    The child's seconds are the median ratio to the parent's in the same round, times the parent's
+    median, so that a slow spell of the machine affects both alike.
 
     Args:
         parent: A causal language model.
-        child: Another.
+        child: Another one.
         scenario: Batch, prompt and generated tokens.
         device: Where they run; the models are moved there.
         clock: "wall", or on a CPU "cpu": processor seconds, which other work hardly disturbs.
-        most: Most rounds.
+        most: Maximum number of rounds.
     """
     runs = [_Replies(model.to(device), scenario, clock) for model in (parent, child)]
     rows: list[tuple[tuple[float, float], ...]] = []
@@ -122,9 +122,9 @@ def time_pair(
                     break
     phases = []
     for phase in (0, 1):
-        usual = statistics.median(a[phase] for a, _ in rows)
-        share = statistics.median(b[phase] / a[phase] for a, b in rows)
-        phases.append((usual, share * usual))
+        median = statistics.median(a[phase] for a, _ in rows)
+        ratio = statistics.median(b[phase] / a[phase] for a, b in rows)
+        phases.append((median, ratio * median))
     replies = [run.reply(phases[0][at], phases[1][at]) for at, run in enumerate(runs)]
     return Pair(parent=replies[0], child=replies[1], ratio_error=error, rounds=len(rows))
 
@@ -153,7 +153,7 @@ class _Replies:
         return prefill, step * self.scenario.generated_tokens
 
     def _step_seconds(self, cached: int) -> float:
-        """Returns the seconds of one decode step with so many tokens in the cache at first."""
+        """Returns the seconds of one decode step with `cached` tokens in the cache at first."""
         one, several = (
             generate_seconds(
                 self.model, self.tokens[:, : cached + 1], count, self.clock, self._cache(cached)
@@ -194,14 +194,14 @@ def generate_seconds(
     clock: str = "wall",
     cache: DynamicCache | None = None,
 ) -> tuple[float, int]:
-    """Returns the seconds of greedy `generate()`, and the bytes of the cache it leaves.
+    """Returns the seconds of greedy `generate()` and the bytes of the KV cache at its end.
 
     Args:
         model: A causal language model, on the prompt's device.
         prompt_BL: Prompts of one length.
-        tokens: How many tokens are generated for each, whatever they are.
+        tokens: How many tokens are generated for each; end-of-text does not stop it.
         clock: "wall" or "cpu", as for `time_pair`.
-        cache: What the prompts but for their last token have left in the cache.
+        cache: The KV cache of the prompts without their last token.
     """
     now = time.process_time if clock == "cpu" else time.perf_counter
     known = {} if cache is None else {"past_key_values": cache}

@@ -69,21 +69,21 @@ def stack_job(
     """Returns a job that times one block, in seconds per layer.
 
     The phases are "prefill", and "decode@n" with n cached tokens; blocks without a cache are
-    timed at one n.
+    timed at a single n.
     """
     stack = _Stack(parent, block, scenario, device)
-    wanted = contexts(scenario)
+    lengths = contexts(scenario)
     if block.attention.kind != "gqa":
-        wanted = wanted[:1]
-    # A graph is tied to its cache, so on a GPU there is one of both per context.
-    steps = {n: _graphed(stack.step(n), watch) for n in wanted} if watch.cuda else {}
+        lengths = lengths[:1]
+    # A graph is tied to its cache, so on a GPU there is one of each per context.
+    steps = {n: _graphed(stack.step(n), watch) for n in lengths} if watch.cuda else {}
 
     def run() -> Seconds:
-        found = {"prefill": watch.seconds(stack.prefill) / stack.depth}
-        for n in wanted:
+        seconds = {"prefill": watch.seconds(stack.prefill) / stack.depth}
+        for n in lengths:
             step = steps.get(n) or stack.step(n)
-            found[f"decode@{n}"] = watch.seconds(step, STEPS) / stack.depth
-        return found
+            seconds[f"decode@{n}"] = watch.seconds(step, STEPS) / stack.depth
+        return seconds
 
     return run
 
@@ -114,7 +114,7 @@ class _Stack:
         self._forward(self.x_BLD, DynamicCache(config=self.model.config), 0)
 
     def step(self, cached: int) -> Callable[[], None]:
-        """Returns a decode step with so many tokens in the cache at first."""
+        """Returns a decode step with `cached` tokens in the cache at first."""
         cache = DynamicCache(config=self.model.config)
         if self.block.attention.kind == "gqa":
             size = (self.scenario.batch, self.block.attention.kv_heads or 0, cached, self.head_dim)
@@ -126,17 +126,17 @@ class _Stack:
 
 
 def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
-    """Returns a step as a CUDA graph, without what launching its kernels takes; as it is on a CPU.
+    """Returns a step captured as a CUDA graph, free of launch overhead; unchanged on a CPU.
 
-    Serving engines decode with CUDA graphs, and a small batch would else be timed as so many
-    launches.
+    Serving engines decode with CUDA graphs, and with a small batch the launches would otherwise
+    dominate the time.
     """
     if not watch.cuda:
         return step
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        step()  # kernels are chosen and workspaces made outside the graph
+        step()  # kernels are chosen and workspaces allocated outside the graph
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -147,7 +147,7 @@ def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
 def _model(parent: Parent, block: Block, scenario: Scenario, device: str) -> PuzzleForCausalLM:
     """Returns a child with the same block in all layers and random weights.
 
-    A block wider than the parent's comes in as many copies as take no more than the parent.
+    A block wider than the parent's gets fewer copies, which take no more than the parent.
     """
     members = -(-(block.ffn.width or 0) // parent.shape.ffn_width)
     depth = max(2, parent.shape.layers // max(1, members))

@@ -52,13 +52,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """What sublayers took.
+    """Measured times of sublayers.
 
     Args:
         seconds: For "fixed" and each sublayer label, the medians of one prefill and of the mean
             decode step of the scenario, in seconds per layer; infinite where it cannot run.
         spread: For each of those, the interquartile range as a share of the median.
-        record: What they were taken on, and how steadily.
+        record: The device they were taken on, and the drift.
         watts: Mean power of each; empty where that is not known.
     """
 
@@ -152,7 +152,7 @@ class SublayerTimes(ArtifactStage[Times]):
         )
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns what the fewest rounds take: prompts and a few steps of each stack."""
+        """Returns what the minimum of rounds takes: prompts and a few steps of each stack."""
         roofline, depth, scenario = here(sizes), sizes.shape.layers, self.scenario
         rounds = WARM_UP + LEAST_ROUNDS
         seconds, parameters = 0.0, 0.0
@@ -172,7 +172,7 @@ class SublayerTimes(ArtifactStage[Times]):
 
 
 def here(sizes: Sizes) -> Roofline:
-    """Returns a cost model of this machine that follows from its rates, for estimates."""
+    """Returns a roofline of this machine from its measured rates, for estimates."""
     rates = sizes.rates
     flops = {"float32": rates.fits, "bfloat16": rates.model}
     spec = DeviceSpec(
@@ -192,11 +192,11 @@ def _summary(
         if name.startswith("decode")
     }
     medians = [(at, statistics.median(steps[at])) for at in sorted(steps)]
-    found = {
+    seconds = {
         "prefill": statistics.median(phases["prefill"]),
         "decode": mean_step(medians, scenario),
     }
-    return found, {
+    return seconds, {
         "prefill": spread(phases["prefill"]),
         "decode": max(map(spread, steps.values())),
     }
@@ -209,33 +209,33 @@ def _measure(
     _warn_of_others(device)
     watch = Stopwatch(device, clock)
     jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed_job(parent, scenario, device, watch)}
-    full = []
+    too_large = []
     for label in sorted(blocks):
         try:
             jobs[label] = stack_job(parent, blocks[label], scenario, device, watch)
-            jobs[label]()  # memory is taken when it runs, and a shape that lacks it is left out
+            jobs[label]()  # memory is allocated when it runs; a shape that does not fit is left out
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
             jobs.pop(label, None)
-            full.append(label)
+            too_large.append(label)
             logger.warning("%s does not fit into %s: it is left out", label, device)
             if watch.cuda:
                 torch.cuda.empty_cache()
-    samples, left = take_turns(jobs)
+    samples, drift = take_turns(jobs)
     watts = _watts(jobs, device)
-    record = {"device": device_record(device), "drift": left, "gpu": _gpu_state(device)}
+    record = {"device": device_record(device), "drift": drift, "gpu": _gpu_state(device)}
     if watch.cuda:
         record["peak_memory"] = torch.cuda.max_memory_allocated(device)
-    return {"samples": samples, "out_of_memory": full, "record": record, "watts": watts}
+    return {"samples": samples, "out_of_memory": too_large, "record": record, "watts": watts}
 
 
 def _watts(jobs: Mapping[str, Callable[[], Seconds]], device: str) -> dict[str, float]:
-    """Returns the mean power of each job; nothing if one of them is not known."""
+    """Returns the mean power of each job; empty if it is unknown for any of them."""
     gpu = _gpu(device)
-    found = {name: mean_power(job, gpu.uuid if gpu else None) for name, job in jobs.items()}
-    known = {name: watts for name, watts in found.items() if watts is not None}
-    return known if len(known) == len(found) else {}
+    powers = {name: mean_power(job, gpu.uuid if gpu else None) for name, job in jobs.items()}
+    known = {name: watts for name, watts in powers.items() if watts is not None}
+    return known if len(known) == len(powers) else {}
 
 
 def _gpu(device: str) -> Gpu | None:
@@ -262,7 +262,7 @@ def _warn_of_others(device: str) -> None:
     gpu = _gpu(device)
     for process in gpu.processes if gpu else ():
         logger.warning(
-            "process %d (%s) computes on %s as well; what is measured now is too slow",
+            "process %d (%s) also runs on %s; times measured now are too long",
             process.pid,
             process.name,
             device,

@@ -1,4 +1,4 @@
-"""Costs measured on the device at hand, one distinct sublayer shape at a time."""
+"""Costs measured on a device of this machine, one distinct sublayer shape at a time."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class MeasuredCosts:
     """Seconds of each distinct sublayer, timed inside a stack as deep as the model.
 
     A stack of as many copies as the model has layers, each with weights of its own, reads its
-    weights from where the real model does; one copy timed over and over would sit in the
+    weights from where the real model does; a single copy timed repeatedly would stay in the
     processor's cache. All shapes are timed in turn, round after round, and the median is taken,
-    so that a slow spell of the machine falls on all of them. Decoding is timed at the first,
+    so that a slow spell of the machine affects all of them. Decoding is timed at the first,
     middle and last number of cached tokens of the scenario, and interpolated between them. On a
     GPU, times are between CUDA events, decoding runs as a CUDA graph and the L2 cache is
-    overwritten between repeats. A shape for which memory does not suffice costs infinity.
+    overwritten between repeats. A shape that does not fit into memory costs infinity.
 
-    A GPU that tells its energy or power gives "energy" as well: the mean power while a sublayer
-    runs, times its seconds. On a CPU there is none.
+    A GPU that reports its energy or power gives "energy" as well: the mean power while a
+    sublayer runs, times its seconds. A CPU gives none.
 
     Args:
         shape: The parent's sizes.
@@ -39,9 +39,9 @@ class MeasuredCosts:
             decode step of the scenario, in seconds per layer; infinite where it cannot run.
         spread: For each of those, the interquartile range as a share of the median.
         scenario: What was timed; other scenarios are refused. None where that does not matter.
-        record: What it was timed on, and how steadily.
+        record: The device it was timed on, and the drift.
         watts: Mean power while "fixed" and each sublayer ran; empty where that is not known.
-        device: Where they were timed, if that is a device of this machine.
+        device: The device that was timed, if it is one of this machine.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class MeasuredCosts:
                 `search_space.fusion.candidate_runs`; they may be wider than the parent's.
             device: "cpu", "cuda" or "cuda:1".
             clock: "wall", or "cpu": processor seconds, which other work on the machine hardly
-                disturbs, and which are the wall's where torch has one thread.
+                disturbs, and which equal wall time where torch has one thread.
 
         Raises:
             ConstraintError: The scenario stores the KV cache in another type than the weights,
-                which torch does not do, or the device has not even the memory for the head.
+                which torch does not support, or the device lacks the memory even for the head.
             ParentError: torch cannot use the device.
         """
         require_device(device)
@@ -101,7 +101,7 @@ class MeasuredCosts:
 
     @classmethod
     def read(cls, run: Run, stage: SublayerTimes) -> MeasuredCosts:
-        """Returns the costs that follow from times of sublayers, taken now if need be.
+        """Returns the costs that follow from times of sublayers, measured now if need be.
 
         Args:
             run: The run.
@@ -118,42 +118,42 @@ class MeasuredCosts:
             device=stage.device,
         )
 
-    def _decided(self, scenario: Scenario) -> Scenario:
-        """Returns a scenario that is still "auto" in the number format that was timed."""
+    def _with_format(self, scenario: Scenario) -> Scenario:
+        """Returns the scenario with "auto" replaced by the number format that was timed."""
         return scenario if self.scenario is None else scenario.served_in(self.scenario.weight_dtype)
 
     def _timed(self, label: str, scenario: Scenario) -> dict[str, float]:
-        if self.scenario is not None and self._decided(scenario) != self.scenario:
+        if self.scenario is not None and self._with_format(scenario) != self.scenario:
             raise ConstraintError(
-                f"costs measured for {self.scenario} were asked for {scenario}; measure this "
+                f"costs measured for {self.scenario} cannot be used for {scenario}; measure this "
                 "scenario too"
             )
         prefill = self.seconds[label]["prefill"]
         decode = self.seconds[label]["decode"] * scenario.generated_tokens
-        found = {
+        cost = {
             "prefill_seconds": prefill,
             "decode_seconds": decode,
             "seconds": prefill + decode,
         }
         if self.watts:
             # What did not fit was not run.
-            found["energy"] = self.watts.get(label, math.inf) * found["seconds"]
-        return found
+            cost["energy"] = self.watts.get(label, math.inf) * cost["seconds"]
+        return cost
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        """Returns what one block takes; the same in every layer."""
-        total = counted_cost(self.shape, block, self._decided(scenario))
+        """Returns the cost of one block; the same in every layer."""
+        total = counted_cost(self.shape, block, self._with_format(scenario))
         for part in sublayers(block):
             for name, value in self._timed(part, scenario).items():
                 total[name] = total.get(name, 0.0) + value
         return {name: total.get(name, 0.0) for name in self.resources}
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
-        """Returns what embedding, masks, rotary tables, final norm and head take."""
+        """Returns the cost of embedding, masks, rotary tables, final norm and head."""
         parameters = float(counting.fixed_parameters(shape))
         return {
             **self._timed(FIXED, scenario),
-            "memory": parameters * self._decided(scenario).weight_bytes,
+            "memory": parameters * self._with_format(scenario).weight_bytes,
             "kv_cache": 0.0,
             "parameters": parameters,
         }

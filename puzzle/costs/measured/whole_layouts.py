@@ -1,4 +1,4 @@
-"""The sum over sublayers compared with whole layouts, and corrected by them."""
+"""Costs summed over sublayers, compared with whole layouts and corrected by them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class WholeLayouts:
 
     Args:
         space: Where the layouts are drawn from.
-        scenario: What is run.
-        device: Where: what the costs are of.
-        layouts: How many beside the parent; the corrections' own error needs three or more.
-        seed: Of the layouts.
+        scenario: The scenario to run.
+        device: The device that the costs are of.
+        layouts: How many besides the parent; the corrections' error needs three or more.
+        seed: Seed of the random layouts.
         clock: As for `MeasuredCosts.measure`.
     """
 
@@ -54,12 +54,12 @@ class WholeLayouts:
     def correct(self, run: Run, costs: CostModel) -> tuple[Corrected, dict[str, Correction]]:
         """Returns the cost model corrected, and how far it was off before and after.
 
-        A correction that predicts layouts left out no better than the model alone is reported and
+        A correction that predicts held-out layouts no better than the model alone is reported but
         not applied: on a noisy machine it would be noise.
 
         Args:
             run: The run.
-            costs: A model of seconds on this device.
+            costs: A cost model that gives seconds on this device.
         """
         shape = self.space.shape
         stages = self.stages
@@ -69,11 +69,11 @@ class WholeLayouts:
         fixed = costs.fixed_cost(shape, self.scenario)
         corrections = {}
         for phase in PHASES:
-            usual = statistics.median(getattr(pair.parent, phase) for pair in pairs)
-            shares = [getattr(pair.child, phase) / getattr(pair.parent, phase) for pair in pairs]
+            parent = statistics.median(getattr(pair.parent, phase) for pair in pairs)
+            ratios = [getattr(pair.child, phase) / getattr(pair.parent, phase) for pair in pairs]
             corrections[phase] = fit_correction(
                 [cost[phase] for cost in predicted],
-                [usual, *(share * usual for share in shares)],
+                [parent, *(ratio * parent for ratio in ratios)],
                 fixed=fixed[phase],
             )
         better = {name: c for name, c in corrections.items() if c.error < c.error_before}
@@ -85,6 +85,6 @@ class WholeLayouts:
         return replace(
             each,
             name="correction",
-            work=f"{self.layouts} whole layouts beside the parent",
+            work=f"{self.layouts} whole layouts besides the parent",
             seconds=self.layouts * each.seconds,
         )

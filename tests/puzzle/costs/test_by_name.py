@@ -48,7 +48,7 @@ def test_a_profile_of_another_scenario_is_refused(tmp_path):
         ("cpu", "hardware='cpu' runs models; give parent, space and workspace"),
         ("cuda:1", "give parent, space and workspace"),
         ("llama.cpp", "give parent, space and workspace"),
-        (object(), "is no cost model: it has no resources, block_cost, fixed_cost"),
+        (object(), "is not a cost model: it has no resources, block_cost, fixed_cost"),
     ],
 )
 def test_anything_else_is_answered_with_what_is_allowed(hardware, message):

@@ -93,9 +93,9 @@ def test_another_scenario_or_block_is_refused_when_asked_for():
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda text: text.replace('"H100"', '"H200"'), "was altered or cut"),
-        (lambda text: text[: len(text) // 2], "is no profile"),
-        (lambda text: "[]", "is no profile"),
+        (lambda text: text.replace('"H100"', '"H200"'), "was altered or truncated"),
+        (lambda text: text[: len(text) // 2], "is not a profile"),
+        (lambda text: "[]", "is not a profile"),
         (lambda text: text.replace('"format": 1', '"format": 9'), "has format 9; this version"),
     ],
 )

@@ -22,7 +22,7 @@ RATES = ("throughput", "prefill_throughput", "decode_throughput")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A command of the user's that measures one model and prints its speed.
+    """A user's command that measures one model and prints its speed.
 
     The last line of its output that is a JSON object counts. It holds either
     `prefill_throughput` (prompt tokens per second) and `decode_throughput` (generated tokens per
@@ -33,9 +33,9 @@ class Command:
         command: The command line; `{model}`, `{batch}`, `{prompt_tokens}` and `{generated_tokens}`
             in it are filled in. The model is a directory with `config.json`, weights as
             safetensors, and `layout.json`.
-        label: How messages and files call it; by default the program's name.
+        label: The name used in messages and file names; by default the program's name.
         version: Something that changes when the engine does; times are stored under it.
-        weights: Whether random weights are written; without, the directory has the config alone.
+        weights: Whether random weights are written; if not, the directory has only the config.
         timeout: Seconds for one model.
         environment: Variables set for the command.
 
@@ -58,7 +58,7 @@ class Command:
         if "{model}" not in self.command:
             raise EngineError(
                 f"command={self.command!r} does not say where the model goes; write {{model}} "
-                "where its directory is to stand"
+                "where its directory belongs"
             )
 
     @property
@@ -67,7 +67,7 @@ class Command:
         return self.label or Path(shlex.split(self.command)[0]).name
 
     def check(self) -> None:
-        """Raises EngineError if the program is not there."""
+        """Raises EngineError if the program does not exist."""
         program = shlex.split(self.command)[0]
         if shutil.which(program) is None:
             raise EngineError(
@@ -109,19 +109,19 @@ class Command:
         return timing_from_rates(last_json(output, self.name), scenario, self.name)
 
 
-def timing_from_rates(found: Mapping[str, Any], scenario: Scenario, who: str) -> Timing:
-    """Returns the seconds that throughputs mean.
+def timing_from_rates(output: Mapping[str, Any], scenario: Scenario, who: str) -> Timing:
+    """Returns the seconds that follow from throughputs.
 
     Raises:
-        EngineError: Neither `throughput` nor both of its parts are there, or one of them is not
-            a finite number above zero.
+        EngineError: Neither `throughput` nor both of its parts are given, or one of them is not a
+            finite number above zero.
     """
-    given = {name: found[name] for name in RATES if name in found}
+    given = {name: output[name] for name in RATES if name in output}
     for name, value in given.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 < value < float("inf"):
             raise EngineError(
-                f"{who} answered {name} = {value!r}; allowed: tokens per second, finite and above "
+                f"{who} printed {name} = {value!r}; allowed: tokens per second, finite and above "
                 "zero"
             )
     generated = scenario.batch * scenario.generated_tokens
@@ -134,6 +134,6 @@ def timing_from_rates(found: Mapping[str, Any], scenario: Scenario, who: str) ->
     if "throughput" in given:
         return Timing(seconds=(generated / given["throughput"],))
     raise EngineError(
-        f"{who} answered {json.dumps(dict(found))[:200]}; it must hold prefill_throughput and "
+        f"{who} printed {json.dumps(dict(output))[:200]}; it must hold prefill_throughput and "
         "decode_throughput, or throughput, in tokens per second"
     )

@@ -1,4 +1,4 @@
-"""What every serving engine offers to the calibration of costs."""
+"""The interface of serving engines for the calibration of costs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Timing:
 
     Args:
         prefill: From the whole batch of prompts to the first token of each reply; empty where
-            the engine tells the whole only.
+            the engine reports only the total.
         decode: The `generated_tokens` further steps; empty where `prefill` is.
         seconds: Both together.
 
@@ -42,17 +42,17 @@ class Timing:
                 if not 0 < value < float("inf"):
                     raise EngineError(
                         f"an engine measured {name} = {value!r} s; only finite times above zero "
-                        "are measurements: use more tokens or rounds, or mend the engine's timer"
+                        "are measurements: use more tokens or rounds, or fix the engine's timer"
                     )
         if not self.seconds:
             raise EngineError("an engine returned no times; it must return one or more rounds")
 
     @classmethod
     def of(cls, first: Sequence[float], whole: Sequence[float]) -> Timing:
-        """Returns the times of an engine that was asked for one token, and for all, in turns.
+        """Returns the times of an engine that generated one token, and all, in turns.
 
         Args:
-            first: Seconds until the prompts were read and one token of each reply was made.
+            first: Seconds until the prompts were read and one token of each reply was generated.
             whole: Seconds with `generated_tokens` further tokens.
         """
         prefill = statistics.median(first)
@@ -64,7 +64,7 @@ class Timing:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The parts that were told apart: prefill and decode, or only the whole."""
+        """The phases that were timed separately: prefill and decode, or only the total."""
         return ("prefill", "decode") if self.prefill else ("seconds",)
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,14 +76,14 @@ class Engine(Protocol):
     """A serving engine as a black box: models in, seconds out.
 
     An engine that can hold several models at once has an attribute `takes_turns` that is True: it
-    is then given the parent and a layout together. One whose weights take another number of bytes
-    than the scenario's has a method `weight_bytes(scenario)`, and one that does not run on the CPU
-    an attribute `device`, such as "cuda:0".
+    is then given the parent and a layout together. One whose weights take a different number of
+    bytes than the scenario's has a method `weight_bytes(scenario)`, and one that does not run on
+    the CPU an attribute `device`, such as "cuda:0".
     """
 
     @property
     def name(self) -> str:
-        """How messages and files call it."""
+        """The name used in messages and file names."""
         ...
 
     def check(self) -> None:
@@ -91,7 +91,7 @@ class Engine(Protocol):
         ...
 
     def record(self) -> dict[str, Any]:
-        """Returns versions and settings, as JSON values: what a measurement depends on."""
+        """Returns what a measurement depends on, versions and settings, as JSON values."""
         ...
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
@@ -102,14 +102,14 @@ class Engine(Protocol):
         """Times models that `write` made; an engine that can hold several lets them take turns.
 
         Raises:
-            EngineError: It crashed, hung or answered with something else than times.
+            EngineError: It crashed, hung or returned something other than times.
         """
         ...
 
 
 def check_clock(clock: str, device: str = "cpu") -> None:
-    """Raises EngineError for a clock that does not exist, or that does not see the device."""
+    """Raises EngineError for a clock that does not exist or cannot time the device."""
     if clock not in CLOCKS:
         raise EngineError(f"clock={clock!r}; allowed: 'wall', 'cpu' (processor seconds)")
     if clock == "cpu" and device != "cpu":
-        raise EngineError(f"clock='cpu' does not tell what {device} did; use 'wall'")
+        raise EngineError(f"clock='cpu' cannot time {device}; use 'wall'")

@@ -1,4 +1,4 @@
-"""llama.cpp through xllamacpp, whose wheels hold a compiled llama.cpp."""
+"""llama.cpp through xllamacpp, whose wheels include a compiled llama.cpp."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from puzzle.models.child_config import PuzzleConfig
 
 WORKER = Path(__file__).with_name("llama_cpp_worker.py")
 TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-# Its kernels for a bfloat16 cache are slow, and float16 takes as many bytes.
+# llama.cpp's kernels for a bfloat16 cache are slow, and float16 takes as many bytes.
 CACHE_TYPES = {"float32": "f32", "bfloat16": "f16", "float16": "f16"}
 VERSION = "import importlib.metadata as m; import xllamacpp; print(m.version('xllamacpp'))"
 
@@ -34,14 +34,14 @@ class LlamaCpp:
 
     Args:
         weights: Type of the matrices, such as "q8_0"; by default the scenario's weight_dtype.
-        threads: Threads of llama.cpp; by default one per physical core that this process is
-            given.
-        gpu_layers: Layers that are put on a GPU, with a build of xllamacpp that has one.
+        threads: Threads of llama.cpp; by default one per physical core that this process may
+            use.
+        gpu_layers: Layers that are put on a GPU, with a build of xllamacpp that supports one.
         flash_attention: Whether llama.cpp's flash attention is used.
-        rounds: Times each model runs the scenario, after one warm-up.
+        rounds: How often each model runs the scenario, after one warm-up.
         timeout: Seconds for one group of models.
         clock: "wall", or "cpu": processor seconds, which other work on the machine hardly
-            disturbs, and which are the wall's where there is one thread and nothing else runs.
+            disturbs, and which equal wall time where there is one thread and nothing else runs.
         python: The interpreter that has xllamacpp; by default this one.
 
     Example:
@@ -127,5 +127,5 @@ class LlamaCpp:
             **size,
         }
         command = [self.python, str(WORKER), json.dumps(spec)]
-        found = last_json(run_command(command, timeout=self.timeout, log=log), self.name)
-        return [Timing.of(*times) for times in zip(found["first"], found["whole"], strict=True)]
+        times = last_json(run_command(command, timeout=self.timeout, log=log), self.name)
+        return [Timing.of(*pair) for pair in zip(times["first"], times["whole"], strict=True)]

@@ -29,13 +29,13 @@ def server(xllamacpp: Any, path: str, spec: dict[str, Any]) -> Any:
     )
     cache = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{spec['cache'].upper()}")
     params.cache_type_k = params.cache_type_v = cache
-    # Nothing may be read from an earlier request.
+    # Nothing may be reused from an earlier request.
     params.cache_prompt, params.cache_ram_mib, params.n_ctx_checkpoints = False, 0, 0
     params.verbosity = 1
     return xllamacpp.Server(params)
 
 
-def ask(model: Any, spec: dict[str, Any], tokens: int, clock: Any) -> float:
+def request_seconds(model: Any, spec: dict[str, Any], tokens: int, clock: Any) -> float:
     """Returns the seconds of one request that holds the whole batch."""
     batch, length, vocabulary = spec["batch"], spec["prompt_tokens"], spec["vocabulary"]
     prompts = [
@@ -53,10 +53,10 @@ def ask(model: Any, spec: dict[str, Any], tokens: int, clock: Any) -> float:
     answer = model.handle_completions(body)
     seconds = clock() - start
     answers = answer if isinstance(answer, list) else [answer]
-    for found in answers:
-        made = found.get("timings", {}).get("predicted_n")
-        if made != tokens:
-            raise SystemExit(f"llama.cpp generated {made} tokens instead of {tokens}: {found}")
+    for each in answers:
+        generated = each.get("timings", {}).get("predicted_n")
+        if generated != tokens:
+            raise SystemExit(f"llama.cpp generated {generated} tokens instead of {tokens}: {each}")
     return seconds
 
 
@@ -67,17 +67,17 @@ def main() -> None:
 
     clock = time.process_time if spec["clock"] == "cpu" else time.perf_counter
     models = [server(xllamacpp, path, spec) for path in spec["models"]]
-    found: dict[str, list[list[float]]] = {
+    times: dict[str, list[list[float]]] = {
         name: [[] for _ in models] for name in ("first", "whole")
     }
     for turn in range(spec["rounds"] + 1):
         for at, model in enumerate(models):
-            first = ask(model, spec, 1, clock)
-            whole = ask(model, spec, 1 + spec["generated_tokens"], clock)
+            first = request_seconds(model, spec, 1, clock)
+            whole = request_seconds(model, spec, 1 + spec["generated_tokens"], clock)
             if turn:  # the first is a warm-up
-                found["first"][at].append(first)
-                found["whole"][at].append(whole)
-    sys.stdout.write(json.dumps(found) + "\n")
+                times["first"][at].append(first)
+                times["whole"][at].append(whole)
+    sys.stdout.write(json.dumps(times) + "\n")
 
 
 if __name__ == "__main__":

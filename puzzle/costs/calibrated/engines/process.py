@@ -24,17 +24,17 @@ def run_command(
     log: Path,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Runs a command and returns what it printed; what it said on stderr is added to a log.
+    """Runs a command and returns its standard output; standard error is appended to a log.
 
     Args:
-        command: Program and arguments; no shell reads them.
+        command: Program and arguments; no shell is involved.
         timeout: Seconds after which the command and all that it started are killed.
-        log: File to which the command line and stderr are appended; it stays.
+        log: File to which the command line and stderr are appended; it is kept.
         environment: Variables set on top of this process's own.
 
     Raises:
         EngineError: The program does not exist, ended with an error or ran out of time; the
-            message holds the end of the log and says where all of it is.
+            message holds the end of the log and says where the whole log is.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as errors:
@@ -92,7 +92,7 @@ def _end_of(log: Path) -> str:
 
 
 def last_json(output: str, who: str) -> dict[str, Any]:
-    """Returns the JSON object on the last line of an output that is one.
+    """Returns the JSON object on the last line of an output that holds one.
 
     Raises:
         EngineError: There is none, or it holds NaN or an infinity.
@@ -101,11 +101,11 @@ def last_json(output: str, who: str) -> dict[str, Any]:
         if not line.lstrip().startswith("{"):
             continue
         try:
-            found = json.loads(line)
+            parsed = json.loads(line)
         except ValueError:
             continue
-        _refuse_non_finite(found, line, who)
-        return found
+        _refuse_non_finite(parsed, line, who)
+        return parsed
     raise EngineError(
         f"{who} printed no JSON object on a line of its own; its output ends with "
         f"{output[-200:]!r}: print the measurement as one line of JSON"
@@ -115,7 +115,7 @@ def last_json(output: str, who: str) -> dict[str, Any]:
 def _refuse_non_finite(value: Any, line: str, who: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise EngineError(
-            f"{who} answered {line.strip()[:200]!r}; only finite numbers are measurements: look "
+            f"{who} printed {line.strip()[:200]!r}; only finite numbers are measurements: look "
             "for a division by a time of zero, or a run that generated nothing"
         )
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -55,7 +55,7 @@ def _gguf(weights: str) -> Any:
 
 
 def _tokenizer(config: PuzzleConfig) -> list[Field]:
-    """Returns a vocabulary of the right size: prompts are token ids, so any does."""
+    """Returns a vocabulary of the right size: prompts are token ids, so any will do."""
     from gguf import GGUFValueType as Kind
 
     vocab = config.vocab_size

@@ -10,11 +10,11 @@ from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig, layout_from_config
 from puzzle.serving.writers.source import Source
 
-STRIP = 64  # random rows that a matrix repeats: its numbers do not change its speed
+STRIP = 64  # random rows that a matrix repeats: its values do not affect its speed
 
 
 class RandomTensors(Mapping[str, torch.Tensor]):
-    """The tensors of a child by name, each made when it is asked for.
+    """The tensors of a child by name, each made on access.
 
     Args:
         config: Config of the child.

@@ -1,4 +1,4 @@
-"""torch, as people call it: `model.generate()` of transformers."""
+"""torch, as it is commonly used: `model.generate()` of transformers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TorchGenerate:
 
     Args:
         device: A torch device, such as "cpu" or "cuda:0".
-        rounds: Times each model runs the scenario, after one warm-up.
+        rounds: How often each model runs the scenario, after one warm-up.
         clock: "wall", or "cpu": processor seconds (see `LlamaCpp`), for a CPU only.
 
     Example:
@@ -49,7 +49,7 @@ class TorchGenerate:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether several models can be held and timed in turns: yes."""
+        """Whether several models can be held and timed in turns: always True."""
         return True
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class TorchGenerate:
         }
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
-        """Writes the config; the weights are drawn where they are run."""
+        """Writes the config; the weights are drawn when the model is loaded."""
         values = {**config.to_dict(), "dtype": scenario.served_dtype}
         (directory / CONFIG).write_text(json.dumps(values), encoding="utf-8")
 

@@ -22,7 +22,7 @@ from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import PuzzleConfig
 from puzzle.serving.writers.nemotron_nas import write_nemotron_nas
 
-# Not beside this file: a script finds its neighbours first, and this one is called vllm.
+# Not beside this file: a script imports its neighbours first, and this one is called vllm.
 WORKER = Path(puzzle.serving.runners.__file__).with_name("time_vllm.py")
 
 
@@ -124,11 +124,11 @@ def read_latencies(answer: Path, log: Path) -> list[float]:
     """Returns the latencies that `vllm bench latency --output-json` wrote.
 
     Raises:
-        EngineError: The file is missing, or holds something else.
+        EngineError: The file is missing or holds something else.
     """
     try:
-        found = json.loads(answer.read_text(encoding="utf-8"))["latencies"]
-        latencies = [float(seconds) for seconds in found]
+        values = json.loads(answer.read_text(encoding="utf-8"))["latencies"]
+        latencies = [float(seconds) for seconds in values]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EngineError(
             f"vLLM wrote no list of latencies to {answer.name} ({error!r}); its log is {log}"

@@ -123,7 +123,7 @@ def test_layouts_are_added_until_the_goal_is_met_or_the_budget_is_spent(tmp_path
     assert len(easy.measurements) < len(hard.measurements) == 16
     assert easy.reached
     assert not hard.reached
-    assert "after 16 layouts; 0.0 % was asked for" in caplog.text
+    assert "after 16 layouts; the goal is 0.0 %" in caplog.text
 
 
 def test_a_budget_too_small_for_the_options_is_refused_before_anything_runs(tmp_path):
