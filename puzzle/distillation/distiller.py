@@ -141,7 +141,7 @@ def boundary_pairs(fusion: Fusion, layers: int) -> tuple[tuple[int, int], ...]:
 
     Example:
         >>> from search_space import Fusion, FusedRun
-        >>> boundary_pairs(Fusion((FusedRun(1, 3),)), 5)
+        >>> boundary_pairs(Fusion((FusedRun(1, (256, 256, 256)),)), 5)
         ((0, 0), (1, 3), (2, 4))
     """
     inner = {layer for run in fusion.runs for layer in range(run.first, run.last)}
