@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from puzzle.errors import DataError, WorkspaceError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.executors import Executor, worker_device
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent, ParentRef
 from puzzle.storage.workspace import Artifact, Workspace
 from puzzle.text.windows import Windows
@@ -146,6 +147,7 @@ class Run:
             raise DataError("this stage reads text, and the run has none; open the run with text")
         return self.windows
 
+    @own_torch_state()
     def get(self, stage: Stage[T]) -> T:
         """Returns a stage's result: what is stored, or what is built now."""
         return stage.result(self)
@@ -251,6 +253,7 @@ def _opened(ref: RunRef) -> Run:
     )
 
 
+@own_torch_state()
 def execute(job: Job) -> str:
     """Builds a job's stage and returns its artifact's key; what workers run."""
     return _opened(job.run).build(job.stage).key

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
-def _check_size(owner: str, name: str, value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{owner}: {name}={value!r}; allowed: integers of 1 or more")
+def size_of(owner: str, name: str, value: Any, *, least: int = 1) -> int:
+    """Returns a size as an int of Python's own; numpy's integers are taken for what they are."""
+    try:
+        size = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        size = None
+    if size is None or size < least:
+        raise ValueError(f"{owner}: {name}={value!r}; allowed: integers of {least} or more")
+    return size
 
 
 def check_keys(owner: str, values: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -44,7 +51,8 @@ class Attention:
         if self.kind not in ("gqa", "linear", "none"):
             raise ValueError(f"attention kind {self.kind!r}; allowed: 'gqa', 'linear', 'none'")
         if self.kind == "gqa":
-            _check_size("gqa attention", "kv_heads", self.kv_heads)
+            heads = size_of("gqa attention", "kv_heads", self.kv_heads)
+            object.__setattr__(self, "kv_heads", heads)
         elif self.kv_heads is not None:
             raise ValueError(f"{self.kind!r} attention has no kv_heads; leave it out")
 
@@ -87,7 +95,7 @@ class FFN:
         if self.kind not in ("gated", "linear", "none"):
             raise ValueError(f"FFN kind {self.kind!r}; allowed: 'gated', 'linear', 'none'")
         if self.kind == "gated":
-            _check_size("gated FFN", "width", self.width)
+            object.__setattr__(self, "width", size_of("gated FFN", "width", self.width))
         elif self.width is not None:
             raise ValueError(f"{self.kind!r} FFN has no width; leave it out")
 
@@ -178,7 +186,7 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "head_dim", "kv_heads", "ffn_width", "vocab"):
-            _check_size("model shape", name, getattr(self, name))
+            object.__setattr__(self, name, size_of("model shape", name, getattr(self, name)))
         self._check_kv_heads(self.kv_heads)
 
     @property

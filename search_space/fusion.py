@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, ModelShape, check_keys
+from search_space.blocks import FFN, Attention, Block, ModelShape, check_keys, size_of
 from search_space.layout import Layout
 
 
@@ -38,12 +38,11 @@ class FusedRun:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
-        if not isinstance(self.first, int) or self.first < 0:
-            raise ValueError(f"a run starts at layer {self.first!r}; allowed: 0 or more")
+        object.__setattr__(self, "first", size_of("fused run", "first", self.first, least=0))
         if len(self.widths) < 2:
             raise ValueError(f"a run of {len(self.widths)} layers; allowed: 2 or more")
-        for width in self.widths:
-            FFN("gated", width)  # raises if it is not a width
+        widths = tuple(size_of("fused run", "width", width) for width in self.widths)
+        object.__setattr__(self, "widths", widths)
 
     @property
     def last(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,21 @@ LARGEST_SEED = 2**31 - 1
 
 # Ten times inside the tolerance that a solution is checked against afterwards.
 FEASIBILITY = 1e-10
+
+
+def checked_seed(seed: Any) -> int:
+    """Returns a seed as an int of Python's own, numpy's integers included.
+
+    Raises:
+        ValueError: It is no whole number, or out of range.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if isinstance(seed, bool) or not 0 <= number <= LARGEST_SEED:
+        raise ValueError(f"seed is {seed!r}; give a whole number from 0 to {LARGEST_SEED}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +64,7 @@ class Settings:
             raise ValueError(
                 f"threads is {threads}; give 1 or more, or None for the solver's choice"
             )
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise ValueError(f"seed is {self.seed}; give a whole number from 0 to {LARGEST_SEED}")
+        object.__setattr__(self, "seed", checked_seed(self.seed))
 
 
 class Ending(enum.Enum):

@@ -23,6 +23,7 @@ from puzzle.scoring.fisher_scores import FisherScores
 from puzzle.scoring.scores import Score
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.hashing import content_hash, hash_tensors
+from puzzle.storage.plain_values import count_of, make_plain
 from puzzle.storage.workspace import Artifact, ArtifactRef
 from puzzle.text.windows import Windows
 from search_space import Layout, SearchSpace
@@ -48,6 +49,11 @@ class Effort:
     rounds: int = 0
     moves: int = 0
     scores: str = "fisher"
+
+    def __post_init__(self) -> None:
+        make_plain(self)
+        for name, least in {"pool": 1, "rounds": 0, "moves": 0}.items():
+            count_of(name, getattr(self, name), least=least)
 
     @property
     def measures(self) -> bool:

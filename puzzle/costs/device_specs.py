@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from puzzle.errors import CostModelError
+from puzzle.storage.plain_values import make_plain
 
 __all__ = ["SPECS", "DeviceSpec", "device_spec"]
 
@@ -52,6 +53,7 @@ class DeviceSpec:
     source: str = field(compare=False)
 
     def __post_init__(self) -> None:
+        make_plain(self)
         unknown = sorted(set(self.flops) - set(RATE_NAMES))
         if unknown or "bfloat16" not in self.flops:
             raise CostModelError(

@@ -10,6 +10,7 @@ from puzzle.costs.device_specs import DeviceSpec, device_spec
 from puzzle.costs.protocol import RESOURCES, activation_bytes
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
+from puzzle.storage.plain_values import make_plain, plain
 from search_space import FFN, Attention, Block, ModelShape, counting
 
 __all__ = ["Efficiency", "Roofline"]
@@ -51,6 +52,7 @@ class Efficiency:
     synchronise: float = 2.5e-5
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("compute", "memory", "link"):
             if not 0 < getattr(self, name) <= 1:
                 raise CostModelError(
@@ -228,6 +230,7 @@ def _format(name: str, value: str | None, known: tuple[str, ...]) -> str | None:
 
 
 def _devices(count: int, shape: ModelShape, spec: DeviceSpec) -> int:
+    count = plain(count)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1 or shape.heads % count:
         divisors = [n for n in range(1, min(shape.heads, 64) + 1) if shape.heads % n == 0]
         raise CostModelError(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from puzzle.errors import DataError
+from puzzle.storage.plain_values import count_of, make_plain
 
 LOSSES = ("cosine", "mse", "kl", "reverse_kl", "lm")
 PRECISIONS = ("no", "bf16")
@@ -99,13 +100,15 @@ class DistillConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         self._check_losses()
         for name in ("tokens", "batch", "micro_batch", "vocab_chunk", "shuffle_buffer"):
-            self._check_count(name, 1)
-        self._check_count("length", 2)
+            count_of(name, getattr(self, name))
+        count_of("length", self.length, least=2)
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "validation_windows"):
-            self._check_count(name, 1)
-        self._check_count("evaluate_every", 0)
+            count_of(name, getattr(self, name))
+        for name in ("evaluate_every", "seed"):
+            count_of(name, getattr(self, name), least=0)
         self._check_number("learning_rate", 0.0, math.inf, open_low=True)
         self._check_number("max_grad_norm", 0.0, math.inf, open_low=True)
         self._check_number("weight_decay", 0.0, math.inf)
@@ -127,11 +130,6 @@ class DistillConfig:
         bad = {k: w for k, w in self.losses.items() if not (math.isfinite(w) and w > 0)}
         if bad:
             raise DataError(f"weights of losses {bad}; allowed: positive numbers")
-
-    def _check_count(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise DataError(f"{name}={value!r}; allowed: integers of {least} or more")
 
     def _check_number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
         value = getattr(self, name)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from puzzle.distillation.distill_config import DistillConfig
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.child import PuzzleForCausalLM
 
 
@@ -32,6 +33,7 @@ class DistillResult:
     history: Sequence[Mapping[str, float]]
     evaluations: Sequence[Mapping[str, float]]
 
+    @own_torch_state()
     def child(self, dtype: torch.dtype | None = None) -> PuzzleForCausalLM:
         """Returns the child, read from its directory; by default as it is stored."""
         model = PuzzleForCausalLM.from_pretrained(self.path, dtype=dtype or "auto")

@@ -20,12 +20,14 @@ from puzzle.distillation.saving import save_child
 from puzzle.errors import DataError, WorkspaceError
 from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.storage.disk import require_free
 from puzzle.storage.workspace import Workspace
 from puzzle.text.packing import PackedStream, refuse_foreign
 
 
+@own_torch_state()
 def distill(
     child: Any,
     parent: Any,

@@ -16,8 +16,10 @@ from puzzle.evaluation.metrics_on_text import MeanEstimate, flat, ratio, text_me
 from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tasks
 from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent
 from puzzle.models.trainable import filled_model, from_parent
+from puzzle.storage.plain_values import count_of
 from puzzle.text.packing import PackedStream, refuse_foreign
 
 __all__ = ["Evaluation", "evaluate"]
@@ -99,6 +101,7 @@ class Evaluation:
         return f"<pre>{html.escape(self.table())}</pre>"
 
 
+@own_torch_state()
 def evaluate(
     model: Any,
     *,
@@ -150,9 +153,9 @@ def evaluate(
     """
     if data is None and not tasks:
         raise DataError("there is nothing to measure; give data=, tasks= or both")
-    for name, value in {"windows": windows, "batch": batch, "limit": limit}.items():
-        if value is not None and value < 1:
-            raise DataError(f"{name}={value}; allowed: 1 or more")
+    windows, length = count_of("windows", windows), count_of("length", length, least=2)
+    top_k = count_of("top_k", top_k)
+    settings = TaskSettings(limit=limit, shots=shots, batch=batch, chat=chat)
     limit_threads()
     opened = open_tasks(tasks)
     models, tokenizers = {}, []
@@ -169,7 +172,6 @@ def evaluate(
         text = text_metrics(models["child"], cut, parent=models.get("parent"), top_k=top_k)
     scores = {}
     if opened:
-        settings = TaskSettings(limit=limit, shots=shots, batch=batch, chat=chat)
         scores = {n: run_tasks(m, tokenizer, opened, settings) for n, m in models.items()}
     return Evaluation(text=text, tasks=scores)
 

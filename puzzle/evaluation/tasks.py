@@ -14,6 +14,7 @@ import torch
 from puzzle.errors import DataError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
 from puzzle.evaluation.questions import ChoiceTask, mmlu_dev, read_task
+from puzzle.storage.plain_values import count_of, make_plain
 
 MMLU_DEV = "mmlu-dev"
 
@@ -74,6 +75,13 @@ class TaskSettings:
     shots: int | None = None
     batch: int = 8
     chat: bool = False
+
+    def __post_init__(self) -> None:
+        make_plain(self)
+        count_of("batch", self.batch)
+        for name, least in {"limit": 1, "shots": 0}.items():
+            if getattr(self, name) is not None:
+                count_of(name, getattr(self, name), least=least)
 
 
 def run_tasks(

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from puzzle.errors import DataError
+from puzzle.storage.plain_values import count_of, make_plain
 from search_space import Attention
 
 COUPLINGS = ("none", "removed", "all")
@@ -45,10 +46,10 @@ class BLDConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("tokens", "batch", "evaluations", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise DataError(f"{name}={value!r}; allowed: integers of 1 or more")
+            count_of(name, getattr(self, name))
+        count_of("seed", self.seed, least=0)
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -87,6 +88,7 @@ class LibraryConfig:
     bld: BLDConfig | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name, allowed in (("coupling", COUPLINGS), ("start", STARTS)):
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")

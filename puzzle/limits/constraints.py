@@ -17,6 +17,7 @@ from puzzle.limits.quantities import (
     read_amount,
     shortest,
 )
+from puzzle.storage.plain_values import make_plain
 
 __all__ = ["Constraint", "parse_constraint", "parse_constraints"]
 
@@ -69,6 +70,7 @@ class Constraint:
     at: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
+        make_plain(self)
         allowed = self.quantity.relations
         if self.relation not in allowed:
             bound = "a lower" if allowed == (">=",) else "an upper"

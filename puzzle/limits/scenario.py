@@ -10,6 +10,7 @@ from typing import Any
 
 from puzzle.errors import ConstraintError
 from puzzle.hardware.precision import AUTO
+from puzzle.storage.plain_values import make_plain
 
 __all__ = ["Scenario", "Workload", "rate", "require_total"]
 
@@ -63,6 +64,7 @@ class Scenario:
     cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("batch", "prompt_tokens", "generated_tokens"):
             _require_count(name, getattr(self, name))
         _require_dtype("weight_dtype", self.weight_dtype, AUTO)
@@ -177,6 +179,7 @@ class Workload:
     weights: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        make_plain(self, "weights")
         if not self.scenarios:
             raise ConstraintError("A workload needs a scenario; give one, or several by name.")
         for name, scenario in self.scenarios.items():

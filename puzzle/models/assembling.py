@@ -9,11 +9,13 @@ from torch import nn
 from transformers import LlamaConfig
 
 from puzzle.errors import PuzzleError
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.child import PuzzleDecoderLayer, PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig, config_from_layout
 from search_space import Block, Layout, ModelShape
 
 
+@own_torch_state()
 def assemble(
     parent_config: LlamaConfig,
     layout: Layout,

@@ -17,6 +17,7 @@ from puzzle.errors import ParentError
 from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.identity import require_device
 from puzzle.hardware.precision import AUTO
+from puzzle.hardware.torch_state import own_torch_state, recordable
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope
 from puzzle.models.shards import SINGLE, Shards, refuse_non_finite
@@ -199,6 +200,7 @@ def _loaded(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -
     return module.eval().requires_grad_(False)
 
 
+@own_torch_state()
 def open_parent(
     source: str | os.PathLike[str] | PreTrainedModel,
     *,
@@ -268,7 +270,7 @@ def _from_model(
     model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype, device: torch.device | str
 ) -> Parent:
     family_of(model.config)
-    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    tensors = {k: recordable(tensor.detach().cpu()) for k, tensor in model.state_dict().items()}
     identity = content_hash(
         {"weights": hash_tensors(tensors), "config": model.config.to_json_string()}
     )

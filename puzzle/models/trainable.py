@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from puzzle.errors import ParentError
+from puzzle.hardware.torch_state import recordable
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig, config_from_layout
 from puzzle.models.parent import DTYPES, Parent, open_parent
@@ -98,7 +99,7 @@ def from_parent(parent: Parent) -> OpenModel:
 
 
 def _from_child(model: PuzzleForCausalLM, tokenizer: Any) -> OpenModel:
-    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    tensors = {k: recordable(tensor.detach()) for k, tensor in model.state_dict().items()}
     refuse_non_finite(tensors)
     weights = hash_tensors(tensors)
     return OpenModel(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.errors import DataError
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.build import Library
 from puzzle.library.error_map import error_map
 from puzzle.models.assembling import assemble
@@ -70,6 +71,7 @@ class SearchResult(SearchRecord):
         """The run directory that the library is in; None for a result that was read."""
         return None if self.library is None else self.library.layers[0].root
 
+    @own_torch_state()
     def child(self) -> PuzzleForCausalLM:
         """Returns the child, assembled from the library or read from where it was saved."""
         if self.library is None:
@@ -172,6 +174,7 @@ class SearchResult(SearchRecord):
             )
         return self.evidence
 
+    @own_torch_state()
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the child in Hugging Face format, with its tokenizer, model card and evidence.
 
@@ -198,6 +201,7 @@ class SearchResult(SearchRecord):
             self._write(stage)
         return path
 
+    @own_torch_state()
     def push_to_hub(
         self,
         repo_id: str,

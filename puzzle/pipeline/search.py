@@ -9,6 +9,7 @@ from typing import Any
 from puzzle.costs.protocol import CostModel
 from puzzle.executors import Executor
 from puzzle.hardware.precision import Precision
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint
 from puzzle.limits.requirements import SCORE
@@ -23,6 +24,7 @@ from search_space import SearchSpace
 from solvers import InfeasibleError
 
 
+@own_torch_state()
 def search(
     parent: Any,
     text: Any,

@@ -28,6 +28,7 @@ from puzzle.library.build import Library
 from puzzle.scoring.gradient_sweep import TOGETHER, GradientSweep, Samples
 from puzzle.scoring.scores import Score, Scores, combine
 from puzzle.stages import ArtifactStage, Run, Stage
+from puzzle.storage.plain_values import count_of, make_plain
 from puzzle.storage.workspace import Artifact, ArtifactRef, Workspace
 from puzzle.text.windows import Windows
 from search_space import SearchSpace
@@ -53,10 +54,10 @@ class FisherConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("probes", "rounds"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise DataError(f"{name}={value!r}; allowed: integers of 1 or more")
+            count_of(name, getattr(self, name))
+        count_of("seed", self.seed, least=0)
         if not 0.0 < self.stable <= 1.0:
             raise DataError(f"stable={self.stable!r}; allowed: above 0, up to 1")
 

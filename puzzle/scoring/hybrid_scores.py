@@ -17,6 +17,7 @@ from puzzle.scoring.exact_scores import exact_rows, exact_seconds, replaced_bloc
 from puzzle.scoring.fisher_scores import FisherConfig, FisherScores
 from puzzle.scoring.scores import Score, Scores
 from puzzle.stages import Run, Stage
+from puzzle.storage.plain_values import count_of, make_plain
 from puzzle.storage.workspace import ArtifactRef, Workspace
 from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
@@ -43,8 +44,8 @@ class HybridConfig:
     fisher: FisherConfig = field(default_factory=FisherConfig)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.anchors, int) or self.anchors < 6:
-            raise DataError(f"anchors={self.anchors!r}; allowed: integers of 6 or more")
+        make_plain(self)
+        count_of("anchors", self.anchors, least=6)
         if self.trust is not None and not (math.isfinite(self.trust) and self.trust > 0):
             raise DataError(f"trust={self.trust!r}; allowed: nats above 0, or None for no limit")
 

@@ -21,7 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import puzzle.serving.runners
 from puzzle.errors import ExportError
 from puzzle.hardware.threads import limit_threads
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.serving.exporting import export
+from puzzle.storage.plain_values import plain
 from search_space.engines import engine_named
 
 TOP = 5
@@ -107,6 +109,7 @@ class ServeCheck:
         )
 
 
+@own_torch_state()
 def serve_check(
     directory: str | os.PathLike[str],
     *,
@@ -192,7 +195,7 @@ def serve_check(
             "end": next(iter(ids.ends), None),
             "exact": exact,
         }
-        answer = run_engine(runner, request, python=python, timeout=timeout)
+        answer = run_engine(runner, plain(request), python=python, timeout=timeout)
     reference = torch_run(Path(directory), ids.prompt, ids.text, new_tokens)
     return compare_runs(engine, Path(directory), answer, reference, ids)
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 from puzzle.errors import ExportError
+from puzzle.hardware.torch_state import own_torch_state
 from puzzle.serving.files import copy_legal, copy_tokenizer, save_tokenizer, staged
 from puzzle.serving.writers.gguf import file_bytes, plan_gguf, write_gguf
 from puzzle.serving.writers.gguf_tokenizer import (
@@ -51,6 +52,7 @@ class Exported:
     rewritten: Mapping[int, tuple[str, ...]]
 
 
+@own_torch_state()
 def export(
     child: Any,
     directory: str | os.PathLike[str],

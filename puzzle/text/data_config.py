@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from puzzle.errors import DataError
+from puzzle.storage.plain_values import count_of, make_plain
 
 PARTS = ("fit", "score", "validation")
 MIN_WINDOWS = {"fit": 8, "score": 2, "validation": 2}
@@ -29,10 +29,10 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("window", "fit_tokens", "score_tokens", "validation_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 2:
-                raise DataError(f"{name}={value!r}; allowed: integers of 2 or more")
+            count_of(name, getattr(self, name), least=2)
+        count_of("seed", self.seed, least=0)
 
     def windows(self, part: str) -> int:
         """Returns the number of windows wanted for one of `PARTS`."""

@@ -16,6 +16,7 @@ from puzzle.errors import EngineError
 from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import random_model
 from puzzle.models.child_config import PuzzleConfig, layout_from_config
+from puzzle.storage.plain_values import make_plain
 
 RATES = ("throughput", "prefill_throughput", "decode_throughput")
 
@@ -55,6 +56,7 @@ class Command:
     environment: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if "{model}" not in self.command:
             raise EngineError(
                 f"command={self.command!r} does not say where the model goes; write {{model}} "

@@ -20,6 +20,7 @@ from puzzle.errors import EngineError
 from puzzle.hardware.threads import given_cores
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import PuzzleConfig
+from puzzle.storage.plain_values import make_plain
 
 WORKER = Path(__file__).with_name("llama_cpp_worker.py")
 TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -62,6 +63,7 @@ class LlamaCpp:
     takes_turns = True
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_clock(self.clock)
 
     @cached_property

@@ -20,6 +20,7 @@ from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import random_model
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig
+from puzzle.storage.plain_values import make_plain
 
 CONFIG = "config.json"
 
@@ -53,6 +54,7 @@ class TorchGenerate:
         return True
 
     def __post_init__(self) -> None:
+        make_plain(self)
         check_clock(self.clock, self.device)
 
     def check(self) -> None:

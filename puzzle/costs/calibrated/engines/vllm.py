@@ -21,6 +21,7 @@ from puzzle.errors import EngineError
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import PuzzleConfig
 from puzzle.serving.writers.nemotron_nas import write_nemotron_nas
+from puzzle.storage.plain_values import make_plain
 
 # Not beside this file: a script imports its neighbours first, and this one is called vllm.
 WORKER = Path(puzzle.serving.runners.__file__).with_name("time_vllm.py")
@@ -51,6 +52,9 @@ class Vllm:
     environment: Mapping[str, str] | None = None
 
     name = "vllm"
+
+    def __post_init__(self) -> None:
+        make_plain(self)
 
     @cached_property
     def version(self) -> str:
