@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from puzzle.errors import PuzzleError
-from puzzle.storage.plain_values import count_of
+from puzzle.storage.plain_values import count_of, plain
 
 T = TypeVar("T")
 # The device of this process, if it is a worker that was given one.
@@ -71,8 +71,10 @@ class Processes:
     def __init__(
         self, count: int, *, threads: int | None = None, devices: Sequence[str] = ()
     ) -> None:
-        self.count = count_of("count", count, error=PuzzleError)
-        self.devices = tuple(devices)
+        count = plain(count)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise PuzzleError(f"count={count!r} processes; give a whole number of 1 or more")
+        self.count, self.devices = count, tuple(devices)
         share = max(1, torch.get_num_threads() // self.count)
         self.threads = share if threads is None else count_of("threads", threads, error=PuzzleError)
         self._pool: ProcessPoolExecutor | None = None
