@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle import costs, models, pipeline
 from puzzle.cli.flags import Given
 from puzzle.cli.inputs import OUT, precision, sources, steps_of, table
 from puzzle.cli.subcommand import Answer
-from puzzle.errors import ParentError
 from puzzle.storage.disk import free_bytes
 from search_space import ModelShape, SearchSpace
 
@@ -53,16 +51,7 @@ def shape_of(parent: Any) -> ModelShape:
     Raises:
         ParentError: There is no such parent, or its family is unknown.
     """
-    from transformers import AutoConfig
-
-    path = Path(parent)
-    try:
-        if path.suffix == ".gguf":
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        else:
-            config = AutoConfig.from_pretrained(parent)
-    except (OSError, ValueError) as error:
-        raise ParentError(f"the config of {str(parent)!r} cannot be read: {error}") from error
+    config = models.load_config(parent)
     shape: ModelShape = models.family_of(config).shape(config)
     return shape
 

@@ -13,6 +13,7 @@ import torch
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.pretrained import load_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -36,8 +37,8 @@ class DistillResult:
     @own_torch_state()
     def child(self, dtype: torch.dtype | None = None) -> PuzzleForCausalLM:
         """Returns the child, read from its directory; by default as it is stored."""
-        model = PuzzleForCausalLM.from_pretrained(self.path, dtype=dtype or "auto")
-        return model.eval()
+        child: PuzzleForCausalLM = load_model(self.path, dtype=dtype or "auto")
+        return child
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from puzzle.errors import DataError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, flat, ratio, text_metrics
@@ -18,6 +18,7 @@ from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent
+from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.models.trainable import filled_model, from_parent
 from puzzle.storage.plain_values import count_of
 from puzzle.text.packing import PackedStream, refuse_foreign
@@ -183,12 +184,12 @@ def _open(source: Any) -> tuple[Any, Any]:
     if isinstance(source, PreTrainedModel):
         return source.eval(), None
     path = Path(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype="auto").eval()
+    model = load_model(source)
     if computing_format(model.dtype, model.device) == torch.float32:
         # Never to 16 bits: that would round the rotary frequencies as well.
         model = model.float()
     has = not path.is_dir() or (path / "tokenizer_config.json").is_file()
-    return model, AutoTokenizer.from_pretrained(source) if has else None
+    return model, load_tokenizer(source) if has else None
 
 
 def _windows(data: Any, tokenizer: Any, count: int, length: int, vocab: int) -> torch.Tensor:

@@ -12,3 +12,4 @@ from puzzle.models.families import register_family as register_family
 from puzzle.models.family import Family as Family
 from puzzle.models.parent import Parent as Parent
 from puzzle.models.parent import open_parent as open_parent
+from puzzle.models.pretrained import load_config as load_config

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
+
+from puzzle.models.pretrained import load_generation_config
 
 
 def inherit_generation_config(model: PreTrainedModel, directory: Path | None) -> None:
@@ -16,7 +18,7 @@ def inherit_generation_config(model: PreTrainedModel, directory: Path | None) ->
     """
     if directory is None or not (directory / "generation_config.json").is_file():
         return
-    inherited = GenerationConfig.from_pretrained(directory)
+    inherited = load_generation_config(directory)
     if not model.config.use_cache:
         # Without attention there is nothing to cache.
         inherited.use_cache = False

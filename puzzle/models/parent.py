@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from puzzle.errors import ParentError
 from puzzle.hardware.format_speed import fast_format
@@ -20,6 +20,7 @@ from puzzle.hardware.precision import AUTO
 from puzzle.hardware.torch_state import own_torch_state, recordable
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope
+from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.models.shards import SINGLE, Shards, refuse_non_finite
 from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
 from puzzle.storage.tensor_files import save_tensors
@@ -182,7 +183,7 @@ class ParentRef:
         """
         path = Path(self.directory)
         return Parent(
-            AutoConfig.from_pretrained(path),
+            load_config(path),
             Shards(path),
             None,
             dtype=DTYPES[self.dtype],
@@ -249,12 +250,12 @@ def open_parent(
         path = _unpack_gguf(path, workspace, dtype)
     elif not path.is_dir():
         path = _download(str(source), revision, token, local_files_only)
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    config = load_config(path, trust_remote_code=trust_remote_code)
     family_of(config)
     shards = Shards(path)
     identity = content_hash({f.name: hash_file(f) for f in (*shards.files(), path / "config.json")})
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     return Parent(
         config,
         shards,
@@ -308,16 +309,13 @@ def _unpack_gguf(path: Path, workspace: Workspace, dtype: str) -> Path:
     def build(directory: Path) -> None:
         from transformers.utils.quantization_config import GgufConfig
 
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=DTYPES[dtype],
-            quantization_config=GgufConfig(dequantize=True),
+        model = load_model(
+            path, dtype=DTYPES[dtype], quantization_config=GgufConfig(dequantize=True)
         )
         # Left in, it would make the saved copy claim to be quantised.
         model.config.__dict__.pop("quantization_config", None)
         model.save_pretrained(directory)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = load_tokenizer(path)
         tokenizer.save_pretrained(directory)
 
     spec = {"gguf": hash_file(path), "dtype": dtype}

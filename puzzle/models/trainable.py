@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from puzzle.errors import ParentError
@@ -18,6 +18,7 @@ from puzzle.hardware.torch_state import recordable
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig, config_from_layout
 from puzzle.models.parent import DTYPES, Parent, open_parent
+from puzzle.models.pretrained import load_config, load_tokenizer
 from puzzle.models.shards import Shards, refuse_non_finite
 from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
 from puzzle.storage.workspace import Workspace
@@ -78,7 +79,7 @@ def open_model(
             "transformers model, or what puzzle.models.parent.open_parent returns"
         )
     if Path(source).is_dir():
-        config = AutoConfig.from_pretrained(source)
+        config = load_config(source)
         if isinstance(config, PuzzleConfig):
             return _from_directory(Path(source), config, tokenizer)
         dtype = dtype or NAMES.get(config.dtype)
@@ -115,7 +116,7 @@ def _from_directory(path: Path, config: PuzzleConfig, tokenizer: Any) -> OpenMod
     shards = Shards(path)
     refuse_non_finite(shards)
     if tokenizer is None and (path / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
     files = {file.name: hash_file(file) for file in shards.files()}
     return OpenModel(
         config=config,

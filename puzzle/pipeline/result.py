@@ -20,6 +20,7 @@ from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.generation import inherit_generation_config
 from puzzle.models.parent import DTYPES
+from puzzle.models.pretrained import load_model
 from puzzle.report.card import model_card
 from puzzle.report.charts import costs_chart, frontier_chart
 from puzzle.report.cost_points import costs_of
@@ -75,7 +76,8 @@ class SearchResult(SearchRecord):
     def child(self) -> PuzzleForCausalLM:
         """Returns the child, assembled from the library or read from where it was saved."""
         if self.library is None:
-            return PuzzleForCausalLM.from_pretrained(self.saved, dtype="auto").eval()
+            child: PuzzleForCausalLM = load_model(str(self.saved))
+            return child
         parent = self.library.parent
         dtype = DTYPES.get(self.stored_dtype or "", parent.dtype)
         tensors = self.library.child_tensors(self.layout, dtype)

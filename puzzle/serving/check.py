@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import puzzle.serving.runners
 from puzzle.errors import ExportError
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
+from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.serving.exporting import export
+from puzzle.serving.writers.self_contained import is_self_contained
 from puzzle.storage.plain_values import plain
 from search_space.engines import engine_named
 
@@ -159,6 +160,7 @@ def serve_check(
     limit_threads()
     runner = _runner(engine)
     _require_engine(engine, python)
+    load_config(directory, error=ExportError)
     if engine == "llama.cpp":
         quantisation, dtype = quantisation or "f32", None
     elif quantisation is not None:
@@ -194,6 +196,7 @@ def serve_check(
             "threads": threads,
             "end": next(iter(ids.ends), None),
             "exact": exact,
+            "own_code": engine == "transformers" and is_self_contained(path),
         }
         answer = run_engine(runner, plain(request), python=python, timeout=timeout)
     reference = torch_run(Path(directory), ids.prompt, ids.text, new_tokens)
@@ -207,7 +210,7 @@ class TokenIds:
         self.ends = _end_tokens(directory)
         self.tokenizer: Any = None
         if any(directory.glob("tokenizer*")):
-            self.tokenizer = AutoTokenizer.from_pretrained(directory)
+            self.tokenizer = load_tokenizer(directory)
             self.prompt, self.text = (self.tokenizer(t)["input_ids"] for t in (prompt, text))
         else:
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -322,7 +325,7 @@ def torch_run(
         text: Token ids whose next tokens are wanted.
         new_tokens: Tokens of greedy text.
     """
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = load_model(directory, dtype=torch.float32)
     ids = torch.tensor([list(prompt)])
     out = model.generate(
         ids,

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from puzzle.errors import ExportError
 from puzzle.hardware.torch_state import own_torch_state
+from puzzle.models.pretrained import load_tokenizer
 from puzzle.serving.files import copy_legal, copy_tokenizer, save_tokenizer, staged
 from puzzle.serving.writers.gguf import file_bytes, plan_gguf, write_gguf
 from puzzle.serving.writers.gguf_tokenizer import (
@@ -190,7 +190,7 @@ def _gguf_tokenizer(
     tokenizer = source.tokenizer
     directory = source.directory
     if tokenizer is None and directory is not None and any(directory.glob("tokenizer*")):
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = load_tokenizer(directory, error=ExportError)
     if tokenizer is None:
         return no_tokenizer_fields()
     return tokenizer_fields(tokenizer, vocab, pre=pre)

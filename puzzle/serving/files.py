@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
+from puzzle.errors import ParentError
+from puzzle.models.pretrained import load_tokenizer
 from puzzle.storage.disk import disk_errors
 
 # What a tokenizer may consist of; the weights and the config are not among these.
@@ -97,7 +97,10 @@ def save_tokenizer(tokenizer: Any, directory: Path) -> None:
 
 
 def _unchanged(tokenizer: Any, source: Path) -> bool:
-    stored = AutoTokenizer.from_pretrained(source)
+    try:
+        stored = load_tokenizer(source)
+    except ParentError:  # it needs code of its own, which its owner allowed when it was loaded
+        return False
     same = [
         getattr(tokenizer, name, None) == getattr(stored, name, None)
         for name in ("chat_template", "special_tokens_map", "padding_side", "model_max_length")

@@ -10,6 +10,7 @@ engine lives in, without puzzle. The request holds
 - speed: {"prompt_tokens", "new_tokens", "repeats"}, or null;
 - end: a token that ends a text, or null;
 - clock: "cpu" (llama.cpp only) to have tokens per CPU-second of the process, not per second;
+- own_code: whether the checkpoint's code is puzzle's own file (transformers only);
 - threads, exact (full precision where the engine would otherwise round its cache).
 
 The answer holds `version`, `greedy` (ids), `top` (per position, [[id, log-probability], ...] with

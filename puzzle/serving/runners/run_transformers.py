@@ -1,4 +1,4 @@
-"""Runs a checkpoint in transformers, with puzzle if it is installed, else with its own code."""
+"""Runs a checkpoint in transformers, with puzzle if it is installed, else with puzzle's file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ def _load(request: dict[str, Any]) -> Any:
     installed = importlib.util.find_spec("puzzle") is not None
     if installed:
         importlib.import_module("puzzle.models.child")
+    elif not request["own_code"]:
+        sys.exit(
+            "this interpreter has no puzzle, and the model has no modelling file that puzzle "
+            "wrote: write it with puzzle.serving.add_modelling_file, or install puzzle here"
+        )
     dtype = torch.float32 if request["exact"] else "auto"
     return AutoModelForCausalLM.from_pretrained(
-        request["model"], dtype=dtype, trust_remote_code=not installed
+        request["model"], dtype=dtype, trust_remote_code=not installed, use_safetensors=True
     ).eval()
 
 

@@ -17,6 +17,7 @@ import puzzle.models.child
 import puzzle.models.child_config
 import search_space.blocks
 from puzzle.errors import ExportError
+from puzzle.storage.json_files import read_object
 
 FILE = "modeling_puzzle.py"
 AUTO_MAP = {
@@ -66,6 +67,20 @@ def add_modelling_file(directory: str | os.PathLike[str]) -> Path:
     text = json.dumps({**config, "auto_map": AUTO_MAP}, indent=2, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
     return file
+
+
+def is_self_contained(directory: str | os.PathLike[str]) -> bool:
+    """Returns whether the code that a checkpoint names is this version's modelling file.
+
+    Only then may it be run.
+    """
+    file = Path(directory) / FILE
+    config = read_object(Path(directory) / "config.json", "a model's config", error=ExportError)
+    return (
+        config.get("auto_map") == AUTO_MAP
+        and file.is_file()
+        and file.read_bytes() == modelling_source().encode()
+    )
 
 
 def modelling_source() -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig, LlamaConfig, PreTrainedModel
+from transformers import GenerationConfig, LlamaConfig, PreTrainedModel
 
 from puzzle.errors import ExportError
 from puzzle.models.child_config import PuzzleConfig, config_from_layout, layout_from_config
 from puzzle.models.families import family_of
+from puzzle.models.pretrained import load_config, load_generation_config
 from puzzle.models.shards import Shards
 from search_space import Layout
 
@@ -74,11 +75,11 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
         generation, directory = child.generation_config, None
     elif isinstance(child, str | os.PathLike) and Path(child).is_dir():
         directory = Path(child)
-        config = _child_config(AutoConfig.from_pretrained(directory))
+        config = _child_config(load_config(directory, error=ExportError))
         tensors = Shards(directory)
         generation = None
         if (directory / "generation_config.json").is_file():
-            generation = GenerationConfig.from_pretrained(directory)
+            generation = load_generation_config(directory, error=ExportError)
     else:
         raise ExportError(
             f"cannot export {child!r}; allowed: a child, a search result, or the directory that "

@@ -1,0 +1,114 @@
+"""All that is read through transformers: never pickled, and no code of a repository is run.
+
+Left to its defaults, transformers asks on the terminal whether code of a repository may run, and
+takes a line that is piped in for the answer. Here the answer is always given: no, unless the
+caller of a public function said `trust_remote_code=True`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from puzzle.errors import ParentError, PuzzleError
+
+Source = str | os.PathLike[str]
+
+
+def load_config(
+    source: Source, *, trust_remote_code: bool = False, error: type[PuzzleError] = ParentError
+) -> Any:
+    """Returns the transformers config of a model.
+
+    Args:
+        source: A model directory, a GGUF file or a hub id.
+        trust_remote_code: Whether code of the repository may run.
+        error: The error to raise.
+
+    Raises:
+        PuzzleError: The class given as `error`; it names the source.
+    """
+    place, options = _located(source)
+    with _reading("config", source, error):
+        return AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
+
+
+def load_tokenizer(
+    source: Source, *, trust_remote_code: bool = False, error: type[PuzzleError] = ParentError
+) -> Any:
+    """Returns the tokenizer of a model; as `load_config`."""
+    place, options = _located(source)
+    with _reading("tokenizer", source, error):
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
+
+
+def load_generation_config(directory: Source, *, error: type[PuzzleError] = ParentError) -> Any:
+    """Returns the generation config in a directory; as `load_config`."""
+    with _reading("generation config", directory, error):
+        return GenerationConfig.from_pretrained(directory, trust_remote_code=False)
+
+
+def load_model(
+    source: Source,
+    *,
+    dtype: torch.dtype | str = "auto",
+    error: type[PuzzleError] = ParentError,
+    **options: Any,
+) -> Any:
+    """Returns a model in evaluation mode, read from safetensors or a GGUF file.
+
+    Args:
+        source: A model directory, a GGUF file or a hub id.
+        dtype: Number format; by default the one it is stored in.
+        error: The error to raise.
+        options: Further options of transformers' `from_pretrained`.
+
+    Raises:
+        PuzzleError: The class given as `error`; it names the source.
+    """
+    place, file = _located(source)
+    with _reading("model", source, error):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, trust_remote_code=False, use_safetensors=True, **file, **options
+        )
+    return model.eval()
+
+
+def _located(source: Source) -> tuple[str, dict[str, str]]:
+    """Returns what transformers is given for a source: a directory or hub id, and options."""
+    path = Path(source)
+    if path.suffix == ".gguf" and not path.is_dir():
+        return str(path.parent), {"gguf_file": path.name}
+    return os.fspath(source), {}
+
+
+@contextmanager
+def _reading(what: str, source: Source, error: type[PuzzleError]) -> Iterator[None]:
+    """Turns whatever a file makes transformers raise into one error that names the source."""
+    try:
+        yield
+    except PuzzleError:
+        raise
+    except Exception as problem:
+        raise error(
+            f"the {what} of {str(source)!r} cannot be read: {_reason(problem)}"
+        ) from problem
+
+
+def _reason(problem: Exception) -> str:
+    said = str(problem).strip() or type(problem).__name__
+    if "trust_remote_code" in said:
+        return (
+            "it needs Python code from its repository, which puzzle does not run. Use a model "
+            "whose class is part of transformers, or convert it to one; "
+            "puzzle.models.open_parent(..., trust_remote_code=True) allows the code of a parent"
+        )
+    if isinstance(problem, KeyError):
+        return f"{said} is missing"
+    return said
