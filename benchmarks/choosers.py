@@ -24,7 +24,7 @@ from common.machine import print_machine
 from common.programs import choice_problem
 from common.texts import docstrings
 
-from puzzle.choice.around import TrustRegion, halved, layout_of
+from puzzle.choice.around import TrustRegion, layout_of, successive_halving
 from puzzle.choice.baselines import at_random, greedy, uniform, whole_layers
 from puzzle.choice.layout_choice import best_of_pool, refined
 from puzzle.choice.layout_kl import LayoutKL
@@ -204,7 +204,7 @@ def _portfolio(measure: str) -> Callable[..., Layout]:
         ]
         layouts = [layout_of(start, labels) for labels in others]
         decide: LayoutKL = getattr(study, measure)
-        best = halved([best_of_pool(problem, start, decide, POOL), *layouts], decide)
+        best = successive_halving([best_of_pool(problem, start, decide, POOL), *layouts], decide)
         return refined(problem, best, decide, MOVES)
 
     return step

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used, so that a door opens fast.
+"""Packages whose names are imported when they are first used, so that importing one is fast.
 
 The stub beside a package's `__init__.py` is the one list of what the package exports: type
 checkers and editors read it, and so does this module.
@@ -63,7 +63,7 @@ def register_child_with_transformers() -> None:
     """Lets `AutoModelForCausalLM.from_pretrained` open a child, once transformers is loaded.
 
     Importing `puzzle.models.child` registers it. That waits for transformers, which takes seconds
-    to load and which a listing of layouts does without.
+    to load and which a listing of layouts does not need.
     """
     for name in _NEEDED:
         when_imported(name)(_import_child)

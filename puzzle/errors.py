@@ -14,7 +14,7 @@ class ConstraintError(PuzzleError, ValueError):
 
 
 class CostModelError(PuzzleError, ValueError):
-    """A cost model is unknown, lacks a cost, or returns what is none: NaN, text, wrong names."""
+    """A cost model is unknown, lacks a cost, or returns an invalid one: NaN, text, wrong names."""
 
 
 class ParentError(PuzzleError, ValueError):
@@ -26,7 +26,7 @@ class DataError(PuzzleError, ValueError):
 
 
 class DivergedError(PuzzleError):
-    """Training came to a loss or a gradient that is not finite."""
+    """Training reached a loss or a gradient that is not finite."""
 
 
 class WorkspaceError(PuzzleError):
@@ -34,7 +34,7 @@ class WorkspaceError(PuzzleError):
 
 
 class DamagedArtifactError(WorkspaceError):
-    """A stored artifact is not what was written: a file is missing, cut short or altered."""
+    """A stored artifact differs from what was written: a file is missing, cut short or altered."""
 
 
 class ExportError(PuzzleError, ValueError):
@@ -42,4 +42,4 @@ class ExportError(PuzzleError, ValueError):
 
 
 class EngineError(PuzzleError):
-    """A serving engine is missing, crashed, hung or answered with what is no measurement."""
+    """A serving engine is missing, crashed, hung or returned something other than figures."""

@@ -29,9 +29,9 @@ class Estimate:
     Args:
         name: The stage.
         work: What it does, counted.
-        seconds: Its time.
-        memory: The bytes in memory at its peak, with those in use already.
-        disk: The bytes that it leaves in the run directory.
+        seconds: How long it takes.
+        memory: Bytes of memory at its peak, including those already in use.
+        disk: Bytes that it leaves in the run directory.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Sizes:
         scenario: The first scenario.
         rates: How fast this machine is.
         held_out: Share of the fit text that chooses ridges.
-        used: Bytes that this process has in memory already.
+        used: Bytes of memory that this process already uses.
     """
 
     shape: ModelShape
@@ -85,18 +85,18 @@ class Sizes:
         return self.data.windows(part) * self.data.window
 
     def forward(self, tokens: int, blocks: Iterable[Block]) -> float:
-        """Returns the seconds in which blocks read windows of text."""
+        """Returns the seconds that blocks take to read windows of text."""
         pairs = tokens * (self.data.window + 1) // 2
         flops = (counting.block_flops(self.shape, b, tokens=tokens, pairs=pairs) for b in blocks)
         return sum(flops) / self.rates.model
 
     def head(self, tokens: int) -> float:
-        """Returns the seconds of logits and their softmax, which moves them some six times."""
+        """Returns the seconds of logits and their softmax, which moves them about six times."""
         flops = counting.head_flops(self.shape) * tokens / self.rates.model
         return flops + 6 * 4.0 * self.shape.vocab * tokens / self.rates.bandwidth
 
     def whole(self, tokens: int) -> float:
-        """Returns the seconds in which the parent reads windows of text."""
+        """Returns the seconds that the parent takes to read windows of text."""
         return self.forward(tokens, self.own.blocks) + self.head(tokens)
 
     def logits(self, tokens: int) -> float:

@@ -57,8 +57,8 @@ class Processes:
     Args:
         count: How many.
         threads: Threads of each; by default an equal share of those that torch has here.
-        devices: The device of each process, such as ("cuda:0", "cuda:1"), in turn; by default
-            that of the run.
+        devices: Devices dealt out to the processes in rotation, such as ("cuda:0", "cuda:1"); by
+            default all use that of the run.
 
     Raises:
         PuzzleError: The count is not positive.
@@ -80,7 +80,7 @@ class Processes:
         self._pool: ProcessPoolExecutor | None = None
 
     def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Hands a call to a process; after a process was killed, the pool is started anew."""
+        """Hands a call to a process; if one was killed, the pool is started again."""
         try:
             return self._started().submit(fn, *args)
         except BrokenExecutor:
@@ -135,5 +135,5 @@ def _start_worker(turns: Any, threads: int) -> None:
 
 
 def worker_device() -> str | None:
-    """Returns the device that this process was given as a worker; None for the run's own."""
+    """Returns the device that this process was given as a worker; None if it was given none."""
     return _DEVICE[0] if _DEVICE else None

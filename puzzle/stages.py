@@ -1,8 +1,8 @@
 """Stages: the steps of a search as frozen values, and the run that builds or reads their results.
 
-A stage says what its result depends on, what it will take, how it is built and how it is read.
+A stage says what its result depends on, what building it takes, how it is built and how read.
 `search()`, the stage commands of the command line, `--dry-run` and workers in other processes all
-speak of the same values, so they cannot disagree.
+use the same values, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from puzzle.text.windows import Windows
 
 T = TypeVar("T")
 Made = TypeVar("Made")
-# How often a job is submitted before the run gives up on it: workers get killed.
+# How many times a job is submitted before the run gives up on it: workers get killed.
 SUBMISSIONS = 3
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Stage(ABC, Generic[T]):
 
     @abstractmethod
     def result(self, run: Run) -> T:
-        """Returns the result, built where it is not there yet."""
+        """Returns the result, built first if it is missing."""
 
     def estimate(self, sizes: Sizes) -> Estimate:
         """Returns what building it takes on this machine; by default nothing worth counting."""
@@ -73,7 +73,7 @@ class ArtifactStage(Stage[T]):
         """Returns the result from its artifact."""
 
     def result(self, run: Run) -> T:
-        """Returns the result, built where it is not there yet."""
+        """Returns the result, built first if it is missing."""
         return self.load(run, run.build(self))
 
 
@@ -153,7 +153,7 @@ class Run:
         return stage.result(self)
 
     def artifact(self, stage: ArtifactStage[Any]) -> Artifact:
-        """Returns the artifact of a stage, which may or may not be there."""
+        """Returns the artifact of a stage, which may or may not exist yet."""
         if stage not in self._artifacts:
             spec = {"format": stage.format, **stage.key(self)}
             self._artifacts[stage] = self.workspace.artifact(stage.kind, spec)
@@ -171,7 +171,7 @@ class Run:
         unit: str,
         done: Callable[[ArtifactStage[Any]], None] | None = None,
     ) -> tuple[Artifact, ...]:
-        """Returns the artifacts of stages that do not need each other, by the run's executor.
+        """Returns the artifacts of stages that do not depend on each other, built by the executor.
 
         Args:
             stages: The stages.
@@ -197,7 +197,7 @@ class Run:
     def _submit(
         self, missing: Sequence[ArtifactStage[Any]], executor: Executor, bar: tqdm[Any]
     ) -> None:
-        """Runs jobs on workers until each artifact is there, whatever becomes of the workers."""
+        """Runs jobs on workers until every artifact exists, again if their workers are lost."""
         for attempt in range(1, SUBMISSIONS + 1):
             jobs = [Job(run=self.ref(), stage=stage) for stage in missing]
             futures: list[Future[str]] = [executor.submit(execute, job) for job in jobs]
@@ -214,23 +214,23 @@ class Run:
             logger.warning("%d jobs were lost (attempt %d)", len(missing), attempt)
         raise WorkspaceError(
             f"{len(missing)} jobs of kind {missing[0].kind!r} were lost {SUBMISSIONS} times: their "
-            "workers ended without a result; look at the workers' memory, or use fewer of them. "
-            "What is done is kept"
+            "workers ended without a result; check the workers' memory, or use fewer of them. "
+            "Finished results are kept"
         )
 
     def remember(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Returns what was made under a key before in this process, or makes it."""
         if key not in self._memory:
             self._memory[key] = make()
-        found: Made = self._memory[key]
-        return found
+        made: Made = self._memory[key]
+        return made
 
     def forget(self, key: Hashable) -> None:
         """Drops what `remember` keeps under a key."""
         self._memory.pop(key, None)
 
     def ref(self) -> RunRef:
-        """Returns what a worker opens this run from; parent and text are stored if need be."""
+        """Returns what a worker opens this run from; parent and text are stored if necessary."""
         windows = () if self.windows is None else self.windows.store(self.workspace)
         return RunRef(
             root=str(self.workspace.root),

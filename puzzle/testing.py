@@ -26,18 +26,18 @@ def check_cost_model(
 ) -> None:
     """Raises CostModelError unless a cost model can be searched with.
 
-    It is asked for every distinct block of the first, a middle and the last layer. Checked are:
-    names and units of the resources; finite values of 0 or more, or infinity for a block that
-    cannot run, of all that is declared; that asking twice gives the same; that `seconds` is
-    `prefill_seconds` plus `decode_seconds` and `memory` includes `kv_cache`; where the model says
-    `additive = "sublayers"`, that a block costs what its halves cost; that a wider FFN or more KV
-    heads never cost less; that bytes are bytes and parameters a count; and that something is
-    not free.
+    Every distinct block of the first, a middle and the last layer is tried. The checks are: names
+    and units of the resources; that each declared resource has a value, which is finite and 0 or
+    more, or infinite for a block that cannot run; that the same call returns the same costs; that
+    `seconds` is `prefill_seconds` plus `decode_seconds` and `memory` includes `kv_cache`; where the
+    model says `additive = "sublayers"`, that a block costs what its sublayers cost; that a wider
+    FFN or more KV heads never cost less; that bytes are bytes and parameters a count; and that not
+    every block is free.
 
     Args:
         costs: The cost model.
-        space: The blocks to ask for, or a shape for those of the preset "default".
-        scenario: The scenario to ask for, by default `Scenario()`.
+        space: The blocks to try, or a shape for those of the preset "default".
+        scenario: The scenario to try, by default `Scenario()`.
         tolerance: The share by which measured times may fall while sizes rise, such as 0.1.
 
     Raises:
@@ -54,20 +54,20 @@ def check_cost_model(
     check_resources(costs)
     fixed = checked_fixed_cost(costs, space.shape, scenario)
     if fixed != checked_fixed_cost(costs, space.shape, scenario):
-        raise CostModelError(f"{_name(costs)}: the fixed cost is another each time it is asked for")
+        raise CostModelError(f"{_name(costs)}: the fixed cost is different each time")
     _check_parts(costs, "the fixed cost", fixed)
     for layer in sorted({0, space.shape.layers // 2, space.shape.layers - 1}):
-        found = {b: checked_block_cost(costs, layer, b, scenario) for b in space.blocks(layer)}
-        for block, cost in found.items():
+        row = {b: checked_block_cost(costs, layer, b, scenario) for b in space.blocks(layer)}
+        for block, cost in row.items():
             what = f"block {block.label} of layer {layer}"
             if cost != checked_block_cost(costs, layer, block, scenario):
-                raise CostModelError(f"{_name(costs)}: {what} costs something else each time")
+                raise CostModelError(f"{_name(costs)}: {what} costs something different each time")
             _check_parts(costs, what, cost)
             _check_sizes(costs, what, cost, counted_cost(space.shape, block, scenario))
             if getattr(costs, "additive", "blocks") == "sublayers":
-                _check_halves(costs, layer, block, cost, scenario)
-        _check_monotone(costs, layer, found, tolerance)
-        if not any(value > 0 for cost in found.values() for value in cost.values()):
+                _check_sublayers(costs, layer, block, cost, scenario)
+        _check_monotone(costs, layer, row, tolerance)
+        if not any(value > 0 for cost in row.values() for value in cost.values()):
             raise CostModelError(f"{_name(costs)}: every block of layer {layer} is free")
 
 
@@ -104,11 +104,11 @@ def _check_sizes(
             )
 
 
-def _check_halves(
+def _check_sublayers(
     costs: CostModel, layer: int, block: Block, cost: Mapping[str, float], scenario: Scenario
 ) -> None:
-    halves = (Block(block.attention, FFN("none")), Block(Attention("none"), block.ffn))
-    parts = [checked_block_cost(costs, layer, half, scenario) for half in halves]
+    sublayers = (Block(block.attention, FFN("none")), Block(Attention("none"), block.ffn))
+    parts = [checked_block_cost(costs, layer, each, scenario) for each in sublayers]
     for name, value in cost.items():
         total = sum(part[name] for part in parts)
         if not _equal(value, total):
@@ -119,14 +119,14 @@ def _check_halves(
 
 
 def _check_monotone(
-    costs: CostModel, layer: int, found: Mapping[Block, Mapping[str, float]], tolerance: float
+    costs: CostModel, layer: int, row: Mapping[Block, Mapping[str, float]], tolerance: float
 ) -> None:
-    for smaller, larger in _ordered(found):
-        for name, value in found[smaller].items():
-            if value > found[larger][name] * (1 + tolerance) * (1 + 1e-9):
+    for smaller, larger in _ordered(row):
+        for name, value in row[smaller].items():
+            if value > row[larger][name] * (1 + tolerance) * (1 + 1e-9):
                 raise CostModelError(
                     f"{_name(costs)}: in layer {layer} {name} of {smaller.label} is {value:g}, "
-                    f"more than the {found[larger][name]:g} of the larger {larger.label}; "
+                    f"more than the {row[larger][name]:g} of the larger {larger.label}; "
                     "if it was measured, give a tolerance"
                 )
 

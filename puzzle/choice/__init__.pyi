@@ -1,6 +1,6 @@
 from puzzle.choice.around import TrustRegion as TrustRegion
-from puzzle.choice.around import halved as halved
 from puzzle.choice.around import scores_around as scores_around
+from puzzle.choice.around import successive_halving as successive_halving
 from puzzle.choice.candidates import other_candidates as other_candidates
 from puzzle.choice.layout_choice import EFFORTS as EFFORTS
 from puzzle.choice.layout_choice import Choice as Choice

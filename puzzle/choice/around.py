@@ -48,12 +48,12 @@ def scores_around(
         measure: Library and text.
         space: Which blocks to score.
         layout: The child; its own blocks score 0.
-        workspace: Where the sweep keeps its activations meanwhile.
+        workspace: Where the sweep keeps its activations while it runs.
         probes: Backward passes for the second-order part.
         windows: How many of the text's windows are used; all if not given.
         seed: Seed of the probes.
     """
-    found: list[dict[str, list[float]]] = [{block.label: [0.0]} for block in layout.blocks]
+    changes: list[dict[str, list[float]]] = [{block.label: [0.0]} for block in layout.blocks]
     with workspace.scratch() as scratch:
         tokens = measure.tokens[:windows]
         sweep = GradientSweep(
@@ -63,8 +63,8 @@ def scores_around(
         sweep.probe(seed)
         for layer, label, a_KBL in sweep.changes(space):
             change_BL = second_order(a_KBL[:-1]).mean(0) + a_KBL[-1]
-            found[layer].setdefault(label, []).extend(stretch_means(change_BL))
-    return Scores(tuple({label: _score(means) for label, means in row.items()} for row in found))
+            changes[layer].setdefault(label, []).extend(stretch_means(change_BL))
+    return Scores(tuple({label: _score(means) for label, means in row.items()} for row in changes))
 
 
 def _score(means: list[float]) -> Score:
@@ -79,7 +79,7 @@ class TrustRegion:
     Args:
         problem: The program; its limits hold for every layout.
         space: The blocks of the problem.
-        rounds: Most rounds; they end early when no step is better.
+        rounds: Maximum number of rounds; they end early when no step is better.
         windows: How many of the text's windows the scores are taken on; half if not given.
         radii: Numbers of layers that a step may change.
     """
@@ -97,9 +97,9 @@ class TrustRegion:
         layouts within a few radii of it, and moves to the best measured if that is better.
 
         Args:
-            run: The run, with solver, seed, and where sweeps keep their activations meanwhile.
+            run: The run, whose solver, seed and workspace are used.
             start: A layout within the limits.
-            measure: Decides.
+            measure: What layouts are compared by.
         """
         best, windows = start, self.windows or max(1, len(measure.tokens) // 2)
         for number in range(self.rounds):
@@ -112,7 +112,7 @@ class TrustRegion:
                 seed=run.seed + number,
             )
             steps = self._steps(run, best, scores)
-            better = halved([best, *steps], measure)
+            better = successive_halving([best, *steps], measure)
             if better == best:
                 break
             logger.info("round %d: KL %.4f", number, measure(better).kl)
@@ -141,15 +141,15 @@ def layout_of(like: Layout, labels: Iterable[str]) -> Layout:
     return Layout(like.shape, tuple(map(Block.from_label, labels)))
 
 
-def halved(layouts: Iterable[Layout], measure: LayoutKL) -> Layout:
+def successive_halving(layouts: Iterable[Layout], measure: LayoutKL) -> Layout:
     """Returns the best layout: all are measured on little text, the better half on twice as much.
 
     Successive halving (Jamieson and Talwalkar 2016), from a quarter of the text to all of it; the
     first of equals wins. The first layout is always measured on all of it.
 
     Args:
-        layouts: Layouts, one at least.
-        measure: Decides.
+        layouts: At least one layout.
+        measure: What layouts are compared by.
     """
     alive = list(dict.fromkeys(layouts))
     first, total = alive[0], len(measure.tokens)

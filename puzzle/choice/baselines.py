@@ -66,7 +66,7 @@ def greedy(problem: ChoiceProblem) -> Labels:
 def at_random(problem: ChoiceProblem, *, seed: int = 0, share: float = 0.98) -> Labels:
     """Returns a layout of nearly the limit's cost that knows nothing of the scores.
 
-    It is the best for scores drawn at random, so each option is as likely to be liked as any.
+    It is optimal for scores drawn at random, so every option is equally likely to be preferred.
 
     Args:
         problem: The program.
@@ -88,11 +88,11 @@ def whole_layers(
     Args:
         problem: The program.
         influence: One number per layer, such as `block_influence` gives.
-        empty: Label of the block that is no layer.
+        empty: Label of the block that does nothing.
         full: Label of the parent's block; by default the first of each layer.
 
     Raises:
-        ConstraintError: Without any layer the limit is still not met.
+        ConstraintError: Even without any layer the limit is not met.
     """
     order = np.argsort(np.array(list(influence)), kind="stable").tolist()
     labels = [full or group[0] for group in problem.groups]
@@ -101,7 +101,7 @@ def whole_layers(
             labels[layer] = empty
         if within(problem, labels):
             return tuple(labels)
-    raise ConstraintError("without any layer the limit is still not met")
+    raise ConstraintError("even without any layer the limit is not met")
 
 
 def within(problem: ChoiceProblem, labels: Sequence[str]) -> bool:

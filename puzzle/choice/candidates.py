@@ -25,8 +25,8 @@ def other_candidates(
 ) -> list[Layout]:
     """Returns the optimum by Fisher scores, and the parent without whole layers.
 
-    Exact scores of single blocks lose where many layers go at once: gradients see other things,
-    and dropping the layers of least block influence (ShortGPT) now and then beats both.
+    Exact scores of single blocks mislead where many layers are removed at once: gradients err in
+    other ways, and dropping the layers of least block influence (ShortGPT) sometimes beats both.
 
     Args:
         run: The run; of its text only the score part is used.
@@ -38,11 +38,11 @@ def other_candidates(
     scores = run.get(FisherScores(space=space, layers=library.refs))
     column = [scores.kl(layer, label) for layer, row in enumerate(problem.groups) for label in row]
     by_gradient = dataclasses.replace(problem, score=np.array(column))
-    found = [solve(by_gradient, solver=run.solver, seed=run.seed).labels]
+    candidates = [solve(by_gradient, solver=run.solver, seed=run.seed).labels]
     whole = own.blocks[0].label
     if all({whole, EMPTY} <= set(row) for row in problem.groups):
         influence = block_influence(library.parent, run.text.score)
-        # Not even without any layer may the limits be met.
+        # The limits may not be met even without any layer.
         with contextlib.suppress(ConstraintError):
-            found.append(whole_layers(problem, influence, full=whole, empty=EMPTY))
-    return [layout_of(own, labels) for labels in found]
+            candidates.append(whole_layers(problem, influence, full=whole, empty=EMPTY))
+    return [layout_of(own, labels) for labels in candidates]

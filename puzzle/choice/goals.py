@@ -1,4 +1,4 @@
-"""Goals: what is asked of the child in its scenarios, as columns and limits of the program."""
+"""Goals: what the child must achieve in its scenarios, as columns and limits of the program."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Goals:
         minimise: "kl", or a resource that is minimised under a limit on the KL.
 
     Raises:
-        ConstraintError: A constraint or the objective names what there is not.
-        CostModelError: The cost model does not give a resource, or no number.
+        ConstraintError: A constraint or the objective names something unknown.
+        CostModelError: The cost model lacks a resource, or returns something that is not a number.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Goals:
         *,
         timed: bool = False,
     ) -> ChoiceProblem:
-        """Returns the program; without scores it only tells what can be reached.
+        """Returns the program; without scores it only serves to see what can be reached.
 
         Args:
             scores: A score for every block.
-            limits: Tightened limits; by default those that the constraints mean.
+            limits: Tightened limits; by default those of the constraints.
             timed: Whether seconds are a resource even if nothing bounds them.
         """
         shown = self.bounded or (self.goal,)
@@ -117,9 +117,9 @@ class Goals:
     ) -> tuple[Missed, ...]:
         """Returns the limits that a measured child misses by more than `NOISE`.
 
-        Only limits on seconds that were measured can be missed; the others are counted, or taken
-        on trust. Seconds of a relative constraint are those of the child as a share of the
-        parent's measured beside it: a slow spell of the machine falls on both.
+        Only limits on seconds that were measured can be missed; the others are counted exactly, or
+        trusted as predicted. Seconds of a relative constraint are those of the child as a share of
+        the parent's measured beside it: a slow spell of the machine affects both.
 
         Args:
             predicted: The child's predicted total of each bounded column.
@@ -179,8 +179,8 @@ class Goals:
     def tightened(self, limits: Sequence[Limit], missed: Iterable[Missed]) -> tuple[Limit, ...]:
         """Returns limits within which a layout keeps the constraints when it is measured.
 
-        The prediction kept its limit, so its error is what broke it; and the new bound is beyond
-        that prediction, so that the same layout cannot come back.
+        The prediction kept its limit, so its error is what broke it. The new bound excludes that
+        prediction, so the same layout cannot come back.
 
         Args:
             limits: The limits of the attempt, in the order of `self.limits`.
@@ -196,7 +196,7 @@ class Missed:
     """A limit that a measured child misses.
 
     Args:
-        limit: The limit that the constraint means.
+        limit: The limit that follows from the constraint.
         error: measured / predicted - 1.
         text: The constraint and what was measured, in the user's words.
     """

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from puzzle.choice.around import TrustRegion, halved, layout_of
+from puzzle.choice.around import TrustRegion, layout_of, successive_halving
 from puzzle.choice.candidates import other_candidates
 from puzzle.choice.layout_kl import LayoutKL
 from puzzle.errors import DataError
@@ -40,7 +40,7 @@ class Effort:
         pool: How many of the program's best layouts are measured, each different from the others
             in a tenth of the layers, and `other_candidates` beside them; with 1 the program's
             optimum is chosen unmeasured.
-        rounds: Most trust-region rounds around the best (`puzzle.choice.around`).
+        rounds: Maximum number of trust-region rounds around the best (`puzzle.choice.around`).
         moves: Measurements of a local search after that (`solvers.refinement`).
         scores: What the program minimises: "fisher", "hybrid" or "exact" scores.
     """
@@ -103,8 +103,8 @@ class Choice:
 def choice_text(windows: Windows, held_out: float) -> torch.Tensor:
     """Returns what layouts are measured on: the score text, and the fit text's held-out windows.
 
-    No weight was fitted to either. On the score text alone, which chose the program's optimum
-    already, a search among many layouts finds what is good there and nowhere else.
+    No weight was fitted to either. On the score text alone, which already chose the program's
+    optimum, a search among many layouts would overfit.
 
     Args:
         windows: The text.
@@ -115,7 +115,7 @@ def choice_text(windows: Windows, held_out: float) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayoutChoice(ArtifactStage[Choice]):
-    """The layout that measures best among what an effort looks at.
+    """The layout that measures best among those that an effort considers.
 
     Args:
         problem: The program.
@@ -152,7 +152,7 @@ class LayoutChoice(ArtifactStage[Choice]):
         }
 
     def result(self, run: Run) -> Choice:
-        """Returns the choice; the program's optimum where nothing is measured."""
+        """Returns the choice; the program's optimum if nothing is measured."""
         if not self.effort.measures:
             return Choice(layout=self.best, predicted=self.optimum.objective)
         return self.load(run, run.build(self))
@@ -236,12 +236,12 @@ def best_of_pool(
     solver: str = "highs",
     seed: int = 0,
 ) -> Layout:
-    """Returns the best measured of the program's best layouts, some way apart, and some others.
+    """Returns the best measured of the program's best layouts, kept apart, and of some others.
 
     Args:
         problem: The program.
         best: Its optimum.
-        measure: Decides.
+        measure: What layouts are compared by.
         count: How many layouts of the program.
         others: Further layouts within the limits.
         solver: As in `solvers.solve`.
@@ -250,8 +250,9 @@ def best_of_pool(
     if count < 2:
         return best
     apart = max(1, len(problem.groups) // 10)
-    found = pool(problem, count, apart, solver=solver, seed=seed)
-    return halved([best, *(layout_of(best, each.labels) for each in found), *others], measure)
+    near_optimal = pool(problem, count, apart, solver=solver, seed=seed)
+    layouts = [layout_of(best, each.labels) for each in near_optimal]
+    return successive_halving([best, *layouts, *others], measure)
 
 
 def refined(
@@ -262,7 +263,7 @@ def refined(
     Args:
         problem: The program.
         start: A layout within its limits.
-        measure: Decides; moves are first measured on a quarter of its text.
+        measure: What layouts are compared by; moves are first measured on a quarter of its text.
         moves: Measurements in all.
         seed: Seed of the proposals.
     """
@@ -278,8 +279,8 @@ def refined(
         return run
 
     levels = [value(quarter), value(None)]
-    found = refine(problem, _choices(problem, start), levels, moves, seed=seed)
-    return layout_of(start, found.labels)
+    result = refine(problem, _choices(problem, start), levels, moves, seed=seed)
+    return layout_of(start, result.labels)
 
 
 def _choices(problem: ChoiceProblem, layout: Layout) -> list[int]:

@@ -1,4 +1,4 @@
-"""Measuring a layout: its KL to the parent on score text, reusing every prefix seen lately."""
+"""Measuring a layout: its KL to the parent on score text, reusing the prefixes seen recently."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ Value = TypeVar("Value")
 
 
 class _Recent(Generic[Key, Value]):
-    """The values used last, up to a total size."""
+    """The values used most recently, up to a total size."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.size = limit, 0
-        self.held: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self.entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
 
     def get(self, key: Key) -> Value | None:
-        if key not in self.held:
+        if key not in self.entries:
             return None
-        self.held.move_to_end(key)
-        return self.held[key][0]
+        self.entries.move_to_end(key)
+        return self.entries[key][0]
 
     def put(self, key: Key, value: Value, size: int) -> None:
-        self.held[key] = (value, size)
+        self.entries[key] = (value, size)
         self.size += size
-        while self.size > self.limit and len(self.held) > 1:
-            self.size -= self.held.popitem(last=False)[1][1]
+        while self.size > self.limit and len(self.entries) > 1:
+            self.size -= self.entries.popitem(last=False)[1][1]
 
 
 class LayoutKL:
     """Measures layouts of a library on some text, in nats per token to the parent.
 
     The parent's outputs are computed once. A layout starts from the longest prefix of blocks that
-    it shares with the parent or with a layout measured lately, and its layers stay loaded, so a
-    change of one layer pays for the layers above it only.
+    it shares with the parent or with a recently measured layout, and its layers stay loaded, so a
+    change of one layer takes only the layers above it.
 
     Args:
         library: The variants.
@@ -107,13 +107,13 @@ class LayoutKL:
         return x_BLD
 
     def _layer(self, index: int, block: Block) -> nn.Module:
-        found = self._layers.get((index, block))
-        if found is None:
+        module = self._layers.get((index, block))
+        if module is None:
             variants = self._variants.setdefault(index, self.library.variants(index))
-            found = variants.layer_module(block)
-            size = sum(parameter.nbytes for parameter in found.parameters())
-            self._layers.put((index, block), found, size)
-        return found
+            module = variants.layer_module(block)
+            size = sum(parameter.nbytes for parameter in module.parameters())
+            self._layers.put((index, block), module, size)
+        return module
 
 
 def measured_kl(library: Library, layout: Layout, tokens_BL: torch.Tensor) -> Score:

@@ -68,7 +68,7 @@ def program_of(
         constraints: Such as "throughput >= 1.25x"; multiples are of the parent's.
 
     Raises:
-        DataError: The scores are of another number of layers.
+        DataError: The scores are of a different number of layers.
         ConstraintError: A constraint cannot be read or does not apply, or no block of some layer
             can run.
     """

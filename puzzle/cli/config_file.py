@@ -1,4 +1,4 @@
-"""Options from a TOML file: beside the command line, and above the defaults."""
+"""Options from a TOML file: they yield to the command line, and replace the defaults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_config(
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}") from error
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
     top = {key: value for key, value in values.items() if key not in tables}
     everywhere = {option.name for each in commands.values() for option in each.options}
@@ -50,14 +50,14 @@ def read_config(
         if _written(key) not in everywhere:
             raise _unknown(path, f"key {key!r}", key, everywhere)
     merged = {_written(k): v for k, v in {**top, **tables.get(command.name, {})}.items()}
-    found = {}
+    options = {}
     for option in command.options:
         if option.name in merged:
             try:
-                found[option.name] = option.read(merged[option.name])
+                options[option.name] = option.read(merged[option.name])
             except ValueError as error:
                 raise UsageError(f"{path}: {error}") from error
-    return found
+    return options
 
 
 def _written(key: str) -> str:

@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
     _print(answer, as_json)
     return answer.code
 
 
 def _print(answer: Answer, as_json: bool) -> None:
-    # Of the processes that a launcher starts, the first speaks for all.
+    # Of the processes that a launcher starts, only the first prints.
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(answer.values, default=str) if as_json else answer.text)
 

@@ -24,7 +24,7 @@ class Option:
         parameter: The parameter it stands for.
         help: One sentence or two.
         type: bool, int, float or str.
-        default: Shown in the help; what is not given is left to the library.
+        default: Shown in the help; an option that is not given is left to the library.
         many: Whether it may be given several times.
         positional: Whether it is written without its name.
     """
@@ -39,8 +39,8 @@ class Option:
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Adds the option to a parser, which leaves out what is not given."""
-        unsaid = self.default in (None, False) or self.positional
-        shown = "" if unsaid else f" (default: {_shown(self)})"
+        hidden = self.default in (None, False) or self.positional
+        shown = "" if hidden else f" (default: {_shown(self)})"
         help_text = (self.help + shown).replace("%", "%%")
         common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
         if self.positional:
@@ -71,7 +71,7 @@ class Option:
     def _one(self, value: Any) -> Any:
         wanted = (int, float) if self.type is float else self.type
         if not isinstance(value, wanted) or (isinstance(value, bool) and self.type is not bool):
-            kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+            kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
             raise ValueError(f"{self.name} = {value!r}; write {kind[self.type]}")
         return self.type(value)
 
@@ -106,7 +106,7 @@ def declared_options(
 ) -> tuple[Option, ...]:
     """Returns the options that a function or dataclass takes, with its own help and defaults.
 
-    A parameter becomes an option if a text, number or switch can say it.
+    A parameter becomes an option if it can be given as text, a number or a switch.
 
     Args:
         declaration: Of the function or class; its docstring has an Args section.

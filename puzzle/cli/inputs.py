@@ -41,7 +41,7 @@ PARENT = (
         parameter="demo",
         type=bool,
         default=False,
-        help="use the embedded model and text, of which half as much is read by default",
+        help="use the embedded model and text, with half as much text by default",
     ),
 )
 SPACE = Option(
@@ -59,7 +59,7 @@ DEVICE = Option(
 DTYPE = Option(
     name="dtype",
     parameter="dtype",
-    help="one number format, such as float32, for all that is worked in, served and stored",
+    help="one number format, such as float32, to work in, serve and store",
     default=AUTO,
 )
 SCENARIO = (DTYPE, *declared_options(declared(Scenario), names={"weight_dtype": "served-dtype"}))
@@ -88,7 +88,7 @@ class Sources:
 
     Args:
         parent: What `open_parent` takes.
-        text: What `windows` takes; None if it was not wanted.
+        text: What `windows` takes; None if none was needed.
         data: How much of it.
     """
 
@@ -131,7 +131,7 @@ def _read(file: str) -> str:
             "hundred kilobytes, with blank lines between documents"
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file} is no UTF-8 text: {error}; convert it") from error
+        raise DataError(f"{file} is not UTF-8 text: {error}; convert it") from error
 
 
 def scenario(given: Given) -> Scenario:
@@ -161,7 +161,7 @@ def steps_of(given: Given, shape: ModelShape, *, method: str | None = None) -> S
     Args:
         given: The options.
         shape: The parent's sizes.
-        method: How blocks are scored; by default as the effort has it.
+        method: How blocks are scored; by default as the effort says.
     """
     effort = given.get("effort", DEMO_EFFORT if given.get("demo") else "default")
     return pipeline.Steps(
@@ -175,7 +175,7 @@ def steps_of(given: Given, shape: ModelShape, *, method: str | None = None) -> S
 
 
 def open_stages(given: Given, *, text: bool = True, method: str | None = None) -> OpenStages:
-    """Opens what options name, as `search` does, so that stages meet its artifacts.
+    """Opens what options name as `search` does, so that stages reuse its artifacts.
 
     Args:
         given: The options.
@@ -199,7 +199,7 @@ def open_stages(given: Given, *, text: bool = True, method: str | None = None) -
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenStages:
-    """A run, and the search whose stages a subcommand asks it for.
+    """A run, and the search of which a subcommand runs some stages.
 
     Args:
         run: The run.
@@ -211,7 +211,7 @@ class OpenStages:
 
 
 def table(rows: list[tuple[str, ...]]) -> str:
-    """Returns rows as columns of text: words, as told by the last row, left, and numbers right."""
+    """Returns rows as columns of text: words, judged by the last row, left, and numbers right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     words = [not cell[:1].isdigit() for cell in rows[-1]]
     words[0] = True

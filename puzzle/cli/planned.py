@@ -30,9 +30,9 @@ def planned(
 
     Args:
         given: The options.
-        names: Names of the estimates that count; all of a search's if not given.
+        names: Names of the estimates to add up; all of a search's if not given.
         text: Whether the subcommand reads text.
-        method: How blocks are scored; by default as the effort has it.
+        method: How blocks are scored; by default as the effort says.
     """
     source = sources(given, text=text, fetch=False)
     steps = steps_of(given, shape_of(source.parent), method=method)
@@ -62,7 +62,7 @@ def _text(estimate: Plan, space: SearchSpace, free: float) -> str:
         sizes = (f"{size / GIB:.2f} GiB" for size in (step.memory, step.disk))
         rows.append((step.name, _time(step.seconds), *sizes, step.work))
     total = (f"{size / GIB:.2f} GiB" for size in (estimate.memory, estimate.disk))
-    rows.append(("in all", _time(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
+    rows.append(("total", _time(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
     rates = estimate.rates
     assumed = pipeline.ASSUMED
     return (

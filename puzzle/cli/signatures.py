@@ -19,7 +19,7 @@ from puzzle._lazy import exported_names
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """What a function or class takes, and what it says of that.
+    """What a function or class takes, and how it describes that.
 
     Args:
         signature: Its parameters; annotations are text.
@@ -45,7 +45,7 @@ def declared_in_source(package: str, name: str) -> Declaration:
         name: The function, such as "search".
 
     Raises:
-        LookupError: The package does not export it, or it is no function.
+        LookupError: The package does not export it, or it is not a function.
 
     Example:
         >>> list(declared_in_source("puzzle", "devices").signature.parameters)

@@ -16,7 +16,7 @@ class UsageError(PuzzleError, ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a subcommand found.
+    """The result of a subcommand.
 
     Args:
         values: JSON values, for --json.

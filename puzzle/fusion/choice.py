@@ -51,7 +51,7 @@ def choose_fusion(
     """Chooses the runs of attention-free layers whose fusion meets the limits at the least KL.
 
     Every candidate run is scored by the KL, on the given text, of the child with that run fused
-    against the child as it is; the program then covers each layer once, alone or in a run.
+    to the child as it is; the program then covers each layer once, alone or in a run.
 
     Args:
         child: A child with attention-free layers next to each other; it is left as it is.

@@ -49,23 +49,23 @@ def fuse_child(
             projections, and only the order of the layers is given up.
 
     Raises:
-        ValueError: The child does not have the runs, or `norms` is another word.
+        ValueError: The child does not have the runs, or `norms` is neither of these.
     """
     if norms not in ("last", "own"):
         raise ValueError(f"norms={norms!r}; allowed: 'last', 'own'")
     layout = layout_from_config(model.config)
     fused = fusion.apply(layout)
     tensors = _fused_tensors(model.state_dict(), layout.shape.layers, fusion, norms)
-    found = assemble(model.config, fused, tensors, dtype=model.dtype).to(model.device)
-    found.set_attn_implementation(model.config._attn_implementation)
-    found.generation_config = copy.deepcopy(model.generation_config)
-    return found
+    child = assemble(model.config, fused, tensors, dtype=model.dtype).to(model.device)
+    child.set_attn_implementation(model.config._attn_implementation)
+    child.generation_config = copy.deepcopy(model.generation_config)
+    return child
 
 
 def _fused_tensors(
     state: Mapping[str, torch.Tensor], layers: int, fusion: Fusion, norms: str
 ) -> dict[str, torch.Tensor]:
-    found = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+    fused = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
     by_layer: list[dict[str, torch.Tensor]] = [{} for _ in range(layers)]
     for name, tensor in state.items():
         if name.startswith(PREFIX):
@@ -75,8 +75,8 @@ def _fused_tensors(
         members = by_layer[run.first : run.last + 1]
         by_layer[run.first : run.last + 1] = [_side_by_side(members, norms)]
     for index, tensors in enumerate(by_layer):
-        found |= {f"{PREFIX}{index}.{name}": tensor for name, tensor in tensors.items()}
-    return found
+        fused |= {f"{PREFIX}{index}.{name}": tensor for name, tensor in tensors.items()}
+    return fused
 
 
 def _side_by_side(members: list[dict[str, torch.Tensor]], norms: str) -> dict[str, torch.Tensor]:
@@ -84,15 +84,15 @@ def _side_by_side(members: list[dict[str, torch.Tensor]], norms: str) -> dict[st
     if norms == "own":
         # W norm_j(x) = (W diag(n_j)) x / rms(x), so a norm of ones serves them all.
         members = [_without_norm(tensors) for tensors in members]
-    found = {NORM: members[-1][NORM]}
+    wide = {NORM: members[-1][NORM]}
     for name in members[-1]:
         parts = [tensors[name] for tensors in members]
         if name.startswith("mlp.down_proj"):
             weight = name.endswith("weight")
-            found[name] = torch.cat(parts, 1) if weight else torch.stack(parts).sum(0)
+            wide[name] = torch.cat(parts, 1) if weight else torch.stack(parts).sum(0)
         elif name.startswith("mlp."):
-            found[name] = torch.cat(parts, 0)
-    return found
+            wide[name] = torch.cat(parts, 0)
+    return wide
 
 
 def _without_norm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -135,11 +135,11 @@ def block_dependency(
     sums = np.zeros((count, count))
     for rows in tqdm(windows.split(batch), desc="block dependency", unit="batch"):
         sums += _dependency_sums(decoder, rows.to(model.device), chosen)
-    found = sums / windows.numel()
+    distances = sums / windows.numel()
     unmeasured = np.ones((count, count), dtype=bool)
     unmeasured[np.ix_(chosen, chosen)] = False
-    found[np.triu(unmeasured, 1)] = np.nan
-    return found
+    distances[np.triu(unmeasured, 1)] = np.nan
+    return distances
 
 
 def _check_windows(windows: torch.Tensor, batch: int) -> None:
@@ -274,7 +274,7 @@ def fusion_candidates(
     """Returns every fused layer that may replace layers of a layout, with its costs.
 
     Args:
-        layout: The layout before fusion, such as a first search finds it.
+        layout: The layout before fusion, such as a first search chose it.
         costs: Any cost model.
         scenario: The scenario that costs are stated for.
         **limits: `keep_last`, `max_width`, `max_layers`, `dependency` and `max_dependency` of

@@ -43,7 +43,7 @@ class Student:
         best: The weights with the least held-out error so far.
         error: That error.
         worse: Evaluations since then.
-        stopped: Whether it is trained no more.
+        stopped: Whether its training has ended.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Student:
     worse: int = 0
     stopped: bool = False
 
-    def look(self, error: float, patience: int) -> None:
+    def judge(self, error: float, patience: int) -> None:
         """Keeps the weights if their held-out error is the least so far."""
         if error < self.error:
             self.error, self.worse = error, 0
@@ -89,7 +89,7 @@ class LayerDistill:
     ) -> tuple[Tensors, dict[str, LocalError]]:
         """Returns the trained tensors of all variants that some blocks need, and the errors."""
         self._enroll(tuple(blocks))
-        self._look()
+        self._evaluate()
         every = max(1, self.steps // self.config.evaluations)
         bar = tqdm(self._order(), desc="distillation", unit="step", leave=False, total=self.steps)
         for step, windows in enumerate(bar, start=1):
@@ -97,15 +97,15 @@ class LayerDistill:
                 break
             self._step(windows)
             if step % every == 0 or step == self.steps:
-                self._look()
+                self._evaluate()
         tensors = dict(self.variants.stored)
-        found = dict(errors)
+        trained = dict(errors)
         for key, student in self.students.items():
             tensors.pop(f"{key}/channels", None)
             for name, tensor in student.best.items():
                 tensors[f"{key}/{name}"] = tensor.to(self.parent.dtype).cpu()
-            found[key] = errors[key].after(student.error)
-        return tensors, found
+            trained[key] = errors[key].after(student.error)
+        return tensors, trained
 
     def _enroll(self, blocks: tuple[Block, ...]) -> None:
         stored = {name.rpartition("/")[0] for name in self.variants.stored}
@@ -128,10 +128,10 @@ class LayerDistill:
         names: tuple[str, ...],
         behind: Attention | None,
     ) -> None:
-        found = self.variants.block_tensors(whole)
+        start = self.variants.block_tensors(whole)
         tensors = {
             name: tensor.to(self.streams.device, torch.float32, copy=True)
-            for name, tensor in found.items()
+            for name, tensor in start.items()
             if name.startswith(names)
         }
         parent, config = self.parent, self.config
@@ -162,7 +162,7 @@ class LayerDistill:
         return torch.autocast(self.streams.device.type, torch.bfloat16)
 
     def _step(self, windows: torch.Tensor) -> None:
-        """Takes one step of every student, in smaller parts where the device has no room."""
+        """Takes one step of every student, in smaller parts if the device runs out of memory."""
         while True:
             try:
                 for part in windows.split(self.part):
@@ -172,7 +172,7 @@ class LayerDistill:
                 if self.part == 1:
                     raise
                 self.part = max(1, self.part // 2)
-                logger.warning("out of device memory; steps go on in parts of %d", self.part)
+                logger.warning("out of device memory; continuing in parts of %d windows", self.part)
                 for student in self.students.values():
                     student.optimizer.zero_grad(set_to_none=True)
         for student in self.students.values():
@@ -192,23 +192,23 @@ class LayerDistill:
                 student.stopped = True
 
     @torch.no_grad()
-    def _look(self) -> None:
+    def _evaluate(self) -> None:
         """Measures the held-out errors; each student keeps its best weights."""
         missed = dict.fromkeys(self.students, 0.0)
         power = dict.fromkeys(self.students, 0.0)
         kept = {key: not student.stopped for key, student in self.students.items()}
 
-        def look(rows: Rows) -> list[tuple[str, float, float]]:
+        def measure(rows: Rows) -> list[tuple[str, float, float]]:
             pairs = self._losses(rows, lambda student: kept[student.key])
             return [(s.key, float(loss), float(self._power(s, rows))) for s, loss in pairs]
 
-        for late, found in self.streams.batches(look, held_out_only=True):
-            for key, loss, whole in found if late else []:
+        for late, losses in self.streams.batches(measure, held_out_only=True):
+            for key, loss, whole in losses if late else []:
                 missed[key] += loss
                 power[key] += whole
         for key, student in self.students.items():
             if kept[key]:
-                student.look(missed[key] / max(power[key], 1e-30), self.config.patience)
+                student.judge(missed[key] / max(power[key], 1e-30), self.config.patience)
 
     def _power(self, student: Student, rows: Rows) -> torch.Tensor:
         """Returns the power that a student's error is a share of."""

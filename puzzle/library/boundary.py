@@ -1,4 +1,4 @@
-"""Residual streams at layer boundaries, as artifacts: all that a layer's job needs to be alone."""
+"""Residual streams at layer boundaries, as artifacts: all that a layer's job needs to run alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ParentBoundary(ArtifactStage[torch.Tensor]):
         return {"parent": run.parent.identity, "text": text, "layer": self.layer}
 
     def result(self, run: Run) -> torch.Tensor:
-        """Returns the stream; those below are built first, from the nearest that is there."""
+        """Returns the stream; those below are built first, from the nearest that exists."""
         build_below(run, self._at, self.layer)
         return self.load(run, run.build(self))
 
@@ -74,14 +74,14 @@ class ParentBoundary(ArtifactStage[torch.Tensor]):
         return read_stream(artifact)
 
     def publish(self, run: Run, stream: torch.Tensor) -> None:
-        """Stores a stream that was computed along the way, unless it is there."""
+        """Stores a stream that was computed along the way, unless it is stored already."""
         artifact = run.artifact(self)
         if not artifact.exists():
             artifact.write(lambda directory: write_stream(directory, stream))
 
 
 def build_below(run: Run, at: Callable[[int], ArtifactStage[torch.Tensor]], layer: int) -> None:
-    """Builds the streams below a layer, from the nearest one that is there.
+    """Builds the streams below a layer, from the nearest one that exists.
 
     Args:
         run: The run.
@@ -100,7 +100,7 @@ def refuse_overflow(y_BLD: torch.Tensor, layer: int) -> None:
     if not bool(torch.isfinite(y_BLD).all()):
         raise ParentError(
             f"layer {layer} of the parent gives values that {y_BLD.dtype} cannot hold on this "
-            "text; let it work in bfloat16 or float32 (precision=, --working-dtype)"
+            "text; work in bfloat16 or float32 instead (precision=, --working-dtype)"
         )
 
 

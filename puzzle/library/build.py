@@ -84,19 +84,19 @@ class Library:
 
         Args:
             layout: The layout.
-            dtype: What the parent's own tensors are read in; by default what the library is in.
+            dtype: Number format of the parent's own tensors; by default that of the library.
 
         Raises:
             PuzzleError: The library does not have one of the blocks.
         """
         parent = self.parent.cast(dtype or self.parent.dtype)
-        found = parent.outer_tensors()
+        tensors = parent.outer_tensors()
         for layer, block in enumerate(layout.blocks):
             prefix = parent.family.layer_prefix.format(layer)
             variants = Variants(parent, layer, self.layers[layer])
             for name, tensor in variants.block_tensors(block).items():
-                found[prefix + name] = tensor
-        return found
+                tensors[prefix + name] = tensor
+        return tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class BlockLibrary(Stage[Library]):
     spec: LibrarySpec
 
     def result(self, run: Run) -> Library:
-        """Returns the library, every layer of it built."""
+        """Returns the library, with every layer built."""
         depth = run.parent.shape.layers
         stages = [self.spec.layer(layer) for layer in range(depth)]
         if not all(run.artifact(stage).sound() for stage in stages):

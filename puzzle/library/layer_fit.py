@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from puzzle.library.kv_merging import (
-    Way,
+    HeadMerge,
+    candidate_merges,
     head_options,
     merge_kv_heads,
-    promising_ways,
-    whole_ways,
+    promising_merges,
 )
 from puzzle.library.least_squares import HeldOut, Moments, fit
 from puzzle.library.local_error import LocalError
@@ -23,7 +23,7 @@ from puzzle.models.llama import attention_context
 from puzzle.models.parent import Parent
 from search_space import FFN, Attention, Block
 
-# Fitted windows that choose between ways of merging heads.
+# Fitted windows that choose between merges of KV heads.
 SCREENED = 8
 Tensors = dict[str, torch.Tensor]
 Fitted = tuple[torch.Tensor, LocalError]
@@ -69,13 +69,13 @@ class LayerFit:
 
     def groups(self, blocks: Iterable[Block]) -> dict[Attention, tuple[FFN, ...]]:
         """Returns the FFNs to make by the attention they are fitted behind."""
-        found: dict[Attention, dict[FFN, None]] = {}
+        ffns_behind: dict[Attention, dict[FFN, None]] = {}
         for block in blocks:
             # Where a child's stream enters, every FFN has something to make up for.
             coupled = self.streams.child or self.config.coupled(block.attention)
             behind = block.attention if coupled else self.own.attention
-            found.setdefault(behind, {})[block.ffn] = None
-        return {attention: tuple(ffns) for attention, ffns in found.items()}
+            ffns_behind.setdefault(behind, {})[block.ffn] = None
+        return {attention: tuple(ffns) for attention, ffns in ffns_behind.items()}
 
     def _attention(self, attention: Attention) -> None:
         key = attention_key(attention)
@@ -95,69 +95,69 @@ class LayerFit:
             self._grouped(key, attention.kv_heads or 1)
 
     def _grouped(self, key: str, kv_heads: int) -> None:
-        """Fits the output map for each promising way of merging heads, and keeps the best."""
+        """Fits the output map for each promising merge of KV heads, and keeps the best."""
         shape, out = self.parent.shape, self.layer.self_attn.o_proj
         prior = _joined(out.weight, out.bias)
-        ways = whole_ways(head_options(shape.heads, shape.kv_heads, kv_heads))
-        pooled = ways[-1]
+        merges = candidate_merges(head_options(shape.heads, shape.kv_heads, kv_heads))
+        pooled = merges[-1]
         if self.config.start == "puzzle":
-            ways = [pooled]
-        elif len(ways) > 1:
-            ways = promising_ways(ways, self._missed(ways))
-        found: dict[Way, Fitted] = {}
-        for way in ways:
-            merged = self._merged(way)
+            merges = [pooled]
+        elif len(merges) > 1:
+            merges = promising_merges(merges, self._lost_power(merges))
+        fits: dict[HeadMerge, Fitted] = {}
+        for merge in merges:
+            merged = self._merged(merge)
             sums = self._collect(
                 len(prior),
                 lambda rows, m=merged: (_ones(self._context(rows.x, m), out.bias), rows.attention),  # type: ignore[misc]
             )
-            found[way] = self._fit(*sums, prior, prior)
-        best = min(ways, key=lambda way: found[way][1].fitted)
-        weight, error = found[best]
+            fits[merge] = self._fit(*sums, prior, prior)
+        best = min(merges, key=lambda merge: fits[merge][1].fitted)
+        weight, error = fits[best]
         self.errors[key] = LocalError(
-            before=found[pooled][1].before, fitted=error.fitted, ridge=error.ridge
+            before=fits[pooled][1].before, fitted=error.fitted, ridge=error.ridge
         )
         self._store(key, {**self._merged(best), **_split("self_attn.o_proj", weight, out.bias)})
 
-    def _missed(self, ways: Sequence[Way]) -> torch.Tensor:
-        """Returns the power that each new head loses in each way without a fit, (ways, heads)."""
+    def _lost_power(self, merges: Sequence[HeadMerge]) -> torch.Tensor:
+        """Returns the power that each new head loses in each merge, unfitted, (merges, heads)."""
         shape = self.parent.shape
-        out = self.layer.self_attn.o_proj.weight.T.unflatten(0, (len(ways[0]), -1)).float()
-        merged = [self._merged(way) for way in ways]
+        out = self.layer.self_attn.o_proj.weight.T.unflatten(0, (len(merges[0]), -1)).float()
+        merged = [self._merged(merge) for merge in merges]
 
         def lost(rows: Rows) -> torch.Tensor:
             own = self.parent.family.attention_features(self.layer, rows.x, self.rope)
-            found = []
+            losses = []
             for tensors in merged:
                 change = (self._context(rows.x, tensors) - own).float()
                 by_head = change.unflatten(-1, (out.shape[0], -1))
-                found.append(torch.einsum("blhk,hkd->blhd", by_head, out).square().sum((0, 1, 3)))
-            return torch.stack(found)
+                losses.append(torch.einsum("blhk,hkd->blhd", by_head, out).square().sum((0, 1, 3)))
+            return torch.stack(losses)
 
-        assert shape.heads % len(ways[0]) == 0
+        assert shape.heads % len(merges[0]) == 0
         return torch.stack([loss for _, loss in self.streams.batches(lost, most=SCREENED)]).sum(0)
 
-    def _merged(self, way: Way) -> Tensors:
+    def _merged(self, merge: HeadMerge) -> Tensors:
         state = self.layer.self_attn.state_dict()
         keys = [key for key in state if key.startswith(("k_proj", "v_proj"))]
         head_dim = self.parent.shape.head_dim
-        return {f"self_attn.{key}": merge_kv_heads(state[key], way, head_dim) for key in keys}
+        return {f"self_attn.{key}": merge_kv_heads(state[key], merge, head_dim) for key in keys}
 
-    def _context(self, x_BLD: torch.Tensor, found: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _context(self, x_BLD: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         query = self.layer.self_attn.q_proj
         return attention_context(
             self.layer.input_layernorm(x_BLD),
             (
                 query.weight,
-                found["self_attn.k_proj.weight"],
-                found["self_attn.v_proj.weight"],
+                tensors["self_attn.k_proj.weight"],
+                tensors["self_attn.v_proj.weight"],
             ),
             head_dim=self.parent.shape.head_dim,
             rope=self.rope,
             biases=(
                 query.bias,
-                found.get("self_attn.k_proj.bias"),
-                found.get("self_attn.v_proj.bias"),
+                tensors.get("self_attn.k_proj.bias"),
+                tensors.get("self_attn.v_proj.bias"),
             ),
         )
 
@@ -166,14 +166,15 @@ class LayerFit:
         if attention.kind == "none":
             return torch.zeros_like(rows.attention)
         prefix = attention_key(attention) + "/"
-        found = {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
-        if not found:
+        stored = self.tensors.items()
+        tensors = {k.removeprefix(prefix): v for k, v in stored if k.startswith(prefix)}
+        if not tensors:
             return rows.attention
         if attention.kind == "linear":
             h = self.layer.input_layernorm(rows.x)
-            return nn.functional.linear(h, found["self_attn.linear_proj.weight"]).float()
-        out, bias = found["self_attn.o_proj.weight"], found.get("self_attn.o_proj.bias")
-        return nn.functional.linear(self._context(rows.x, found), out, bias).float()
+            return nn.functional.linear(h, tensors["self_attn.linear_proj.weight"]).float()
+        out, bias = tensors["self_attn.o_proj.weight"], tensors.get("self_attn.o_proj.bias")
+        return nn.functional.linear(self._context(rows.x, tensors), out, bias).float()
 
     def _ffns(self, attention: Attention, ffns: Sequence[FFN]) -> None:
         """Fits the FFNs behind one attention, each to return what that attention leaves missing."""
@@ -205,8 +206,8 @@ class LayerFit:
             self.errors[ffn_key(attention, FFN("none"))] = LocalError(before=share, fitted=share)
 
     def _update_power(self) -> float:
-        found = self.streams.batches(lambda rows: float(rows.update.square().sum()))
-        return sum(power for held_out, power in found if held_out)
+        powers = self.streams.batches(lambda rows: float(rows.update.square().sum()))
+        return sum(power for held_out, power in powers if held_out)
 
     def _gated(
         self,
@@ -225,8 +226,7 @@ class LayerFit:
         bias = self.layer.mlp.down_proj.bias
         rows = kept if bias is None else torch.cat([kept, kept.new_tensor([len(order)])])
         train, held_out = wide[0].columns(rows), wide[1].columns(rows)
-        found = self._fit(train, held_out, down[rows], down[rows], power)
-        weight, self.errors[key] = found
+        weight, self.errors[key] = self._fit(train, held_out, down[rows], down[rows], power)
         self.tensors[f"{key}/channels"] = kept.to(torch.int32)
         self._store(key, _split("mlp.down_proj", weight, bias))
 
@@ -261,16 +261,16 @@ class LayerFit:
         prior: torch.Tensor,
         power: float | None = None,
     ) -> Fitted:
-        """Returns a map's weights and error; `start` is what it is held against."""
+        """Returns a map's weights and error; `start` is the map it is compared with."""
         power = max(held_out.power() if power is None else power, 1e-30)
         before = held_out.error(start) / power
         if self.config.start == "puzzle":
             return start, LocalError(before=before, fitted=before)
-        found = fit(train, held_out, prior, self.config.ridges)
-        if before * power < found.error:
+        solved = fit(train, held_out, prior, self.config.ridges)
+        if before * power < solved.error:
             return start, LocalError(before=before, fitted=before)
-        error = LocalError(before=before, fitted=found.error / power, ridge=found.ridge)
-        return found.weight, error
+        error = LocalError(before=before, fitted=solved.error / power, ridge=solved.ridge)
+        return solved.weight, error
 
     def _store(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
@@ -278,7 +278,7 @@ class LayerFit:
 
 
 def _linear_start(attention: Any, head_dim: int) -> torch.Tensor:
-    """Returns W_O W_V, what the attention does where each token looks at itself alone."""
+    """Returns W_O W_V, what the attention does if each token attends to itself alone."""
     value = attention.v_proj.weight.float().unflatten(0, (-1, head_dim))
     copies = attention.o_proj.weight.shape[1] // attention.v_proj.weight.shape[0]
     return (attention.o_proj.weight.float() @ value.repeat_interleave(copies, 0).flatten(0, 1)).T
@@ -297,5 +297,5 @@ def _split(name: str, weight_KD: torch.Tensor, bias_D: torch.Tensor | None) -> T
 
 
 def _ones(phi: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Returns features with a one beside them where the map has a bias."""
+    """Returns features with a one appended where the map has a bias."""
     return phi if bias is None else torch.cat([phi, torch.ones_like(phi[..., :1])], -1)

@@ -31,7 +31,7 @@ def layer_streams(
         index: The layer's number.
         layer: The parent's layer, loaded.
         held_out: Share of the windows that are held out.
-        directory: Where targets are kept while the layer is worked on.
+        directory: Where targets are kept while the layer is being built.
         child_x: The child's stream that enters its variants; by default the parent's.
 
     Raises:

@@ -183,7 +183,7 @@ class ChildBoundary(ArtifactStage[torch.Tensor]):
         return {"block": self.block.label, "below": below}
 
     def result(self, run: Run) -> torch.Tensor:
-        """Returns the stream; those below are built first, from the nearest that is there."""
+        """Returns the stream; those below are built first, from the nearest that exists."""
         build_below(run, self._at, self.layer)
         return self.load(run, run.build(self))
 

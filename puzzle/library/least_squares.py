@@ -56,7 +56,7 @@ class Moments:
     def columns(self, kept: torch.Tensor) -> Moments:
         """Returns the moments of a subset of the features, in ascending order."""
         if len(kept) == len(self._lower):
-            return self  # a copy of the largest matrix there is would be dear
+            return self  # a copy of the largest matrix would be expensive
         part = Moments(0, 0)
         part._lower, part.cross = self._lower[kept][:, kept], self.cross[kept]
         part.tokens = self.tokens
@@ -93,7 +93,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fit:
-    """A fitted map and how it did on held-out tokens.
+    """A fitted map and its error on held-out tokens.
 
     Args:
         weight: The map, (k, d).

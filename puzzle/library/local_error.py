@@ -12,9 +12,9 @@ class LocalError:
     """The local error of one variant on held-out text, stage by stage.
 
     The error is the power of what the variant misses, as a share of the power of what it should
-    return: 0 for the parent's own sublayer, 1 for none at all. An attention is held against the
-    parent's attention, a decoupled FFN against the parent's FFN, and an FFN coupled to an
-    attention, with that attention, against what the parent's whole layer adds.
+    return: 0 for the parent's own sublayer, 1 for none at all. An attention is compared with the
+    parent's attention, a decoupled FFN with the parent's FFN, and an attention together with the
+    FFN coupled to it with what the parent's whole layer adds.
 
     Args:
         before: Of the Puzzle paper's initialisation, without a fit.
@@ -44,4 +44,4 @@ class LocalError:
     @classmethod
     def read(cls, values: Mapping[str, Mapping[str, Any]]) -> dict[str, LocalError]:
         """Returns the errors of a layer's variants from JSON values."""
-        return {name: cls(**found) for name, found in values.items()}
+        return {name: cls(**error) for name, error in values.items()}

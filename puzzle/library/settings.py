@@ -27,7 +27,7 @@ class BLDConfig:
         weight_decay: Of AdamW.
         clip: Largest gradient norm of a variant.
         batch: Windows per step.
-        evaluations: How often the held-out error is looked at.
+        evaluations: How many times the held-out error is measured.
         patience: Evaluations without a better held-out error after which a variant stops.
         seed: Order of the windows.
 
@@ -55,7 +55,7 @@ class BLDConfig:
             if not (math.isfinite(value) and value > 0):
                 raise DataError(f"{name}={value!r}; allowed: numbers above 0")
         if not 0.0 <= self.warm_up < 1.0:
-            raise DataError(f"warm_up={self.warm_up!r}; allowed: 0 up to 1, without 1")
+            raise DataError(f"warm_up={self.warm_up!r}; allowed: 0 or more, below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise DataError(f"weight_decay={self.weight_decay!r}; allowed: 0 or more")
 
@@ -68,7 +68,7 @@ class LibraryConfig:
         coupling: Which attentions get FFNs of their own, fitted to make up for what the attention
             misses: "removed" for linear and no attention, "all", or "none" (all decoupled).
         start: "fitted" in closed form; or "puzzle", the Puzzle paper's initialisation (mean-pooled
-            heads, W_O W_V, W_down W_up, sliced channels) without a fit, to compare with.
+            heads, W_O W_V, W_down W_up, sliced channels) without a fit, for comparison.
         ridges: Ridges tried, as shares of the mean feature power.
         held_out: Share of the fit windows that choose ridges and stop the distillation.
         bld: Gradient steps on top; None for none.
@@ -111,8 +111,8 @@ class LibraryConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> LibraryConfig:
         """Returns the config that `to_dict` wrote."""
         bld = values["bld"]
-        found = {**values, "ridges": tuple(values["ridges"])}
-        return cls(**{**found, "bld": BLDConfig(**bld) if bld else None})
+        own = {**values, "ridges": tuple(values["ridges"])}
+        return cls(**{**own, "bld": BLDConfig(**bld) if bld else None})
 
     def fit_spec(self) -> dict[str, Any]:
         """Returns what the variants depend on before distillation, as JSON values."""

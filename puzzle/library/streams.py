@@ -50,9 +50,9 @@ class Streams:
         """Yields (whether held out, what `compute` returns), batch by batch.
 
         Args:
-            compute: What is made of a batch.
-            most: Only so many of the fitted windows, and none of those held out.
-            held_out_only: None of the fitted windows.
+            compute: Called with each batch.
+            most: At most this many of the fitted windows, and none of those held out.
+            held_out_only: Only the windows that are held out.
         """
         parts = [(False, range(self.train)), (True, range(self.train, len(self.x)))]
         if most is not None:
@@ -60,8 +60,8 @@ class Streams:
         if held_out_only:
             parts = parts[-1:]
         for held_out, rows in parts:
-            for _, found in in_batches(rows, BATCH, lambda part: compute(self[part])):
-                yield held_out, found
+            for _, value in in_batches(rows, BATCH, lambda part: compute(self[part])):
+                yield held_out, value
 
     def __getitem__(self, rows: slice | torch.Tensor) -> Rows:
         """Returns some windows, on the device."""

@@ -112,8 +112,8 @@ class Variants:
     def _missing(self, block: Block) -> PuzzleError:
         have = sorted({name.rpartition("/")[0] for name in self.stored})
         return PuzzleError(
-            f"the library has no {block.label!r} for layer {self.layer}; beside the parent's own "
-            f"it has {', '.join(have) or 'nothing'}: build it with a search space that holds it"
+            f"the library has no {block.label!r} for layer {self.layer}; besides the parent's own "
+            f"it has {', '.join(have) or 'nothing'}: build it with a search space that contains it"
         )
 
 

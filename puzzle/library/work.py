@@ -76,8 +76,8 @@ def _fit_seconds(sizes: Sizes, config: LibraryConfig, fit: _Fit) -> float:
     flops = tokens * fit.features * (1.25 * fit.features + 2.0 * outputs)
     for features in fit.solved:
         solved = features**2 * (features / 3.0 + 2.0 * outputs)
-        judged = 2.0 * config.held_out * tokens * features * outputs
-        flops += len(config.ridges) * (solved + judged)
+        evaluated = 2.0 * config.held_out * tokens * features * outputs
+        flops += len(config.ridges) * (solved + evaluated)
     return flops / sizes.rates.fits
 
 

@@ -24,10 +24,10 @@ def choose_formats(
     """Returns what a search works in, serves and stores, each with its reason.
 
     Args:
-        precision: As `puzzle.search` was given it; one word is also served, unless the scenario
-            says otherwise.
+        precision: As given to `puzzle.search`; a single number format is also served, unless the
+            scenario says otherwise.
         workload: The scenarios; a number format that they give is served.
-        hardware: What costs are of.
+        hardware: The hardware that costs describe.
         parent: The parent, opened in the working format.
         workspace: Where the choice for a device is kept.
     """

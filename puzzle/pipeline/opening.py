@@ -36,7 +36,7 @@ class Inputs:
         parent: As for `puzzle.search`.
         text: As for `puzzle.search`; None for stages that read none.
         workload: The scenarios.
-        hardware: What costs are of.
+        hardware: The hardware that costs describe.
         tokenizer: Tokenizer; by default the one beside the parent.
         device: Where the parent works; by default the hardware, where that is a device of torch,
             else a GPU if torch has one.
@@ -77,7 +77,7 @@ def open_run(
     solver: str = "highs",
     seed: int = 0,
 ) -> Opened:
-    """Opens parent and text as every stage meets them.
+    """Opens parent and text as every stage uses them.
 
     Args:
         inputs: What to open.
@@ -122,8 +122,8 @@ def open_workspace(out: str | os.PathLike[str], *, resume: bool = True) -> Works
     """Opens a run directory, and deletes what killed processes left in it.
 
     Args:
-        out: The directory; one of another format is left alone, and one beside it opened.
-        resume: Whether results of an earlier run may be there.
+        out: The directory; if its format is another, it is left alone and one beside it is opened.
+        resume: Whether it may hold results of an earlier run.
 
     Raises:
         WorkspaceError: It cannot be written, or holds results that are not to be used.

@@ -1,4 +1,4 @@
-"""Outcome: what a search came to, and the result that is made of it."""
+"""Outcome: what a search arrived at, and the result that is made from it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from search_space import Layout
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outcome:
-    """What a search came to.
+    """What a search arrived at.
 
     Args:
-        inputs: What it was opened from.
+        inputs: What its run was opened from.
         opened: Its run.
         chooser: What the layout was chosen from.
-        attempt: The layout chosen, and what it takes.
+        attempt: The layout chosen, and its measured seconds.
         child: The library of the child.
         quality: The child's quality.
     """

@@ -35,17 +35,17 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of all stages together."""
+        """The seconds of all stages together."""
         return sum(step.seconds for step in self.steps)
 
     @property
     def memory(self) -> float:
-        """Of the stage that needs most."""
+        """The bytes of memory of the stage that needs most."""
         return max((step.memory for step in self.steps), default=0.0)
 
     @property
     def disk(self) -> float:
-        """Of all stages together."""
+        """The bytes on disk of all stages together."""
         return sum(step.disk for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Request: what a search is told, before anything is opened."""
+"""Request: the arguments of a search, checked before anything is opened."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from search_space import SearchSpace
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
-    """What a search is told; each argument is that of `puzzle.search`.
+    """The arguments of a search, as for `puzzle.search`.
 
     Raises:
-        PuzzleError: An effort or a constraint is wrong.
+        PuzzleError: The effort or a constraint is invalid.
     """
 
     constraints: str | Iterable[str | Constraint]
@@ -50,12 +50,12 @@ class Request:
         """Returns the stages of the search.
 
         Args:
-            opened: The run, which tells the parent's sizes and what is served.
+            opened: The run, which knows the parent's sizes and what is served.
         """
         space = self.space
         if isinstance(space, str):
             space = SearchSpace.preset(opened.run.parent.shape, space)
-        # Measuring picks the least KL, which is not what is wanted where something else is.
+        # Measuring picks the least KL, which is wrong if something else is minimised.
         effort = effort_named(self.effort) if self.minimise == SCORE else Effort()
         return Steps(
             space=space,

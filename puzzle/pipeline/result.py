@@ -51,8 +51,8 @@ class SearchResult(SearchRecord):
             near it, that measured better.
         scenario: What the speeds are of.
         predicted: Parent and child by the cost model, and the child's score as its KL.
-        measured: Quality on the validation text, and the seconds that both take where the costs
-            are of; no seconds where that is not here.
+        measured: Quality on the validation text, and the seconds that both take on the hardware
+            of the costs; no seconds if that is not this machine.
         evidence: What the layout was chosen from, for the report.
         library: Where the weights are; None for a result read from a directory.
         stored_dtype: Number format of the child's weights; None for the one the library is in.
@@ -118,7 +118,7 @@ class SearchResult(SearchRecord):
     def plot_frontier(self) -> Figure:
         """Returns quality against throughput: frontier, parent, child, pool and baselines.
 
-        Where the program knows no time, another limited resource takes the place of throughput.
+        If the program has no time, another limited resource takes the place of throughput.
 
         Raises:
             DataError: The result has no evidence.
@@ -213,11 +213,11 @@ class SearchResult(SearchRecord):
         commit_message: str = "Child made by puzzle",
         endpoint: str | None = None,
     ) -> str:
-        """Uploads what `save` writes to a repository of the Hub, which is made if need be.
+        """Uploads what `save` writes to a repository of the Hub, which is created if needed.
 
         Args:
             repo_id: Such as "me/my-child".
-            private: Whether a new repository is private; by default as the account has it.
+            private: Whether a new repository is private; by default as the account is set.
             token: Hub token; by default the one that is logged in.
             commit_message: Of the one commit.
             endpoint: Another Hub.
@@ -255,12 +255,12 @@ class SearchResult(SearchRecord):
         (path / "README.md").write_text(model_card(self), encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        said = html.escape(verdict(self))
-        return f"<p>{said}</p>{self.layout._repr_html_()}<pre>{html.escape(self.table())}</pre>"
+        sentence = html.escape(verdict(self))
+        return f"<p>{sentence}</p>{self.layout._repr_html_()}<pre>{html.escape(self.table())}</pre>"
 
 
 def load_result(directory: str | os.PathLike[str]) -> SearchResult:
-    """Returns the result that `SearchResult.save` wrote; its child is read when asked for.
+    """Returns the result that `SearchResult.save` wrote; its child is read when it is needed.
 
     Args:
         directory: Where the child was saved, or the run directory that has it in `child`.

@@ -49,10 +49,10 @@ def search(
     """Finds, builds and measures the child closest to the parent within the constraints.
 
     Every stage is stored under `out` by the hash of what it depends on: an interrupted search
-    goes on where it stopped, and changed inputs never meet old results. Costs measured on this
+    continues where it stopped, and changed inputs never reuse old results. Costs measured on this
     device are corrected by a few whole layouts, unless the effort is "fast". The chosen layout's
-    blocks are fitted once more, to the stream that the child itself feeds them. Where the costs
-    are of this device, or of an engine that runs here, parent and child are timed there; where the
+    blocks are fitted once more, to the stream that the child itself feeds them. If the costs
+    describe this device, or an engine that runs here, parent and child are timed there; if the
     child then misses a time limit, the limit is tightened by the error and the program solved
     again, at most three times in all.
 
@@ -65,8 +65,8 @@ def search(
         space: The alternatives of each layer, or the name of a preset.
         effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
             scores; "default" measures some layouts near it and moves to better ones for a few
-            minutes; "thorough" goes on longer. See `puzzle.choice.EFFORTS`.
-        hardware: What costs are of: "cpu" or "cuda" measured here, "roofline:h100-sxm", an engine
+            minutes; "thorough" continues for longer. See `puzzle.choice.EFFORTS`.
+        hardware: What costs describe: "cpu" or "cuda" measured here, "roofline:h100-sxm", an engine
             to calibrate in, a profile, a table, or a cost model; see `puzzle.costs.cost_model`.
         minimise: "kl", or a resource to minimise instead under a limit on the KL, by the scores
             alone (as with effort "fast").
@@ -74,15 +74,15 @@ def search(
         data: How much text is used.
         tokenizer: Tokenizer; by default the one beside the parent.
         device: Where the library is built, scored and measured: "cpu", "cuda" or "cuda:1". By
-            default the hardware, where that is one of these, else a GPU if torch has one.
-        precision: What the parent works in and the child is stored in; one word, such as
-            "float32", is both, and what is served too where the scenario does not say.
+            default the hardware, if that is one of these, else a GPU if torch has one.
+        precision: What the parent works in and the child is stored in; a single number format, such
+            as "float32", is both, and is also served unless the scenario says otherwise.
         out: The run directory.
         executor: Where jobs of single layers run: anything with `submit(fn, *args) -> Future`, such
             as `puzzle.executors.Processes(2)`; by default in this process.
         solver: "highs" or "cbc".
         seed: Seed of the solver; that of the documents is in `data`.
-        resume: Go on with what an earlier run left in `out`; if False, there must be nothing.
+        resume: Continue from what an earlier run left in `out`; if False, it must hold no results.
 
     Returns:
         The layout, with predictions and measurements; `.save(directory)` writes the child.
@@ -90,8 +90,8 @@ def search(
     Raises:
         PuzzleError: The parent, the text, a constraint or the disk is unsuitable; nothing long
             has run by then.
-        InfeasibleError: No layout of the space meets the constraints; the message says how far
-            it reaches.
+        InfeasibleError: No layout of the space meets the constraints; the message says how close
+            it can come.
 
     Example:
         >>> import puzzle
@@ -137,7 +137,7 @@ def search(
         try:
             chosen = chooser.attempt(limits)
         except InfeasibleError:
-            break  # the layout before stays, with what it misses
+            break  # the previous layout stays, with the limits that it misses
     warn_of_missed(chosen.missed)
 
     child = run.get(steps.healing(chosen.choice.layout))

@@ -1,4 +1,4 @@
-"""Steps: one description of a search, whose stages are run, planned, resumed and spread."""
+"""Steps: one description of a search, whose stages are run, planned, resumed and distributed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Steps:
     Args:
         space: The alternatives of each layer.
         workload: The scenarios.
-        hardware: What costs are of.
+        hardware: The hardware that costs describe.
         effort: How much is measured before a layout is chosen.
         config: How variants are made.
         method: "fisher", "hybrid" or "exact" scores; by default the effort's.
@@ -137,17 +137,17 @@ class Steps:
         own = Layout.parent(self.space.shape)
         scenarios = tuple(self.workload.scenarios.values())
         device = torch_device(self.hardware)
-        found = [self.costs(each).estimate(sizes) for each in scenarios]
+        estimates = [self.costs(each).estimate(sizes) for each in scenarios]
         if device is not None and self.effort.measures:
             for each in scenarios:
                 whole = WholeLayouts(space=self.space, scenario=each, device=device)
-                found.append(whole.estimate(sizes))
-        found += [self.library.estimate(sizes), self.scores().estimate(sizes)]
+                estimates.append(whole.estimate(sizes))
+        estimates += [self.library.estimate(sizes), self.scores().estimate(sizes)]
         if self.effort.measures:
-            found.append(choice_work(self.effort, self.space, sizes))
-        found.append(self.healing(own).estimate(sizes))
+            estimates.append(choice_work(self.effort, self.space, sizes))
+        estimates.append(self.healing(own).estimate(sizes))
         if device is not None:
             stages = (LayoutTimes(layout=own, scenario=s, device=device) for s in scenarios)
-            found += [stage.estimate(sizes) for stage in stages]
-        found.append(ChildQuality(layout=own).estimate(sizes))
-        return tuple(found)
+            estimates += [stage.estimate(sizes) for stage in stages]
+        estimates.append(ChildQuality(layout=own).estimate(sizes))
+        return tuple(estimates)

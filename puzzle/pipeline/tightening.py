@@ -27,7 +27,7 @@ class Attempt:
     Args:
         solution: The program's solution.
         choice: The layout chosen.
-        seconds: What parent and child take, by scenario; empty where the costs are not of here.
+        seconds: What parent and child take, by scenario; empty if costs describe other hardware.
         missed: The limits that it misses, as measured.
     """
 
@@ -58,7 +58,7 @@ class Chooser:
     priced: Priced
 
     def attempt(self, limits: tuple[Limit, ...]) -> Attempt:
-        """Returns the layout chosen within limits, run where the costs are of.
+        """Returns the layout chosen within limits, timed if the costs describe this machine.
 
         Raises:
             InfeasibleError: No layout keeps the limits.

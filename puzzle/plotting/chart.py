@@ -59,7 +59,7 @@ class Chart:
     """A chart.
 
     Args:
-        title: What it shows; said by screen readers, and not drawn.
+        title: What it shows; read out by screen readers, and not drawn.
         series: What is drawn, the last on top.
         x: Name of the horizontal axis.
         y: Name of the vertical axis.
@@ -124,7 +124,7 @@ class Chart:
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        # Powers of ten only for what would take too much room without.
+        # Powers of ten only for numbers that would otherwise take too much room.
         axes.ticklabel_format(axis="x", useOffset=False, scilimits=(-4, 7))
         if self.names:
             axes.set_yticks(range(len(self.names)), self.names)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Cells = tuple[tuple[float | None, ...], ...]
 WIDTH = 400.0
-# Seen on the lightest and on the darkest shade.
+# Visible on the lightest and on the darkest shade.
 FRAME = "#D55E00"
 # matplotlib would make a bitmap of a scale of 50 or more.
 SHADES = 48
@@ -33,15 +33,15 @@ class HeatMap:
     """A heat map.
 
     Args:
-        title: What it shows; said by screen readers, and not drawn.
+        title: What it shows; read out by screen readers, and not drawn.
         rows: Names of the alternatives.
         cells: For each of them one value for each layer; None where there is none.
         chosen: For each layer, the rows that the child has there, which are framed.
         scale: Whether shades go by the value or by its logarithm.
-        low: What has the lightest shade; less has it too.
-        high: What has the darkest shade; more has it too.
+        low: The value with the lightest shade, which smaller values share.
+        high: The value with the darkest shade, which larger values share.
         unit: What the values are.
-        notes: What more a cell says when it is pointed at, by (row, layer).
+        notes: What else a cell shows on hover, by (row, layer).
     """
 
     title: str
@@ -81,7 +81,7 @@ class HeatMap:
         return figure
 
     def svg(self) -> str:
-        """Returns the same as an SVG element; each cell says its value when it is pointed at."""
+        """Returns the same as an SVG element; each cell shows its value on hover."""
         tips = [self._tip(row, layer, value) for row, layer, value in self._values()]
         return figure_svg(self.figure(), title=self.title, tips=tips)
 

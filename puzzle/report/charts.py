@@ -41,7 +41,7 @@ def frontier_chart(frontier: Frontier) -> Chart:
         x=f"{frontier.axis}, times the parent's",
         y="KL to the parent, nats per token",
         vertical=wanted,
-        vertical_label="" if wanted is None else f"asked for {wanted:.3g}x",
+        vertical_label="" if wanted is None else f"target {wanted:.3g}x",
     )
 
 

@@ -14,12 +14,12 @@ SPEEDS = ("throughput", "prefill_throughput", "decode_throughput")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What is known of one model in a scenario; None where it is not known.
+    """What is known of one model in a scenario; None if it is not known.
 
     Args:
-        scenario: What the seconds are of.
-        prefill_seconds: Seconds in which all prompts are read.
-        decode_seconds: Seconds in which all replies are generated.
+        scenario: The scenario of the seconds.
+        prefill_seconds: Seconds to read all prompts.
+        decode_seconds: Seconds to generate all replies.
         seconds: Seconds of both.
         memory: Bytes of weights and KV cache.
         kv_cache: Bytes of the KV cache.
@@ -122,7 +122,7 @@ class Comparison:
     child: Figures
 
     def ratio(self, name: str) -> float | None:
-        """Returns a figure or rate of the child over the parent's; None where not both known."""
+        """Returns a figure or rate of the child over the parent's; None unless both are known."""
         parent, child = self.parent.with_rates(), self.child.with_rates()
         return child[name] / parent[name] if name in child and parent.get(name) else None
 
@@ -141,7 +141,7 @@ class Comparison:
 
         Args:
             values: Figures of "parent" and "child".
-            scenario: What their seconds are of.
+            scenario: The scenario of their seconds.
         """
         parent, child = (Figures.from_dict(values[who], scenario) for who in ("parent", "child"))
         return cls(parent=parent, child=child)

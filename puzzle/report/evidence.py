@@ -34,7 +34,7 @@ class Evidence:
         problem: The program: every block's score and resources, and the limits.
         scores: The scores, with the method of each and its standard error.
         errors: Local errors of every layer's variants, by name; empty if there is no library.
-        constraints: The limits as they were asked for.
+        constraints: The constraints as they were given.
         measured: KL of the chosen layout on the text that chose it; None if the program's optimum
             was taken unmeasured.
         tried: Measured KL, on the same text, of all layouts that the choice was made among, by
@@ -57,11 +57,11 @@ class Evidence:
 
     @property
     def minimised(self) -> str:
-        """What the program minimises: "kl", or the resource that was asked for instead."""
+        """What the program minimises: "kl", or the resource that is minimised instead."""
         return str(self.run.get("settings", {}).get("minimise", "kl"))
 
     def kl_problem(self) -> ChoiceProblem:
-        """Returns the program with the KL as what is minimised, whatever was asked for."""
+        """Returns the program with the KL as its objective, whatever the search minimised."""
         if self.minimised == "kl":
             return self.problem
         score = [
@@ -72,7 +72,7 @@ class Evidence:
         return replace(self.problem, score=np.array(score))
 
     def own_solution(self, solution: Solution) -> Solution | None:
-        """Returns a solution if it was found within this problem's limits, and None if others.
+        """Returns a solution if it was found within this problem's limits, else None.
 
         A search tightens a limit that its child missed when it was measured.
         """
@@ -126,14 +126,14 @@ def describe_run(
     formats: Formats,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Returns all that a search has to be given to be repeated, as JSON values.
+    """Returns all that is needed to repeat a search, as JSON values.
 
     Args:
         source: The parent as it was given to `search`.
         parent: The parent opened.
         data: How the text was cut.
         windows: The text; its hashes are kept, not the text.
-        costs: The cost model; its class is named, and not those that add to it.
+        costs: The cost model; its own class is named, not those that wrap it.
         formats: The number formats, and why they were chosen.
         settings: The other arguments of `search`, as they were given.
     """

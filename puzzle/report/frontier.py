@@ -25,7 +25,7 @@ KINDS = {
 }
 """What the points are, in the order in which they are drawn."""
 
-# A frontier is a picture here: it need not be proved to the last digit.
+# The frontier is only drawn here: it need not be proved to the last digit.
 POINTS, POOL, GAP = 12, 5, 1e-3
 
 
@@ -47,12 +47,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontier:
-    """The picture of quality against throughput or, where no time is known, another resource.
+    """The picture of quality against throughput or, if no time is known, another resource.
 
     Args:
         axis: Throughput, or the name of the resource.
         points: What is drawn.
-        wanted: The share that the limits ask for; None if they do not limit it.
+        wanted: The share that the limits require; None if they do not limit it.
     """
 
     axis: str

@@ -18,7 +18,7 @@ SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstraintOutcome:
-    """One constraint and how it turned out, in its own units; "" where that is not known.
+    """One constraint and how it turned out, in its own units; "" if that is not known.
 
     Args:
         text: The constraint.
@@ -26,7 +26,7 @@ class ConstraintOutcome:
         measured: The child's figure as it was measured.
         slack: How far inside the bound the prediction is, as a share of the bound.
         met: Whether the measurement is within the bound; None if it was not measured.
-        more: What loosening the bound would buy; None where no solve says.
+        more: What loosening the bound would buy; None if it was not solved for.
     """
 
     text: str
@@ -81,7 +81,7 @@ def predicted_totals(record: SearchRecord, who: str) -> dict[str, float]:
         blocks = [block.label for block in record.layout.blocks]
         labels = [row[0] for row in problem.groups] if who == "parent" else blocks
         pairs = list(zip(problem.groups, labels, strict=True))
-        # A layer that is fused with others is none of its group's options.
+        # A layer that is fused with others is not among its group's options.
         if all(label in row for row, label in pairs):
             totals = {**problem.evaluate([row.index(label) for row, label in pairs])[1], **totals}
     return totals

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, for screens, phones and paper."""
+"""The report: one self-contained page, for screens, phones and paper."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_report(
     distillation: Mapping[str, Any] | None = None,
     saved: Path | None = None,
 ) -> Path:
-    """Writes the report of a search; sections whose data is not there are left out.
+    """Writes the report of a search; sections without data are left out.
 
     Args:
         record: The record.
@@ -101,7 +101,7 @@ def page(
 
 
 def _evidence(record: SearchRecord) -> dict[str, Any]:
-    """What the page says of a record's evidence; all of it empty without."""
+    """What the page says about a record's evidence; all None without evidence."""
     names = ("axis", "frontier", "scores", "methods", "errors", "stages", "run", "call")
     values: dict[str, Any] = dict.fromkeys(names)
     evidence = record.evidence

@@ -37,8 +37,8 @@ class SearchRecord:
             near it, that measured better.
         scenario: What the speeds are of.
         predicted: Parent and child by the cost model, and the child's score as its KL.
-        measured: Quality on the validation text, and the seconds that both take where the costs
-            are of; no seconds where that is not here.
+        measured: Quality on the validation text, and the seconds that both take on the hardware
+            of the costs; no seconds if that is not this machine.
         evidence: What the layout was chosen from; None if that was not kept.
     """
 

@@ -1,4 +1,4 @@
-"""How stable a choice is: what is chosen with scores moved by their standard errors."""
+"""How stable a choice is: what is chosen when scores move by their standard errors."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class UnstableLayer:
     Args:
         layer: The layer.
         block: The program's own choice.
-        share: In which share of the draws it was chosen.
+        share: Share of the draws in which it was chosen.
         other: The block that was chosen most often among the others.
-        other_share: In which share of the draws.
+        other_share: Share of the draws in which that one was chosen.
     """
 
     layer: int
@@ -103,9 +103,9 @@ def stability(
         score = np.maximum(problem.score + errors * generator.standard_normal(len(errors)), 0.0)
         drawn = dataclasses.replace(problem, score=score)
         try:
-            answer = solve(drawn, gap=GAP, time_limit=SECONDS, start=solution)
+            redrawn = solve(drawn, gap=GAP, time_limit=SECONDS, start=solution)
         except SolverError:
             return None
-        for count, label in zip(counts, answer.labels, strict=True):
+        for count, label in zip(counts, redrawn.labels, strict=True):
             count[label] += 1
     return Stability(draws=draws, chosen=solution.labels, counts=tuple(counts))

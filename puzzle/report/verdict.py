@@ -1,4 +1,4 @@
-"""What a result comes to, in words: how much faster, how much kept, how sure."""
+"""The verdict on a result, in words: how much faster, how much kept, how certain."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def verdict(record: SearchRecord) -> str:
 
 
 def sure(record: SearchRecord, stable: Stability | None) -> list[str]:
-    """Returns sentences on how sure the verdict is.
+    """Returns sentences on how certain the verdict is.
 
     Args:
         record: The record.

@@ -45,7 +45,7 @@ class ExactScores(Stage[Scores]):
     distance: str = "kl"
 
     def result(self, run: Run) -> Scores:
-        """Returns the scores, every layer of them computed."""
+        """Returns the scores of every layer."""
         wanted = {layer: self.space.blocks(layer) for layer in range(self.space.shape.layers)}
         rows = exact_rows(run, self.layers, wanted, self.distance)
         return Scores(tuple(rows[layer] for layer in wanted))
@@ -133,7 +133,7 @@ def exact_rows(
     """Returns the exact scores of some blocks of some layers, by layer and label.
 
     Args:
-        run: The run; its executor computes layers side by side.
+        run: The run; its executor may compute several layers at a time.
         layers: The library's layers.
         wanted: Blocks to score, by layer.
         distance: As in `replace_one`.
@@ -168,7 +168,7 @@ def replace_one(
     """Returns, per layer and block, how far the parent moves with that one block in it.
 
     The residual stream below a layer is the same for all its blocks, so each score starts from
-    there and pays for the layers above only. The parent's own block scores exactly 0.
+    there and takes only the layers above it. The parent's own block scores exactly 0.
 
     Args:
         library: The variants.

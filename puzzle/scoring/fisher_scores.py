@@ -5,11 +5,12 @@ parent's next-token distribution p. With eps ~ N(0, I) the vector u = sqrt(p) ep
 has covariance diag(p) - p p', so one backward pass with u as the logits' cotangent gives, at every
 layer boundary i, a sample g_i whose covariance is that metric. A block that changes the residual
 stream by delta scores mean((sum of g_i . delta)^2) / 2, the sum being over a few neighbouring
-positions. Summed over the whole window it would be unbiased and very noisy; alone, each position
-leaves out what changes at two of them do together, which attention makes matter. What distant
-positions do together is left out, so only at the last layer is the score unbiased.
+positions. Summed over the whole window the score would be unbiased but very noisy; position by
+position it would miss the joint effect of changes at two positions, which matters because of
+attention. The joint effect of distant positions is left out, so the score is unbiased only at the
+last layer. docs/results/scores.md has the figures.
 
-It is an underestimate that grows with the change: see `puzzle.scoring.hybrid`.
+The larger the change, the more the score underestimates it: `puzzle.scoring.hybrid` corrects that.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class FisherConfig:
 
     Args:
         probes: Backward passes per round.
-        rounds: Most rounds; each adds `probes` probes.
+        rounds: Maximum number of rounds; each adds `probes` probes.
         stable: Rounds end when the rankings by two halves of the probes agree so well that the
-            mean of both is expected to correlate this much with a mean over endless probes.
+            mean of both is expected to correlate this much with a mean over infinitely many.
         seed: Seed of the probes.
     """
 
@@ -187,11 +188,11 @@ def _joined(one: Samples, two: Samples) -> Samples:
 
 
 def reliability(samples: Samples) -> float:
-    """Returns the expected rank correlation of scores with those of endless probes.
+    """Returns the expected rank correlation of scores with those of infinitely many probes.
 
     The Spearman correlation r of the scores by the odd and by the even probes is that of two
-    halves; Spearman and Brown's formula gives sqrt(2 r / (1 + r)) for their mean against the
-    truth. Observations alternate between the halves.
+    halves; the Spearman-Brown formula gives sqrt(2 r / (1 + r)) for their mean with
+    the truth. Observations alternate between the halves.
     """
     halves = [
         [sum(means[half::2]) for row in samples for means in row.values() if any(means)]

@@ -18,7 +18,7 @@ from search_space import Layout, SearchSpace
 
 # Windows run together.
 BATCH = 4
-# Neighbouring positions whose changes are summed; docs/choosing.md compares.
+# Neighbouring positions whose changes are summed; docs/results/scores.md compares other numbers.
 TOGETHER = 8
 Samples = list[dict[str, list[float]]]
 
@@ -45,9 +45,9 @@ class GradientSweep:
         tokens_BL: Score windows.
         directory: Where boundaries are kept.
         probes: Probes drawn, K.
-        layout: The model that is swept; the parent if not given.
-        reference: The parent's outputs on the windows; with them the gradient of
-            KL(parent || swept model) takes one more place, the last, after the probes.
+        layout: The model to sweep over; the parent if not given.
+        reference: The parent's outputs on the windows; with them, the gradient of
+            KL(parent || swept model) is computed as well, and comes after the probes.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class GradientSweep:
                 else:
                     u = p - self._parents(row)
                 keep = k + 1 < self.cotangents
-                (found,) = torch.autograd.grad(logits, x_LD, u, retain_graph=keep)
-                g[k, row] = found.cpu()
+                (gradient,) = torch.autograd.grad(logits, x_LD, u, retain_graph=keep)
+                g[k, row] = gradient.cpu()
 
     def _parents(self, row: int) -> torch.Tensor:
         assert self.reference is not None
@@ -117,17 +117,17 @@ class GradientSweep:
         """Returns, per layer and block, one observation per probe and stretch of text."""
         samples: Samples = [{block.label: [0.0]} for block in self.layout.blocks]
         for index, label, a_KBL in self.changes(space):
-            # Probes innermost, so that every other observation is another probe's.
+            # Probes innermost, so that neighbouring observations are of different probes.
             columns = [stretch_means(one) for one in second_order(a_KBL)]
-            found = samples[index].setdefault(label, [])
-            found += [v for row in zip(*columns, strict=True) for v in row]
+            observations = samples[index].setdefault(label, [])
+            observations += [v for row in zip(*columns, strict=True) for v in row]
         return samples
 
     def changes(self, space: SearchSpace) -> Iterator[tuple[int, str, torch.Tensor]]:
         """Yields (layer, block label, g.delta) from the top down, one batch of windows at a time.
 
-        g.delta is per cotangent, window and position; the swept model's own blocks change nothing
-        and are left out.
+        g.delta is per cotangent, window and position. The swept model's own blocks, which change
+        nothing, are left out.
         """
         depth, device = self.parent.shape.layers, self.parent.device
         for index in tqdm(reversed(range(depth)), desc="fisher", unit="layer", total=depth):
@@ -155,11 +155,11 @@ class GradientSweep:
         g_KBLD: torch.Tensor,
         out_KBLD: torch.Tensor,
     ) -> torch.Tensor:
-        """Takes the gradients below a layer; returns the layer's output."""
+        """Stores the gradients below a layer; returns the layer's output."""
         x_BLD = x_BLD.clone().requires_grad_(True)
         y = self.parent.run(layer, x_BLD)
         for k in range(self.cotangents):
             keep = k + 1 < self.cotangents
-            (found,) = torch.autograd.grad(y, x_BLD, g_KBLD[k], retain_graph=keep)
-            out_KBLD[k] = found.cpu()
+            (gradient,) = torch.autograd.grad(y, x_BLD, g_KBLD[k], retain_graph=keep)
+            out_KBLD[k] = gradient.cpu()
         return y.detach()

@@ -1,4 +1,4 @@
-"""Hybrid scores: Fisher for all, calibrated on some exact ones, exact where it is large."""
+"""Hybrid scores: Fisher scores calibrated on some exact ones, and exact where they are large."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ EXACT_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HybridConfig:
-    """Where exact scores are paid for.
+    """Which blocks are scored exactly.
 
     Args:
         anchors: Blocks scored exactly to calibrate the others, a third of them for each kind of
             change (attention, FFN, both), spread evenly over the ranks of its Fisher scores.
-        trust: Nats per token above which a calibrated score is not trusted, and replaced by the
-            exact one; None for never.
+        trust: Nats per token above which a calibrated score is not trusted but replaced by the
+            exact one; None to trust all.
         fisher: How many probes.
     """
 
@@ -57,7 +57,7 @@ class HybridScores(Stage[Scores]):
     Args:
         space: Which blocks to score.
         layers: The library's layers.
-        config: Where exact scores are paid for.
+        config: Which blocks are scored exactly.
     """
 
     space: SearchSpace
@@ -100,7 +100,7 @@ def hybrid(
         space: Which blocks to score.
         windows: The text; only its score part is used.
         workspace: Where scores are stored.
-        config: Where exact scores are paid for.
+        config: Which blocks are scored exactly.
     """
     run = Run(workspace=workspace, parent=library.parent, windows=windows)
     config = config or HybridConfig()
@@ -114,24 +114,24 @@ def calibrated(
 
     Args:
         estimates: A score for every block.
-        exact_of: Gives the exact scores of some (layer, label); called twice at most.
-        config: Where exact scores are paid for.
+        exact_of: Returns the exact scores of some (layer, label); called at most twice.
+        config: Which blocks are scored exactly.
     """
     keys = [key for kind in kinds(estimates) for key in anchor_keys(kind, config.anchors // 3)]
     exact = exact_of(keys)
-    found = estimates
+    scores = estimates
     for kind in kinds(estimates):
         here = {key: score for key, score in exact.items() if key[1] in kind[key[0]]}
         changed = calibrate(kind, here)
-        found = found.replaced({(layer, label): s for layer, label, s in changed.items()})
+        scores = scores.replaced({(layer, label): s for layer, label, s in changed.items()})
     if config.trust is None:
-        return found
+        return scores
     doubted = [
         (layer, label)
-        for layer, label, score in found.items()
+        for layer, label, score in scores.items()
         if score.method == "calibrated" and score.kl > config.trust
     ]
-    return found.replaced(exact_of(doubted))
+    return scores.replaced(exact_of(doubted))
 
 
 def kinds(scores: Scores) -> list[Scores]:
@@ -141,7 +141,7 @@ def kinds(scores: Scores) -> list[Scores]:
     one kind over another. The first block of a layer is the parent's.
     """
     own = [Block.from_label(next(iter(row))) for row in scores]
-    found = []
+    by_kind = []
     for attention, ffn in ((False, True), (True, False), (False, False)):
         rows = (
             {
@@ -152,8 +152,8 @@ def kinds(scores: Scores) -> list[Scores]:
             }
             for row, block in zip(scores, own, strict=True)
         )
-        found.append(Scores(tuple(rows)))
-    return [kind for kind in found if any(kind)]
+        by_kind.append(Scores(tuple(rows)))
+    return [kind for kind in by_kind if any(kind)]
 
 
 def anchor_keys(estimates: Scores, count: int) -> list[Key]:
@@ -171,8 +171,8 @@ def calibrate(estimates: Scores, exact: Mapping[Key, Score]) -> Scores:
     """Returns estimates corrected by the monotone map that fits the exact scores best.
 
     The map is fitted to logarithms by isotonic regression and is straight between the anchors;
-    beyond them the ratio of the outermost holds. Anchors keep their exact score. A calibrated
-    score's standard error holds the scatter of the anchors around the map.
+    beyond them, the ratio at the outermost anchor is used. Anchors keep their exact score. A
+    calibrated score's standard error includes the scatter of the anchors around the map.
 
     Args:
         estimates: A score for every block.

@@ -16,18 +16,18 @@ BATCH = 4
 def block_influence(parent: Parent, tokens_BL: torch.Tensor) -> tuple[float, ...]:
     """Returns 1 - cosine similarity of each layer's input and output, averaged over tokens.
 
-    ShortGPT (arXiv 2403.03853, eq. 1) drops the layers of the least influence. It looks at no
-    output of the model and knows only whole layers: a baseline. The parent is streamed.
+    ShortGPT (arXiv 2403.03853, eq. 1) drops the layers of least influence. A baseline: it ignores
+    the model's output and knows only whole layers. The parent is streamed.
 
     Args:
         parent: The parent.
         tokens_BL: Text, (windows, length).
     """
-    found, x_BLD = [], parent.embed(tokens_BL)
+    influences, x_BLD = [], parent.embed(tokens_BL)
     for index in tqdm(range(parent.shape.layers), desc="influence", unit="layer"):
         layer = parent.layer(index)
         y_BLD = torch.cat([parent.run(layer, x) for x in x_BLD.split(BATCH)])
         alike = nn.functional.cosine_similarity(x_BLD.float(), y_BLD.float(), dim=-1)
-        found.append(float(1.0 - alike.double().mean()))
+        influences.append(float(1.0 - alike.double().mean()))
         x_BLD = y_BLD
-    return tuple(found)
+    return tuple(influences)

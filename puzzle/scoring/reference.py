@@ -9,7 +9,7 @@ from torch import nn
 
 from puzzle.models.parent import Parent
 
-# The parent's next-token distributions are kept up to this size, and made anew beyond it.
+# The parent's next-token distributions are kept up to this size, and recomputed beyond it.
 CACHED_BYTES = 2**29
 DISTANCES = ("kl", "cosine")
 

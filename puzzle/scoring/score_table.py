@@ -53,8 +53,9 @@ class ScoreTable:
     Arrays have one value for each block of layer 0, then of layer 1, and so on.
 
     Args:
-        labels: Names of the blocks, by layer: of `Block` where it can be told, else the file's.
-        blocks: The blocks themselves, None where the file's name says nothing known.
+        labels: Names of the blocks, by layer: labels of `Block` where the file's name is
+            recognised, else that name.
+        blocks: The blocks themselves, None where the file's name is not recognised.
         metrics: Scores by name; lower is better.
         stats: Costs by name.
         parent: Costs and scores of one block of the parent, if the file comes with them.
@@ -140,11 +141,11 @@ class ScoreTable:
         _require(score, self.metrics, "metric")
         if isinstance(limits, Mapping):
             limits = [Limit(name, at_most=self._amount(name, at)) for name, at in limits.items()]
-        found = tuple(limits)
-        for limit in found:
+        parsed = tuple(limits)
+        for limit in parsed:
             _require(limit.resource, self.stats, "cost", ConstraintError)
-        problem = ChoiceProblem(self.labels, self.metrics[score], self.stats, limits=found)
-        for limit in found:
+        problem = ChoiceProblem(self.labels, self.metrics[score], self.stats, limits=parsed)
+        for limit in parsed:
             most = problem.bounds(limit.resource)[1]
             if limit.at_most is not None and limit.at_most > most > 0.0:
                 _LOGGER.warning(
@@ -164,20 +165,20 @@ class ScoreTable:
             Position of each layer's block among the layer's blocks.
 
         Raises:
-            DataError: The layout has another number of layers, or a block that is not there.
+            DataError: The layout has a different number of layers, or a block that is not there.
         """
         wanted = layout.blocks if isinstance(layout, Layout) else tuple(layout)
         if len(wanted) != self.layers:
             raise DataError(f"the layout has {len(wanted)} layers and the table {self.layers}")
-        found = []
+        positions = []
         for layer, (block, known) in enumerate(zip(wanted, self.blocks, strict=True)):
             if block not in known:
                 raise DataError(
                     f"the table has no {block.label!r} for layer {layer}; it has "
                     f"{', '.join(self.labels[layer])}"
                 )
-            found.append(known.index(block))
-        return tuple(found)
+            positions.append(known.index(block))
+        return tuple(positions)
 
     def parent_totals(self) -> dict[str, float]:
         """Add up what the parent costs.
@@ -216,20 +217,20 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}") from error
     try:
-        found = json.loads(text, object_pairs_hook=_unique)
+        table = json.loads(text, object_pairs_hook=_unique)
     except ValueError as error:
         raise DataError(f"{file} is not the JSON of a table: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{file} holds a {type(found).__name__}; a table is a JSON object")
-    return found
+    if not isinstance(table, dict):
+        raise DataError(f"{file} holds a {type(table).__name__}; a table is a JSON object")
+    return table
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is there twice")
-    return found
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} appears twice")
+    return values
 
 
 def _beside(file: Path, name: str) -> dict[str, Any]:
@@ -251,7 +252,7 @@ def _layers(table: dict[str, Any], file: Path) -> list[dict[str, Any]]:
             if not isinstance(entry, dict) or not parts <= entry.keys():
                 raise DataError(f"{file}: block {text!r} of {key} lacks its stats or its metrics")
             if not all(isinstance(entry[part], dict) for part in parts):
-                raise DataError(f"{file}: stats or metrics of {text!r} of {key} are no object")
+                raise DataError(f"{file}: stats or metrics of {text!r} of {key} are not objects")
         numbered[int(match[1])] = entries
     missing = sorted(set(range(max(numbered, default=0) + 1)) - set(numbered))
     if missing:
@@ -274,7 +275,7 @@ def _check_columns(layers: list[dict[str, Any]], file: Path) -> None:
 
 
 def _columns(layers: list[dict[str, Any]], part: str, file: Path) -> dict[str, FloatArray]:
-    found: dict[str, FloatArray] = {}
+    columns: dict[str, FloatArray] = {}
     for name in next(iter(layers[0].values()))[part]:
         values = []
         for layer, entries in enumerate(layers):
@@ -284,8 +285,8 @@ def _columns(layers: list[dict[str, Any]], part: str, file: Path) -> dict[str, F
                 if part == "stats" and value < 0.0:
                     raise DataError(f"{what} is {value:g}; costs cannot be negative")
                 values.append(value)
-        found[name] = np.array(values)
-    return found
+        columns[name] = np.array(values)
+    return columns
 
 
 def _number(value: Any, what: str) -> float:
@@ -295,7 +296,7 @@ def _number(value: Any, what: str) -> float:
 
 
 def _block(text: str, stats: Mapping[str, Any]) -> Block | None:
-    """Tell which block a name such as "attention = no_op && ffn = no_op" means."""
+    """Return the block that a name such as "attention = no_op && ffn = no_op" stands for."""
     match = _BLOCK.fullmatch(text)
     if match is None:
         return None

@@ -1,4 +1,4 @@
-"""Scores: how far each block moves the whole model's output, how that was found, how sure it is."""
+"""Scores: how far each block moves the whole model's output, with method and standard error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Score:
         kl: KL(parent || parent with this one block), nats per token; for a task score, how much
             the task's number falls; for a cosine score, that distance.
         error: Standard error of `kl` over the text (and the probes) it was estimated from.
-        method: "exact", "fisher", "calibrated", "task" or "cosine".
+        method: "exact", "fisher", "calibrated", "around", "task" or "cosine".
     """
 
     kl: float
@@ -118,7 +118,7 @@ class Scores(Sequence[Mapping[str, Score]]):
         """
         rows, cells = cells_by_name([{k: s.kl for k, s in row.items()} for row in self.layers])
         positive = [value for line in cells for value in line if value is not None and value > 0]
-        # Three powers of ten below the largest: what is smaller does not decide anything.
+        # Three powers of ten below the largest: smaller scores do not affect the choice.
         high = max(positive, default=1.0)
         names = [{block.label} for block in layout.blocks] if layout else []
         notes = {
@@ -161,9 +161,9 @@ def stretch_means(values_BL: Tensor) -> list[float]:
 
 def combine(means: Iterable[float]) -> tuple[float, float]:
     """Returns the mean of observations and its standard error; 0 where there is only one."""
-    found = list(means)
-    mean = math.fsum(found) / len(found)
-    if len(found) < 2:
+    values = list(means)
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
         return mean, 0.0
-    variance = math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1)
-    return mean, math.sqrt(variance / len(found))
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))

@@ -1,4 +1,4 @@
-"""Task scores: how far any number that a user reads off a model falls when one block changes."""
+"""Task scores: how far any figure that a user measures on a model falls when one block changes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def task_scores(
             and returns a number, more being better (negate a loss). It must return the same number
             for the same model.
         name: Names the task in the run directory: finished layers of that name are not scored
-            again, so give another when the task changes.
+            again, so give a different one when the task changes.
         workspace: Where finished layers are stored.
 
     Raises:
@@ -56,7 +56,7 @@ def task_scores(
         ...                      workspace=workspace)  # doctest: +SKIP
     """
     if not name:
-        raise DataError("name is empty; give one that changes when the task does")
+        raise DataError("name is empty; give one that is different for each task")
     layers = range(space.shape.layers)
     artifacts = [
         workspace.artifact(
@@ -99,7 +99,7 @@ class _Bench:
         self.whole = self._run("the parent")
 
     def fall(self, layer: int, block: Block) -> float:
-        """Returns how far the number falls with another block at a layer."""
+        """Returns how far the number falls with another block in a layer's place."""
         if block == self.own.blocks[layer]:
             return 0.0
         layers = self.model.model.layers

@@ -80,8 +80,11 @@ COUNTER = itertools.count()
         (Broken(lambda b, c: {"flops": "many"}), "flops = 'many'"),
         (Broken(lambda b, c: {"watts": 1.0}), "has 'watts'"),
         (Broken(lambda b, c: {"flops": -1.0}), "flops = -1"),
-        (Broken(lambda b, c: {"flops": float(next(COUNTER))}), "something else each time"),
-        (Broken(fixed=lambda: {"flops": float(next(COUNTER))}), "fixed cost is another each time"),
+        (Broken(lambda b, c: {"flops": float(next(COUNTER))}), "something different each time"),
+        (
+            Broken(fixed=lambda: {"flops": float(next(COUNTER))}),
+            "fixed cost is different each time",
+        ),
         (Broken(lambda b, c: {"seconds": 2 * c["seconds"]}), r"prefill_seconds \+ decode_seconds"),
         (Broken(lambda b, c: {"kv_cache": 2 * c["memory"] + 1}), "which includes it"),
         (

@@ -76,7 +76,7 @@ def _loss(text: str) -> tuple[str, float]:
 
 DISTILL = Subcommand(
     name="distill",
-    help="train a whole child to be its parent's equal",
+    help="train a whole child to match its parent's outputs",
     options=(*SOURCES, *OWN, *CONFIG),
     examples=(
         "puzzle distill puzzle-run/child ./Llama-3.2-1B --data corpus.jsonl --tokens 50000000",

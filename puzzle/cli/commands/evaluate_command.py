@@ -51,7 +51,7 @@ def _run(given: Given) -> Answer:
 
 EVALUATE = Subcommand(
     name="evaluate",
-    help="measure a child, beside its parent, on text and in tasks",
+    help="evaluate a child on text and tasks, beside its parent if given",
     options=(*SOURCES, *OWN),
     examples=(
         "puzzle evaluate puzzle-run/child --parent ./Llama-3.2-1B --data held-out.txt",

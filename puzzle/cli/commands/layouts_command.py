@@ -48,18 +48,18 @@ def _list() -> Answer:
     rows: list[tuple[str, ...]] = [("name", "layers", "parameters", "parent", "status")]
     values = []
     for name in published_names():
-        found = published_layout(name)
-        layers, size = found.layout.shape.layers, found.layout.parameters()
-        rows.append((name, str(layers), f"{size:,}", found.base_model or "none", found.status))
+        entry = published_layout(name)
+        layers, size = entry.layout.shape.layers, entry.layout.parameters()
+        rows.append((name, str(layers), f"{size:,}", entry.base_model or "none", entry.status))
         values.append(
             {
                 "name": name,
-                "repository": found.repository,
-                "base_model": found.base_model,
+                "repository": entry.repository,
+                "base_model": entry.base_model,
                 "layers": layers,
                 "parameters": size,
-                "status": found.status,
-                "sources": list(found.sources),
+                "status": entry.status,
+                "sources": list(entry.sources),
             }
         )
     return Answer(values=values, text=table(rows))

@@ -1,4 +1,4 @@
-"""puzzle profile: a cost model asked for every block of a space, as `puzzle.Profile`."""
+"""puzzle profile: what every block of a space costs, as `puzzle.Profile`."""
 
 from __future__ import annotations
 

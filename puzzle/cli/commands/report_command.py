@@ -38,7 +38,7 @@ def _run(given: Given) -> Answer:
 
 REPORT = Subcommand(
     name="report",
-    help="write one HTML page on what a search found",
+    help="write the report of a search as one HTML page",
     options=OWN,
     examples=(
         "puzzle report puzzle-run",

@@ -38,17 +38,17 @@ OWN = (CONSTRAINT, *declared_options(declared_in_source("puzzle", "search"), ski
 
 
 def _run(given: Given) -> Answer:
-    found = sources(given)
-    arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": found.data.seed}
+    source = sources(given)
+    arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": source.data.seed}
     if given.get("demo"):
         arguments.setdefault("effort", DEMO_EFFORT)
     result = puzzle.search(
-        found.parent,
-        found.text,
+        source.parent,
+        source.text,
         scenario=scenario(given),
         precision=precision(given),
         library=library_config(given),
-        data=found.data,
+        data=source.data,
         **arguments,
     )
     # Not always --out: a run directory of another format is left alone.

@@ -52,19 +52,19 @@ OWN = (
 
 
 def _run(given: Given) -> Answer:
-    file, asked = Path(required(given, "scores")), given.get("constraint", [])
+    file, constraints = Path(required(given, "scores")), given.get("constraint", [])
     if given.get("profile") is None:
         scores = ScoreTable.load(file)
         with _usage():
             problem = scores.problem(
-                given.get("metric", "kl_div"), dict(_amount(text) for text in asked)
+                given.get("metric", "kl_div"), dict(_amount(text) for text in constraints)
             )
         shape = None
     else:
         profile = Profile.load(given.get("profile"))
         with _usage():
-            asked = parse_constraints(asked, resources=profile.resources)
-        problem = program_of(_scores(file), profile, profile.shape, profile.scenario, asked)
+            constraints = parse_constraints(constraints, resources=profile.resources)
+        problem = program_of(_scores(file), profile, profile.shape, profile.scenario, constraints)
         shape = profile.shape
     solution = solve(problem, **given.arguments(SOLVER))
     values: dict[str, Any] = solution.to_dict()

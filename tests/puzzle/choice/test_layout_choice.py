@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from puzzle.choice import layout_kl as measure_module
-from puzzle.choice.around import TrustRegion, halved, scores_around
+from puzzle.choice.around import TrustRegion, scores_around, successive_halving
 from puzzle.choice.baselines import at_random, greedy, uniform, whole_layers, within
 from puzzle.choice.candidates import other_candidates
 from puzzle.choice.layout_choice import (
@@ -218,7 +218,7 @@ def test_halving_measures_most_layouts_on_little_text(built):
             return measure(layout, windows=windows)
 
     some = layouts(space)[5:800:100]
-    best = halved(some, Counting())
+    best = successive_halving(some, Counting())
     assert measure(best).kl <= measure(some[0]).kl
     assert sum(n is None for n in calls) <= 3
 

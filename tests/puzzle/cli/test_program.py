@@ -151,7 +151,7 @@ def test_the_command_line_comes_before_the_file_and_the_file_before_the_defaults
         ("[devices]\nbatch = 8", r"key 'batch' in \[devices\] is unknown"),
         ('batch = "many"', "write a whole number"),
         ("batch = true", "write a whole number"),
-        ("batch =", "is no TOML"),
+        ("batch =", "is not valid TOML"),
         (None, "cannot be read"),
     ],
 )
@@ -197,7 +197,7 @@ def test_an_interrupted_search_ends_with_130_and_goes_on_where_it_stopped(source
         command, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True
     )
     assert stopped.returncode == 130, stopped.stderr.decode()
-    assert b"the same command goes on from here" in stopped.stderr
+    assert b"the same command resumes from here" in stopped.stderr
     assert b"Traceback" not in stopped.stderr
     finished = {
         p: p.stat().st_mtime_ns

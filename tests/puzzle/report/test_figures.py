@@ -244,7 +244,7 @@ def test_what_is_not_known_is_left_out_of_picture_and_verdict(found):
 
 def test_the_legend_and_the_line_say_what_they_are(found):
     chart = frontier_chart(frontier_of(found))
-    assert {each.label for each in chart.series} | {"asked for 0.5x"} <= texts(chart.svg())
+    assert {each.label for each in chart.series} | {"target 0.5x"} <= texts(chart.svg())
     assert {cost.name for cost in costs_of(found)} <= texts(costs_chart(costs_of(found)).svg())
 
 

@@ -164,7 +164,7 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path) -> None:
         ScoreTable.load(tmp_path / "nothing.json")
     file = tmp_path / "block_library.json"
     file.write_text('{"layer_0": {}, "layer_0": {}}')
-    with pytest.raises(DataError, match="'layer_0' is there twice"):
+    with pytest.raises(DataError, match="'layer_0' appears twice"):
         ScoreTable.load(file)
     file.write_text("{")
     with pytest.raises(DataError, match="not the JSON of a table"):
