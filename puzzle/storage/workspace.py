@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shutil
-import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,9 @@ from filelock import FileLock
 from puzzle.errors import DamagedArtifactError, WorkspaceError
 from puzzle.storage.disk import disk_errors, fsync
 from puzzle.storage.hashing import canonical, content_hash, hash_file
+from puzzle.storage.paths import user_path
+from puzzle.storage.publishing import make_directory, publish, publish_text
+from puzzle.storage.temporary_places import clean_places, temporary_place
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
     from torch import Tensor
@@ -52,8 +54,6 @@ def versions() -> dict[str, str]:
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps({**manifest, "checksum": content_hash(manifest)}, indent=1, sort_keys=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    fsync(directory / MANIFEST)
-    fsync(directory)
 
 
 def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
@@ -67,7 +67,6 @@ def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
             )
         if path.is_file():
             files[name] = {"size": path.stat().st_size, "hash": hash_file(path)}
-        fsync(path)
     return files
 
 
@@ -111,9 +110,12 @@ class Artifact:
         return ArtifactRef(kind=self.kind, key=self.key)
 
     def discard(self) -> None:
-        """Delete the artifact, if it exists; its manifest is removed first."""
-        if self.path.exists():
+        """Delete the artifact, manifest first, if it exists; of a link, only the link."""
+        if os.path.lexists(self.path):
             with self._locked():
+                if self.path.is_symlink() or not self.path.is_dir():
+                    self.path.unlink(missing_ok=True)
+                    return
                 (self.path / MANIFEST).unlink(missing_ok=True)
                 shutil.rmtree(self.path, ignore_errors=True)
 
@@ -200,31 +202,25 @@ class Artifact:
             yield
 
     def _build(self, builder: Builder) -> None:
-        temp = _temporary(self.root)
         started = time.time()
-        try:
-            with disk_errors(temp, self.root):
-                temp.mkdir()
-                metadata = canonical(builder(temp) or {})
-                manifest = {
-                    "kind": self.kind,
-                    "key": self.key,
-                    "spec": self.spec,
-                    "files": _list_files(temp),
-                    "metadata": metadata,
-                    "versions": versions(),
-                    "created": started,
-                    "seconds": time.time() - started,
-                }
-                _write_manifest(temp, manifest)  # last: without it, nothing exists
-                if self.path.exists():  # a directory cannot be renamed onto a damaged one
-                    shutil.rmtree(self.path)
-                self.path.parent.mkdir(exist_ok=True)
-                temp.rename(self.path)
-                fsync(self.path.parent)
-                fsync(self.root)
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
+        tmp = self.root / "tmp"
+        with disk_errors(self.path, self.root), temporary_place(tmp) as place:
+            fresh = place / "artifact"
+            fresh.mkdir()
+            metadata = canonical(builder(fresh) or {})
+            manifest = {
+                "kind": self.kind,
+                "key": self.key,
+                "spec": self.spec,
+                "files": _list_files(fresh),
+                "metadata": metadata,
+                "versions": versions(),
+                "created": started,
+                "seconds": time.time() - started,
+            }
+            _write_manifest(fresh, manifest)  # last: without it, nothing exists
+            own_directory(self.path.parent)
+            publish(fresh, self.path, place)
         self._verified.clear()
         logger.info("built %s %s in %.1f s", self.kind, self.key, manifest["seconds"])
 
@@ -267,18 +263,18 @@ class Workspace:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root).absolute()
+        self.root = user_path(root).absolute()
         probe = self.root / "tmp" / f".probe-{uuid.uuid4().hex}"
         try:
             for name in ("tmp", "locks"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+                own_directory(self.root / name)
             try:
                 probe.write_bytes(bytes(4096))
                 fsync(probe)
             finally:
                 probe.unlink(missing_ok=True)
             if not any(self.root.glob(f"*/*/{MANIFEST}")):
-                (self.root / RUN_FILE).write_text(json.dumps({"format": RUN_FORMAT}) + "\n")
+                publish_text(self.root / RUN_FILE, json.dumps({"format": RUN_FORMAT}) + "\n")
         except OSError as error:
             raise WorkspaceError(
                 f"Workspace {self.root} is not writable ({error}); it must be a directory on a "
@@ -355,40 +351,24 @@ class Workspace:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yields a temporary directory; if this process is killed, `clean` deletes it."""
-        directory = _temporary(self.root)
-        try:
-            with disk_errors(directory, self.root):
-                directory.mkdir()
-                yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        """Yields a temporary directory of this process; `clean` finds it after a kill."""
+        tmp = self.root / "tmp"
+        with disk_errors(tmp, self.root), temporary_place(tmp) as directory:
+            yield directory
 
     def clean(self) -> list[Path]:
-        """Delete temporary directories of processes that no longer run on this machine.
+        """Delete temporary directories of processes that no longer live, here and in the children.
 
         Returns:
             What was deleted.
         """
-        deleted = []
-        for path in sorted((self.root / "tmp").iterdir()):
-            pid, _, host = [*path.name.split("-", 2), "", ""][:3]
-            if pid.isdigit() and host == socket.gethostname() and not _is_running(int(pid)):
-                shutil.rmtree(path, ignore_errors=True)
-                deleted.append(path)
-        return deleted
+        directories = [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
+        return [path for each in sorted(directories) for path in clean_places(each)]
 
 
-def _temporary(root: Path) -> Path:
-    # The host is part of the name because a pid says nothing about another machine.
-    return root / "tmp" / f"{os.getpid()}-{uuid.uuid4().hex}-{socket.gethostname()}"
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, as another user's
-        return True
-    return True
+def own_directory(path: Path) -> None:
+    """Makes a directory of a workspace; a file or a dangling link in its place is deleted."""
+    if os.path.lexists(path) and not path.is_dir():
+        logger.warning("%s is no directory, and is deleted to make one", path)
+        path.unlink()
+    make_directory(path)

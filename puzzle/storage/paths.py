@@ -1,0 +1,62 @@
+"""Paths that a user gives: what they stand for, and whether a target is a source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from puzzle.errors import PuzzleError, WorkspaceError
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Returns a path in which a leading `~` is the home directory, as a shell would have it.
+
+    Raises:
+        WorkspaceError: There is no such home directory.
+
+    Example:
+        >>> user_path("~/run").is_absolute()
+        True
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise WorkspaceError(
+            f"{os.fspath(path)} starts with the home directory of a user who has none here; give "
+            "the path without ~, or as ./~ for a file of that name"
+        ) from error
+
+
+def refuse_source(
+    target: str | os.PathLike[str],
+    sources: Iterable[Any],
+    *,
+    error: type[PuzzleError] = WorkspaceError,
+) -> None:
+    """Refuses to write over what is read: the same file or directory, or a file inside it.
+
+    Links are followed, so that a path by another name is the same place.
+
+    Args:
+        target: Where something will be written.
+        sources: What it is made from; what is no path of something that exists is passed over,
+            such as the id of a model.
+        error: What is raised.
+
+    Raises:
+        PuzzleError: Of the class given.
+    """
+    place = user_path(target).resolve()
+    for given in sources:
+        if not isinstance(given, str | os.PathLike):
+            continue
+        source = user_path(given).resolve()
+        # A new file in a source's directory harms nothing, one that is there belongs to it.
+        inside = place.is_file() and source in place.parents
+        if source.exists() and (place == source or inside):
+            raise error(
+                f"{os.fspath(target)} is read from and cannot be written to: {source} would be "
+                "replaced by what is made from it. Give another path"
+            )
