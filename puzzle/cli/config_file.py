@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from puzzle.cli.subcommand import Subcommand, UsageError
-from puzzle.storage.disk import disk_errors
+from puzzle.storage.paths import user_path
+from puzzle.storage.publishing import publish_text
 
 
 def read_config(
@@ -31,7 +32,7 @@ def read_config(
             the wrong type.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(user_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -75,5 +76,4 @@ def write_config(path: Path, values: Mapping[str, Any]) -> None:
     """Writes options so that `read_config` gives them back: the call, kept beside its result."""
     # Strings, numbers, switches and lists of them look the same in JSON and in TOML.
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-    with disk_errors(path, path.absolute().parent):
-        path.write_text("".join(f"{line}\n" for line in sorted(lines)), encoding="utf-8")
+    publish_text(path, "".join(f"{line}\n" for line in sorted(lines)))

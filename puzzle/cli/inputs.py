@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle import choice, pipeline
@@ -16,6 +15,8 @@ from puzzle.hardware.precision import AUTO, Precision
 from puzzle.hardware.threads import limit_threads
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.limits.scenario import Scenario, Workload
+from puzzle.serving.file_names import CHILD_FILES
+from puzzle.storage.paths import refuse_source, user_path
 from puzzle.text.data_config import DataConfig
 from search_space import PRESETS, SearchSpace
 
@@ -122,9 +123,25 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
     return Sources(parent=parent, text=_read(file) if text else None, data=data)
 
 
+def refuse_source_files(given: Given, name: str) -> None:
+    """Refuses an option that names a file to write, if it is one of those that are read.
+
+    Args:
+        given: The options.
+        name: The option.
+
+    Raises:
+        UsageError: It is.
+    """
+    if given.get(name) is not None:
+        hardware = given.get("hardware", "").removeprefix("table:")
+        read = [hardware, *(given.get(each) for each in ("parent", "text", "config"))]
+        refuse_source(given.get(name), read, inside=CHILD_FILES, error=UsageError)
+
+
 def _read(file: str) -> str:
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return user_path(file).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise DataError(
             f"there is no text file {file}; give --text the path of plain text (UTF-8), a few "

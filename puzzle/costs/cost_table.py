@@ -16,6 +16,7 @@ from puzzle.costs.checked import check_resources
 from puzzle.costs.protocol import STANDARD_UNITS
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
+from puzzle.storage.paths import user_path
 from search_space import FFN, Attention, Block, ModelShape
 
 __all__ = ["Table"]
@@ -54,7 +55,7 @@ class Table:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         read = {".csv": _read_csv, ".json": _read_json}.get(self.path.suffix.lower())
         if read is None:
             raise CostModelError(f"{self.path}: the name of a cost table ends in .csv or .json")

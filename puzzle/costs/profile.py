@@ -14,8 +14,9 @@ from puzzle.costs.checked import check_resources, checked_block_cost, checked_fi
 from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
-from puzzle.storage.disk import disk_errors
 from puzzle.storage.hashing import content_hash
+from puzzle.storage.paths import user_path
+from puzzle.storage.publishing import publish_text
 from search_space import Block, ModelShape, SearchSpace
 
 __all__ = ["Profile"]
@@ -190,12 +191,9 @@ class Profile:
         Raises:
             WorkspaceError: The disk is full or cannot be written.
         """
-        target, values = Path(path), self.to_dict()
+        target, values = user_path(path), self.to_dict()
         text = json.dumps({**values, "checksum": content_hash(values)}, indent=1)
-        with disk_errors(target, target.absolute().parent):
-            beside = target.with_name(f".{target.name}.partial")
-            beside.write_text(text + "\n", encoding="utf-8")
-            beside.replace(target)
+        publish_text(target, text + "\n")
         return target
 
     @classmethod
@@ -223,7 +221,7 @@ class Profile:
                 the message names the differences.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(user_path(path).read_text(encoding="utf-8"))
             checksum = values.pop("checksum")
         except OSError as error:
             raise CostModelError(f"{path} cannot be read: {error.strerror}") from error

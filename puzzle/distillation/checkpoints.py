@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,9 @@ import torch
 from safetensors import safe_open
 
 from puzzle.distillation.parallel import Parallel
+from puzzle.errors import WorkspaceError
 from puzzle.storage.hashing import content_hash
+from puzzle.storage.json_files import read_object
 from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import MANIFEST, Artifact, Workspace
 
@@ -49,13 +50,20 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Returns the steps with a checkpoint, newest first."""
         steps = []
-        for path in self.workspace.root.glob(f"{KIND}/*/{MANIFEST}"):
+        for manifest in self.workspace.root.glob(f"{KIND}/*/{MANIFEST}"):
             try:
-                spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
-                if spec["run"] == self.run:
-                    steps.append(int(spec["step"]))
-            except (OSError, ValueError, KeyError, TypeError):
-                logger.warning("%s cannot be read and is skipped", path)
+                spec = read_object(manifest, "a manifest", error=WorkspaceError)["spec"]
+                if spec["run"] != self.run:
+                    continue
+                step = int(spec["step"])
+            except (WorkspaceError, ValueError, KeyError, TypeError):
+                logger.warning("%s cannot be read and is skipped", manifest)
+                continue
+            # Of an altered step, the name of the directory is that of another checkpoint.
+            if self.artifact(step).path == manifest.parent:
+                steps.append(step)
+            else:
+                logger.warning("%s was altered and is skipped", manifest)
         return sorted(steps, reverse=True)
 
     def newest(self) -> Artifact | None:
@@ -65,7 +73,7 @@ class Checkpoints:
             if artifact.sound():
                 return artifact
             logger.warning("the checkpoint of step %d is damaged; the previous one is used", step)
-            shutil.rmtree(artifact.path)
+            artifact.discard()
         return None
 
     def save(
@@ -105,7 +113,7 @@ class Checkpoints:
 
         artifact.write(build)
         for old in self.steps()[self.keep :]:
-            shutil.rmtree(self.artifact(old).path)
+            self.artifact(old).discard()
         logger.info("checkpoint of step %d: %s", step, artifact.path)
         return artifact.path
 

@@ -22,7 +22,11 @@ from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.trainable import OpenModel, empty_model, open_model
+from puzzle.serving.file_names import CHILD_FILES
+from puzzle.serving.writers.source import sources_of
 from puzzle.storage.disk import require_free
+from puzzle.storage.paths import refuse_source, user_path
+from puzzle.storage.publishing import require_replaceable
 from puzzle.storage.workspace import Workspace
 from puzzle.text.packing import PackedStream, refuse_foreign
 
@@ -68,8 +72,8 @@ def distill(
     Raises:
         DataError: The models do not match, or data or settings are not valid.
         ParentError: A model cannot be opened.
-        WorkspaceError: The disk is full or cannot be written, or `out` holds checkpoints and
-            `resume` is False.
+        WorkspaceError: The disk is full or cannot be written, `out` holds checkpoints and `resume`
+            is False, or `out/child` is the child that is read or was not written by puzzle.
         DivergedError: The loss or its gradient is not finite.
 
     Example:
@@ -82,6 +86,10 @@ def distill(
     config = config or DistillConfig()
     parallel = Parallel(config)
     config.accumulation(parallel.size)
+    target = user_path(out) / "child"
+    refuse_source(target, [*sources_of(child), *sources_of(parent)])
+    if parallel.first:
+        require_replaceable(target, CHILD_FILES)
     workspace = _workspace(out, resume, parallel)
     student = open_model(child, workspace)
     teacher = open_model(parent, workspace, tokenizer=tokenizer)

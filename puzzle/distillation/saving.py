@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.models.trainable import OpenModel, empty_model
-from puzzle.storage.disk import disk_errors
+from puzzle.serving.file_names import MODEL_FILES
+from puzzle.storage.publishing import publishing_directory
 
 RECORD = "distillation.json"
 
@@ -40,24 +39,10 @@ def save_child(
         for name, parameter in model.named_parameters():
             parameter.data = tensors.pop(name)
         model.config.attention_dropout = student.config.attention_dropout
-        with disk_errors(result.path, result.path.parent):
-            _write(result, model, tokenizer)
+        with publishing_directory(result.path, claims=MODEL_FILES) as fresh:
+            model.save_pretrained(fresh)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(fresh)
+            text = json.dumps(result.to_dict(), indent=1)
+            (fresh / RECORD).write_text(text + "\n", encoding="utf-8")
     parallel.barrier()
-
-
-def _write(result: DistillResult, model: Any, tokenizer: Any) -> None:
-    path = result.path
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
-        fresh = Path(name)
-        model.save_pretrained(fresh)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(fresh)
-        text = json.dumps(result.to_dict(), indent=1)
-        (fresh / RECORD).write_text(text + "\n", encoding="utf-8")
-        # The config last, so that an incomplete directory does not look like a model.
-        (path / "config.json").unlink(missing_ok=True)
-        for old in (*path.glob("model*.safetensors"), *path.glob("*.index.json")):
-            old.unlink()
-        for file in sorted(fresh.iterdir(), key=lambda file: file.name == "config.json"):
-            file.replace(path / file.name)

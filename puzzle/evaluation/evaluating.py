@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.models.trainable import filled_model, from_parent
+from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
 from puzzle.text.packing import PackedStream, refuse_foreign
 
@@ -183,7 +183,7 @@ def _open(source: Any) -> tuple[Any, Any]:
         return filled_model(from_parent(source)), source.tokenizer
     if isinstance(source, PreTrainedModel):
         return source.eval(), None
-    path = Path(source)
+    path = user_path(source)
     model = load_model(source)
     if computing_format(model.dtype, model.device) == torch.float32:
         # Never to 16 bits: that would round the rotary frequencies as well.

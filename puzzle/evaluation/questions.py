@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from puzzle.errors import DataError
+from puzzle.storage.temporary_places import temporary_place
 
 BIGBENCH = "bigbench==1.0.0"
 BIGBENCH_FILE = "bigbench-1.0.0.tar.gz"
@@ -192,8 +192,8 @@ def fetch_bigbench(names: Iterable[str] = BIGBENCH_TASKS) -> list[ChoiceTask]:
     paths = {name: cache / name / "task.json" for name in names}
     missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
-        with tempfile.TemporaryDirectory() as directory:
-            unpack_bigbench(_download(Path(directory)), cache, missing)
+        with temporary_place() as directory:
+            unpack_bigbench(_download(directory), cache, missing)
     return [read_task(path) for path in paths.values()]
 
 

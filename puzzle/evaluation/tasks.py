@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from puzzle.errors import DataError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
 from puzzle.evaluation.questions import ChoiceTask, mmlu_dev, read_task
 from puzzle.storage.plain_values import count_of, make_plain
+from puzzle.storage.temporary_places import temporary_place
 
 MMLU_DEV = "mmlu-dev"
 
@@ -113,8 +113,8 @@ def run_tasks(
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch)
     # lm-eval reads thousands of files to list its own tasks.
     manager = TaskManager(include_defaults=any(isinstance(t, str) for t in tasks))
-    with tempfile.TemporaryDirectory() as name:
-        given = [t if isinstance(t, str) else t.config(Path(name)) for t in tasks]
+    with temporary_place() as place:
+        given = [t if isinstance(t, str) else t.config(place) for t in tasks]
         try:
             results = simple_evaluate(
                 wrapped,

@@ -23,6 +23,7 @@ from puzzle.models.family import Family, Rope
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.models.shards import SINGLE, Shards, refuse_non_finite
 from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.storage.paths import user_path
 from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
 from search_space import ModelShape
@@ -242,7 +243,7 @@ def open_parent(
         dtype = fast_format(device, workspace=workspace).name
     if isinstance(source, PreTrainedModel):
         return _from_model(source, tokenizer, DTYPES[dtype], device)
-    path = Path(source)
+    path = user_path(source)
     unpacked = path.is_file()
     if unpacked:
         if path.suffix != ".gguf":

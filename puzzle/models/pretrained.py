@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from puzzle.errors import ParentError, PuzzleError
+from puzzle.storage.paths import user_path
 
 Source = str | os.PathLike[str]
 
@@ -82,10 +82,10 @@ def load_model(
 
 def _located(source: Source) -> tuple[str, dict[str, str]]:
     """Returns what transformers is given for a source: a directory or hub id, and options."""
-    path = Path(source)
+    path = user_path(source)
     if path.suffix == ".gguf" and not path.is_dir():
         return str(path.parent), {"gguf_file": path.name}
-    return os.fspath(source), {}
+    return str(path) if path.is_dir() else os.fspath(source), {}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from puzzle.models.parent import DTYPES, Parent, open_parent
 from puzzle.models.pretrained import load_config, load_tokenizer
 from puzzle.models.shards import Shards, refuse_non_finite
 from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.storage.paths import user_path
 from puzzle.storage.workspace import Workspace
 from search_space import Layout
 
@@ -78,10 +79,10 @@ def open_model(
             f"{type(source).__name__} is not a model; give a directory, a hub id, a GGUF file, a "
             "transformers model, or what puzzle.models.parent.open_parent returns"
         )
-    if Path(source).is_dir():
+    if user_path(source).is_dir():
         config = load_config(source)
         if isinstance(config, PuzzleConfig):
-            return _from_directory(Path(source), config, tokenizer)
+            return _from_directory(user_path(source), config, tokenizer)
         dtype = dtype or NAMES.get(config.dtype)
     return from_parent(
         open_parent(source, workspace=workspace, tokenizer=tokenizer, dtype=dtype or "bfloat16")

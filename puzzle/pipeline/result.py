@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +29,13 @@ from puzzle.report.page import write_report
 from puzzle.report.record import SearchRecord
 from puzzle.report.training import read_record
 from puzzle.report.verdict import verdict
-from puzzle.serving.files import copy_tokenizer, save_tokenizer, staged
+from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES
+from puzzle.serving.files import copy_tokenizer, save_tokenizer
+from puzzle.serving.writers.source import sources_of
 from puzzle.storage.disk import require_free
+from puzzle.storage.paths import refuse_source, user_path
+from puzzle.storage.publishing import publishing_directory, require_replaceable
+from puzzle.storage.temporary_places import temporary_place
 from search_space import plot_layout
 
 if TYPE_CHECKING:
@@ -183,23 +187,27 @@ class SearchResult(SearchRecord):
         `puzzle_layout.json` holds the layout and the figures, `puzzle_evidence.json` what it was
         chosen from, README.md the model card; `load_result` reads the result back.
 
-        Everything is written beside the directory first and moved into it file by file, the
-        config last: what cannot be loaded yet does not look like a model.
+        Everything is written and synced in a temporary place first; what cannot be loaded yet does
+        not look like a model.
 
         Args:
-            directory: Where to write; files of the same names are replaced.
+            directory: Where to write. Files that puzzle wrote there before are replaced, and others
+                are never.
 
         Returns:
             The directory, for `AutoModelForCausalLM.from_pretrained` after `import puzzle`.
 
         Raises:
-            WorkspaceError: The disk is full or cannot be written.
+            WorkspaceError: The disk is full or cannot be written, or the parent or files of others
+                are there.
         """
-        path = Path(directory)
+        path = user_path(directory)
+        refuse_source(path, sources_of(self))
+        require_replaceable(path, CHILD_FILES)
         # Twice, since files that are replaced stay until the new ones are whole.
         itemsize = DTYPES[self.stored_dtype or self.scenario.served_dtype].itemsize
         require_free(path.parent, 2 * self.layout.parameters() * itemsize)
-        with staged(path) as stage:
+        with publishing_directory(path, claims=MODEL_FILES) as stage:
             self._write(stage)
         return path
 
@@ -235,8 +243,8 @@ class SearchResult(SearchRecord):
         from huggingface_hub import HfApi
 
         hub = HfApi(endpoint=endpoint, token=token)
-        with tempfile.TemporaryDirectory() as directory:
-            path = self.save(Path(directory) / "child")
+        with temporary_place() as directory:
+            path = self.save(directory / "child")
             hub.create_repo(repo_id, private=private, exist_ok=True)
             done = hub.upload_folder(
                 repo_id=repo_id, folder_path=path, commit_message=commit_message
@@ -268,7 +276,7 @@ def load_result(directory: str | os.PathLike[str]) -> SearchResult:
     Raises:
         DataError: There is no saved result.
     """
-    path = Path(directory)
+    path = user_path(directory)
     places = [each for each in (path, path / "child") if (each / RECORD).is_file()]
     if not places:
         raise DataError(

@@ -28,7 +28,10 @@ from puzzle.report.stability import Stability, stability
 from puzzle.report.templates import template
 from puzzle.report.verdict import heading, measured_rows, sure, verdict
 from puzzle.report.words import device_words, methods_words, scenario_words, version_words
-from puzzle.storage.disk import disk_errors
+from puzzle.serving.file_names import CHILD_FILES
+from puzzle.serving.writers.source import sources_of
+from puzzle.storage.paths import refuse_source, user_path
+from puzzle.storage.publishing import publish_text
 from search_space import Layout, layout_svg
 
 PHONE, UNSTABLE_LAYERS = 360, 12
@@ -55,10 +58,9 @@ def write_report(
     Raises:
         WorkspaceError: The file cannot be written.
     """
-    file = Path(path)
-    with disk_errors(file, file.absolute().parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(record, distillation=distillation, saved=saved), encoding="utf-8")
+    file = user_path(path)
+    refuse_source(file, [saved, *sources_of(record)], inside=CHILD_FILES)
+    publish_text(file, page(record, distillation=distillation, saved=saved))
     return file
 
 

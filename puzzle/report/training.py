@@ -11,6 +11,7 @@ from typing import Any
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.saving import RECORD
 from puzzle.errors import DataError
+from puzzle.storage.paths import user_path
 
 Distilled = DistillResult | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -30,7 +31,7 @@ def read_record(given: Distilled | None, saved: Path | None) -> Mapping[str, Any
         if file is None or not file.is_file():
             return None
     elif isinstance(given, str | os.PathLike):
-        file = Path(given) / RECORD
+        file = user_path(given) / RECORD
         if not file.is_file():
             raise DataError(f"{file} is missing; give the directory that distill() wrote")
     else:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from puzzle.errors import ConstraintError, DataError
+from puzzle.storage.paths import user_path
 from search_space import FFN, Attention, Block, Layout
 from solvers import ChoiceProblem, Limit
 
@@ -84,7 +85,7 @@ class ScoreTable:
             DataError: A layer or a value is missing, the layers have different columns, a value is
                 not a finite number, or a cost is negative.
         """
-        file = Path(path)
+        file = user_path(path)
         file = file / "block_library.json" if file.is_dir() else file
         layers = _layers(_read(file), file)
         _check_columns(layers, file)

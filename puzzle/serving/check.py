@@ -9,7 +9,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,9 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.serving.exporting import export
 from puzzle.serving.writers.self_contained import is_self_contained
+from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import plain
+from puzzle.storage.temporary_places import temporary_place
 from search_space.engines import engine_named
 
 TOP = 5
@@ -158,6 +159,7 @@ def serve_check(
         >>> print(serve_check("out/child", engine="llama.cpp"))  # doctest: +SKIP
     """
     limit_threads()
+    directory = user_path(directory)
     runner = _runner(engine)
     _require_engine(engine, python)
     load_config(directory, error=ExportError)
@@ -166,18 +168,18 @@ def serve_check(
     elif quantisation is not None:
         raise ExportError(f"quantisation={quantisation!r} is for llama.cpp; {engine} takes dtype")
     exact = dtype == "float32" or quantisation == "f32"
-    ids = TokenIds(Path(directory), prompt, text)
+    ids = TokenIds(directory, prompt, text)
     if engine == "llama.cpp" and ids.tokenizer is None:
         raise ExportError(
             f"{directory} has no tokenizer, without which llama.cpp's server does not start; save "
             "the parent's beside the child"
         )
-    with tempfile.TemporaryDirectory(prefix="puzzle-serve-") as name:
-        path = Path(directory)
+    with temporary_place() as place:
+        path = directory
         if engine != "transformers":
             path = export(
                 directory,
-                Path(name) / "model",
+                place / "model",
                 engine=engine,
                 dtype=dtype,
                 quantisation=quantisation,
@@ -199,8 +201,8 @@ def serve_check(
             "own_code": engine == "transformers" and is_self_contained(path),
         }
         answer = run_engine(runner, plain(request), python=python, timeout=timeout)
-    reference = torch_run(Path(directory), ids.prompt, ids.text, new_tokens)
-    return compare_runs(engine, Path(directory), answer, reference, ids)
+    reference = torch_run(directory, ids.prompt, ids.text, new_tokens)
+    return compare_runs(engine, directory, answer, reference, ids)
 
 
 class TokenIds:
@@ -279,8 +281,8 @@ def run_engine(
     Raises:
         ExportError: The engine failed or took too long; its last lines are quoted.
     """
-    with tempfile.TemporaryDirectory(prefix="puzzle-engine-") as name:
-        request_file, answer_file = Path(name) / "request.json", Path(name) / "answer.json"
+    with temporary_place() as place:
+        request_file, answer_file = place / "request.json", place / "answer.json"
         request_file.write_text(json.dumps(request), encoding="utf-8")
         command = [
             os.fspath(python or sys.executable),
@@ -295,7 +297,7 @@ def run_engine(
                 text=True,
                 errors="replace",
                 timeout=timeout,
-                cwd=name,
+                cwd=place,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:

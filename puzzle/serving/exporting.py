@@ -13,7 +13,8 @@ import torch
 from puzzle.errors import ExportError
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_tokenizer
-from puzzle.serving.files import copy_legal, copy_tokenizer, save_tokenizer, staged
+from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES
+from puzzle.serving.files import copy_legal, copy_tokenizer, save_tokenizer
 from puzzle.serving.writers.gguf import file_bytes, plan_gguf, write_gguf
 from puzzle.serving.writers.gguf_tokenizer import (
     Field,
@@ -23,8 +24,14 @@ from puzzle.serving.writers.gguf_tokenizer import (
 )
 from puzzle.serving.writers.lowering import lower
 from puzzle.serving.writers.nemotron_nas import plan_nemotron_nas, write_nemotron_nas
-from puzzle.serving.writers.source import Source, open_source
+from puzzle.serving.writers.source import Source, open_source, sources_of
 from puzzle.storage.disk import require_free
+from puzzle.storage.paths import refuse_source, user_path
+from puzzle.storage.publishing import (
+    publishing_directory,
+    publishing_file,
+    require_replaceable,
+)
 from search_space import ENGINES, Layout
 from search_space.engines import engine_named, rewritings
 
@@ -72,7 +79,8 @@ def export(
 
     Args:
         child: A child or its parent: the model, a `SearchResult`, or a directory of one.
-        directory: Where to write; files of the same names are replaced.
+        directory: Where to write. Files that puzzle wrote there before are replaced, and others are
+            never; for GGUF, a name that ends in ".gguf" is that file.
         engine: "vllm", "mlx", "tensorrt-llm", "sglang" or "llama.cpp"; by default that of the
             format.
         format: "nemotron-nas" (for vLLM if no engine is named) or "gguf"; by default that of the
@@ -89,7 +97,7 @@ def export(
 
     Raises:
         ExportError: The engine cannot run the child, an option does not apply to the format, or
-            the tokenizer cannot be written.
+            the tokenizer cannot be written; or the child or files of others are in `directory`.
         WorkspaceError: The disk is full or cannot be written.
 
     Example:
@@ -101,11 +109,15 @@ def export(
     if isinstance(getattr(child, "layout", None), Layout):
         # A search result that does not fit is refused before its child is assembled.
         lower(child.layout, target)
+    path = user_path(directory)
+    refuse_source(path, [*sources_of(child), tokenizer_from], error=ExportError)
+    if form != "gguf":
+        _require_directory(path, form)
     source = open_source(child, tokenizer=tokenizer)
     rewritten = rewritings(source.layout, target)
     if form == "gguf":
         kind = _gguf_kind(dtype, quantisation, source)
-        path, layout = _export_gguf(source, Path(directory), kind, tokenizer_from, pre)
+        path, layout = _export_gguf(source, path, kind, tokenizer_from, pre)
     else:
         if quantisation is not None or tokenizer_from is not None or pre is not None:
             raise ExportError(
@@ -113,8 +125,7 @@ def export(
             )
         if dtype is not None and dtype not in DTYPES:
             raise ExportError(f"dtype={dtype!r}; allowed: {sorted(DTYPES)}")
-        layout = _export_nemotron_nas(source, Path(directory), target, DTYPES.get(dtype or ""))
-        path = Path(directory)
+        layout = _export_nemotron_nas(source, path, target, DTYPES.get(dtype or ""))
     return Exported(path=path, engine=target, format=form, layout=layout, rewritten=rewritten)
 
 
@@ -134,6 +145,12 @@ def _target(engine: str | None, format: str | None) -> tuple[str, str]:
     return target.name, target.format
 
 
+def _require_directory(path: Path, form: str) -> None:
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
+        raise ExportError(f"{path} is the name of a GGUF file; {form} is a directory: give one")
+    require_replaceable(path, CHILD_FILES, error=ExportError)
+
+
 def _gguf_kind(dtype: str | None, quantisation: str | None, source: Source) -> str:
     if dtype is not None:
         raise ExportError("for GGUF, give quantisation ('f32', 'bf16', 'q8_0', ...), not dtype")
@@ -145,7 +162,7 @@ def _export_nemotron_nas(
 ) -> Layout:
     written, _ = plan_nemotron_nas(source, engine)
     require_free(directory.parent, written.parameters() * (dtype or source.dtype).itemsize)
-    with staged(directory) as stage:
+    with publishing_directory(directory, claims=MODEL_FILES, error=ExportError) as stage:
         written = write_nemotron_nas(source, stage, engine=engine, dtype=dtype)
         _write_companions(source, stage)
     return written
@@ -166,7 +183,7 @@ def _write_companions(source: Source, directory: Path) -> None:
 
 def _export_gguf(
     source: Source,
-    directory: Path,
+    path: Path,
     kind: str,
     tokenizer_from: str | os.PathLike[str] | None,
     pre: str | None,
@@ -174,11 +191,16 @@ def _export_gguf(
     written, _ = plan_gguf(source, kind)
     fields = _gguf_tokenizer(source, tokenizer_from, pre)
     # The tensors are collected on disk before the file is put together.
-    require_free(directory, 2 * file_bytes(written, kind))
+    require_free(path, 2 * file_bytes(written, kind))
     name = f"model-{kind}.gguf"
-    with staged(directory, replaces=()) as stage:
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
+        with publishing_file(path, error=ExportError) as file:
+            written = write_gguf(source, file, kind=kind, tokenizer=fields)
+        return path, written
+    require_replaceable(path, [name], error=ExportError)
+    with publishing_directory(path, error=ExportError) as stage:
         written = write_gguf(source, stage / name, kind=kind, tokenizer=fields)
-    return directory / name, written
+    return path / name, written
 
 
 def _gguf_tokenizer(

@@ -1,71 +1,16 @@
-"""Files beside the weights, and writing a directory that is never incomplete."""
+"""Files beside the weights."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from puzzle.errors import ParentError
 from puzzle.models.pretrained import load_tokenizer
-from puzzle.storage.disk import disk_errors
-
-# What a tokenizer may consist of; the weights and the config are not among these.
-TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "additional_chat_templates",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.tiktoken",
-    "*.model",
-)
-# A single file left over from before would be read instead of new shards.
-MODEL_FILES = ("config.json", "model*.safetensors", "*.index.json")
-LEGAL_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
-
-
-@contextmanager
-def staged(
-    directory: str | os.PathLike[str], *, replaces: tuple[str, ...] = MODEL_FILES
-) -> Iterator[Path]:
-    """Yields a directory beside the given one; what is written there is moved in at the end.
-
-    The config goes last, and weights left over from before are removed first: what cannot be loaded
-    yet does not look like a model.
-
-    Args:
-        directory: Where the files end up; files of the same names are replaced.
-        replaces: Patterns of the files left over from before that are removed.
-
-    Raises:
-        WorkspaceError: The disk is full or cannot be written.
-    """
-    path = Path(directory)
-    with disk_errors(path, path.absolute().parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
-            yield Path(name)
-            path.mkdir(exist_ok=True)
-            files = sorted(Path(name).iterdir(), key=lambda file: file.name == "config.json")
-            for old in (file for pattern in replaces for file in path.glob(pattern)):
-                old.unlink()
-            for file in files:
-                _replace(file, path / file.name)
-
-
-def _replace(file: Path, target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    file.replace(target)
+from puzzle.serving.file_names import LEGAL_FILES, TOKENIZER_FILES
 
 
 def copy_tokenizer(source: str | os.PathLike[str], directory: Path) -> bool:

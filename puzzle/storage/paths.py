@@ -33,9 +33,10 @@ def refuse_source(
     target: str | os.PathLike[str],
     sources: Iterable[Any],
     *,
+    inside: Iterable[str] = (),
     error: type[PuzzleError] = WorkspaceError,
 ) -> None:
-    """Refuses to write over what is read: the same file or directory, or a file inside it.
+    """Refuses to write over what is read: the same file or directory, or one of its files.
 
     Links are followed, so that a path by another name is the same place.
 
@@ -43,19 +44,19 @@ def refuse_source(
         target: Where something will be written.
         sources: What it is made from; what is no path of something that exists is passed over,
             such as the id of a model.
+        inside: Patterns of the files that belong to a directory that is read.
         error: What is raised.
 
     Raises:
         PuzzleError: Of the class given.
     """
-    place = user_path(target).resolve()
+    place, patterns = user_path(target).resolve(), tuple(inside)
     for given in sources:
         if not isinstance(given, str | os.PathLike):
             continue
         source = user_path(given).resolve()
-        # A new file in a source's directory harms nothing, one that is there belongs to it.
-        inside = place.is_file() and source in place.parents
-        if source.exists() and (place == source or inside):
+        own = place.is_file() and any(place.match(f"{source}/{pattern}") for pattern in patterns)
+        if source.exists() and (place == source or own):
             raise error(
                 f"{os.fspath(target)} is read from and cannot be written to: {source} would be "
                 "replaced by what is made from it. Give another path"

@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from puzzle.storage.paths import user_path
 from puzzle.storage.workspace import MANIFEST, RUN_FILE, RUN_FORMAT
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ def current_run_directory(root: str | os.PathLike[str]) -> Path:
     Args:
         root: The requested directory; it need not exist.
     """
-    path = Path(root).absolute()
+    path = user_path(root).absolute()
     if not any(path.glob(f"*/*/{MANIFEST}")):
         return path
     try:

@@ -318,7 +318,10 @@ class Workspace:
             raise DamagedArtifactError(
                 f"{path} cannot be read ({error}); run the stage that builds it again"
             ) from error
-        return self.artifact(ref.kind, spec)
+        artifact = self.artifact(ref.kind, spec)
+        if artifact.ref != ref:
+            raise DamagedArtifactError(f"{path} was altered; run the stage that builds it again")
+        return artifact
 
     def get_or_build(self, kind: str, spec: Mapping[str, Any], builder: Builder) -> Artifact:
         """Return a verified artifact, building it when it is absent or damaged.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import puzzle
@@ -10,6 +9,7 @@ from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared, declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
 from puzzle.distillation.distill_config import DistillConfig
+from puzzle.storage.paths import user_path
 
 SOURCES = (
     Option(
@@ -57,9 +57,9 @@ def _run(given: Given) -> Answer:
     result = puzzle.distill(
         child,
         parent,
-        Path(data),
+        user_path(data),
         config=DistillConfig(**settings),
-        validation=None if validation is None else Path(validation),
+        validation=None if validation is None else user_path(validation),
         **given.arguments(OWN),
     )
     values = {**result.to_dict(), "path": str(result.path)}

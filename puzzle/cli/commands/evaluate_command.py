@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import puzzle
 from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, required
+from puzzle.storage.paths import user_path
 
 SOURCES = (
     Option(
@@ -42,8 +42,10 @@ def _run(given: Given) -> Answer:
     evaluation = puzzle.evaluate(
         model,
         parent=given.get("parent"),
-        data=None if file is None else Path(file),
-        tasks=[Path(task) if Path(task).is_file() else task for task in given.get("task", [])],
+        data=None if file is None else user_path(file),
+        tasks=[
+            user_path(task) if user_path(task).is_file() else task for task in given.get("task", [])
+        ],
         **arguments,
     )
     return Answer(values=evaluation.to_dict(), text=evaluation.table())

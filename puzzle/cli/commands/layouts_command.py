@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import table
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
-from puzzle.storage.disk import disk_errors
+from puzzle.serving.file_names import CHILD_FILES
+from puzzle.storage.paths import refuse_source, user_path
+from puzzle.storage.publishing import publish_text
 from search_space import Layout, layout_svg, published_layout, published_names
 
 OWN = (
@@ -30,15 +31,15 @@ def _run(given: Given) -> Answer:
         return _list()
     layout = _layout(name)
     if drawing is not None:
-        with disk_errors(Path(drawing), Path(drawing).absolute().parent):
-            Path(drawing).write_text(layout_svg(layout, paper="white"), encoding="utf-8")
+        refuse_source(drawing, [name], inside=CHILD_FILES)
+        publish_text(user_path(drawing), layout_svg(layout, paper="white"))
     kv = layout.kv_bytes_per_token()
     text = f"{layout!r}\n{kv:,} bytes of KV cache per token at 2 bytes per element"
     return Answer(values=layout.to_dict(), text=text)
 
 
 def _layout(name: str) -> Layout:
-    config = Path(name) / "config.json"
+    config = user_path(name) / "config.json"
     if config.is_file():
         return Layout.from_config(json.loads(config.read_text(encoding="utf-8")))
     return Layout.published(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from puzzle import costs as cost_models
 from puzzle import hardware
 from puzzle.cli.flags import Given, Option
-from puzzle.cli.inputs import STAGE, open_stages, table
+from puzzle.cli.inputs import STAGE, open_stages, refuse_source_files, table
 from puzzle.cli.planned import planned
 from puzzle.cli.subcommand import Answer, Subcommand
 from puzzle.costs.profile import Profile
@@ -24,6 +24,7 @@ OWN = (
 
 
 def _run(given: Given) -> Answer:
+    refuse_source_files(given, "save")
     opened, word = open_stages(given, text=False), given.get("hardware", "cpu")
     (scenario,) = opened.steps.workload.scenarios.values()
     here = cost_models.is_run_here(word)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import puzzle
 from puzzle.cli.flags import Given, Option
 from puzzle.cli.subcommand import Answer, Subcommand, required
+from puzzle.storage.paths import user_path
 
 OWN = (
     Option(
@@ -30,8 +29,8 @@ OWN = (
 
 
 def _run(given: Given) -> Answer:
-    directory = Path(required(given, "directory"))
-    file = Path(given.get("out", directory / "report.html"))
+    directory = user_path(required(given, "directory"))
+    file = user_path(given.get("out", directory / "report.html"))
     written = puzzle.load_result(directory).report(file, distillation=given.get("distillation"))
     return Answer(values={"path": str(written)}, text=str(written))
 

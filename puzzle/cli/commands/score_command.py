@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from puzzle.cli.flags import Given, Option
-from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stages, table
+from puzzle.cli.inputs import BLD, LIBRARY, STAGE, open_stages, refuse_source_files, table
 from puzzle.cli.planned import planned
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
-from puzzle.storage.disk import disk_errors
+from puzzle.storage.paths import user_path
+from puzzle.storage.publishing import publish_text
 
 METHODS = ("hybrid", "fisher", "exact")
 OWN = (
@@ -28,13 +28,13 @@ def _run(given: Given) -> Answer:
     method = given.get("method", "hybrid")
     if method not in METHODS:
         raise UsageError(f"--method {method}: allowed: {', '.join(METHODS)}")
+    refuse_source_files(given, "save")
     opened = open_stages(given, method=method)
     library = opened.run.get(opened.steps.library)
     scores = opened.run.get(opened.steps.scores(library.refs))
     values, file = scores.to_dict(), given.get("save")
     if file is not None:
-        with disk_errors(Path(file), Path(file).absolute().parent):
-            Path(file).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        publish_text(user_path(file), json.dumps(values, indent=1) + "\n")
     labels = list(dict.fromkeys(label for _, label, _ in scores.items()))
     rows: list[tuple[str, ...]] = [("block", *(str(layer) for layer in range(len(scores))))]
     for label in labels:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import puzzle
 from puzzle.cli.config_file import write_config
 from puzzle.cli.flags import Given, Option, declared_options
@@ -24,6 +22,10 @@ from puzzle.cli.planned import planned
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand
 from puzzle.demo import DEMO_EFFORT
+from puzzle.serving.file_names import CHILD_FILES
+from puzzle.storage.paths import refuse_source
+from puzzle.storage.publishing import require_replaceable
+from puzzle.storage.run_directory import current_run_directory
 
 CONSTRAINTS = ["throughput >= 1.25x"]
 CONSTRAINT = Option(
@@ -42,6 +44,9 @@ def _run(given: Given) -> Answer:
     arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": source.data.seed}
     if given.get("demo"):
         arguments.setdefault("effort", DEMO_EFFORT)
+    target = current_run_directory(given.get("out", OUT.default)) / "child"
+    refuse_source(target, [found.parent])
+    require_replaceable(target, CHILD_FILES)
     result = puzzle.search(
         source.parent,
         source.text,
@@ -52,9 +57,8 @@ def _run(given: Given) -> Answer:
         **arguments,
     )
     # Not always --out: a run directory of another format is left alone.
-    out = result.run_directory or Path(given.get("out", OUT.default))
-    path = result.save(out / "child")
-    write_config(out / "search.toml", given.values)
+    path = result.save(target)
+    write_config(target.parent / "search.toml", given.values)
     text = (
         f"{result.table()}\n{result.layout}\n"
         "load it with: import puzzle; from transformers import AutoModelForCausalLM; "

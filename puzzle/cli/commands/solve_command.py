@@ -19,6 +19,7 @@ from puzzle.costs.profile import Profile
 from puzzle.errors import ConstraintError, DataError
 from puzzle.limits.constraints import parse_constraints
 from puzzle.scoring.score_table import ScoreTable
+from puzzle.storage.paths import user_path
 from search_space import Block, Layout
 from solvers import ChoiceProblem, Solution, solve
 
@@ -52,7 +53,7 @@ OWN = (
 
 
 def _run(given: Given) -> Answer:
-    file, constraints = Path(required(given, "scores")), given.get("constraint", [])
+    file, constraints = user_path(required(given, "scores")), given.get("constraint", [])
     if given.get("profile") is None:
         scores = ScoreTable.load(file)
         with _usage():

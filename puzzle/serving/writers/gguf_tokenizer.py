@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from puzzle.errors import ExportError
+from puzzle.storage.paths import user_path
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -43,7 +43,8 @@ def copied_fields(gguf_file: str | os.PathLike[str], vocab: int) -> list[Field]:
     """
     from gguf import GGUFReader
 
-    if not Path(gguf_file).is_file():
+    gguf_file = user_path(gguf_file)
+    if not gguf_file.is_file():
         raise ExportError(f"tokenizer_from={str(gguf_file)!r} is not a file; give a GGUF")
     fields = []
     for key, field in GGUFReader(os.fspath(gguf_file)).fields.items():

@@ -16,6 +16,7 @@ from puzzle.models.child_config import PuzzleConfig, config_from_layout, layout_
 from puzzle.models.families import family_of
 from puzzle.models.pretrained import load_config, load_generation_config
 from puzzle.models.shards import Shards
+from puzzle.storage.paths import user_path
 from search_space import Layout
 
 OUTER = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
@@ -52,6 +53,27 @@ class Source:
         return {name: self.tensors[name] for name in names}
 
 
+def sources_of(child: Any) -> list[Any]:
+    """Returns the paths that a child is read from, and the names that may be paths.
+
+    Args:
+        child: As for `open_source`.
+    """
+    if isinstance(child, str | os.PathLike):
+        return [child]
+    if isinstance(child, PreTrainedModel):
+        return [child.name_or_path]
+    # A search result has its parent in the library, and an opened parent is one itself.
+    parent = getattr(getattr(child, "library", None), "parent", child)
+    run = getattr(getattr(child, "evidence", None), "run", None) or {}
+    return [
+        getattr(child, "saved", None),
+        getattr(getattr(parent, "tensors", None), "directory", None),
+        getattr(getattr(parent, "tokenizer", None), "name_or_path", None),
+        run.get("parent", {}).get("source"),
+    ]
+
+
 def open_source(child: Any, *, tokenizer: Any = None) -> Source:
     """Opens a child.
 
@@ -73,8 +95,8 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
         config = _child_config(child.config)
         tensors: Mapping[str, torch.Tensor] = child.state_dict()
         generation, directory = child.generation_config, None
-    elif isinstance(child, str | os.PathLike) and Path(child).is_dir():
-        directory = Path(child)
+    elif isinstance(child, str | os.PathLike) and user_path(child).is_dir():
+        directory = user_path(child)
         config = _child_config(load_config(directory, error=ExportError))
         tensors = Shards(directory)
         generation = None

@@ -116,10 +116,13 @@ def test_search_gives_a_child_within_its_limits_that_reloads(saved, tmp_path):
     assert result.measured.child.memory == result.predicted.child.memory
     (tmp_path / "out").mkdir()
     for stale in ("model-00001-of-00002.safetensors", "model.safetensors.index.json"):
-        (tmp_path / "out" / stale).write_text("of an earlier, larger child")
+        (tmp_path / "out" / stale).write_text("of somebody's larger model")
+    with pytest.raises(puzzle.PuzzleError, match=rf"did not write.*: model-00001.*{stale}"):
+        result.save(tmp_path / "out")
+    for file in (tmp_path / "out").iterdir():
+        file.unlink()
     path = result.save(tmp_path / "out")
-    assert not (path / stale).exists()
-    assert not list(tmp_path.glob(".out-*"))
+    assert not list(tmp_path.rglob(".puzzle-*"))
     again = AutoModelForCausalLM.from_pretrained(path)
     tokens = torch.arange(9)[None]
     with torch.no_grad():
