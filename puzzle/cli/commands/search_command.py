@@ -45,7 +45,7 @@ def _run(given: Given) -> Answer:
     if given.get("demo"):
         arguments.setdefault("effort", DEMO_EFFORT)
     target = current_run_directory(given.get("out", OUT.default)) / "child"
-    refuse_source(target, [found.parent])
+    refuse_source(target, [source.parent])
     require_replaceable(target, CHILD_FILES)
     result = puzzle.search(
         source.parent,
