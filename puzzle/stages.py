@@ -162,7 +162,15 @@ class Run:
     def build(self, stage: ArtifactStage[Any]) -> Artifact:
         """Returns the artifact of a stage, verified, or built in this process."""
         artifact = self.artifact(stage)
-        return self.workspace.get_or_build(artifact.kind, artifact.spec, partial(stage.build, self))
+        return self.workspace.get_or_build(
+            artifact.kind, artifact.spec, partial(self._write, stage)
+        )
+
+    def _write(self, stage: ArtifactStage[Any], directory: Path) -> None:
+        stage.build(self, directory)
+        # Before it is published: a parent that was replaced meanwhile must not leave an artifact
+        # under the name of the one that was opened.
+        self.parent.require_unchanged()
 
     def build_all(
         self,

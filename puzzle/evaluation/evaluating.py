@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from puzzle.errors import DataError
+from puzzle.errors import DataError, ParentError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, flat, ratio, text_metrics
 from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tasks
 from puzzle.hardware.format_speed import computing_format
@@ -19,6 +20,7 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.models.trainable import filled_model, from_parent
+from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
 from puzzle.text.packing import PackedStream, refuse_foreign
@@ -183,6 +185,12 @@ def _open(source: Any) -> tuple[Any, Any]:
         return filled_model(from_parent(source)), source.tokenizer
     if isinstance(source, PreTrainedModel):
         return source.eval(), None
+    if not isinstance(source, str | os.PathLike):
+        refuse_unsuitable_model(source)
+        raise ParentError(
+            f"{type(source).__name__} is no model; give a directory, a hub id, a transformers "
+            "model, or what puzzle.models.open_parent returns"
+        )
     path = user_path(source)
     model = load_model(source)
     if computing_format(model.dtype, model.device) == torch.float32:

@@ -18,17 +18,30 @@ from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.identity import require_device
 from puzzle.hardware.precision import AUTO
 from puzzle.hardware.torch_state import own_torch_state, recordable
+from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
-from puzzle.models.shards import SINGLE, Shards, refuse_non_finite
-from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.models.shards import SINGLE, refuse_non_finite, shard_names
+from puzzle.models.unsuitable import (
+    refuse_unsuitable_directory,
+    refuse_unsuitable_model,
+    refuse_unsuitable_tokenizer,
+)
+from puzzle.models.watched_files import Record, WatchedFiles
+from puzzle.storage.hashing import content_hash, hash_tensors
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.paths import user_path
 from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
 from search_space import ModelShape
 
+# Raised when a GGUF is unpacked into another model than before.
+UNPACKED = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What is read beside weights and config, and must not change meanwhile either.
+WATCHED = ("tokenizer*.json", "tokenizer.model", "*.jinja", "generation_config.json")
 
 
 class Parent:
@@ -61,7 +74,8 @@ class Parent:
         stored_dtype: str | None = None,
     ) -> None:
         self.family: Family = family_of(config)
-        self.shape: ModelShape = self.family.shape(config)
+        with interpreting("config.json", "the config of a parent", ParentError):
+            self.shape: ModelShape = self.family.shape(config)
         # Layers run without a mask: sdpa is then causal, whereas eager attention would look ahead.
         self.config = copy.deepcopy(config)
         self.config._attn_implementation = "sdpa"
@@ -70,6 +84,7 @@ class Parent:
         self.weights = identity
         self.stored_dtype = stored_dtype
         self.identity = content_hash({"weights": identity, "dtype": str(dtype)})
+        refuse_unsuitable_tokenizer(tokenizer, self.shape.vocab)
         if not checked:
             refuse_non_finite(tensors)
 
@@ -84,6 +99,12 @@ class Parent:
         other = copy.copy(self)
         other.dtype = dtype
         return other
+
+    def require_unchanged(self) -> None:
+        """Raises ParentError if a file of the parent is not what it was when it was opened."""
+        watched: WatchedFiles | None = getattr(self.tensors, "watched", None)
+        if watched is not None:
+            watched.require_unchanged()
 
     def layer_tensors(self, index: int) -> dict[str, torch.Tensor]:
         """Returns the tensors of one decoder layer under their names within the layer."""
@@ -145,7 +166,10 @@ class Parent:
             workspace: Where a parent that is in memory only is stored.
         """
         directory = getattr(self.tensors, "directory", None)
-        if directory is None:
+        files: tuple[Record, ...] = ()
+        if directory is not None:
+            files = self.tensors.watched.records()  # type: ignore[attr-defined]
+        else:
             spec = {"weights": self.weights}
             directory = workspace.get_or_build("parent-copy", spec, self._write).path
         return ParentRef(
@@ -153,6 +177,7 @@ class Parent:
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             weights=self.weights,
+            files=files,
         )
 
     def _write(self, directory: Path) -> None:
@@ -169,12 +194,14 @@ class ParentRef:
         dtype: Number format in which it runs.
         device: Where it runs.
         weights: Content hash of config and weights, which is not computed again.
+        files: Its files, as they were when that was computed.
     """
 
     directory: str
     dtype: str
     device: str
     weights: str
+    files: tuple[Record, ...] = ()
 
     def open(self, *, device: str | None = None) -> Parent:
         """Returns the parent, without its tokenizer.
@@ -183,9 +210,11 @@ class ParentRef:
             device: Where it runs, if not on the reference's device.
         """
         path = Path(self.directory)
+        watched = WatchedFiles.restored(path, self.files) if self.files else None
+        config, shards = open_checkpoint(path, load_config(path), watched=watched)
         return Parent(
-            load_config(path),
-            Shards(path),
+            config,
+            shards,
             None,
             dtype=DTYPES[self.dtype],
             identity=self.weights,
@@ -241,7 +270,7 @@ def open_parent(
     require_device(device)
     if dtype == AUTO:
         dtype = fast_format(device, workspace=workspace).name
-    if isinstance(source, PreTrainedModel):
+    if not isinstance(source, str | os.PathLike):
         return _from_model(source, tokenizer, DTYPES[dtype], device)
     path = user_path(source)
     unpacked = path.is_file()
@@ -251,10 +280,12 @@ def open_parent(
         path = _unpack_gguf(path, workspace, dtype)
     elif not path.is_dir():
         path = _download(str(source), revision, token, local_files_only)
+    # What the files are is noted first, and compared again once they are open.
+    watched = WatchedFiles.of(path, _read_files(path, tokenizer is None))
     config = load_config(path, trust_remote_code=trust_remote_code)
     family_of(config)
-    shards = Shards(path)
-    identity = content_hash({f.name: hash_file(f) for f in (*shards.files(), path / "config.json")})
+    config, shards = open_checkpoint(path, config, watched=watched)
+    identity = watched.content([*shards.shard_names, "config.json"])
     if tokenizer is None:
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     return Parent(
@@ -268,9 +299,23 @@ def open_parent(
     )
 
 
+def _read_files(directory: Path, tokenizer: bool) -> list[str]:
+    """Returns the files of a model that are read."""
+    refuse_unsuitable_directory(directory)
+    patterns = WATCHED if tokenizer else ("generation_config.json",)
+    others = {file.name for pattern in patterns for file in directory.glob(pattern)}
+    return [*shard_names(directory), "config.json", *sorted(others)]
+
+
 def _from_model(
-    model: PreTrainedModel, tokenizer: Any, dtype: torch.dtype, device: torch.device | str
+    model: Any, tokenizer: Any, dtype: torch.dtype, device: torch.device | str
 ) -> Parent:
+    refuse_unsuitable_model(model)
+    if not isinstance(model, PreTrainedModel):
+        raise ParentError(
+            f"{type(model).__name__} is no model; give a directory, a hub id, a GGUF file or a "
+            "transformers model"
+        )
     family_of(model.config)
     tensors = {k: recordable(tensor.detach().cpu()) for k, tensor in model.state_dict().items()}
     identity = content_hash(
@@ -308,16 +353,11 @@ def _unpack_gguf(path: Path, workspace: Workspace, dtype: str) -> Path:
     """Returns a directory with the GGUF as safetensors, made once."""
 
     def build(directory: Path) -> None:
-        from transformers.utils.quantization_config import GgufConfig
-
-        model = load_model(
-            path, dtype=DTYPES[dtype], quantization_config=GgufConfig(dequantize=True)
-        )
-        # Left in, it would make the saved copy claim to be quantised.
-        model.config.__dict__.pop("quantization_config", None)
-        model.save_pretrained(directory)
+        load_model(path, dtype=DTYPES[dtype]).save_pretrained(directory)
         tokenizer = load_tokenizer(path)
         tokenizer.save_pretrained(directory)
+        watched.require_unchanged()
 
-    spec = {"gguf": hash_file(path), "dtype": dtype}
+    watched = WatchedFiles.of(path.parent, [path.name])
+    spec = {"gguf": watched.content(), "dtype": dtype, "format": UNPACKED}
     return workspace.get_or_build("parent", spec, build).path

@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils.quantization_config import GgufConfig
 
 from puzzle.errors import ParentError, PuzzleError
+from puzzle.models.gguf_header import carried_rope, read_gguf_header, refuse_left_out
+from puzzle.models.unsuitable import named, refuse_unsuitable_directory
 from puzzle.storage.paths import user_path
 
 Source = str | os.PathLike[str]
@@ -35,8 +38,17 @@ def load_config(
         PuzzleError: The class given as `error`; it names the source.
     """
     place, options = _located(source)
+    header = None
     with _reading("config", source, error):
-        return AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
+        if options:
+            header = read_gguf_header(user_path(source))
+            refuse_left_out(header)
+        elif user_path(source).is_dir():
+            refuse_unsuitable_directory(user_path(source))
+        config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
+        if header is not None:
+            config.rope_parameters = carried_rope(header, config)
+    return config
 
 
 def load_tokenizer(
@@ -59,7 +71,6 @@ def load_model(
     *,
     dtype: torch.dtype | str = "auto",
     error: type[PuzzleError] = ParentError,
-    **options: Any,
 ) -> Any:
     """Returns a model in evaluation mode, read from safetensors or a GGUF file.
 
@@ -67,20 +78,37 @@ def load_model(
         source: A model directory, a GGUF file or a hub id.
         dtype: Number format; by default the one it is stored in.
         error: The error to raise.
-        options: Further options of transformers' `from_pretrained`.
 
     Raises:
-        PuzzleError: The class given as `error`; it names the source.
+        PuzzleError: The class given as `error`; it names the source, and tensors that the source
+            lacks, which transformers would fill with random numbers.
     """
-    place, file = _located(source)
+    place, options = _located(source)
+    config = load_config(source, error=error)
+    if options:
+        options["quantization_config"] = GgufConfig(dequantize=True)
     with _reading("model", source, error):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, trust_remote_code=False, use_safetensors=True, **file, **options
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
+    if report["missing_keys"]:
+        raise error(
+            f"{str(source)!r} lacks the tensors {named(report['missing_keys'])}, which its config "
+            "asks for: save or download the model again"
+        )
+    if "gguf_file" in options:
+        # Left in, it would make a saved copy claim to be quantised.
+        model.config.__dict__.pop("quantization_config", None)
     return model.eval()
 
 
-def _located(source: Source) -> tuple[str, dict[str, str]]:
+def _located(source: Source) -> tuple[str, dict[str, Any]]:
     """Returns what transformers is given for a source: a directory or hub id, and options."""
     path = user_path(source)
     if path.suffix == ".gguf" and not path.is_dir():
@@ -93,8 +121,10 @@ def _reading(what: str, source: Source, error: type[PuzzleError]) -> Iterator[No
     """Turns whatever a file makes transformers raise into one error that names the source."""
     try:
         yield
-    except PuzzleError:
-        raise
+    except PuzzleError as problem:
+        if isinstance(problem, error):
+            raise
+        raise error(str(problem)) from problem
     except Exception as problem:
         raise error(
             f"the {what} of {str(source)!r} cannot be read: {_reason(problem)}"

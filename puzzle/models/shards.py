@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from puzzle.errors import ParentError
+from puzzle.models.unsuitable import refuse_pointer, what_else
+from puzzle.models.watched_files import WatchedFiles
+from puzzle.storage.json_files import read_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -18,63 +24,156 @@ SINGLE = "model.safetensors"
 FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A tensor in a file, as its header has it.
+
+    Args:
+        file: The shard, relative to the directory.
+        name: Its name in there.
+        shape: Its shape.
+        kind: Its number format, in the words of safetensors.
+    """
+
+    file: str
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
 class Shards(Mapping[str, torch.Tensor]):
-    """The tensors of a directory of safetensors shards, each read from disk on access.
+    """The tensors of a directory of safetensors shards, each read from disk when asked for.
+
+    Files are chosen as transformers does: one file wins over the index of shards that were there
+    before it.
 
     Args:
         directory: Holds `model.safetensors`, or the index and the shards it names.
+        watched: The files, as they were when their content was hashed.
 
     Raises:
-        ParentError: There are no safetensors, or a shard is missing or damaged.
+        ParentError: There are no safetensors, or a shard is missing, damaged or outside of the
+            directory.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, watched: WatchedFiles | None = None) -> None:
         self.directory = directory
-        if (directory / INDEX).is_file():
-            index = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-            self._files: dict[str, str] = index["weight_map"]
-        elif (directory / SINGLE).is_file():
-            with self._open(SINGLE) as shard:
-                self._files = dict.fromkeys(shard.keys(), SINGLE)
-        else:
-            raise ParentError(
-                f"{directory} holds neither {SINGLE} nor {INDEX}; save the model with "
-                "save_pretrained first (pickled weights are not opened)"
-            )
-        missing = sorted({f for f in self._files.values() if not (directory / f).is_file()})
-        if missing:
-            raise ParentError(f"{directory} lacks the shards {missing}; download them again")
+        self.shard_names = shard_names(directory)
+        self.watched = watched or WatchedFiles.of(directory, self.shard_names)
+        self.stored: dict[str, Stored] = {}
+        for file in self.shard_names:
+            for name, tensor in self._headers(file).items():
+                if name in self.stored:
+                    other = self.stored[name].file
+                    raise ParentError(
+                        f"{directory} has the tensor {name!r} twice, in {other} and in {file}; "
+                        "save the model into an empty directory"
+                    )
+                self.stored[name] = tensor
+        self.watched.require_unchanged()
 
-    def _open(self, name: str) -> safe_open:
-        try:
-            return safe_open(self.directory / name, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise ParentError(
-                f"{self.directory / name} is damaged ({error}); download or save it again"
-            ) from error
+    def _headers(self, file: str) -> dict[str, Stored]:
+        headers = {}
+        with self._open(file) as shard, _intact(self.directory / file):
+            for name in shard.keys():  # noqa: SIM118 - it is no mapping
+                piece = shard.get_slice(name)
+                shape, kind = tuple(piece.get_shape()), str(piece.get_dtype())
+                headers[name] = Stored(file=file, name=name, shape=shape, kind=kind)
+        return headers
+
+    def renamed(self, names: Mapping[str, str]) -> Shards:
+        """Returns the same files, with their tensors under other names.
+
+        Args:
+            names: The name in the files by the name that is wanted; the others are left out.
+        """
+        other = object.__new__(Shards)
+        other.directory, other.shard_names = self.directory, self.shard_names
+        other.watched = self.watched
+        other.stored = {name: self.stored[stored] for name, stored in names.items()}
+        return other
+
+    def _open(self, file: str) -> Any:
+        with _intact(self.directory / file):
+            return safe_open(self.directory / file, framework="pt")
 
     def files(self) -> list[Path]:
         """Returns the shard files."""
-        return [self.directory / name for name in sorted(set(self._files.values()))]
+        return [self.directory / name for name in self.shard_names]
 
     def number_format(self) -> str | None:
         """Returns the number format of most tensors, one of `FORMATS`, or None."""
-        kinds: Counter[str] = Counter()
-        for file in set(self._files.values()):
-            names = [name for name, where in self._files.items() if where == file]
-            with self._open(file) as shard:
-                kinds.update(shard.get_slice(name).get_dtype() for name in names)
+        kinds = Counter(tensor.kind for tensor in self.stored.values())
         return FORMATS.get(kinds.most_common(1)[0][0]) if kinds else None
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with self._open(self._files[name]) as shard:
-            return shard.get_tensor(name)
+        stored = self.stored[name]
+        with self._open(stored.file) as shard, _intact(self.directory / stored.file):
+            tensor: torch.Tensor = shard.get_tensor(stored.name)
+        # After reading: what was replaced before or meanwhile is seen either way.
+        self.watched.require_unchanged(stored.file)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self.stored)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.stored)
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Turns what reading a damaged file raises into an error that names the file."""
+    try:
+        yield
+    except (ParentError, torch.OutOfMemoryError):
+        raise
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        refuse_pointer(path)
+        raise ParentError(
+            f"{path} is damaged or cut short ({error}); download or save it again"
+        ) from error
+
+
+def shard_names(directory: Path) -> list[str]:
+    """Returns the safetensors files of a model, relative to its directory.
+
+    Raises:
+        ParentError: There are none, the index is malformed, or it names files that are not there
+            or not in the directory.
+    """
+    if (directory / SINGLE).is_file():
+        return [SINGLE]
+    if not (directory / INDEX).is_file():
+        raise ParentError(f"{directory} holds neither {SINGLE} nor {INDEX}; {what_else(directory)}")
+    index = read_object(directory / INDEX, "an index of safetensors shards", error=ParentError)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ParentError(
+            f"{directory / INDEX} is not an index of safetensors shards: weight_map should be an "
+            "object with the file of each tensor"
+        )
+    # Before sorting, which needs strings.
+    for name in weight_map.values():
+        refuse_outside(name, directory / INDEX)
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise ParentError(f"{directory} lacks the shards {missing}; download them again")
+    return names
+
+
+def refuse_outside(name: object, source: Path) -> None:
+    """Raises ParentError unless a shard's name is of a safetensors file inside its directory."""
+    if not isinstance(name, str) or not name.endswith(".safetensors") or "\0" in name:
+        raise ParentError(f"{source} names the shard {name!r:.200}; allowed: *.safetensors files")
+    parts = (*PurePosixPath(name).parts, *PureWindowsPath(name).parts)
+    rooted = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
+    if rooted or ".." in parts:
+        raise ParentError(
+            f"{source} names the shard {name!r:.200}, which is not inside the model's directory; "
+            "nothing outside is opened"
+        )
 
 
 def refuse_non_finite(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -85,7 +184,7 @@ def refuse_non_finite(tensors: Mapping[str, torch.Tensor]) -> None:
     for name in tensors:
         tensor = tensors[name]
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+            bad = math.prod(tensor.shape) - int(torch.isfinite(tensor).sum())
             raise ParentError(
                 f"the parent's tensor {name!r} holds {bad} NaN or infinite values; "
                 "repair or download the checkpoint again"

@@ -15,12 +15,15 @@ from transformers.initialization import no_init_weights
 
 from puzzle.errors import ParentError
 from puzzle.hardware.torch_state import recordable
+from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig, config_from_layout
 from puzzle.models.parent import DTYPES, Parent, open_parent
 from puzzle.models.pretrained import load_config, load_tokenizer
-from puzzle.models.shards import Shards, refuse_non_finite
-from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.models.shards import refuse_non_finite, shard_names
+from puzzle.models.unsuitable import refuse_unsuitable_model
+from puzzle.models.watched_files import WatchedFiles
+from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.storage.paths import user_path
 from puzzle.storage.workspace import Workspace
 from search_space import Layout
@@ -75,6 +78,7 @@ def open_model(
             )
         )
     if not isinstance(source, str | os.PathLike):
+        refuse_unsuitable_model(source)
         raise ParentError(
             f"{type(source).__name__} is not a model; give a directory, a hub id, a GGUF file, a "
             "transformers model, or what puzzle.models.parent.open_parent returns"
@@ -82,7 +86,7 @@ def open_model(
     if user_path(source).is_dir():
         config = load_config(source)
         if isinstance(config, PuzzleConfig):
-            return _from_directory(user_path(source), config, tokenizer)
+            return _from_directory(user_path(source), tokenizer)
         dtype = dtype or NAMES.get(config.dtype)
     return from_parent(
         open_parent(source, workspace=workspace, tokenizer=tokenizer, dtype=dtype or "bfloat16")
@@ -101,6 +105,7 @@ def from_parent(parent: Parent) -> OpenModel:
 
 
 def _from_child(model: PuzzleForCausalLM, tokenizer: Any) -> OpenModel:
+    refuse_unsuitable_model(model)
     tensors = {k: recordable(tensor.detach()) for k, tensor in model.state_dict().items()}
     refuse_non_finite(tensors)
     weights = hash_tensors(tensors)
@@ -109,22 +114,25 @@ def _from_child(model: PuzzleForCausalLM, tokenizer: Any) -> OpenModel:
         tensors=tensors,
         tokenizer=tokenizer,
         dtype=model.dtype,
-        identity=content_hash({"weights": weights, "blocks": model.config.blocks}),
+        identity=content_hash({"weights": weights, "config": model.config.to_json_string()}),
     )
 
 
-def _from_directory(path: Path, config: PuzzleConfig, tokenizer: Any) -> OpenModel:
-    shards = Shards(path)
+def _from_directory(path: Path, tokenizer: Any) -> OpenModel:
+    # What the files are is noted first, and compared again once they are open.
+    watched = WatchedFiles.of(path, [*shard_names(path), "config.json"])
+    config = load_config(path)
+    config, shards = open_checkpoint(path, config, watched=watched)
+    identity = watched.content()
     refuse_non_finite(shards)
     if tokenizer is None and (path / "tokenizer_config.json").is_file():
         tokenizer = load_tokenizer(path)
-    files = {file.name: hash_file(file) for file in shards.files()}
     return OpenModel(
         config=config,
         tensors=shards,
         tokenizer=tokenizer,
         dtype=shards[next(iter(shards))].dtype,
-        identity=content_hash({"weights": files, "blocks": config.blocks}),
+        identity=identity,
     )
 
 

@@ -12,10 +12,11 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, PreTrainedModel
 
 from puzzle.errors import ExportError
+from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.child_config import PuzzleConfig, config_from_layout, layout_from_config
 from puzzle.models.families import family_of
 from puzzle.models.pretrained import load_config, load_generation_config
-from puzzle.models.shards import Shards
+from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
 from search_space import Layout
 
@@ -91,14 +92,16 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
         else:
             tokenizer = tokenizer or child.library.parent.tokenizer
             child = child.child()
+    if isinstance(child, torch.nn.Module):
+        refuse_unsuitable_model(child, error=ExportError)
     if isinstance(child, PreTrainedModel):
         config = _child_config(child.config)
         tensors: Mapping[str, torch.Tensor] = child.state_dict()
         generation, directory = child.generation_config, None
     elif isinstance(child, str | os.PathLike) and user_path(child).is_dir():
         directory = user_path(child)
-        config = _child_config(load_config(directory, error=ExportError))
-        tensors = Shards(directory)
+        its, tensors = open_checkpoint(directory, load_config(directory, error=ExportError))
+        config = _child_config(its)
         generation = None
         if (directory / "generation_config.json").is_file():
             generation = load_generation_config(directory, error=ExportError)

@@ -1,0 +1,140 @@
+"""A model directory opened as transformers opens it, and compared with its config at once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from puzzle.errors import ParentError
+from puzzle.models.shards import Shards
+from puzzle.models.unsuitable import named, refuse_unsuitable_tensors
+from puzzle.models.watched_files import WatchedFiles
+
+logger = logging.getLogger(__name__)
+# Old checkpoints have this buffer in every layer; transformers computes it from the config.
+LEFT_OVER = r"rotary_emb\.inv_freq$"
+IN_A_LAYER = re.compile(r"(^|\.)layers\.\d+\.")
+
+
+def open_checkpoint(
+    directory: Path, config: Any, *, watched: WatchedFiles | None = None
+) -> tuple[Any, Shards]:
+    """Opens the weights of a model directory under the names that the model has for them.
+
+    Args:
+        directory: The model.
+        config: Its config.
+        watched: Its files, as they were when their content was hashed.
+
+    Returns:
+        The config, which says that embedding and head are not tied where the file has two
+        different ones, and the weights.
+
+    Raises:
+        ParentError: The weights are quantised, or tensors are missing, of another shape, or more
+            than the layers have; they are named.
+    """
+    shards = Shards(directory, watched)
+    kinds = {name: tensor.kind for name, tensor in shards.stored.items()}
+    refuse_unsuitable_tensors({n: k for n, k in kinds.items() if not _left_over(n)}, str(directory))
+    model = _empty(config, directory)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    names, rest = _resolve(expected, shards.stored, model.base_model_prefix)
+    _refuse_unexpected(rest, model, directory)
+    ties = dict(model.all_tied_weights_keys)
+    for one, other in (*ties.items(), *((b, a) for a, b in ties.items())):
+        if one not in names and other in names:
+            names[one] = names[other]
+    missing = sorted(set(expected) - set(names))
+    if missing:
+        raise ParentError(
+            f"{directory} lacks the tensors {named(missing)}, which its config asks for; "
+            "transformers would fill them with random numbers: save or download the model again"
+        )
+    _refuse_other_shapes(expected, names, shards, directory)
+    shards = shards.renamed(names)
+    if any(not _equal(shards, one, other) for one, other in ties.items()):
+        config = copy.deepcopy(config)
+        config.tie_word_embeddings = False
+        logger.warning(
+            "%s: the config ties embedding and head, but the file has two different ones, which "
+            "are used as they are, as transformers does",
+            directory,
+        )
+    return config, shards
+
+
+def _empty(config: Any, directory: Path) -> Any:
+    """Returns the model without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
+    except Exception as error:
+        raise ParentError(
+            f"{directory / 'config.json'} describes a model that cannot be built: {error}"
+        ) from error
+
+
+def _resolve(
+    expected: Mapping[str, Any], stored: Mapping[str, Any], base: str
+) -> tuple[dict[str, str], list[str]]:
+    """Returns the name in the files by the model's name, and the names that the model lacks.
+
+    A model that was saved without its head has names without the prefix of the base model.
+    """
+    bare = not any(name.startswith(f"{base}.") for name in stored)
+    names, rest = {}, []
+    for name in stored:
+        wanted = f"{base}.{name}" if bare and f"{base}.{name}" in expected else name
+        if wanted in expected:
+            names[wanted] = name
+        else:
+            rest.append(name)
+    return names, rest
+
+
+def _left_over(name: str) -> bool:
+    return re.search(LEFT_OVER, name) is not None
+
+
+def _refuse_unexpected(rest: list[str], model: Any, directory: Path) -> None:
+    """Refuses tensors that a layer would compute with; others are left out, with a warning."""
+    known = [LEFT_OVER, *(model._keys_to_ignore_on_load_unexpected or ())]
+    rest = [name for name in rest if not any(re.search(known_, name) for known_ in known)]
+    inside = [name for name in rest if IN_A_LAYER.search(name)]
+    if inside:
+        raise ParentError(
+            f"{directory} has the tensors {named(inside)}, which the layers of its config "
+            f"({type(model).__name__}, {model.config.num_hidden_layers} layers) do not have: the "
+            "config is of another model, or the model is of another family than it says"
+        )
+    if rest:
+        logger.warning("%s: left out, as the model does not have them: %s", directory, named(rest))
+
+
+def _refuse_other_shapes(
+    expected: Mapping[str, tuple[int, ...]],
+    names: Mapping[str, str],
+    shards: Shards,
+    directory: Path,
+) -> None:
+    for name, shape in expected.items():
+        actual = shards.stored[names[name]].shape
+        if actual != shape:
+            raise ParentError(
+                f"{directory}: the tensor {names[name]!r} is {list(actual)}, and the config asks "
+                f"for {list(shape)}; the config is of another model"
+            )
+
+
+def _equal(shards: Shards, one: str, other: str) -> bool:
+    if shards.stored[one] == shards.stored[other]:
+        return True
+    return torch.equal(shards[one], shards[other])
