@@ -28,7 +28,8 @@ from puzzle.storage.disk import require_free
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import require_replaceable
 from puzzle.storage.workspace import Workspace
-from puzzle.text.packing import PackedStream, refuse_foreign
+from puzzle.text.packing import PackedStream
+from puzzle.text.windows import refuse_foreign
 
 
 @own_torch_state()

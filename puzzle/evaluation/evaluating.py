@@ -23,7 +23,8 @@ from puzzle.models.trainable import filled_model, from_parent
 from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
-from puzzle.text.packing import PackedStream, refuse_foreign
+from puzzle.text.packing import PackedStream
+from puzzle.text.windows import refuse_foreign
 
 __all__ = ["Evaluation", "evaluate"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any
@@ -12,10 +13,9 @@ import torch
 from puzzle.errors import DataError
 from puzzle.text.chat import MODES, thinking_switch
 from puzzle.text.rows import open_rows
-from puzzle.text.windows import row_text
+from puzzle.text.windows import EMPTY_ROWS, refuse_foreign, row_tokens
 
-# After so many rows without a token, the data counts as empty.
-EMPTY_ROWS = 10_000
+logger = logging.getLogger(__name__)
 
 
 class PackedStream:
@@ -49,14 +49,18 @@ class PackedStream:
         thinking: str = "both",
         buffer: int = 1000,
         vocab: int | None = None,
+        resumable: bool = True,
     ) -> None:
         if tokenizer is None and not isinstance(data, torch.Tensor):
             raise DataError("the parent has no tokenizer; pass one with tokenizer=")
-        self.rows = open_rows(data, seed)
+        self.rows = open_rows(data, seed, resumable=resumable)
+        if isinstance(data, torch.Tensor):
+            refuse_foreign(data, vocab)
         self.tokenizer, self.length, self.seed, self.vocab = tokenizer, length, seed, vocab
         self.modes = _modes(tokenizer, thinking)
-        self.buffer = 1 if self.rows.shuffled else buffer
-        self.drawn = 0
+        # What is read once is read no further than needed.
+        self.buffer = buffer if resumable and not self.rows.shuffled else 1
+        self.passes_over, self._begun, self.drawn = resumable, False, 0
         self._waiting: list[list[int]] = []
         self._tokens: list[int] = []
 
@@ -66,9 +70,7 @@ class PackedStream:
         while len(self._tokens) < needed:
             self._tokens.extend(self._document())
         taken, self._tokens = self._tokens[:needed], self._tokens[needed:]
-        windows = torch.tensor(taken, dtype=torch.long).view(count, self.length)
-        refuse_foreign(windows, self.vocab)
-        return windows
+        return torch.tensor(taken, dtype=torch.long).view(count, self.length)
 
     def _document(self) -> list[int]:
         """Returns the tokens of one document, drawn from the waiting ones."""
@@ -83,16 +85,30 @@ class PackedStream:
     def _next_tokens(self) -> list[int]:
         for _ in range(EMPTY_ROWS):
             row = self.rows.next()
-            if isinstance(row, torch.Tensor):
-                return [int(token) for token in row]
-            # The epoch is part of the turn, so that every row is read in every mode.
-            mode = self.modes[(self.rows.number + self.rows.epoch) % len(self.modes)]
-            text = row_text(row, self.tokenizer, thinking=mode)
-            if text:
-                tokens = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-                end = self.tokenizer.eos_token_id
-                return tokens if end is None else [*tokens, end]
+            try:
+                tokens = self._tokens_of(row)
+            except DataError as error:
+                if not (self._begun and self.passes_over):
+                    raise
+                logger.warning("passed over: %s", error)
+                continue
+            if tokens:
+                self._begun = True
+                return tokens
         raise DataError(f"{EMPTY_ROWS} consecutive rows hold no text")
+
+    def _tokens_of(self, row: Any) -> list[int]:
+        # The epoch is part of the turn, so that every row is read in every mode.
+        number = self.rows.number
+        mode = self.modes[(number + self.rows.epoch) % len(self.modes)]
+        tokens = row_tokens(row, self.tokenizer, thinking=mode, number=number)
+        if self.vocab is not None and tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab:
+            raise DataError(
+                f"row {number} (from 0): the data holds a token outside the models' vocabulary of "
+                f"{self.vocab}, from {min(tokens)} to {max(tokens)}; does the tokenizer belong to "
+                "them?"
+            )
+        return tokens
 
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Returns the position of the stream: JSON values, and the tokens that are waiting."""
@@ -110,18 +126,9 @@ class PackedStream:
         self.rows.restore(values["rows"])
         self.drawn = values["drawn"]
         self._tokens = tensors["tokens"].tolist()
+        self._begun = self.drawn > 0
         parts = tensors["waiting"].split(tensors["waiting_sizes"].tolist())
         self._waiting = [part.tolist() for part in parts] if len(tensors["waiting_sizes"]) else []
-
-
-def refuse_foreign(windows: torch.Tensor, vocab: int | None) -> None:
-    """Raises DataError if a token is not in the vocabulary."""
-    if vocab is not None and not bool(((windows >= 0) & (windows < vocab)).all()):
-        bad = windows[(windows < 0) | (windows >= vocab)][0]
-        raise DataError(
-            f"the data holds token {bad}, which is outside the models' vocabulary of {vocab}; "
-            "does the tokenizer belong to them?"
-        )
 
 
 def _modes(tokenizer: Any, thinking: str) -> tuple[str | None, ...]:

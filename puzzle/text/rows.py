@@ -1,11 +1,13 @@
-"""Rows of training data in an order that can be resumed at any row.
+"""Rows of training data in an order that can be taken up again at any row.
 
-Both sources go on for ever, epoch after epoch. A state is JSON and says where the next row is.
+Rows that are trained on go on for ever, epoch after epoch. A state is JSON and says where the next
+row is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +15,11 @@ from typing import Any, Protocol
 import torch
 
 from puzzle.errors import DataError
-from puzzle.storage.hashing import content_hash, hash_tensors
+from puzzle.storage.hashing import content_hash, hash_file, hash_tensors
+from puzzle.text.cells import hash_rows, new_digest, parse_row, update_digest
+from puzzle.text.containers import ArrowRows, indexable, named_file, reading, rows_of
 
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
-# Rows that stand for a whole stream in the name of a run.
+# Rows that stand for the whole of a stream in the name of a run; the rest is checked on resuming.
 SAMPLE = 8
 
 
@@ -25,7 +28,7 @@ class TextRows(Protocol):
 
     Attributes:
         shuffled: Whether rows come in a random order already.
-        identity: Content hash of the rows, or of the first of them.
+        identity: Content hash of the rows; of a stream that is no file, of the first of them.
         epoch: How many times all rows have been read.
         number: The last row's number among the rows.
     """
@@ -87,105 +90,198 @@ class IndexedRows:
         self._order = self._permutation()
 
 
-class StreamedRows:
-    """Rows of a streamed dataset, in its order.
+class SourceFile:
+    """A file whose rows are streamed, named by its content.
 
     Args:
-        dataset: A `datasets.IterableDataset`. One that is shuffled already loses its shuffle
-            buffer on resuming; give it unshuffled, since rows are shuffled later.
+        path: The file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._state = self._stat()
+        try:
+            self.identity = content_hash({"file": hash_file(self.path), "kind": self.path.suffix})
+        except OSError as error:
+            raise DataError(f"{self.path} cannot be read ({error.strerror or error})") from error
+        self.check()
+
+    def _stat(self) -> tuple[int, int, int]:
+        try:
+            stat = os.stat(self.path)
+        except OSError as error:
+            raise DataError(f"{self.path} is gone ({error.strerror or error})") from error
+        return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+    def check(self) -> None:
+        """Raises DataError if the file has been written to since its content was hashed."""
+        if self._stat() != self._state:
+            raise DataError(
+                f"{self.path} was changed while it was read; leave it as it is until the run ends, "
+                "and call again"
+            )
+
+
+class StreamedRows:
+    """Rows of a streamed data set, in its order, of which every row that was read is accounted for.
+
+    A state holds a hash of the rows that were read. The rows of a file are named by its content,
+    so that resuming goes straight to the next one; those of any other data set are read again
+    from the first one on, and compared.
+
+    Args:
+        dataset: A `datasets.IterableDataset`. One that is shuffled has to give the same order in
+            every process: give the shuffle a seed.
+        file: The file that it reads, if it reads one.
     """
 
     shuffled = False
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset, self.epoch, self.number = dataset, 0, -1
+    def __init__(self, dataset: Any, file: SourceFile | None = None) -> None:
+        self.dataset, self.file, self.epoch, self.number = dataset, file, 0, -1
+        self._before: str | None = None
         self._start(None)
-        sample = [_plain(row) for row in islice(self._iterator, SAMPLE)]
-        if not sample:
-            raise DataError("the streamed dataset has no rows")
-        self.identity = content_hash({"sample": sample})
+        sample = new_digest()
+        count = 0
+        for row in islice(self._iterator, SAMPLE):
+            update_digest(sample, row)
+            count += 1
+        if not count:
+            raise DataError("the streamed data set has no rows")
+        self.identity = file.identity if file else content_hash({"sample": sample.hexdigest()})
         self._start(None)
 
     def _start(self, state: Mapping[str, Any] | None) -> None:
+        if self.file is not None:
+            self.file.check()
         self.dataset.set_epoch(self.epoch)
-        # None undoes a state that was loaded before.
+        # None takes back a state that was loaded before.
         self.dataset.load_state_dict(None if state is None else dict(state))
-        self._iterator = iter(self.dataset)
-        # The dataset's own state is only up to date once a row has been read.
+        self._digest = new_digest()
+        self._iterator = reading(self.dataset, self.file and self.file.path)
+        # The data set's own state is only up to date once a row was read.
         self._state = state
 
     def next(self) -> Any:
         """Returns the next row."""
         for _ in range(2):
             for row in self._iterator:
-                self._state = self.dataset.state_dict()
+                self._state = self.dataset.state_dict() if self.file is not None else None
                 self.number += 1
+                update_digest(self._digest, row)
                 return row
+            self._before = self._digest.hexdigest()
             self.epoch, self.number = self.epoch + 1, -1
             self._start(None)
-        raise DataError("the streamed dataset has no rows")
+        raise DataError("the streamed data set has no rows")
 
     def state(self) -> dict[str, Any]:
-        """Returns epoch, number and the dataset's own state."""
-        return {"epoch": self.epoch, "number": self.number, "dataset": self._state}
+        """Returns epoch, number, hashes of what was read, and where a file's reader is.
+
+        Raises:
+            DataError: The file was changed while it was read.
+        """
+        if self.file is not None:
+            self.file.check()
+            return {"epoch": self.epoch, "number": self.number, "dataset": self._state}
+        read = {"before": self._before, "now": self._digest.hexdigest()}
+        return {"epoch": self.epoch, "number": self.number, "read": read}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Returns to the position of a state."""
-        self.epoch, self.number = state["epoch"], state["number"]
-        self._start(state["dataset"])
+        """Goes to where a state says.
+
+        Raises:
+            DataError: The rows up to there are not those that were read.
+        """
+        if self.file is not None:
+            self.epoch, self.number = state["epoch"], state["number"]
+            self._start(state["dataset"])
+            return
+        self._before, now = state["read"]["before"], state["read"]["now"]
+        if state["epoch"]:
+            self._read_again(state["epoch"] - 1, None, self._before)
+        self._read_again(state["epoch"], state["number"] + 1, now)
+
+    def _read_again(self, epoch: int, count: int | None, expected: str | None) -> None:
+        self.epoch, self.number = epoch, -1
+        self._start(None)
+        for row in islice(self._iterator, count):
+            self.number += 1
+            update_digest(self._digest, row)
+        if self._digest.hexdigest() != expected:
+            raise DataError(
+                f"the streamed data set does not give the rows that epoch {epoch} was trained on "
+                f"(row {self.number} and those before it were compared); give the same data, "
+                "shuffled by a fixed seed if at all, or choose another run directory"
+            )
 
 
-def open_rows(data: Any, seed: int) -> TextRows:
-    """Returns the rows of the data that a user gives.
+class PassingRows:
+    """Rows of an iterator, each once; there is no way back.
 
     Args:
-        data: A string (split at blank lines), a sequence of strings or of rows with `text` or
-            `messages`, a `datasets` dataset, streamed or not, a matrix of token ids, or the
-            `pathlib.Path` of a .jsonl, .json, .parquet or .txt file, which is streamed.
+        rows: The iterator.
+    """
+
+    shuffled, identity, epoch = False, "", 0
+
+    def __init__(self, rows: Iterator[Any]) -> None:
+        self.rows, self.number = rows, -1
+
+    def next(self) -> Any:
+        """Returns the next row."""
+        for row in self.rows:
+            self.number += 1
+            return row
+        raise DataError(
+            f"the data ends after {self.number + 1} rows, before there are enough tokens; give "
+            "more, or want fewer windows"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Raises DataError, as an iterator cannot be taken up again."""
+        raise DataError("an iterator cannot be resumed")
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Raises DataError, as an iterator cannot be taken up again."""
+        raise DataError("an iterator cannot be resumed")
+
+
+def open_rows(data: Any, seed: int, *, resumable: bool = True) -> TextRows:
+    """Returns the rows of what a user calls data, and names them by their content.
+
+    Rows that can be indexed are all checked. Of a stream, no more than a few are read.
+
+    Args:
+        data: What `puzzle.text.containers.rows_of` accepts.
         seed: Seed of the order.
+        resumable: Whether an iterator, which can be read only once, is refused.
 
     Raises:
-        DataError: It is none of these, or it is empty.
+        DataError: It is none of these, it holds nothing, or a row is unusable.
     """
-    import datasets
-
-    if isinstance(data, Path):
-        data = _file(data)
-    if isinstance(data, datasets.IterableDataset):
-        return StreamedRows(data)
-    if isinstance(data, datasets.Dataset):
-        identity = str(data._fingerprint)
-    elif isinstance(data, torch.Tensor):
-        if data.dim() != 2 or data.is_floating_point():
-            raise DataError(f"data is a tensor of shape {tuple(data.shape)}; give token windows")
-        identity = hash_tensors({"windows": data})
-    elif isinstance(data, str):
-        data = [part for part in data.split("\n\n") if part.strip()]
-        identity = content_hash(data)
-    elif isinstance(data, Sequence):
-        identity = content_hash([_plain(row) for row in data])
+    rows, path = rows_of(data), named_file(data)
+    if isinstance(rows, ArrowRows):
+        null = rows.first_null()
+        if null is not None:
+            parse_row(rows[null], null)
+        identity = rows.fingerprint
+    elif isinstance(rows, torch.Tensor):
+        identity = hash_tensors({"windows": rows})
+    elif isinstance(rows, Iterator):
+        if resumable:
+            raise DataError(
+                f"data is a {type(rows).__name__}. A generator cannot be resumed: wrap it with "
+                "datasets.IterableDataset.from_generator"
+            )
+        return PassingRows(rows)
+    elif not indexable(rows):
+        return StreamedRows(rows, SourceFile(path) if path else None)
     else:
-        raise DataError(
-            f"data is a {type(data).__name__}; give a string, a list, a datasets dataset, token "
-            "windows or a pathlib.Path. A generator cannot be resumed: wrap it with "
-            "datasets.IterableDataset.from_generator"
-        )
-    if not len(data):
+        identity = hash_rows(rows)
+    if not len(rows):
         raise DataError("the data has no rows")
-    return IndexedRows(data, identity, seed)
-
-
-def _file(path: Path) -> Any:
-    import datasets
-
-    if path.suffix not in FORMATS or not path.is_file():
-        raise DataError(f"{path} is not a file of the kinds {sorted(FORMATS)}")
-    kind = FORMATS[path.suffix]
-    more = {"sample_by": "paragraph"} if kind == "text" else {}
-    return datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True, **more)
-
-
-def _plain(row: Any) -> Any:
-    if isinstance(row, Mapping):
-        return {str(k): repr(v) for k, v in row.items()}
-    return row if isinstance(row, str) else repr(row)
+    return IndexedRows(rows, identity, seed)

@@ -7,7 +7,7 @@ only ever used to report; nothing is chosen with it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,15 @@ from puzzle.errors import DataError
 from puzzle.storage.hashing import hash_tensors
 from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
-from puzzle.text.chat import render_chat
+from puzzle.text.cells import parse_row
+from puzzle.text.chat import render_conversation
+from puzzle.text.containers import indexable, named_file, reading, rows_of
 from puzzle.text.data_config import PARTS, DataConfig
 
 KIND, FILE = "windows", "windows.safetensors"
+# So many rows without a single token mean that there are none.
+EMPTY_ROWS = 10_000
+_EMPTY = "the text is empty; give some English text, a few hundred kilobytes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,100 +57,184 @@ class Windows:
 
 
 def documents(text: Any, tokenizer: Any = None) -> list[str]:
-    """Returns the documents of a string, a list of strings, or a dataset with a text column.
+    """Returns the documents of a text, all of them.
 
-    One string is split at blank lines. Rows with `messages` instead of text are rendered by the
-    tokenizer's chat template, or joined as `role: content` if there is none.
+    Args:
+        text: What `puzzle.text.containers.rows_of` accepts, except tokens and what never ends.
+        tokenizer: Its chat template renders rows with `messages`; without one, their turns are
+            joined as `role: content`.
 
     Raises:
-        DataError: The input is none of these, or it holds no text.
+        DataError: The input is none of these, a row is unusable, or there is no text.
 
     Example:
         >>> documents("One paragraph.\\n\\nAnother.")
         ['One paragraph.', 'Another.']
     """
-    if isinstance(text, str):
-        texts = [part.strip() for part in text.split("\n\n")]
-    elif isinstance(text, Iterable):
-        texts = [row_text(row, tokenizer) for row in text]
-    else:
-        raise DataError(
-            f"text is a {type(text).__name__}; give a string, a list of strings, or a dataset "
-            "whose rows have a 'text' or a 'messages' column"
-        )
+    rows = rows_of(text)
+    if isinstance(rows, torch.Tensor):
+        raise DataError("the text is a matrix of tokens; give text")
+    texts = [
+        row_text(row, tokenizer, number=number)
+        for number, row in enumerate(reading(rows, named_file(text)))
+    ]
     texts = [document for document in texts if document]
     if not texts:
-        raise DataError("the text is empty; give some English text, a few hundred kilobytes")
+        raise DataError(_EMPTY)
     return texts
 
 
-def row_text(row: Any, tokenizer: Any = None, *, thinking: str | None = None) -> str:
+def row_text(
+    row: Any, tokenizer: Any = None, *, thinking: str | None = None, number: int | None = None
+) -> str:
     """Returns the text of one row: a string, or a mapping with `text` or `messages`.
 
     Args:
-        row: The row.
+        row: The row. `tools` and `documents` beside `messages` are given to the template.
         tokenizer: Renders `messages`, as in `puzzle.text.chat.render_chat`.
         thinking: Mode in which `messages` are rendered.
+        number: The row's number, for the message.
 
     Raises:
-        DataError: The row is none of these.
+        DataError: The row is none of these, or the template rejects it.
     """
-    if isinstance(row, str):
-        return row.strip()
-    if isinstance(row, Mapping) and isinstance(row.get("text"), str):
-        return str(row["text"]).strip()
-    if isinstance(row, Mapping) and isinstance(row.get("messages"), Sequence):
-        return render_chat(row["messages"], tokenizer, thinking=thinking)
-    raise DataError(
-        f"a row of the text is {row!r:.80}; give strings, or rows with 'text' or 'messages'"
-    )
+    parsed = parse_row(row, number)
+    if isinstance(parsed, str):
+        return parsed
+    try:
+        return render_conversation(parsed, tokenizer, thinking=thinking)
+    except DataError as error:
+        if number is None:
+            raise
+        raise DataError(f"row {number} (from 0): {error}") from error
 
 
-def windows(text: Any, tokenizer: Any, config: DataConfig) -> Windows:
+def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None = None) -> Windows:
     """Cuts text into full token windows, no document appearing in more than one part.
 
-    Documents are shuffled by the seed and dealt out until each part has its tokens. A part
-    reads its windows from the concatenation of its documents.
+    Rows that can be indexed are shuffled by the seed and dealt out until each part has its tokens.
+    A stream is read no further than that: each document goes to the part that is filled least.
+    A part reads its windows from the concatenation of its documents.
 
     Args:
-        text: What `documents` accepts.
-        tokenizer: A Hugging Face tokenizer.
+        text: What `puzzle.text.containers.rows_of` accepts.
+        tokenizer: A Hugging Face tokenizer; not needed for rows of tokens.
         config: Sizes and seed.
+        vocab: Rows of the model's embedding, to refuse tokens beyond them.
 
     Returns:
         The windows of the three parts.
 
     Raises:
-        DataError: There is no tokenizer, or there are too few documents or tokens; the message
-            says how many are needed.
+        DataError: There is no tokenizer, a row is unusable, or there are too few documents or
+            tokens; the message says how many are needed.
     """
-    if tokenizer is None:
+    if tokenizer is None and not isinstance(text, torch.Tensor):
         raise DataError("the parent has no tokenizer; pass one with tokenizer=")
-    texts = documents(text, tokenizer)
-    order = list(range(len(texts)))
-    random.Random(config.seed).shuffle(order)
+    rows = rows_of(text)
     wanted = {part: config.windows(part) * config.window for part in PARTS}
-    separator = tokenizer.eos_token_id
-    cuts: dict[str, list[int]] = {part: [] for part in PARTS}
-    remaining = iter(order)
-    for part in ("validation", "score", "fit"):
-        tokens = cuts[part]
-        for index in remaining:
-            tokens.extend(tokenizer(texts[index], add_special_tokens=False)["input_ids"])
-            if separator is not None:
-                tokens.append(separator)
-            if len(tokens) >= wanted[part]:
-                break
-    short = {part: len(cuts[part]) for part in PARTS if len(cuts[part]) < wanted[part]}
-    if short:
-        have = sum(len(tokens) for tokens in cuts.values())
+    deal = Deal(wanted)
+    if indexable(rows):
+        order = list(range(len(rows)))
+        random.Random(config.seed).shuffle(order)
+        deal.fill_in_turn(((number, rows[number]) for number in order), tokenizer)
+    else:
+        deal.fill_evenly(enumerate(reading(rows, named_file(text))), tokenizer)
+    deal.require_full()
+    cut = {part: _cut(deal.tokens[part], wanted[part], config.window) for part in PARTS}
+    for part in PARTS:
+        refuse_foreign(cut[part], vocab)
+    return Windows(**cut)
+
+
+class Deal:
+    """Documents dealt out to the parts, each going to one.
+
+    Args:
+        wanted: Tokens that each part needs.
+    """
+
+    def __init__(self, wanted: dict[str, int]) -> None:
+        self.wanted, self.documents = wanted, 0
+        self.tokens: dict[str, list[int]] = {part: [] for part in wanted}
+
+    def fill_in_turn(self, rows: Iterator[tuple[int, Any]], tokenizer: Any) -> None:
+        """Fills one part after the other."""
+        for part in ("validation", "score", "fit"):
+            while len(self.tokens[part]) < self.wanted[part] and self._add(part, rows, tokenizer):
+                pass
+
+    def fill_evenly(self, rows: Iterator[tuple[int, Any]], tokenizer: Any) -> None:
+        """Fills all parts at the same rate, so that each has rows of all that is read."""
+        while True:
+            shares = {part: len(self.tokens[part]) / self.wanted[part] for part in PARTS}
+            part = min(shares, key=lambda part: shares[part])
+            if shares[part] >= 1 or not self._add(part, rows, tokenizer):
+                return
+
+    def _add(self, part: str, rows: Iterator[tuple[int, Any]], tokenizer: Any) -> bool:
+        """Gives one document to a part; returns whether there was one."""
+        for count, (number, row) in enumerate(rows, 1):
+            tokens = row_tokens(row, tokenizer, number=number)
+            if tokens:
+                self.tokens[part].extend(tokens)
+                self.documents += 1
+                return True
+            if count == EMPTY_ROWS:
+                raise DataError(f"{EMPTY_ROWS} rows in a row hold no text; the last is {number}")
+        return False
+
+    def require_full(self) -> None:
+        """Raises DataError if a part has too few tokens."""
+        short = {part: len(self.tokens[part]) for part in PARTS}
+        short = {part: size for part, size in short.items() if size < self.wanted[part]}
+        if not self.documents:
+            raise DataError(_EMPTY)
+        if short:
+            have = sum(len(tokens) for tokens in self.tokens.values())
+            lacking = ", ".join(
+                f"{part} has {n} of {self.wanted[part]}" for part, n in short.items()
+            )
+            raise DataError(
+                f"the text is too short: {self.documents} documents, {have} tokens used, and "
+                f"{lacking}; give about {sum(self.wanted.values())} tokens in at least three "
+                "documents (blank lines separate documents in a string), or use fewer tokens in "
+                "DataConfig"
+            )
+
+
+def row_tokens(
+    row: Any, tokenizer: Any, *, thinking: str | None = None, number: int | None = None
+) -> list[int]:
+    """Returns the tokens of a row, with the end-of-text token; none if it holds no text.
+
+    Args:
+        row: What `row_text` accepts, or a vector of tokens, which is taken as it is.
+        tokenizer: A Hugging Face tokenizer.
+        thinking: Mode in which `messages` are rendered.
+        number: The row's number, for the message.
+
+    Raises:
+        DataError: The row is unusable.
+    """
+    if isinstance(row, torch.Tensor):
+        return [int(token) for token in row]
+    text = row_text(row, tokenizer, thinking=thinking, number=number)
+    if not text:
+        return []
+    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    end = tokenizer.eos_token_id
+    return tokens if end is None else [*tokens, end]
+
+
+def refuse_foreign(windows: torch.Tensor, vocab: int | None) -> None:
+    """Raises DataError if a token is none of the vocabulary."""
+    if vocab is not None and not bool(((windows >= 0) & (windows < vocab)).all()):
+        bad = windows[(windows < 0) | (windows >= vocab)][0]
         raise DataError(
-            f"the text is too short: {len(texts)} documents, {have} tokens used, and "
-            f"{', '.join(f'{part} has {n} of {wanted[part]}' for part, n in short.items())}; "
-            f"give about {sum(wanted.values())} tokens in at least three documents (blank lines "
-            "separate documents in a string), or ask for fewer tokens in DataConfig"
+            f"the data holds token {bad}, which is outside the models' vocabulary of {vocab}; "
+            "does the tokenizer belong to them?"
         )
-    return Windows(**{part: _cut(cuts[part], wanted[part], config.window) for part in PARTS})
 
 
 def _cut(tokens: list[int], wanted: int, window: int) -> torch.Tensor:
