@@ -29,6 +29,7 @@ from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import require_replaceable
 from puzzle.storage.workspace import Workspace
 from puzzle.text.packing import PackedStream
+from puzzle.text.positions import require_positions
 from puzzle.text.windows import refuse_foreign
 
 
@@ -96,6 +97,10 @@ def distill(
     teacher = open_model(parent, workspace, tokenizer=tokenizer)
     tokenizer = tokenizer or teacher.tokenizer or student.tokenizer
     vocab = student.config.vocab_size
+    for model in (student, teacher):
+        require_positions(
+            config.length, model.config, "windows", remedy="lower length= of DistillConfig"
+        )
     stream = _stream(data, tokenizer, config, vocab)
     held_out = _windows(validation, tokenizer, config, vocab)
     events = Events(
@@ -146,7 +151,9 @@ def _workspace(out: str | os.PathLike[str], resume: bool, parallel: Parallel) ->
     return workspace
 
 
-def _stream(data: Any, tokenizer: Any, config: DistillConfig, vocab: int) -> PackedStream:
+def _stream(
+    data: Any, tokenizer: Any, config: DistillConfig, vocab: int, *, resumable: bool = True
+) -> PackedStream:
     return PackedStream(
         data,
         tokenizer,
@@ -155,6 +162,7 @@ def _stream(data: Any, tokenizer: Any, config: DistillConfig, vocab: int) -> Pac
         thinking=config.thinking,
         buffer=config.shuffle_buffer,
         vocab=vocab,
+        resumable=resumable,
     )
 
 
@@ -170,7 +178,8 @@ def _windows(
             )
         refuse_foreign(validation, vocab)
         return validation
-    return _stream(validation, tokenizer, config, vocab).take(config.validation_windows)
+    stream = _stream(validation, tokenizer, config, vocab, resumable=False)
+    return stream.take(config.validation_windows)
 
 
 def _require_disk(path: Path, child: Any, config: DistillConfig) -> None:

@@ -24,6 +24,7 @@ from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
 from puzzle.text.packing import PackedStream
+from puzzle.text.positions import require_positions
 from puzzle.text.windows import refuse_foreign
 
 __all__ = ["Evaluation", "evaluate"]
@@ -172,7 +173,7 @@ def evaluate(
         raise DataError("tasks need a tokenizer; pass one with tokenizer=")
     text = {}
     if data is not None:
-        cut = _windows(data, tokenizer, windows, length, models["child"].config.vocab_size)
+        cut = _windows(data, tokenizer, windows, length, models["child"].config)
         text = text_metrics(models["child"], cut, parent=models.get("parent"), top_k=top_k)
     scores = {}
     if opened:
@@ -201,11 +202,16 @@ def _open(source: Any) -> tuple[Any, Any]:
     return model, load_tokenizer(source) if has else None
 
 
-def _windows(data: Any, tokenizer: Any, count: int, length: int, vocab: int) -> torch.Tensor:
+def _windows(data: Any, tokenizer: Any, count: int, length: int, config: Any) -> torch.Tensor:
+    tokens = isinstance(data, torch.Tensor) and data.dim() == 2
+    require_positions(
+        data.shape[1] if tokens else length, config, "windows", remedy="give a lower length="
+    )
     if isinstance(data, torch.Tensor):
-        refuse_foreign(data, vocab)
+        refuse_foreign(data, config.vocab_size)
         return data
-    return PackedStream(data, tokenizer, length=length, vocab=vocab).take(count)
+    stream = PackedStream(data, tokenizer, length=length, vocab=config.vocab_size, resumable=False)
+    return stream.take(count)
 
 
 def _percent(child: TaskScore, parent: TaskScore) -> MeanEstimate:

@@ -10,18 +10,19 @@ from typing import Any
 import torch
 
 from puzzle.costs.by_name import torch_device
-from puzzle.errors import WorkspaceError
+from puzzle.errors import ConstraintError, WorkspaceError
 from puzzle.executors import Executor
 from puzzle.hardware.precision import Formats, Precision
 from puzzle.hardware.threads import limit_threads
 from puzzle.limits.scenario import Workload
-from puzzle.models.parent import open_parent
+from puzzle.models.parent import Parent, open_parent
 from puzzle.pipeline.format_choice import choose_formats
 from puzzle.stages import Run
 from puzzle.storage.disk import require_free
 from puzzle.storage.run_directory import current_run_directory
 from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
+from puzzle.text.positions import require_positions
 from puzzle.text.windows import windows
 from search_space import Layout
 
@@ -99,11 +100,12 @@ def open_run(
         dtype=Precision.of(inputs.precision).working,
         device=torch.device(device),
     )
+    _require_positions(inputs, parent)
     formats = choose_formats(inputs.precision, inputs.workload, inputs.hardware, parent, workspace)
     logger.info("%s", formats)
     cut = None
     if inputs.text is not None:
-        cut = windows(inputs.text, parent.tokenizer, inputs.data)
+        cut = windows(inputs.text, parent.tokenizer, inputs.data, vocab=parent.shape.vocab)
     weights = Layout.parent(parent.shape).parameters() * parent.dtype.itemsize
     require_free(workspace.root, 2 * weights)
     run = Run(
@@ -116,6 +118,23 @@ def open_run(
     )
     workload = inputs.workload.served_in(formats.served.name)
     return Opened(run=run, workload=workload, formats=formats)
+
+
+def _require_positions(inputs: Inputs, parent: Parent) -> None:
+    """Raises PuzzleError if a window or a scenario is longer than what the parent can read."""
+    if inputs.text is not None:
+        require_positions(
+            inputs.data.window, parent.config, "windows", remedy="lower window= of DataConfig"
+        )
+    for name, scenario in inputs.workload.scenarios.items():
+        require_positions(
+            scenario.total_tokens,
+            parent.config,
+            f"scenario {name!r}: prompts and replies",
+            remedy="lower prompt_tokens or generated_tokens, or give a parent whose config has "
+            "its positions scaled",
+            error=ConstraintError,
+        )
 
 
 def open_workspace(out: str | os.PathLike[str], *, resume: bool = True) -> Workspace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,8 +93,22 @@ def tokenizer_fields(tokenizer: Any, vocab: int, *, pre: str | None = None) -> l
     fields += [Field(k, v, Kind.UINT32) for k, v in _special_ids(tokenizer)]
     adds_bos = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
     fields.append(Field("tokenizer.ggml.add_bos_token", adds_bos, Kind.BOOL))
-    if isinstance(tokenizer.chat_template, str):
-        fields.append(Field("tokenizer.chat_template", tokenizer.chat_template, Kind.STRING))
+    fields += _templates(tokenizer.chat_template)
+    return fields
+
+
+def _templates(template: Any) -> list[Field]:
+    """Returns the fields of a chat template, or of several by name as llama.cpp reads them."""
+    from gguf import GGUFValueType as Kind
+
+    named = dict(template) if isinstance(template, Mapping) else {"default": template}
+    default = named.pop("default", None)
+    fields = [] if default is None else [Field("tokenizer.chat_template", default, Kind.STRING)]
+    # The names of keys, as gguf writes them.
+    named = {re.sub(r"[^A-Za-z0-9]", "_", name): text for name, text in named.items()}
+    fields += [Field(f"tokenizer.chat_template.{n}", t, Kind.STRING) for n, t in named.items()]
+    if named:
+        fields.append(Field("tokenizer.chat_templates", sorted(named), Kind.ARRAY, Kind.STRING))
     return fields
 
 
