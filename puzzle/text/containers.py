@@ -264,6 +264,8 @@ def _file(path: Path) -> Any:
         return datasets.IterableDataset.from_generator(_text_rows, gen_kwargs={"path": name})
     try:
         return datasets.load_dataset(kind, data_files=name, split="train", streaming=True)
+    except StopIteration as error:  # datasets looks at the first row
+        raise DataError(f"{path} has no rows") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as {kind} ({error})") from error
 
