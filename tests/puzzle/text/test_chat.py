@@ -1,11 +1,15 @@
 """Claims about conversations rendered by chat templates, with and without a thinking switch."""
 
+import datasets
 import pytest
 from jinja2 import Environment
+from transformers import AutoTokenizer
 
 from puzzle.errors import DataError
-from puzzle.text.chat import render_chat, thinking_switch
+from puzzle.serving.files import save_tokenizer
+from puzzle.text.chat import _warn_once, render_chat, thinking_switch
 from puzzle.text.windows import documents
+from tests.factories.parents import tokenizer
 
 PLAIN = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>
 {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
@@ -106,3 +110,77 @@ def test_a_bad_conversation_is_named(messages, match):
 def test_an_unknown_mode_is_named():
     with pytest.raises(DataError, match="'on', 'off'"):
         render_chat(CHAT, Template(PLAIN), thinking="both")
+
+
+def test_parts_of_text_are_joined_and_other_parts_named():
+    parts = [{"type": "text", "text": "two and "}, "two", {"type": "text", "text": "?"}]
+    rows = [{"role": "user", "content": parts}, CHAT[1]]
+    joined = [{"role": "user", "content": "two and two?"}, CHAT[1]]
+    for template in (None, PLAIN):
+        assert render_chat(rows, Template(template)) == render_chat(joined, Template(template))
+    image = [{"role": "user", "content": [*parts, {"type": "image", "url": "x"}]}]
+    with pytest.raises(DataError, match="part of type 'image'"):
+        render_chat(image, Template(PLAIN))
+
+
+CALLS = [
+    {"role": "user", "content": "Rain in Oslo?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"type": "function", "function": {"name": "weather", "arguments": {"a": 1}}}
+        ],
+    },
+]
+WITH_CALLS = (
+    "{% for t in tools or [] %}<{{ t.name }}>{% endfor %}{% for m in messages %}[{{ m.role }}]"
+    "{{ m.content or (m.tool_calls | tojson) }}{% endfor %}"
+)
+
+
+def test_tools_documents_and_tool_calls_reach_the_template():
+    expected = (
+        '<w>[user]Rain in Oslo?[assistant][{"type": "function", "function": '
+        '{"name": "weather", "arguments": {"a": 1}}}]'
+    )
+    assert render_chat(CALLS, Template(WITH_CALLS), tools=[{"name": "w"}]) == expected
+    rag = "{{ documents[0].text }}"
+    assert render_chat(CHAT, Template(rag), documents=[{"text": "here"}]) == "here"
+    row = {"messages": CALLS, "tools": [{"name": "w"}]}
+    assert documents([row], Template(WITH_CALLS)) == [expected]
+
+
+def test_without_a_template_nothing_is_left_out():
+    text = render_chat(CALLS, None, tools=[{"name": "w"}], documents=[{"text": "here"}])
+    for part in ('tools: [{"name": "w"}]', 'documents: [{"text": "here"}]', "Rain", '"weather"'):
+        assert part in text
+
+
+def test_what_arrow_fills_in_is_not_rendered():
+    tools = [
+        {"name": "w", "parameters": {"place": "text"}},
+        {"name": "v", "parameters": {"n": "1"}},
+    ]
+    rows = [{"messages": CHAT, "tools": [tool]} for tool in tools]
+    table = datasets.Dataset.from_list(rows)
+    assert None in table[0]["tools"][0]["parameters"].values()
+    template = Template("{{ tools | tojson }}")
+    for data in (table, table.to_iterable_dataset()):
+        assert documents(data, template) == documents(rows, template)
+
+
+def test_a_template_that_does_not_read_tools_is_warned_of(caplog):
+    _warn_once.cache_clear()
+    render_chat(CHAT, Template(PLAIN), tools=[{"name": "w"}])
+    assert "'tools', which the tokenizer's chat template does not read" in caplog.text
+
+
+def test_named_templates_are_kept_beside_a_saved_tokenizer(tmp_path):
+    templates = {"default": PLAIN, "tool_use": "{{ tools }}"}
+    cutter = tokenizer(templates)
+    save_tokenizer(cutter, tmp_path / "new")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "new")
+    assert loaded.chat_template == templates
+    save_tokenizer(loaded, tmp_path / "copied")
+    assert AutoTokenizer.from_pretrained(tmp_path / "copied").chat_template == templates
