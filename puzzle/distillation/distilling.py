@@ -97,10 +97,7 @@ def distill(
     teacher = open_model(parent, workspace, tokenizer=tokenizer)
     tokenizer = tokenizer or teacher.tokenizer or student.tokenizer
     vocab = student.config.vocab_size
-    for model in (student, teacher):
-        require_positions(
-            config.length, model.config, "windows", remedy="lower length= of DistillConfig"
-        )
+    _require_positions(config, student, teacher)
     stream = _stream(data, tokenizer, config, vocab)
     held_out = _windows(validation, tokenizer, config, vocab)
     events = Events(
@@ -149,6 +146,13 @@ def _workspace(out: str | os.PathLike[str], resume: bool, parallel: Parallel) ->
         workspace.clean()
     parallel.barrier()
     return workspace
+
+
+def _require_positions(config: DistillConfig, *models: OpenModel) -> None:
+    for model in models:
+        require_positions(
+            config.length, model.config, "windows", remedy="lower length= of DistillConfig"
+        )
 
 
 def _stream(

@@ -128,7 +128,7 @@ def _require_positions(inputs: Inputs, parent: Parent) -> None:
         )
     for name, scenario in inputs.workload.scenarios.items():
         require_positions(
-            scenario.total_tokens,
+            scenario.prompt_tokens + scenario.generated_tokens,
             parent.config,
             f"scenario {name!r}: prompts and replies",
             remedy="lower prompt_tokens or generated_tokens, or give a parent whose config has "

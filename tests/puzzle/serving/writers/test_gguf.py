@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFReader, dequantize
+from gguf import GGUFReader, GGUFWriter, dequantize
 from tokenizers import pre_tokenizers
 
 from puzzle.errors import ExportError
@@ -71,6 +71,25 @@ def test_tokenizer_and_chat_template_go_into_the_gguf_and_are_copied_between_ggu
     assert one["tokenizer.ggml.eos_token_id"] == 96
     assert one["tokenizer.ggml.token_type"][95:] == [1, 3]
     assert one["tokenizer.ggml.add_bos_token"] is False
+
+
+def test_named_templates_go_into_the_gguf_as_gguf_itself_writes_them(tmp_path):
+    templates = {"default": "{{ messages }}", "tool_use": "{{ tools }}", "a-b": "{{ 1 }}"}
+    tokenizer = byte_level_tokenizer(eos_token="<end>")
+    tokenizer.chat_template = templates
+    ours = export(child_of(MIXED), tmp_path / "a", format="gguf", tokenizer=tokenizer).path
+    writer = GGUFWriter(tmp_path / "reference.gguf", "llama")
+    writer.add_chat_template([{"name": n, "template": t} for n, t in templates.items()])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    one, other = (
+        {k: f.contents() for k, f in GGUFReader(str(p)).fields.items() if ".chat_template" in k}
+        for p in (ours, tmp_path / "reference.gguf")
+    )
+    names = "tokenizer.chat_templates"
+    assert sorted(one.pop(names)) == sorted(other.pop(names)) == ["a_b", "tool_use"]
+    assert one == other
 
 
 @pytest.mark.parametrize(
