@@ -10,6 +10,7 @@ import ast
 import importlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,28 +52,49 @@ def open_door(package: str, file: str) -> Door:
     return get, lambda: names, names
 
 
-# What the child's classes are made of, and what they are registered with.
-_NEEDED = (
+# Of which modules of transformers the child's are made, and with which they register themselves.
+_NEEDED = {
+    "puzzle.models.child_config": (
+        "transformers.models.auto.configuration_auto",
+        "transformers.models.llama.configuration_llama",
+    ),
+    "puzzle.models.child": (
+        "transformers.models.auto.modeling_auto",
+        "transformers.modeling_layers",
+        "transformers.models.llama.configuration_llama",
+        "transformers.models.llama.modeling_llama",
+    ),
+}
+_OUTER = (
+    "transformers.configuration_utils",
+    "transformers.modeling_utils",
+    "transformers.models.auto.auto_factory",
     "transformers.models.auto.modeling_auto",
-    "transformers.modeling_layers",
-    "transformers.models.llama.modeling_llama",
 )
 
 
 def register_child_with_transformers() -> None:
-    """Lets `AutoModelForCausalLM.from_pretrained` open a child, once transformers is loaded.
+    """Lets `AutoConfig` and `AutoModelForCausalLM` open a child, once they are loaded.
 
-    Importing `puzzle.models.child` registers it. That waits for transformers, which takes seconds
+    Importing the child's modules registers them. That waits for transformers, which takes seconds
     to load and which a listing of layouts does not need.
     """
-    for name in _NEEDED:
-        when_imported(name)(_import_child)
+    for own, needed in _NEEDED.items():
+        for name in needed:
+            when_imported(name)(partial(_import_when_complete, own))
 
 
-def _import_child(module: ModuleType) -> None:
+def _import_when_complete(own: str, module: ModuleType) -> None:
     # The modules import each other: only after the last of them is there anything to import.
-    if not any(_is_loading(name) for name in _NEEDED if name != module.__name__):
-        importlib.import_module("puzzle.models.child")
+    parts = (*_NEEDED, *_NEEDED[own])
+    if any(_is_loading(name) for name in parts if name != module.__name__):
+        return
+    try:
+        importlib.import_module(own)
+    except ImportError:
+        # Others may be in the middle of loading, which then goes on to a module that comes here.
+        if not any(_is_loading(name) for name in _OUTER):
+            raise
 
 
 def _is_loading(name: str) -> bool:

@@ -6,13 +6,9 @@ import copy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 
 from search_space import Block, Layout, ModelShape
-
-# transformers gives layers of this type an empty cache, so that the length of the sequence is
-# read from a layer that has one.
-CACHELESS = "moe"
 
 
 @strict
@@ -27,17 +23,16 @@ class PuzzleConfig(LlamaConfig):
 
     model_type = "puzzle"
     blocks: list[str] | None = None
-    layer_types: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Children of puzzle 0.1 name types, for which transformers makes masks and caches by type.
+        kwargs.pop("layer_types", None)
         super().__post_init__(**kwargs)
         if self.blocks is None:
             own = f"gqa{self.num_key_value_heads}+gated{self.intermediate_size}"
             self.blocks = [own] * self.num_hidden_layers
-        self.layer_types = [
-            "full_attention" if Block.from_label(label).attention.kind == "gqa" else CACHELESS
-            for label in self.blocks
-        ]
+        for label in self.blocks:
+            Block.from_label(label)  # raises if there is no such block
 
     def block(self, layer: int) -> Block:
         """Returns the block of a layer."""
@@ -78,3 +73,6 @@ def layout_from_config(config: PuzzleConfig) -> Layout:
         mlp_bias=bool(config.mlp_bias),
     )
     return Layout(shape, tuple(Block.from_label(label) for label in config.blocks or []))
+
+
+AutoConfig.register(PuzzleConfig.model_type, PuzzleConfig, exist_ok=True)

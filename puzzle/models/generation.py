@@ -19,7 +19,4 @@ def inherit_generation_config(model: PreTrainedModel, directory: Path | None) ->
     if directory is None or not (directory / "generation_config.json").is_file():
         return
     inherited = load_generation_config(directory)
-    if not model.config.use_cache:
-        # Without attention there is nothing to cache.
-        inherited.use_cache = False
     model.generation_config = inherited

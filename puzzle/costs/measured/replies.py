@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from puzzle.costs.measured.stacks import contexts, mean_step
 from puzzle.hardware.stopwatch import standard_error
 from puzzle.limits.scenario import Scenario
+from puzzle.models.child import record_length
 
 # Decode steps timed together: at most STEPS, and as few as fill STEP_SECONDS, but at least two.
 STEPS, STEP_SECONDS = 8, 0.2
@@ -162,9 +163,7 @@ class _Replies:
         )
         return max(several - one, 0.0) / self.steps
 
-    def _cache(self, cached: int) -> DynamicCache | None:
-        if not self.model.config.use_cache:
-            return None
+    def _cache(self, cached: int) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         for index, layer in enumerate(self.model.model.layers):
             if layer.attention_kind == "gqa":
@@ -173,6 +172,9 @@ class _Replies:
                 size = (self.scenario.batch, heads, cached, layer.self_attn.head_dim)
                 keys = torch.zeros(size, dtype=self.model.dtype, device=self.model.device)
                 cache.update(keys, keys.clone(), index)
+            elif index == 0:
+                tokens = (self.scenario.batch, cached, 0)
+                record_length(cache, torch.empty(tokens, device=self.model.device))
         return cache
 
     def reply(self, prefill: float, decode: float) -> Reply:

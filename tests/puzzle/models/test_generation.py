@@ -14,4 +14,3 @@ def test_a_child_ends_its_text_where_the_parent_does(tmp_path):
         inherit_generation_config(model, tmp_path)
         assert model.generation_config.eos_token_id == [2, 7]
         assert model.generation_config.temperature == 0.6
-        assert (model.generation_config.use_cache is False) is (labels is not MIXED)
