@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import math
@@ -39,6 +40,22 @@ def run_pulp(program: Program, columns: Columns, settings: Settings) -> BackendR
     Raises:
         SolverError: If the solver itself failed.
     """
+    try:
+        return _solve(program, columns, settings)
+    except SolverError:
+        if settings.solver != "cbc" or "preprocess" in settings.options:
+            raise
+    # Without preprocessing, CBC 2.10.3 ends with neither an answer nor a file where tightening
+    # bounds shows that there is none.
+    checked = dataclasses.replace(settings, options={**settings.options, "preprocess": "sos"})
+    outcome = _solve(program, columns, checked)
+    if outcome.ending is Ending.OPTIMAL:
+        # What preprocessing proves is not always so.
+        outcome = dataclasses.replace(outcome, ending=Ending.STOPPED, bound=None)
+    return outcome
+
+
+def _solve(program: Program, columns: Columns, settings: Settings) -> BackendResult:
     prob, variables = _build(program)
     try:
         returned = prob.solve(_backend(settings))
@@ -171,7 +188,11 @@ def _backend(settings: Settings) -> Any:
 
 def _cbc_flags(settings: Settings) -> list[str]:
     own: dict[str, Any] = {
-        "randomSeed": settings.seed,
+        # Its preprocessing substitutes variables wrongly where options are tied to kinds: CBC
+        # 2.10.3 then calls optimal what is not, whatever the tolerances.
+        "preprocess": "off",
+        # Zero would be the time of day.
+        "randomSeed": max(settings.seed, 1),
         "primalTolerance": 1e-9,
         "integerTolerance": 1e-9,
         # By default CBC ignores a solution that is better by less than 1e-5.

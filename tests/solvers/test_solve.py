@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 
 from solvers import (
     ChoiceProblem,
+    Distinct,
     InfeasibleError,
     Limit,
     NoSolutionError,
     SolverMissingError,
+    Span,
     Status,
     available_solvers,
     solve,
@@ -185,6 +187,41 @@ def test_a_choice_exactly_on_the_limit_is_not_lost(solver: str) -> None:
         limits=(Limit("r", at_most=0, at_least=-7),),
     )
     assert solve(problem, solver=solver).objective == 0.0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_kinds_beside_a_span_are_not_substituted_away(solver: str) -> None:
+    # Preprocessing made CBC 2.10.3 call 0.0 optimal here.
+    problem = ChoiceProblem(
+        groups=(("o0", "o1", "o2"), ("o0", "o1"), ("o0", "o1", "o2"), ("o0", "o1", "o2", "o3")),
+        score=[0, 0, -2, 0, 0, 0, 0, 1, 0, 0, 0, 0],
+        resources={"a": [0] * 12, "b": [2, -4, 0, 0, -5, 0, 0, -4, 8, 8, 8, 8]},
+        limits=(Limit("b", at_most=0),),
+        spans=(Span(0, 1, "s", 0.0, {"a": 0.0, "b": 0.0}),),
+        distinct=Distinct(1, groups=(0, -1)),
+    )
+    assert solve(problem, solver=solver).objective == -1.0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_answer_that_only_tightened_bounds_show_is_infeasible(solver: str) -> None:
+    # Without preprocessing, CBC 2.10.3 leaves no file behind here.
+    problem = ChoiceProblem(
+        groups=(("o0",), ("o0", "o1", "o2", "o3"), ("o0", "o1", "o2")),
+        score=[8, 9, -9, -4, -1, -6, -6, -7],
+        resources={"b": [-9, 5, -5, 1, 1, 5, 6, -2]},
+        offsets={"b": 4.0},
+        limits=(Limit("b", at_most=9, at_least=7),),
+        pinned={2: 0},
+        spans=(
+            Span(0, 2, "s0", 9.0, {"b": 8.0}),
+            Span(1, 2, "s1", -2.0, {"b": -4.0}),
+            Span(0, 1, "s2", -12.0, {"b": 8.0}),
+        ),
+        distinct=Distinct(1, groups=(0, -1)),
+    )
+    with pytest.raises(InfeasibleError):
+        solve(problem, solver=solver)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
