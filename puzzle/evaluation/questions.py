@@ -17,6 +17,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from puzzle.errors import DataError
+from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.temporary_places import temporary_place
 
 BIGBENCH = "bigbench==1.0.0"
@@ -123,22 +124,32 @@ def read_task(path: Path) -> ChoiceTask:
     Raises:
         DataError: It cannot be read or holds no such questions.
     """
+    what = (
+        "a file of questions: a BIG-bench task.json, or JSON lines with 'question', 'choices' and "
+        "'answer'"
+    )
+    if path.suffix != ".jsonl":
+        with interpreting(path, what):
+            return _bigbench(path, read_object(path, what))
+    questions = []
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-            questions = (
-                Question(r["question"], tuple(r["choices"]), int(r["answer"])) for r in rows
-            )
-            return ChoiceTask(path.stem, tuple(questions))
-        return _bigbench(path, json.loads(text))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path} cannot be read as questions ({error!r}); give a BIG-bench task.json, or JSON "
-            "lines with 'question', 'choices' and 'answer'"
-        ) from error
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as {what} ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            with interpreting(f"line {number} of {path}", what):
+                questions.append(_question(json.loads(line)))
+    return ChoiceTask(path.stem, tuple(questions))
+
+
+def _question(row: dict[str, Any]) -> Question:
+    text, choices, answer = row["question"], row["choices"], row["answer"]
+    if not isinstance(text, str) or not isinstance(choices, list):
+        raise TypeError("'question' must be a text and 'choices' a list")
+    if not isinstance(answer, int) or isinstance(answer, bool):
+        raise TypeError(f"'answer' is {answer!r:.40}; it must be the number of a choice, from 0")
+    return Question(text, tuple(map(str, choices)), answer)
 
 
 def _bigbench(path: Path, task: dict[str, Any]) -> ChoiceTask:

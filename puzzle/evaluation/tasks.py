@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
 from puzzle.evaluation.questions import ChoiceTask, mmlu_dev, read_task
 from puzzle.storage.plain_values import count_of, make_plain
 from puzzle.storage.temporary_places import temporary_place
+from puzzle.text.template_rendering import apply_template
 
 MMLU_DEV = "mmlu-dev"
 
@@ -111,6 +113,8 @@ def run_tasks(
             f'lm-eval cannot be imported ({error}); run: pip install "puzzle-nas[eval]"'
         ) from error
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch)
+    # Templates come with models, so they are rendered within limits here as well.
+    wrapped.apply_chat_template = partial(_templated, tokenizer)
     # lm-eval reads thousands of files to list its own tasks.
     manager = TaskManager(include_defaults=any(isinstance(t, str) for t in tasks))
     with temporary_place() as place:
@@ -137,6 +141,18 @@ def run_tasks(
         name: _score(entry, results["samples"].get(name), chances.get(name))
         for name, entry in results["results"].items()
     }
+
+
+def _templated(
+    tokenizer: Any, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+) -> str:
+    """Returns what lm-eval's own method does, which has the same parameters."""
+    return apply_template(
+        tokenizer,
+        chat_history,
+        prompt=add_generation_prompt,
+        arguments={"continue_final_message": not add_generation_prompt},
+    )
 
 
 def _score(entry: dict[str, Any], samples: list[Any] | None, chance: float | None) -> TaskScore:

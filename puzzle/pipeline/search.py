@@ -58,7 +58,9 @@ def search(
 
     Args:
         parent: A hub id, a local directory, a GGUF file, or a live transformers model.
-        text: A string, a list of strings, or a dataset with a `text` or `messages` column.
+        text: A string, a list of strings, a `datasets` data set, streamed or not, a DataFrame, a
+            dictionary or rows with a `text` or `messages` column, the `pathlib.Path` of a .jsonl,
+            .json, .parquet or .txt file, or an iterator; streams are read no further than needed.
         constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"].
         scenario: Batch, prompt and generated tokens, and number formats; or several scenarios by
             name, each alone or as (scenario, weight). Speeds are reported of the first.

@@ -2,16 +2,19 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import puzzle
 from puzzle.errors import DataError
 from puzzle.evaluation.questions import ChoiceTask, Question, mmlu_dev, read_task
+from puzzle.evaluation.tasks import _templated
 
 WORDS = ["Question", ":", "Answer", *[f"w{i}" for i in range(40)]]
 
@@ -119,18 +122,44 @@ def test_files_of_questions_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "match"),
+    ("name", "text", "match"),
     [
-        ("not json", "cannot be read as questions"),
-        ('{"examples": []}', "has no questions"),
-        ('{"examples": [{"target_scores": {"x": 1, "y": 0}}]}', "KeyError"),
+        ("task.json", "not json", "is not a file of questions.* not JSON"),
+        ("task.json", "[1]", "a JSON list instead of an object"),
+        ("task.json", "[" * 100_000, "nested too deeply"),
+        ("task.json", '{"examples": []}', "has no questions"),
+        ("task.json", '{"examples": [3]}', "is not a file of questions"),
+        ("task.json", '{"examples": [{"target_scores": {"x": 1, "y": 0}}]}', "'input' is missing"),
+        ("task.json", '{"examples": [{"input": "a", "target_scores": {"x": 1, "y": []}}]}', "'>'"),
+        ("rows.jsonl", "", "has no questions"),
+        ("rows.jsonl", "\n3", "line 2 of .*rows.jsonl is not a file of questions"),
+        ("rows.jsonl", '{"question": "a"}', "'choices' is missing"),
+        ("rows.jsonl", '{"question": "a", "choices": "yes", "answer": 0}', "a list"),
+        ("rows.jsonl", '{"question": "a", "choices": ["b", "c"], "answer": true}', "a choice"),
+        ("rows.jsonl", '{"question": "a", "choices": ["b", "c"], "answer": 2}', "answer number 2"),
+        ("rows.jsonl", '{"question": "a", "choices": ["b", "c"], "answer": null}', "a choice"),
     ],
 )
-def test_a_bad_file_is_named(text, match, tmp_path):
-    path = tmp_path / "task.json"
+def test_a_bad_file_is_named(name, text, match, tmp_path):
+    path = tmp_path / name
     path.write_text(text)
     with pytest.raises(DataError, match=match):
         read_task(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_task(tmp_path / f"absent-{name}")
+
+
+def test_questions_are_rendered_as_lm_eval_does_itself():
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    template += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    cutter = tokenizer()
+    cutter.chat_template = template
+    chat = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
+    for prompt in (True, False):
+        expected = HFLM.apply_chat_template(
+            SimpleNamespace(tokenizer=cutter, chat_template_args={}), chat, prompt
+        )
+        assert _templated(cutter, chat, prompt) == expected
 
 
 def test_the_mmlu_development_questions_are_real_ones():
