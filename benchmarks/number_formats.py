@@ -146,7 +146,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=256, help="tokens of a window")
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.revision and "slow-tests" in options.stages:
+        parser.error("slow-tests are those of the working tree; leave out --revision")
+    return options
 
 
 def main() -> None:
