@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import Any, Protocol, TypeVar
@@ -111,8 +112,15 @@ class Processes:
     def __enter__(self) -> Processes:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # Ctrl-C, or SIGTERM
+            self._terminate()
         self.shutdown()
+
+    def _terminate(self) -> None:
+        """Ends the processes in the middle of their jobs, which nobody waits for any more."""
+        for process in list(getattr(self._pool, "_processes", {}).values()):
+            process.terminate()
 
 
 def per_device() -> Processes:
@@ -128,10 +136,19 @@ def per_device() -> Processes:
 
 
 def _start_worker(turns: Any, threads: int) -> None:
+    # A worker waits for jobs on a pipe that it holds itself, and so would outlive a killed parent.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     if device := turns.get():
         _DEVICE[:] = [device]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def worker_device() -> str | None:

@@ -14,16 +14,35 @@ from puzzle.cli.checks import check_values
 from puzzle.cli.commands import COMMANDS
 from puzzle.cli.config_file import read_config
 from puzzle.cli.flags import Given
+from puzzle.cli.interruption import exit_code, signals_interrupt
+from puzzle.cli.printing import forgiving_streams
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.errors import PuzzleError
+from puzzle.storage.temporary_places import clean_up
 from solvers import InfeasibleError, SolverError
 
-EPILOG = """exit codes: 0 done, 1 error, 2 wrong usage, 3 infeasible, 130 interrupted.
+EPILOG = """exit codes: 0 done, 1 error, 2 wrong usage, 3 infeasible, 130 interrupted,
+143 terminated (SIGTERM), 129 the terminal went away.
 Options come from the command line, then from --config FILE.toml, then from the defaults."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 error, 2 usage, 3 infeasible, 130 interrupted."""
+    """Runs the command line.
+
+    Returns:
+        0, or 1 error, 2 usage, 3 infeasible, 130 interrupted, 143 terminated, 129 hung up.
+    """
+    with forgiving_streams():
+        try:
+            with signals_interrupt():
+                return _run(arguments)
+        except KeyboardInterrupt as interrupt:
+            clean_up()
+            print("interrupted; the same command resumes from here", file=sys.stderr)
+            return exit_code(interrupt)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = make_parser()
     values = vars(parser.parse_args(arguments))
     command = COMMANDS[values.pop("command")]
@@ -46,17 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PuzzleError, SolverError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes from here", file=sys.stderr)
-        return 130
-    _print(answer, as_json)
-    return answer.code
+    return answer.code if _print(answer, as_json) else 1
 
 
-def _print(answer: Answer, as_json: bool) -> None:
+def _print(answer: Answer, as_json: bool) -> bool:
+    """Prints an answer; returns False if the disk that stdout goes to refuses it."""
     # Of the processes that a launcher starts, only the first prints.
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(answer.values, default=str) if as_json else answer.text)
+        text = json.dumps(answer.values, default=str) if as_json else answer.text
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            print(f"error: done, but the answer cannot be printed ({error})", file=sys.stderr)
+            return False
+    return True
 
 
 def make_parser() -> argparse.ArgumentParser:

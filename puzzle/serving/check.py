@@ -18,6 +18,7 @@ import torch
 
 import puzzle.serving.runners
 from puzzle.errors import ExportError
+from puzzle.hardware.guarding import guarded_process
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
@@ -291,20 +292,14 @@ def run_engine(
             *map(str, (request_file, answer_file)),
         ]
         try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                cwd=place,
-                check=False,
-            )
+            pipe = subprocess.PIPE
+            with guarded_process(command, cwd=place, stdout=pipe, stderr=pipe) as process:
+                output, errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired as error:
             raise ExportError(f"{runner.stem} did not finish within {timeout:g} seconds") from error
-        if done.returncode or not answer_file.is_file():
-            last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-            raise ExportError(f"{runner.stem} failed with exit code {done.returncode}:\n{last}")
+        if process.returncode or not answer_file.is_file():
+            last = "\n".join((output + errors).strip().splitlines()[-12:])
+            raise ExportError(f"{runner.stem} failed with exit code {process.returncode}:\n{last}")
         answer = json.loads(answer_file.read_text(encoding="utf-8"))
     return EngineRun(
         version=answer["version"],

@@ -2,6 +2,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -286,3 +287,62 @@ def test_too_little_space_is_said_before_long_work(tmp_path):
     require_free(tmp_path / "not" / "yet", 1)
     with pytest.raises(WorkspaceError, match="GiB are needed"):
         require_free(tmp_path, free_bytes(tmp_path) * 2 + 2**40)
+
+
+def replace_by(path, what, target):
+    """Puts a file or a link where a directory is, which is moved to the target."""
+    path.rename(target) if what == "link" else None
+    if path.is_dir():
+        shutil.rmtree(path)
+    if what == "file":
+        path.write_text("in the way")
+    else:
+        path.symlink_to(target)
+
+
+@pytest.mark.parametrize("what", ["file", "dangling link"])
+@pytest.mark.parametrize("level", ["artifact", "kind", "tmp", "locks"])
+def test_what_is_no_directory_is_replaced_by_one(ws, tmp_path, what, level):
+    artifact = ws.artifact("scores", SPEC).write(build)
+    path = {"artifact": artifact.path, "kind": artifact.path.parent}.get(level, ws.root / level)
+    replace_by(path, what, tmp_path / "absent")
+    again = Workspace(ws.root)
+    assert again.get_or_build("scores", SPEC, build).load_json("scores.json") == {"a": 1}
+    assert path.is_dir()
+    assert not path.is_symlink()
+    assert not (tmp_path / "absent").exists()
+    assert leftovers(ws) == []
+
+
+@pytest.mark.parametrize("level", ["artifact", "kind"])
+def test_an_artifact_that_was_moved_and_linked_is_read_where_it_is(ws, tmp_path, level):
+    artifact = ws.artifact("scores", SPEC).write(build)
+    path = artifact.path if level == "artifact" else artifact.path.parent
+    replace_by(path, "link", tmp_path / "large disk")
+    assert ws.artifact("scores", SPEC).sound()
+    reused = ws.get_or_build("scores", SPEC, lambda folder: pytest.fail("built again"))
+    assert reused.load_json("scores.json") == {"a": 1}
+    assert path.is_symlink()
+
+
+@pytest.mark.parametrize("how", ["rebuilt", "discarded"])
+def test_of_a_link_to_a_damaged_artifact_only_the_link_is_deleted(ws, tmp_path, how):
+    artifact = ws.artifact("scores", SPEC).write(build)
+    replace_by(artifact.path, "link", tmp_path / "large disk")
+    flip_byte(tmp_path / "large disk" / "scores.json")
+    before = {p: p.read_bytes() for p in (tmp_path / "large disk").rglob("*") if p.is_file()}
+    if how == "rebuilt":
+        ws.get_or_build("scores", SPEC, build).verify()
+        assert not artifact.path.is_symlink()
+    else:
+        artifact.discard()
+        assert not os.path.lexists(artifact.path)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_an_artifact_whose_spec_was_altered_is_not_taken_for_another(ws):
+    one = ws.artifact("scores", SPEC).write(build)
+    path = one.path / "manifest.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(DamagedArtifactError, match="was altered"):
+        ws.find(one.ref)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzle.errors import EngineError
+from puzzle.hardware.guarding import guarded_process
 
 LOG_LINES = 12
 
@@ -41,40 +41,25 @@ def run_command(
         errors.write(f"$ {' '.join(command)}\n")
         errors.flush()
         try:
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,  # so that its children can be killed with it
-                text=True,
+            started = guarded_process(
+                command, environment=environment, stdout=subprocess.PIPE, stderr=errors
             )
+            with started as process:
+                output, _ = process.communicate(timeout=timeout)
         except OSError as error:
             raise EngineError(
                 f"{command[0]!r} cannot be run ({error}); it must be a program on the PATH or a "
                 "path: install it or correct the command"
             ) from error
-        with process:
-            try:
-                output, _ = process.communicate(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                raise EngineError(
-                    f"{command[0]} gave no answer in {timeout:g} s and was stopped; raise timeout= "
-                    f"or see what it waits for.{_end_of(log)}"
-                ) from None
-            finally:
-                _kill_group(process)
+        except subprocess.TimeoutExpired:
+            raise EngineError(
+                f"{command[0]} gave no answer in {timeout:g} s and was stopped; raise timeout= "
+                f"or see what it waits for.{_end_of(log)}"
+            ) from None
         errors.write(output)
     if process.returncode:
         raise EngineError(f"{command[0]} {_ending(process.returncode)}.{_end_of(log)}")
     return output
-
-
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    """Kills what is left of the command: itself, and children that outlived it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ending(code: int) -> str:
