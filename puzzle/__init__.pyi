@@ -36,6 +36,11 @@ from puzzle.serving.check import serve_check as serve_check
 from puzzle.serving.exporting import Exported as Exported
 from puzzle.serving.exporting import export as export
 from puzzle.text.data_config import DataConfig as DataConfig
+from puzzle.upkeep.diagnosis import Diagnosis as Diagnosis
+from puzzle.upkeep.diagnosis import Finding as Finding
+from puzzle.upkeep.diagnosis import doctor as doctor
+from puzzle.upkeep.run_listing import RunEntry as RunEntry
+from puzzle.upkeep.run_listing import runs as runs
 from search_space import FFN as FFN
 from search_space import Attention as Attention
 from search_space import Block as Block

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-GUARD = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).with_name("guard_script.py")
 
 
 @contextmanager

@@ -112,12 +112,7 @@ class Artifact:
     def discard(self) -> None:
         """Delete the artifact, manifest first, if it exists; of a link, only the link."""
         if os.path.lexists(self.path):
-            with self._locked():
-                if self.path.is_symlink() or not self.path.is_dir():
-                    self.path.unlink(missing_ok=True)
-                    return
-                (self.path / MANIFEST).unlink(missing_ok=True)
-                shutil.rmtree(self.path, ignore_errors=True)
+            discard_stored(self.root, self.ref)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -190,16 +185,10 @@ class Artifact:
         Example:
             >>> artifact.write(lambda folder: save_tensors(folder / "w.safetensors", tensors))
         """
-        with self._locked():
+        with artifact_lock(self.root, self.ref):
             if not self.exists():
                 self._build(builder)
         return self
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = self.root / "locks" / f"{self.kind}-{self.key}.lock"
-        with disk_errors(lock, self.root), FileLock(lock):
-            yield
 
     def _build(self, builder: Builder) -> None:
         started = time.time()
@@ -311,17 +300,7 @@ class Workspace:
         Raises:
             DamagedArtifactError: It does not exist, or its manifest cannot be read.
         """
-        path = self.root / ref.kind / ref.key / MANIFEST
-        try:
-            spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedArtifactError(
-                f"{path} cannot be read ({error}); run the stage that builds it again"
-            ) from error
-        artifact = self.artifact(ref.kind, spec)
-        if artifact.ref != ref:
-            raise DamagedArtifactError(f"{path} was altered; run the stage that builds it again")
-        return artifact
+        return stored_artifact(self.root, ref)
 
     def get_or_build(self, kind: str, spec: Mapping[str, Any], builder: Builder) -> Artifact:
         """Return a verified artifact, building it when it is absent or damaged.
@@ -341,7 +320,7 @@ class Workspace:
             >>> Workspace("runs").get_or_build("scores", {"seed": 0}, build_scores)
         """
         artifact = self.artifact(kind, spec)
-        with artifact._locked():
+        with artifact_lock(self.root, artifact.ref):
             if artifact.path.exists():
                 try:
                     artifact.verify()
@@ -367,6 +346,40 @@ class Workspace:
         """
         directories = [self.root, *(path for path in self.root.iterdir() if path.is_dir())]
         return [path for each in sorted(directories) for path in clean_places(each)]
+
+
+def stored_artifact(root: Path, ref: ArtifactRef) -> Artifact:
+    """Returns an artifact of a workspace's directory by its name; as `Workspace.find`."""
+    path = root / ref.kind / ref.key / MANIFEST
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
+        artifact = Artifact(root, ref.kind, spec)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedArtifactError(
+            f"{path} cannot be read ({error}); run the stage that builds it again"
+        ) from error
+    if artifact.ref != ref:
+        raise DamagedArtifactError(f"{path} was altered; run the stage that builds it again")
+    return artifact
+
+
+def discard_stored(root: Path, ref: ArtifactRef) -> None:
+    """Deletes an artifact by its name, whatever is left of it; of a link, only the link."""
+    path = root / ref.kind / ref.key
+    with artifact_lock(root, ref):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def artifact_lock(root: Path, ref: ArtifactRef) -> Iterator[None]:
+    """Waits until nobody else writes or deletes an artifact."""
+    lock = root / "locks" / f"{ref.kind}-{ref.key}.lock"
+    with disk_errors(lock, root), FileLock(lock):
+        yield
 
 
 def own_directory(path: Path) -> None:

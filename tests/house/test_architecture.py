@@ -19,11 +19,13 @@ from tests.house.source import ROOT, Function, Import, Module, doors, exported, 
 WINGS = (
     *("errors", "_lazy", "storage", "hardware", "limits", "text", "models", "serving"),
     *("estimates", "executors", "stages", "plotting", "library", "scoring", "costs", "choice"),
-    *("distillation", "evaluation", "fusion", "report", "pipeline", "testing", "demo", "cli"),
+    *("distillation", "evaluation", "fusion", "report", "pipeline", "upkeep", "testing", "demo"),
+    "cli",
 )
 MOST_LINES, MOST_BODY_LINES, MOST_PARAMETERS = 400, 50, 6
 # They run alone in the interpreter of an engine, each with a main() or run() of its own.
 SCRIPTS = ("puzzle.serving.runners.", "puzzle.costs.calibrated.engines.llama_cpp_worker")
+SCRIPTS += ("puzzle.hardware.guard_script",)
 
 
 def check(broken: Iterable[str], known: Iterable[str] = ()) -> None:

@@ -3,11 +3,13 @@
 from puzzle.cli.commands.build_command import BUILD
 from puzzle.cli.commands.devices_command import DEVICES
 from puzzle.cli.commands.distill_command import DISTILL
+from puzzle.cli.commands.doctor_command import DOCTOR
 from puzzle.cli.commands.evaluate_command import EVALUATE
 from puzzle.cli.commands.export_command import EXPORT
 from puzzle.cli.commands.layouts_command import LAYOUTS
 from puzzle.cli.commands.profile_command import PROFILE
 from puzzle.cli.commands.report_command import REPORT
+from puzzle.cli.commands.runs_command import RUNS
 from puzzle.cli.commands.score_command import SCORE
 from puzzle.cli.commands.search_command import SEARCH
 from puzzle.cli.commands.serve_check_command import SERVE_CHECK
@@ -16,7 +18,7 @@ from puzzle.cli.subcommand import Subcommand
 
 _STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE)
 _CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT)
-_ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES)
+_ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES, RUNS, DOCTOR)
 COMMANDS: dict[str, Subcommand] = {command.name: command for command in _ALL}
 
 __all__ = ["COMMANDS"]

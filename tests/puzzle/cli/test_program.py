@@ -45,7 +45,16 @@ def said(capsys, *arguments):
 
 
 def test_every_public_function_that_has_a_subcommand_has_it_under_its_own_name():
-    for name in ("search", "distill", "evaluate", "export", "serve_check", "devices"):
+    for name in (
+        "search",
+        "distill",
+        "evaluate",
+        "export",
+        "serve_check",
+        "devices",
+        "doctor",
+        "runs",
+    ):
         assert name.replace("_", "-") in COMMANDS
         assert callable(getattr(puzzle, name))
 

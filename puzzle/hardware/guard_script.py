@@ -1,7 +1,7 @@
 """Runs a command that ends with the process that runs this; a script of its own.
 
-Usage: guard.py FD COMMAND...; FD is the reading end of a pipe whose other end nobody else holds.
-It leads the group of its session, and ends as the command does.
+Usage: guard_script.py FD COMMAND...; FD is the reading end of a pipe whose other end only the
+process that started this holds. It leads the group of its session, and ends as the command does.
 """
 
 import os
