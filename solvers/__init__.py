@@ -4,7 +4,7 @@ The optimisation half of the search. It knows nothing of models: a `ChoiceProble
 and resources as arrays, `solve` returns a `Solution`.
 """
 
-from solvers._backends import available_solvers
+from solvers._backends import available_solvers, check_settings
 from solvers.errors import InfeasibleError, NoSolutionError, SolverError, SolverMissingError
 from solvers.explanation import Explanation, Reach, explain
 from solvers.limits import Distinct, Limit
@@ -36,6 +36,7 @@ __all__ = [
     "Status",
     "available_solvers",
     "best_over",
+    "check_settings",
     "explain",
     "frontier",
     "pool",

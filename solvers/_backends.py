@@ -40,6 +40,24 @@ def available_solvers() -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_settings(solver: str, seed: int) -> None:
+    """Raises what a solve with this solver and seed would raise, without solving anything.
+
+    Args:
+        solver: Name of the solver.
+        seed: Seed of the solver.
+
+    Raises:
+        ValueError: No solver has that name, or the seed is no whole number or out of range.
+        SolverMissingError: The solver is not installed.
+
+    Example:
+        >>> check_settings("highs", 0)
+    """
+    Settings(solver, seed=seed)
+    require_solver(solver)
+
+
 def require_solver(name: str) -> None:
     """Check that a solver can be used.
 

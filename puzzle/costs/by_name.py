@@ -14,6 +14,7 @@ from puzzle.costs.calibrated.engines.llama_cpp import LlamaCpp
 from puzzle.costs.calibrated.engines.torch_generate import TorchGenerate
 from puzzle.costs.calibrated.engines.vllm import Vllm
 from puzzle.costs.cost_table import Table
+from puzzle.costs.device_specs import device_spec
 from puzzle.costs.measured.layout_times import LayoutTimes
 from puzzle.costs.measured.sublayer_times import SublayerTimes
 from puzzle.costs.measured.sublayers import MeasuredCosts
@@ -26,6 +27,7 @@ from puzzle.estimates import Estimate, Sizes
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import Parent
 from puzzle.stages import Run, Stage
+from puzzle.storage.paths import user_path
 from puzzle.storage.workspace import Workspace
 from search_space import Layout, ModelShape, SearchSpace
 
@@ -57,6 +59,31 @@ def torch_device(hardware: Any) -> str | None:
     if hardware in ("cpu", "cuda") or (kind == "cuda" and colon and index.isdigit()):
         return hardware
     return None
+
+
+def require_hardware(hardware: Any) -> None:
+    """Refuses what is no hardware, without opening a parent, reading a file or running an engine.
+
+    Args:
+        hardware: As for `cost_model`.
+
+    Raises:
+        CostModelError: The word stands for nothing, its file is absent, or it is no cost model.
+    """
+    if not isinstance(hardware, str | os.PathLike):
+        _custom(hardware)
+        return
+    word = os.fspath(hardware)
+    kind, colon, rest = word.partition(":")
+    is_table, is_profile = kind == "table" and colon, Path(word).suffix.lower() == ".json"
+    if is_run_here(word):
+        return
+    if kind == "roofline" and colon:
+        device_spec(rest)
+    elif not (is_table or is_profile):
+        raise CostModelError(f"hardware={word!r}; allowed: {ALLOWED}")
+    elif not user_path(rest if is_table else word).is_file():
+        raise CostModelError(f"hardware={word!r}: there is no such file; give the path of one")
 
 
 def is_run_here(hardware: Any) -> bool:

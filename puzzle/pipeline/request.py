@@ -9,14 +9,21 @@ from typing import Any
 
 from puzzle.choice.goals import Goals
 from puzzle.choice.layout_choice import Effort, effort_named
-from puzzle.costs.protocol import CostModel
+from puzzle.costs.by_name import is_run_here, require_hardware
+from puzzle.costs.protocol import STANDARD_UNITS, CostModel
+from puzzle.errors import DataError
+from puzzle.executors import Executor
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint, parse_constraints
-from puzzle.limits.requirements import SCORE
+from puzzle.limits.requirements import SCORE, objective
 from puzzle.limits.scenario import Scenario, Workload, WorkloadLike
+from puzzle.pipeline.already_met import warn_of_met
 from puzzle.pipeline.opening import Opened
 from puzzle.pipeline.steps import Priced, Steps
-from search_space import SearchSpace
+from puzzle.storage.hashing import content_hash
+from puzzle.storage.plain_values import count_of, make_plain
+from search_space import PRESETS, SearchSpace
+from solvers import check_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,12 +41,30 @@ class Request:
     hardware: str | os.PathLike[str] | CostModel
     minimise: str
     library: LibraryConfig | None
+    executor: Executor | None = None
+    solver: str = "highs"
+    seed: int = 0
 
     def __post_init__(self) -> None:
+        make_plain(self, "effort", "minimise", "solver", "seed")
+        require_hardware(self.hardware)
         units = getattr(self.hardware, "resources", None)
         parsed = parse_constraints(self.constraints, resources=units)
         object.__setattr__(self, "constraints", parsed)
         effort_named(self.effort)
+        if isinstance(self.space, str) and self.space not in PRESETS:
+            raise DataError(f"space={self.space!r}; allowed: a SearchSpace, {', '.join(PRESETS)}")
+        if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
+            raise DataError(f"executor={self.executor!r} has no submit(); give e.g. Processes(2)")
+        count_of("seed", self.seed, least=0)
+        try:
+            check_settings(self.solver, self.seed)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        if units is not None or is_run_here(self.hardware) or _is_modelled(self.hardware):
+            known = units or STANDARD_UNITS  # a file may have resources of its own
+            objective(self.minimise, self.workload, constraints=parsed, resources=known)
+        content_hash(self.settings())  # raises if something in them cannot be stored
 
     @property
     def workload(self) -> Workload:
@@ -74,6 +99,7 @@ class Request:
         assert isinstance(self.constraints, tuple)
         goals = Goals(self.constraints, steps.workload, priced.costs, steps.space, self.minimise)
         goals.refuse_unreachable()
+        warn_of_met(goals)
         return goals
 
     def settings(self) -> dict[str, Any]:
@@ -88,3 +114,7 @@ class Request:
             "minimise": self.minimise,
             "library": None if default or self.library is None else self.library.to_dict(),
         }
+
+
+def _is_modelled(hardware: Any) -> bool:
+    return isinstance(hardware, str) and hardware.startswith("roofline:")

@@ -108,6 +108,9 @@ def search(
         hardware=hardware,
         minimise=minimise,
         library=library,
+        executor=executor,
+        solver=solver,
+        seed=seed,
     )
     inputs = Inputs(
         parent=parent,
@@ -117,10 +120,10 @@ def search(
         tokenizer=tokenizer,
         device=device,
         precision=precision,
-        data=data or DataConfig(seed=seed),
+        data=data or DataConfig(seed=request.seed),
     )
     place = open_workspace(out, resume=resume)
-    opened = open_run(inputs, place, executor=executor, solver=solver, seed=seed)
+    opened = open_run(inputs, place, executor=executor, solver=request.solver, seed=request.seed)
     run, steps = opened.run, request.steps(opened)
     priced = steps.price(run)
     goals = request.goals(steps, priced)
