@@ -18,10 +18,9 @@ from puzzle.pipeline.opening import Inputs, open_run, open_workspace
 from puzzle.pipeline.outcome import Outcome
 from puzzle.pipeline.request import Request
 from puzzle.pipeline.result import SearchResult
-from puzzle.pipeline.tightening import ATTEMPTS, Chooser, warn_of_missed
+from puzzle.pipeline.tightening import Chooser
 from puzzle.text.data_config import DataConfig
 from search_space import SearchSpace
-from solvers import InfeasibleError
 
 
 @own_torch_state()
@@ -133,17 +132,7 @@ def search(
     chooser = Chooser(
         run=run, steps=steps, goals=goals, scores=scores, library=library_built, priced=priced
     )
-    limits = goals.limits
-    chosen = chooser.attempt(limits)
-    for _ in range(ATTEMPTS - 1):
-        if not chosen.missed:
-            break
-        limits = goals.tightened(limits, chosen.missed)
-        try:
-            chosen = chooser.attempt(limits)
-        except InfeasibleError:
-            break  # the previous layout stays, with the limits that it misses
-    warn_of_missed(chosen.missed)
+    chosen = chooser.choose()
 
     child = run.get(steps.healing(chosen.choice.layout))
     quality = run.get(steps.quality(chosen.choice.layout, child))

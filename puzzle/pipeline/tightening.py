@@ -14,7 +14,7 @@ from puzzle.limits.scenario import Scenario
 from puzzle.pipeline.steps import Priced, Steps
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
-from solvers import Limit, Solution, solve
+from solvers import InfeasibleError, Limit, Solution, solve
 
 ATTEMPTS = 3
 logger = logging.getLogger(__name__)
@@ -56,6 +56,25 @@ class Chooser:
     scores: Scores
     library: Library
     priced: Priced
+
+    def choose(self) -> Attempt:
+        """Returns the layout chosen; limits that its child misses are tightened a few times.
+
+        Raises:
+            InfeasibleError: No layout keeps the limits of the constraints.
+        """
+        limits = self.goals.limits
+        chosen = self.attempt(limits)
+        for _ in range(ATTEMPTS - 1):
+            if not chosen.missed:
+                break
+            limits = self.goals.tightened(limits, chosen.missed)
+            try:
+                chosen = self.attempt(limits)
+            except InfeasibleError:
+                break  # the previous layout stays, with the limits that it misses
+        warn_of_missed(chosen.missed)
+        return chosen
 
     def attempt(self, limits: tuple[Limit, ...]) -> Attempt:
         """Returns the layout chosen within limits, timed if the costs describe this machine.
