@@ -147,6 +147,8 @@ def _read(file: str) -> str:
             f"there is no text file {file}; give --text the path of plain text (UTF-8), a few "
             "hundred kilobytes, with blank lines between documents"
         ) from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text: {error}; convert it") from error
 
