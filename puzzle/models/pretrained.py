@@ -20,6 +20,7 @@ from puzzle.errors import ParentError, PuzzleError
 from puzzle.models.gguf_header import carried_rope, read_gguf_header, refuse_left_out
 from puzzle.models.unsuitable import named, refuse_unsuitable_directory
 from puzzle.storage.paths import user_path
+from puzzle.storage.publishing import require_unchanged
 
 Source = str | os.PathLike[str]
 
@@ -45,6 +46,7 @@ def load_config(
             refuse_left_out(header)
         elif user_path(source).is_dir():
             refuse_unsuitable_directory(user_path(source))
+            require_unchanged(user_path(source), (".safetensors", ".index.json"), error=error)
         config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
         if header is not None:
             config.rope_parameters = carried_rope(header, config)

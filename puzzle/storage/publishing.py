@@ -201,6 +201,29 @@ def written_files(directory: Path) -> Hashes:
         return {str(name): tuple(map(str, each)) for name, each in values["files"].items()}
 
 
+def require_unchanged(
+    directory: Path, suffixes: tuple[str, ...], *, error: type[PuzzleError] = WorkspaceError
+) -> None:
+    """Refuses a directory in which files that puzzle wrote are missing or not what was written.
+
+    Args:
+        directory: The directory; one without a record, which others wrote, is not checked.
+        suffixes: How the names of the files end that are read now.
+        error: What is raised.
+
+    Raises:
+        PuzzleError: Of the class given, naming the file.
+    """
+    for name, hashes in written_files(directory).items():
+        file = directory / name
+        if name.endswith(suffixes) and not (file.is_file() and hash_file(file) in hashes):
+            what = "is not what puzzle wrote" if file.is_file() else "is missing"
+            raise error(
+                f"{file} {what}: copy or save the model again; if it was changed on purpose, "
+                f"delete {directory / FILES}"
+            )
+
+
 def _write_record(directory: Path, hashes: Hashes) -> None:
     text = json.dumps({"format": FORMAT, "files": hashes}, indent=1, sort_keys=True)
     (directory / FILES).write_text(text + "\n", encoding="utf-8")
