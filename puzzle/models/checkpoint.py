@@ -44,7 +44,7 @@ def open_checkpoint(
     shards = Shards(directory, watched)
     kinds = {name: tensor.kind for name, tensor in shards.stored.items()}
     refuse_unsuitable_tensors({n: k for n, k in kinds.items() if not _left_over(n)}, str(directory))
-    model = _empty(config, directory)
+    model = _empty(config, str(directory))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names, rest = _resolve(expected, shards.stored, model.base_model_prefix)
     _refuse_unexpected(rest, model, directory)
@@ -71,14 +71,25 @@ def open_checkpoint(
     return config, shards
 
 
-def _empty(config: Any, directory: Path) -> Any:
+def refuse_incomplete(model: Any) -> None:
+    """Raises ParentError if a model in memory lacks tensors of a causal language model."""
+    name = type(model).__name__
+    whole = _empty(model.config, name)
+    missing = set(whole.state_dict()) - set(model.state_dict())
+    if missing:
+        raise ParentError(
+            f"{name} lacks the tensors {named(missing)}; load it with AutoModelForCausalLM"
+        )
+
+
+def _empty(config: Any, source: str) -> Any:
     """Returns the model without memory for its weights."""
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
     except Exception as error:
         raise ParentError(
-            f"{directory / 'config.json'} describes a model that cannot be built: {error}"
+            f"the config of {source} describes a model that cannot be built: {error}"
         ) from error
 
 

@@ -6,6 +6,7 @@ model, so it is carried here, or the file is refused.
 
 from __future__ import annotations
 
+import math
 import mmap
 import re
 import struct
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from puzzle.errors import ParentError
 from puzzle.models.unsuitable import named, refuse_pointer
@@ -285,25 +285,27 @@ def _llama3(header: GgufHeader, config: Any) -> dict[str, Any]:
     A file has the factors only. The largest is that of the slowest frequencies; the context that
     the model was trained for first is 8192 in all Llama 3 models, and is tried beside others.
     """
-    factors = _factors(header)
-    theta = config.rope_parameters["rope_theta"]
-    lengths = [8192, *(2**n for n in range(4, 21))]
+    factors, theta = _factors(header), config.rope_parameters["rope_theta"]
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    plain = theta**-exponents
-    for length in lengths:
+    for length in (8192, *(2**n for n in range(4, 21))):
         rope = {"rope_type": "llama3", "rope_theta": theta, "factor": float(factors.max())}
         rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
         rope |= {"original_max_position_embeddings": length}
-        trial = type(config)(
-            head_dim=config.head_dim, hidden_size=config.hidden_size, rope_parameters=rope
-        )
-        scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](trial, device="cpu")
-        if len(factors) == len(plain) and torch.allclose(plain / scaled, factors, rtol=1e-4):
+        expected = _llama3_factors(theta**-exponents, rope)
+        if factors.shape == expected.shape and torch.allclose(expected, factors, rtol=1e-4):
             return rope
     raise ParentError(
         f"{header.path} scales its rotary frequencies by {FACTORS}, not as Llama 3 does; give the "
         "model in Hugging Face format, whose config says how"
     )
+
+
+def _llama3_factors(frequencies: torch.Tensor, rope: Mapping[str, Any]) -> torch.Tensor:
+    """Returns by how much Llama 3 divides each rotary frequency."""
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns = frequencies * rope["original_max_position_embeddings"] / (2 * math.pi)
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return 1 / ((1 - share) / rope["factor"] + share)
 
 
 def _factors(header: GgufHeader) -> torch.Tensor:

@@ -18,7 +18,7 @@ from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.identity import require_device
 from puzzle.hardware.precision import AUTO
 from puzzle.hardware.torch_state import own_torch_state, recordable
-from puzzle.models.checkpoint import open_checkpoint
+from puzzle.models.checkpoint import open_checkpoint, refuse_incomplete
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
@@ -317,6 +317,7 @@ def _from_model(
             "transformers model"
         )
     family_of(model.config)
+    refuse_incomplete(model)
     tensors = {k: recordable(tensor.detach().cpu()) for k, tensor in model.state_dict().items()}
     identity = content_hash(
         {"weights": hash_tensors(tensors), "config": model.config.to_json_string()}

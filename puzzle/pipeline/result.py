@@ -87,6 +87,7 @@ class SearchResult(SearchRecord):
         tensors = self.library.child_tensors(self.layout, dtype)
         model = assemble(parent.config, self.layout, tensors, dtype=dtype)
         inherit_generation_config(model, getattr(parent.tensors, "directory", None))
+        parent.require_unchanged()
         return model
 
     def report(

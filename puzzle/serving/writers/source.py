@@ -100,8 +100,10 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
         generation, directory = child.generation_config, None
     elif isinstance(child, str | os.PathLike) and user_path(child).is_dir():
         directory = user_path(child)
-        its, tensors = open_checkpoint(directory, load_config(directory, error=ExportError))
-        config = _child_config(its)
+        own = load_config(directory, error=ExportError)
+        _child_config(own)  # before its tensors are looked at
+        own, tensors = open_checkpoint(directory, own)
+        config = _child_config(own)
         generation = None
         if (directory / "generation_config.json").is_file():
             generation = load_generation_config(directory, error=ExportError)

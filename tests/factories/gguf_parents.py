@@ -1,0 +1,87 @@
+"""A tiny Llama as a GGUF file, written as llama.cpp's converter writes one."""
+
+import gguf
+import torch
+
+from tests.factories.children import byte_level_tokenizer
+
+HALVES = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def _interleaved(weight, heads):
+    return weight.view(heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
+
+
+def gguf_tensors(model):
+    """The tensors of a Llama by their names in a GGUF file."""
+    state, config = model.state_dict(), model.config
+    tensors = {
+        "token_embd.weight": state["model.embed_tokens.weight"],
+        "output_norm.weight": state["model.norm.weight"],
+    }
+    if not config.tie_word_embeddings:
+        tensors["output.weight"] = state["lm_head.weight"]
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    for layer in range(config.num_hidden_layers):
+        for short, long in HALVES.items():
+            weight = state[f"model.layers.{layer}.{long}.weight"]
+            if short in heads:
+                weight = _interleaved(weight, heads[short])
+            tensors[f"blk.{layer}.{short}.weight"] = weight
+    return tensors
+
+
+def write_gguf_parent(path, model, *, tensors=None, fields=()):
+    """Writes a Llama and a tokenizer to a GGUF file.
+
+    Args:
+        path: The file.
+        model: The Llama.
+        tensors: Its tensors by their names there, if not the usual ones.
+        fields: More fields: (method of the writer, arguments...).
+    """
+    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    tokenizer = byte_level_tokenizer(eos_token="<end>")
+    names = {number: token for token, number in tokenizer.get_vocab().items()}
+    tokens = [names.get(i, f"unused{i}") for i in range(config.vocab_size)]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * len(tokens))
+    writer.add_token_merges(["! !"])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    for method, *arguments in fields:
+        getattr(writer, method)(*arguments)
+    for name, tensor in (tensors or gguf_tensors(model)).items():
+        writer.add_tensor(name, tensor.detach().float().numpy().copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def rope_factors(theta, dimensions, scaled):
+    """What the plain frequencies are divided by to have the scaled ones."""
+    exponents = torch.arange(0, dimensions, 2, dtype=torch.float32) / dimensions
+    return theta**-exponents / scaled
