@@ -15,7 +15,6 @@ from puzzle.errors import DataError
 from puzzle.library.build import Library
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
-from puzzle.models.child_config import config_from_layout
 from puzzle.scoring.scores import Score, Scores
 from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, SearchSpace
@@ -113,9 +112,8 @@ class _Bench:
             self._describe(self.own)
 
     def _describe(self, layout: Layout) -> None:
-        # A cache is laid out by the config, whose lists the layers share.
-        config, wanted = self.model.config, config_from_layout(self.library.parent.config, layout)
-        config.blocks[:], config.layer_types[:] = wanted.blocks, wanted.layer_types
+        # A cache is laid out by the config, whose list the layers share.
+        self.model.config.blocks[:] = [block.label for block in layout.blocks]
 
     def _run(self, what: str) -> float:
         with torch.inference_mode():
