@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# The largest models have some hundred layers and heads.
+MOST_COUNTED = 2**16
+
 
 def size_of(owner: str, name: str, value: Any, *, least: int = 1) -> int:
     """Returns a size as an int of Python's own; numpy's integers are taken for what they are."""
@@ -187,6 +190,10 @@ class ModelShape:
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "head_dim", "kv_heads", "ffn_width", "vocab"):
             object.__setattr__(self, name, size_of("model shape", name, getattr(self, name)))
+        for name in ("layers", "heads"):
+            # They are counted through, and may come from a damaged file.
+            if getattr(self, name) > MOST_COUNTED:
+                raise ValueError(f"model shape: {name} is above {MOST_COUNTED:,}; is it damaged?")
         self._check_kv_heads(self.kv_heads)
 
     @property

@@ -14,7 +14,7 @@ import torch
 from puzzle.choice.around import TrustRegion, layout_of, successive_halving
 from puzzle.choice.candidates import other_candidates
 from puzzle.choice.layout_kl import LayoutKL
-from puzzle.errors import DataError
+from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
 from puzzle.library.settings import LibraryConfig
@@ -23,6 +23,8 @@ from puzzle.scoring.fisher_scores import FisherScores
 from puzzle.scoring.scores import Score
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.hashing import content_hash, hash_tensors
+from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_values import as_list, as_number, as_text
 from puzzle.storage.plain_values import count_of, make_plain
 from puzzle.storage.workspace import Artifact, ArtifactRef
 from puzzle.text.windows import Windows
@@ -193,13 +195,26 @@ class LayoutChoice(ArtifactStage[Choice]):
     def load(self, run: Run, artifact: Artifact) -> Choice:
         """Returns the choice from its file."""
         stored = artifact.load_json(CHOICE)
-        layout = Layout.from_dict(stored["layout"])
-        return Choice(
-            layout=layout,
-            predicted=self.problem.evaluate(_choices(self.problem, layout))[0],
-            measured=Score(**stored["measured"]),
-            tried={tuple(labels): kl for labels, kl in stored["tried"]},
-        )
+        with interpreting(artifact.path / CHOICE, "the choice of a layout", DamagedArtifactError):
+            layout = Layout.from_dict(stored["layout"])
+            return Choice(
+                layout=layout,
+                predicted=self.problem.evaluate(_choices(self.problem, layout))[0],
+                measured=Score.from_dict(stored["measured"]),
+                tried=tried_layouts(stored["tried"]),
+            )
+
+
+def tried_layouts(values: Any) -> dict[tuple[str, ...], float]:
+    """Returns the measured KL of layouts by block labels, from pairs of JSON.
+
+    Raises:
+        DataError: A value is of another kind.
+    """
+    return {
+        tuple(as_text(label, "a label") for label in as_list(labels, "labels")): as_number(kl, "kl")
+        for labels, kl in (as_list(pair, "a layout that was tried") for pair in values)
+    }
 
 
 def choice_work(effort: Effort, space: SearchSpace, sizes: Sizes) -> Estimate:

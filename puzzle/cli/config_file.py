@@ -13,6 +13,8 @@ from puzzle.cli.subcommand import Subcommand, UsageError
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import publish_text
 
+MOST_BYTES = 2**20
+
 
 def read_config(
     path: str | Path, command: Subcommand, commands: Mapping[str, Subcommand]
@@ -32,10 +34,15 @@ def read_config(
             the wrong type.
     """
     try:
-        values = tomllib.loads(user_path(path).read_text(encoding="utf-8"))
+        file = user_path(path)
+        if file.exists() and file.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{path} has more than {MOST_BYTES} bytes: is it the right file?")
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UsageError(f"{path} is not valid TOML: it is nested too deeply") from error
+    except ValueError as error:  # bad UTF-8, bad TOML, and integers of thousands of digits
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
     top = {key: value for key, value in values.items() if key not in tables}

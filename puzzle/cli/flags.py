@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puzzle.cli.signatures import Declaration
+from puzzle.storage.json_values import shown
 
 # The types of parameters that a command line can write.
 PLAIN: tuple[type, ...] = (bool, int, float, str)
@@ -72,8 +73,11 @@ class Option:
         wanted = (int, float) if self.type is float else self.type
         if not isinstance(value, wanted) or (isinstance(value, bool) and self.type is not bool):
             kind = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-            raise ValueError(f"{self.name} = {value!r}; write {kind[self.type]}")
-        return self.type(value)
+            raise ValueError(f"{self.name} = {shown(value)}; write {kind[self.type]}")
+        try:
+            return self.type(value)
+        except OverflowError as error:
+            raise ValueError(f"{self.name} = {shown(value)}; write a number") from error
 
 
 def _shown(option: Option) -> str:

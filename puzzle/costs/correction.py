@@ -14,6 +14,7 @@ from scipy.optimize import nnls
 from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
+from puzzle.storage.json_values import as_list, as_number, field_values
 from search_space import Block, ModelShape
 from solvers import Limit
 
@@ -54,10 +55,18 @@ class Correction:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Correction:
-        """Returns the correction that `to_dict` wrote."""
-        lists = {name: tuple(values[name]) for name in ("predicted", "measured")}
-        error = math.nan if values["error"] is None else values["error"]
-        return cls(**{**values, **lists, "error": error})
+        """Returns the correction that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
+        """
+        given = field_values(cls, values, skip=("predicted", "measured", "error"))
+        lists = {
+            name: tuple(as_number(each, name) for each in as_list(given[name], name))
+            for name in ("predicted", "measured")
+        }
+        error = math.nan if given["error"] is None else as_number(given["error"], "error")
+        return cls(**{**given, **lists, "error": error})
 
     @property
     def sure(self) -> str:

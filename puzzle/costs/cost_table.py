@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import math
 import os
 import re
@@ -16,6 +15,8 @@ from puzzle.costs.checked import check_resources
 from puzzle.costs.protocol import STANDARD_UNITS
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
+from puzzle.storage.json_files import MOST_BYTES, interpreting, read_json
+from puzzle.storage.json_values import as_object, as_text, shown
 from puzzle.storage.paths import user_path
 from search_space import FFN, Attention, Block, ModelShape
 
@@ -60,12 +61,13 @@ class Table:
         if read is None:
             raise CostModelError(f"{self.path}: the name of a cost table ends in .csv or .json")
         try:
-            self.resources, rows = read(self.path)
+            with interpreting(self.path, "a table of costs", CostModelError):
+                self.resources, rows = read(self.path)
+                check_resources(self)
         except OSError as error:
             raise CostModelError(f"{self.path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise CostModelError(f"{self.path}: {error}") from error
-        check_resources(self)
+        except csv.Error as error:
+            raise CostModelError(f"{self.path} is not a table of costs: {error}") from error
         self._costs: dict[_Key, dict[str, float]] = {}
         for where, row in rows:
             self._add(where, row)
@@ -132,6 +134,8 @@ _Rows = Iterable[tuple[str, Mapping[str, Any]]]
 
 
 def _read_csv(path: Path) -> tuple[dict[str, str], _Rows]:
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = list(csv.reader(file))
     if len(lines) < 2:
@@ -160,15 +164,15 @@ def _read_csv(path: Path) -> tuple[dict[str, str], _Rows]:
 
 
 def _read_json(path: Path) -> tuple[dict[str, str], _Rows]:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path, "a table of costs", error=CostModelError, unique=True)
     if not isinstance(values, dict) or set(values) != {"resources", "rows"}:
         raise ValueError('the file is {"resources": {name: unit}, "rows": [...]}')
     resources, rows = values["resources"], values["rows"]
     if not isinstance(resources, dict) or not isinstance(rows, list) or not rows:
         raise ValueError("resources is an object, rows a list with one or more objects")
     for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(f"row {number} is {row!r}, not an object")
+        as_object(row, f"row {number}")
+    resources = {name: as_text(unit, f"the unit of {name}") for name, unit in resources.items()}
     return resources, [(f"row {number}", row) for number, row in enumerate(rows)]
 
 
@@ -200,8 +204,8 @@ def _name_of(key: _Key) -> str:
 def _number(what: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         number = math.nan
     if math.isnan(number) or number < 0:
-        raise CostModelError(f"{what} is {value!r}; give a number of 0 or more, or inf")
+        raise CostModelError(f"{what} is {shown(value)}; give a number of 0 or more, or inf")
     return number

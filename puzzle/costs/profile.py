@@ -15,6 +15,8 @@ from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from puzzle.storage.hashing import content_hash
+from puzzle.storage.json_files import interpreting, read_object
+from puzzle.storage.json_values import as_count, as_list, as_number, as_object, as_text
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import publish_text
 from search_space import Block, ModelShape, SearchSpace
@@ -185,6 +187,42 @@ class Profile:
             "layers": list(self.layers),
         }
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Profile:
+        """Returns the profile that `to_dict` wrote.
+
+        Raises:
+            CostModelError: A value is missing, or of another kind.
+        """
+        with interpreting("the values", "a profile", CostModelError):
+            resources = {
+                name: as_text(unit, f"the unit of {name}")
+                for name, unit in as_object(values["resources"], "resources").items()
+            }
+            shape = ModelShape.from_dict(as_object(values["shape"], "shape"))
+            rows = [
+                {
+                    Block.from_label(label).label: _costs_from(cost, resources, f"block {label}")
+                    for label, cost in as_object(row, "a row").items()
+                }
+                for row in as_list(values["rows"], "rows")
+            ]
+            layers = [as_count(at, "a layer's row") for at in as_list(values["layers"], "layers")]
+            if len(layers) != shape.layers or not all(at < len(rows) for at in layers):
+                raise CostModelError(
+                    f"layers names one of the {len(rows)} rows for each of {shape.layers} layers"
+                )
+            return cls(
+                device=as_object(values["device"], "device"),
+                versions=as_object(values["versions"], "versions"),
+                scenario=Scenario.from_dict(as_object(values["scenario"], "scenario")),
+                shape=shape,
+                resources=resources,
+                fixed=_costs_from(values["fixed"], resources, "the fixed cost"),
+                rows=rows,
+                layers=layers,
+            )
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the profile as JSON with a checksum, completely or not at all.
 
@@ -220,39 +258,35 @@ class Profile:
             CostModelError: The file is not a profile, was altered, or does not match what is given;
                 the message names the differences.
         """
-        try:
-            values = json.loads(user_path(path).read_text(encoding="utf-8"))
-            checksum = values.pop("checksum")
-        except OSError as error:
-            raise CostModelError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise CostModelError(
-                f"{path} is not a profile: it holds no JSON with a checksum"
-            ) from error
+        file = user_path(path)
+        values = read_object(file, "a profile", error=CostModelError)
+        if "checksum" not in values:
+            raise CostModelError(f"{path} is not a profile: it has no checksum")
+        checksum = values.pop("checksum")
         if values.get("format") != FORMAT:
             raise CostModelError(
                 f"{path} has format {values.get('format')!r}; this version reads {FORMAT}: take "
                 "the profile again"
             )
-        if checksum != content_hash(values):
-            raise CostModelError(
-                f"{path} was altered or truncated: its checksum differs; take it again"
-            )
-        profile = cls(
-            device=values["device"],
-            versions=values["versions"],
-            scenario=Scenario.from_dict(values["scenario"]),
-            shape=ModelShape.from_dict(values["shape"]),
-            resources=values["resources"],
-            fixed=values["fixed"],
-            rows=[
-                {label: {n: float(v) for n, v in cost.items()} for label, cost in row.items()}
-                for row in values["rows"]
-            ],
-            layers=values["layers"],
-        )
+        with interpreting(file, "a profile", CostModelError):
+            if checksum != content_hash(values):
+                raise CostModelError(
+                    f"{path} was altered or truncated: its checksum differs; take it again"
+                )
+            profile = cls.from_dict(values)
         profile.require(device=device, versions=versions, scenario=scenario, shape=shape)
         return profile
+
+
+def _costs_from(given: Any, resources: Mapping[str, str], what: str) -> dict[str, float]:
+    """Returns one cost of a file; `to_dict` writes an infinite one as text."""
+    costs = as_object(given, what)
+    if costs.keys() != resources.keys():
+        raise CostModelError(f"{what} does not have the profile's resources")
+    return {
+        name: math.inf if value == "inf" else float(as_number(value, f"{name} of {what}", least=0))
+        for name, value in costs.items()
+    }
 
 
 def _without_layers(shape: ModelShape) -> dict[str, Any]:

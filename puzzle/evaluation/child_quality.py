@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from puzzle.errors import DamagedArtifactError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.evaluation.text_quality import Quality, quality
 from puzzle.library.build import Library
 from puzzle.models.assembling import assemble
 from puzzle.stages import ArtifactStage, Run
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact, ArtifactRef
 from search_space import Layout
 
@@ -59,7 +61,8 @@ class ChildQuality(ArtifactStage[Quality]):
 
     def load(self, run: Run, artifact: Artifact) -> Quality:
         """Returns the figures."""
-        return Quality.from_dict(artifact.load_json(FILE))
+        with interpreting(artifact.path / FILE, "the quality of a child", DamagedArtifactError):
+            return Quality.from_dict(artifact.load_json(FILE))
 
     def estimate(self, sizes: Sizes) -> Estimate:
         """Returns the cost of reading the validation text twice."""

@@ -12,6 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
+from puzzle.storage.json_values import as_number, as_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,14 @@ class Quality:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, float]]) -> Quality:
-        """Returns the figures that `to_dict` wrote."""
+        """Returns the figures that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, or no number.
+        """
+        for who in ("parent", "child"):
+            for name, value in as_object(values[who], who).items():
+                as_number(value, f"{name} of the {who}", finite=False)
         child = values["child"]
         return cls(
             kl=child["kl"],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puzzle.errors import PuzzleError
+from puzzle.storage.json_values import field_values
 
 __all__ = ["AUTO", "NUMBER_FORMATS", "FormatChoice", "Formats", "Precision", "choose_format"]
 
@@ -100,8 +101,13 @@ class Formats:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, str]]) -> Formats:
-        """Returns the formats that `to_dict` wrote."""
-        return cls(**{part: FormatChoice(**choice) for part, choice in values.items()})
+        """Returns the formats that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
+        """
+        parts = field_values(cls, values, skip=("working", "served", "stored"))
+        return cls(**{k: FormatChoice(**field_values(FormatChoice, v)) for k, v in parts.items()})
 
 
 def choose_format(seconds: Mapping[str, float], device: str) -> FormatChoice:

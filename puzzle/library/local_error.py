@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from puzzle.storage.json_values import as_object, field_values
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalError:
@@ -43,5 +45,12 @@ class LocalError:
 
     @classmethod
     def read(cls, values: Mapping[str, Mapping[str, Any]]) -> dict[str, LocalError]:
-        """Returns the errors of a layer's variants from JSON values."""
-        return {name: cls(**error) for name, error in values.items()}
+        """Returns the errors of a layer's variants from JSON values.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
+        """
+        return {
+            name: cls(**field_values(cls, error))
+            for name, error in as_object(values, "errors of a layer").items()
+        }

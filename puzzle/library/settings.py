@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from puzzle.errors import DataError
+from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_values import as_number, field_values
 from puzzle.storage.plain_values import count_of, make_plain
 from search_space import Attention
 
@@ -109,10 +111,17 @@ class LibraryConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LibraryConfig:
-        """Returns the config that `to_dict` wrote."""
-        bld = values["bld"]
-        own = {**values, "ridges": tuple(values["ridges"])}
-        return cls(**{**own, "bld": BLDConfig(**bld) if bld else None})
+        """Returns the config that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, unknown, or of another kind.
+        """
+        with interpreting("the values", "the settings of a library"):
+            given = field_values(cls, values, skip=("ridges", "bld"))
+            ridges = tuple(as_number(each, "ridges") for each in values["ridges"])
+            bld = values["bld"]
+            steps = BLDConfig(**field_values(BLDConfig, bld)) if bld else None
+            return cls(**{**given, "ridges": ridges, "bld": steps})
 
     def fit_spec(self) -> dict[str, Any]:
         """Returns what the variants depend on before distillation, as JSON values."""

@@ -33,6 +33,7 @@ from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES
 from puzzle.serving.files import copy_tokenizer, save_tokenizer
 from puzzle.serving.writers.source import sources_of
 from puzzle.storage.disk import require_free
+from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import publishing_directory, require_replaceable
 from puzzle.storage.temporary_places import temporary_place
@@ -275,7 +276,7 @@ def load_result(directory: str | os.PathLike[str]) -> SearchResult:
         directory: Where the child was saved, or the run directory that has it in `child`.
 
     Raises:
-        DataError: There is no saved result.
+        DataError: There is no saved result, or a file of it is damaged.
     """
     path = user_path(directory)
     places = [each for each in (path, path / "child") if (each / RECORD).is_file()]
@@ -285,15 +286,18 @@ def load_result(directory: str | os.PathLike[str]) -> SearchResult:
             "directory of 'puzzle search'"
         )
     evidence = places[0] / EVIDENCE
-    result = SearchResult.from_dict(
-        json.loads((places[0] / RECORD).read_text(encoding="utf-8")),
-        evidence=_read_evidence(evidence) if evidence.is_file() else None,
-    )
+    file = places[0] / RECORD
+    with interpreting(file, "the record of a search"):
+        result = SearchResult.from_dict(
+            read_object(file, "the record of a search"),
+            evidence=_read_evidence(evidence) if evidence.is_file() else None,
+        )
     return replace(result, saved=places[0])
 
 
 def _read_evidence(file: Path) -> Evidence:
-    return Evidence.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    with interpreting(file, "the evidence of a search"):
+        return Evidence.from_dict(read_object(file, "the evidence of a search"))
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:

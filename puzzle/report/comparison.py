@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from puzzle.limits.scenario import Scenario, rate
+from puzzle.storage.json_values import as_number, as_object
 
 SPEEDS = ("throughput", "prefill_throughput", "decode_throughput")
 
@@ -88,9 +89,18 @@ class Figures:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, float], scenario: Scenario) -> Figures:
-        """Returns the figures that `to_dict` wrote; names without a field go to `others`."""
-        own: dict[str, Any] = {name: values[name] for name in _NAMES if name in values}
-        others = {name: value for name, value in values.items() if name not in _NAMES}
+        """Returns the figures that `to_dict` wrote; names without a field go to `others`.
+
+        Raises:
+            DataError: A value is no number.
+        """
+        # Figures may be infinite: of a model that broke, they are, and it has to be shown.
+        given = {
+            name: as_number(value, name, finite=False)
+            for name, value in as_object(values, "figures").items()
+        }
+        own: dict[str, Any] = {name: given[name] for name in _NAMES if name in given}
+        others = {name: value for name, value in given.items() if name not in _NAMES}
         return cls(scenario=scenario, others=others, **own)
 
     def _items(self, names: tuple[str, ...]) -> Iterator[tuple[str, float]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from puzzle.choice.layout_choice import tried_layouts
 from puzzle.costs.correction import Correction
 from puzzle.hardware.identity import device_record
 from puzzle.hardware.precision import Formats
@@ -18,6 +19,8 @@ from puzzle.limits.constraints import Constraint
 from puzzle.limits.scenario import Workload
 from puzzle.models.parent import Parent
 from puzzle.scoring.scores import Score, Scores
+from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_values import as_number, as_object, as_text, field_values
 from puzzle.storage.workspace import versions
 from puzzle.text.data_config import PARTS, DataConfig
 from puzzle.text.windows import Windows
@@ -95,25 +98,45 @@ class Evidence:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
-        """Returns the evidence that `to_dict` wrote."""
-        measured, workload = values["measured"], values.get("workload")
-        return cls(
-            problem=problem_from_dict(values["problem"]),
-            scores=Scores.from_dict(values["scores"]),
-            errors=tuple(LocalError.read(layer) for layer in values["errors"]),
-            constraints=tuple(
-                Constraint(**{**given, "at": tuple((name, n) for name, n in given["at"])})
-                for given in values["constraints"]
-            ),
-            measured=Score(**measured) if measured else None,
-            tried={tuple(labels): kl for labels, kl in values.get("tried", [])},
-            corrections={
-                name: Correction.from_dict(each)
-                for name, each in values.get("corrections", {}).items()
-            },
-            workload=Workload.from_dict(workload) if workload else None,
-            run=values["run"],
-        )
+        """Returns the evidence that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
+        """
+        with interpreting("the values", "evidence of a search"):
+            measured, workload = values["measured"], values.get("workload")
+            return cls(
+                problem=problem_from_dict(values["problem"]),
+                scores=Scores.from_dict(values["scores"]),
+                errors=tuple(LocalError.read(layer) for layer in values["errors"]),
+                constraints=tuple(map(_constraint, values["constraints"])),
+                measured=Score.from_dict(measured) if measured else None,
+                tried=tried_layouts(values.get("tried", [])),
+                corrections={
+                    name: Correction.from_dict(each)
+                    for name, each in values.get("corrections", {}).items()
+                },
+                workload=Workload.from_dict(workload) if workload else None,
+                run=_checked_run(values["run"]),
+            )
+
+
+def _constraint(values: Any) -> Constraint:
+    given = field_values(Constraint, values, skip=("relation", "at"))
+    at = tuple((as_text(name, "at"), as_number(n, "at")) for name, n in given.get("at", ()))
+    return Constraint(**{**given, "at": at})
+
+
+def _checked_run(values: Any) -> Mapping[str, Any]:
+    """Returns a run's description if what the report reads of it is there, in the right kind."""
+    run = as_object(values, "run")
+    for part in ("parent", "data", "settings", "versions", "device", "text"):
+        as_object(run.get(part, {}), f"run.{part}")
+    for part, text in run.get("text", {}).items():
+        as_object(text, f"run.text.{part}")
+    if "formats" in run:
+        Formats.from_dict(run["formats"])
+    return run
 
 
 def describe_run(

@@ -10,6 +10,8 @@ from puzzle.hardware.precision import Formats
 from puzzle.limits.scenario import Scenario
 from puzzle.report.comparison import SPEEDS, Comparison
 from puzzle.report.evidence import Evidence
+from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_values import as_list, as_number, as_object, field_values
 from search_space import Layout
 from solvers import Solution
 
@@ -115,16 +117,20 @@ class SearchRecord:
         Args:
             values: What `to_dict` returned.
             evidence: The evidence that was written apart.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
         """
-        scenario = Scenario.from_dict(values["scenario"])
-        return cls(
-            layout=Layout.from_dict(values["layout"]),
-            solution=Solution.from_dict(values["solution"]),
-            scenario=scenario,
-            predicted=Comparison.from_dict(values["predicted"], scenario),
-            measured=Comparison.from_dict(values["measured"], scenario),
-            evidence=evidence,
-        )
+        with interpreting("the values", "the record of a search"):
+            scenario = Scenario.from_dict(as_object(values["scenario"], "scenario"))
+            return cls(
+                layout=Layout.from_dict(as_object(values["layout"], "layout")),
+                solution=Solution.from_dict(_checked_solution(values["solution"])),
+                scenario=scenario,
+                predicted=Comparison.from_dict(values["predicted"], scenario),
+                measured=Comparison.from_dict(values["measured"], scenario),
+                evidence=evidence,
+            )
 
     def __repr__(self) -> str:
         kl, gain = self.measured.child.kl, self.gain()
@@ -132,3 +138,14 @@ class SearchRecord:
         parts += [f"{gain[0]:.2f}x {gain[1]}"] if gain else []
         parts += [f"KL {kl:.3f}"] if kl is not None else []
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def _checked_solution(values: Any) -> Mapping[str, Any]:
+    sequences, mappings = ("choices", "labels", "spans"), ("resources", "slack")
+    field_values(Solution, values, skip=("status", *sequences, *mappings), finite=False)
+    for name in mappings:
+        for key, value in as_object(values[name], name).items():
+            as_number(value, f"{name} of {key}", finite=False)
+    for name in sequences:
+        as_list(values[name], name)
+    return as_object(values, "solution")

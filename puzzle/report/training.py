@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.saving import RECORD
 from puzzle.errors import DataError
+from puzzle.storage.json_files import interpreting, read_object
+from puzzle.storage.json_values import as_list, as_number, as_object
 from puzzle.storage.paths import user_path
 
 Distilled = DistillResult | Mapping[str, Any] | str | os.PathLike[str]
@@ -24,7 +25,7 @@ def read_record(given: Distilled | None, saved: Path | None) -> Mapping[str, Any
         saved: Where to look if nothing is given.
 
     Raises:
-        DataError: The directory has no record.
+        DataError: The directory has no record, or what is there is not one.
     """
     if given is None:
         file = saved / RECORD if saved else None
@@ -36,5 +37,14 @@ def read_record(given: Distilled | None, saved: Path | None) -> Mapping[str, Any
             raise DataError(f"{file} is missing; give the directory that distill() wrote")
     else:
         return given.to_dict() if isinstance(given, DistillResult) else given
-    record: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    with interpreting(file, "the record of a distillation"):
+        return _checked(read_object(file, "the record of a distillation"))
+
+
+def _checked(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a record whose histories are lists of numbers by name."""
+    for part in ("history", "evaluations"):
+        for entry in as_list(record.get(part, []), part):
+            for name, value in as_object(entry, part).items():
+                as_number(value, f"{name} of {part}", finite=False)
     return record

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from puzzle.errors import DataError
+from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.boundary import ParentBoundary
 from puzzle.library.build import Library
@@ -20,6 +20,7 @@ from puzzle.library.variants import Variants
 from puzzle.scoring.reference import DISTANCES, Suffix
 from puzzle.scoring.scores import Score, Scores, mean_and_error
 from puzzle.stages import ArtifactStage, Run, Stage
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact, ArtifactRef, Workspace
 from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
@@ -120,8 +121,9 @@ class ExactLayerScores(ArtifactStage[dict[str, Score]]):
 
     def load(self, run: Run, artifact: Artifact) -> dict[str, Score]:
         """Returns the scores by label."""
-        rows = artifact.load_json(SCORES).items()
-        return {label: Score(**score) for label, score in rows}
+        with interpreting(artifact.path / SCORES, "exact scores", DamagedArtifactError):
+            rows = artifact.load_json(SCORES).items()
+            return {label: Score.from_dict(score) for label, score in rows}
 
 
 def exact_rows(

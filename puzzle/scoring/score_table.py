@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from puzzle.errors import ConstraintError, DataError
+from puzzle.storage.json_files import read_object
+from puzzle.storage.json_values import as_number, as_object, shown
 from puzzle.storage.paths import user_path
 from search_space import FFN, Attention, Block, Layout
 from solvers import ChoiceProblem, Limit
@@ -27,7 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
 
-_LAYER = re.compile(r"layer_(\d+)")
+_LAYER = re.compile(r"layer_([0-9]{1,9})")
 _BLOCK = re.compile(r"attention\s*=\s*(?P<attention>\S.*?)\s*&&\s*ffn\s*=\s*(?P<ffn>\S.*)")
 _HEADS = re.compile(r"\d+ kv heads?\b.*")
 _WIDTH = re.compile(r"intermediate size\b.*")
@@ -101,17 +101,12 @@ class ScoreTable:
                 raise DataError(f"{file}: layer_{layer} has block {twice!r} more than once")
             labels.append(tuple(names))
             blocks.append(tuple(named))
-        parent = _beside(file, "parent_block_stats.json")
         return cls(
             labels=tuple(labels),
             blocks=tuple(blocks),
             metrics=_columns(layers, "metrics", file),
             stats=_columns(layers, "stats", file),
-            parent={
-                name: _number(value, f"{file.with_name('parent_block_stats.json')}: {name}")
-                for part in ("stats", "metrics")
-                for name, value in parent.get(part, {}).items()
-            },
+            parent=_parent_block(file),
             measurement=_beside(file, "measurement_info.json"),
         )
 
@@ -213,30 +208,22 @@ class ScoreTable:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
-    try:
-        table = json.loads(text, object_pairs_hook=_unique)
-    except ValueError as error:
-        raise DataError(f"{file} is not the JSON of a table: {error}") from error
-    if not isinstance(table, dict):
-        raise DataError(f"{file} holds a {type(table).__name__}; a table is a JSON object")
-    return table
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} appears twice")
-    return values
+    return read_object(file, "a table of scores", unique=True)
 
 
 def _beside(file: Path, name: str) -> dict[str, Any]:
     path = file.with_name(name)
     return _read(path) if path.exists() else {}
+
+
+def _parent_block(file: Path) -> dict[str, float]:
+    path = file.with_name("parent_block_stats.json")
+    values = _beside(file, path.name)
+    return {
+        name: _number(value, f"{path}: {name}")
+        for part in ("stats", "metrics")
+        for name, value in as_object(values.get(part, {}), f"{path}: {part}").items()
+    }
 
 
 def _layers(table: dict[str, Any], file: Path) -> list[dict[str, Any]]:
@@ -254,10 +241,13 @@ def _layers(table: dict[str, Any], file: Path) -> list[dict[str, Any]]:
                 raise DataError(f"{file}: block {text!r} of {key} lacks its stats or its metrics")
             if not all(isinstance(entry[part], dict) for part in parts):
                 raise DataError(f"{file}: stats or metrics of {text!r} of {key} are not objects")
-        numbered[int(match[1])] = entries
-    missing = sorted(set(range(max(numbered, default=0) + 1)) - set(numbered))
+        if (number := int(match[1])) in numbered:
+            raise DataError(f"{file}: layer_{number} is there twice, as {key} too")
+        numbered[number] = entries
+    # As many as there are layers, and not as the highest number says: it may be anything.
+    missing = sorted(set(range(max(1, len(numbered)))) - set(numbered))
     if missing:
-        named = ", ".join(f"layer_{number}" for number in missing)
+        named = ", ".join(f"layer_{number}" for number in missing[:4])
         raise DataError(f"{file}: {named} missing; a table has every layer from layer_0 on")
     return [numbered[number] for number in range(len(numbered))]
 
@@ -291,9 +281,12 @@ def _columns(layers: list[dict[str, Any]], part: str, file: Path) -> dict[str, F
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{what} is {value!r}; give a finite number, or leave the block out")
-    return float(value)
+    try:
+        return float(as_number(value, what))
+    except DataError as error:
+        raise DataError(
+            f"{what} is {shown(value)}; give a finite number, or leave the block out"
+        ) from error
 
 
 def _block(text: str, stats: Mapping[str, Any]) -> Block | None:
@@ -323,7 +316,10 @@ def _kind(name: str) -> str:
 
 
 def _whole(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and float(value).is_integer() else None
+    # A width of 16 digits is no width, and a longer integer would not fit into a float.
+    if isinstance(value, int | float) and abs(value) < 1e15 and float(value).is_integer():
+        return int(value)
+    return None
 
 
 def _require(

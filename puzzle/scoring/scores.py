@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from puzzle.plotting.heat_map import HeatMap, cells_by_name, rows_named
+from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_values import as_list, as_object, field_values
 from search_space import Layout
 
 if TYPE_CHECKING:  # torch takes seconds to import, and scores in a file need none of it
@@ -38,6 +40,15 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Score:
+        """Returns the score that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
+        """
+        return cls(**field_values(cls, values))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -93,9 +104,19 @@ class Scores(Sequence[Mapping[str, Score]]):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Scores:
-        """Returns the scores that `to_dict` wrote."""
-        rows = ({k: Score(**s) for k, s in row.items()} for row in values["layers"])
-        return cls(tuple(rows))
+        """Returns the scores that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
+        """
+        with interpreting("the values", "scores"):
+            rows = as_list(values["layers"], "layers")
+            return cls(
+                tuple(
+                    {label: Score.from_dict(s) for label, s in as_object(row, "a layer").items()}
+                    for row in rows
+                )
+            )
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Returns a pandas DataFrame: layer, block, kl, error and method, one row per block."""

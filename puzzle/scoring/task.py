@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from puzzle.errors import DataError
+from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.library.build import Library
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.scoring.scores import Score, Scores
-from puzzle.storage.workspace import Workspace
+from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_values import as_number
+from puzzle.storage.workspace import Artifact, Workspace
 from search_space import Block, Layout, SearchSpace
 
 KIND, SCORES = "task", "scores.json"
@@ -79,8 +81,13 @@ def task_scores(
                 (directory / SCORES).write_text(json.dumps(falls, indent=1), encoding="utf-8")
 
             workspace.get_or_build(KIND, artifacts[layer].spec, build)
-    rows = (artifact.load_json(SCORES) for artifact in artifacts)
-    return Scores(tuple({k: Score(kl=v, method="task") for k, v in row.items()} for row in rows))
+    return Scores(tuple(map(_read, artifacts)))
+
+
+def _read(artifact: Artifact) -> dict[str, Score]:
+    with interpreting(artifact.path / SCORES, "scores of a task", DamagedArtifactError):
+        rows = artifact.load_json(SCORES).items()
+        return {k: Score(kl=as_number(v, k), method="task") for k, v in rows}
 
 
 class _Bench:

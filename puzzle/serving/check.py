@@ -24,6 +24,8 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.serving.exporting import export
 from puzzle.serving.writers.self_contained import is_self_contained
+from puzzle.storage.json_files import interpreting, read_object
+from puzzle.storage.json_values import as_count, as_text
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import plain
 from puzzle.storage.temporary_places import temporary_place
@@ -216,9 +218,12 @@ class TokenIds:
             self.tokenizer = load_tokenizer(directory)
             self.prompt, self.text = (self.tokenizer(t)["input_ids"] for t in (prompt, text))
         else:
-            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            file = directory / "config.json"
+            with interpreting(file, "a model's config", ExportError):
+                config = read_object(file, "a model's config", error=ExportError)
+                vocab = as_count(config["vocab_size"], "vocab_size", least=1)
             generator = torch.Generator().manual_seed(0)
-            ids = torch.randint(config["vocab_size"], (64,), generator=generator).tolist()
+            ids = torch.randint(vocab, (64,), generator=generator).tolist()
             self.prompt, self.text = ids[:8], ids
 
     def decoded(self, ids: Sequence[int]) -> str:
@@ -233,8 +238,10 @@ class TokenIds:
 def _end_tokens(directory: Path) -> set[int]:
     file = directory / "generation_config.json"
     file = file if file.is_file() else directory / "config.json"
-    ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    return set(ends if isinstance(ends, list) else [ends]) - {None}
+    with interpreting(file, "a model's config", ExportError):
+        ends = read_object(file, "a model's config", error=ExportError).get("eos_token_id")
+        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        return {as_count(end, "eos_token_id") for end in listed}
 
 
 def _runner(engine: str) -> Path:
@@ -300,14 +307,15 @@ def run_engine(
         if process.returncode or not answer_file.is_file():
             last = "\n".join((output + errors).strip().splitlines()[-12:])
             raise ExportError(f"{runner.stem} failed with exit code {process.returncode}:\n{last}")
-        answer = json.loads(answer_file.read_text(encoding="utf-8"))
-    return EngineRun(
-        version=answer["version"],
-        greedy=tuple(answer["greedy"]),
-        top=tuple(tuple((int(i), float(p)) for i, p in row) for row in answer["top"]),
-        prefill=tuple(answer["prefill"]),
-        decode=tuple(answer["decode"]),
-    )
+        answer = read_object(answer_file, "an engine's answer", error=ExportError)
+    with interpreting(runner.stem, "a runner whose answer can be read", ExportError):
+        return EngineRun(
+            version=as_text(answer["version"], "version"),
+            greedy=tuple(as_count(token, "a token") for token in answer["greedy"]),
+            top=tuple(tuple((int(i), float(p)) for i, p in row) for row in answer["top"]),
+            prefill=tuple(answer["prefill"]),
+            decode=tuple(answer["decode"]),
+        )
 
 
 @torch.no_grad()

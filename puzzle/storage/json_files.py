@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ def read_json(
     *,
     error: type[PuzzleError] = DataError,
     most_bytes: int = MOST_BYTES,
+    unique: bool = False,
 ) -> Any:
     """Returns the value in a JSON file, or raises one error whatever is wrong with it.
 
@@ -33,6 +35,7 @@ def read_json(
         what: What the file should be, for the message: "a table of scores".
         error: The error to raise.
         most_bytes: Files larger than this are not read.
+        unique: Whether an object with the same key twice is refused; by default the last counts.
 
     Raises:
         PuzzleError: The class given as `error`. The file is absent, unreadable, too large, not
@@ -43,12 +46,16 @@ def read_json(
     """
     place = Path(path)
     try:
-        size = place.stat().st_size
+        status = place.stat()
+        size, mode = status.st_size, status.st_mode
         if size > most_bytes:
             raise error(
                 f"{place} has {size} bytes; {what} has at most {most_bytes}: is it the right file?"
             )
-        return json.loads(place.read_text(encoding="utf-8-sig"))
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe may never end
+            raise error(f"{place} is not {what}: it is no regular file")
+        text = place.read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=_unique if unique else None)
     except OSError as problem:
         raise error(f"{place} cannot be read ({problem.strerror or problem})") from problem
     except (ValueError, RecursionError) as problem:  # bad UTF-8 and bad JSON are ValueErrors
@@ -61,9 +68,10 @@ def read_object(
     *,
     error: type[PuzzleError] = DataError,
     most_bytes: int = MOST_BYTES,
+    unique: bool = False,
 ) -> dict[str, Any]:
     """Returns the object in a JSON file; as `read_json`, and another kind of value is refused."""
-    value = read_json(path, what, error=error, most_bytes=most_bytes)
+    value = read_json(path, what, error=error, most_bytes=most_bytes, unique=unique)
     if not isinstance(value, dict):
         raise error(f"{path} is not {what}: it holds a JSON {_kind(value)} instead of an object")
     return value
@@ -97,6 +105,15 @@ def interpreting(
         raise error(f"{source}: {problem}") from problem
     except _MISFITS as problem:
         raise error(f"{source} is not {what}: {_reason(problem)}") from problem
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r} appears twice")
+        values[name] = value
+    return values
 
 
 def _reason(problem: BaseException) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import table
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.serving.file_names import CHILD_FILES
+from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import publish_text
 from search_space import Layout, layout_svg, published_layout, published_names
@@ -41,7 +40,8 @@ def _run(given: Given) -> Answer:
 def _layout(name: str) -> Layout:
     config = user_path(name) / "config.json"
     if config.is_file():
-        return Layout.from_config(json.loads(config.read_text(encoding="utf-8")))
+        with interpreting(config, "a model's config"):
+            return Layout.from_config(read_object(config, "a model's config"))
     return Layout.published(name)
 
 

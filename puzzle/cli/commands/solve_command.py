@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ from puzzle.cli.inputs import table
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
 from puzzle.costs.profile import Profile
-from puzzle.errors import ConstraintError, DataError
+from puzzle.errors import ConstraintError
 from puzzle.limits.constraints import parse_constraints
 from puzzle.scoring.score_table import ScoreTable
+from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import user_path
 from search_space import Block, Layout
 from solvers import ChoiceProblem, Solution, solve
@@ -84,10 +84,9 @@ def _usage() -> Iterator[None]:
 
 
 def _scores(file: Path) -> Scores:
-    try:
-        return scoring.Scores.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} holds no scores: write them with puzzle score --save") from error
+    what = "a file of scores; puzzle score --save writes one"
+    with interpreting(file, what):
+        return scoring.Scores.from_dict(read_object(file, what))
 
 
 def _amount(text: str) -> tuple[str, str | float]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from puzzle.costs.calibrated.engines.engine import Engine, Timing
-from puzzle.errors import EngineError
+from puzzle.errors import DamagedArtifactError, EngineError
 from puzzle.hardware.identity import device_record
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import config_from_layout
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Workspace
 from search_space import Layout
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 2
 # Part of every artifact's key: raised when the same inputs give a different result.
 FORMAT = 2
+FILE = "seconds.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,8 @@ class Session:
                 if attempt == ATTEMPTS:
                     raise
                 logger.warning("%s failed and is run again: %s", self.engine.name, error)
-        timings = [Timing(**_tuples(values)) for values in artifact.load_json("seconds.json")]
+        with interpreting(artifact.path / FILE, "timings of an engine", DamagedArtifactError):
+            timings = [Timing(**_tuples(values)) for values in artifact.load_json(FILE)]
         return Measurement(
             layout=layout, timing=timings[-1], parent=timings[0] if len(timings) > 1 else None
         )
@@ -111,7 +114,7 @@ class Session:
                 self.engine.write(config, self.scenario, models[-1])
             timings = self.engine.run(models, self.scenario, log=log)
         text = json.dumps([timing.to_dict() for timing in timings])
-        (directory / "seconds.json").write_text(text, encoding="utf-8")
+        (directory / FILE).write_text(text, encoding="utf-8")
 
 
 def _tuples(values: dict[str, list[float]]) -> dict[str, tuple[float, ...]]:

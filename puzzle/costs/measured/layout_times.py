@@ -16,12 +16,14 @@ from puzzle.costs.checked import layout_cost
 from puzzle.costs.measured.replies import LEAST_ROUNDS, STEPS, Pair, time_pair
 from puzzle.costs.measured.stacks import contexts
 from puzzle.costs.measured.sublayer_times import here
+from puzzle.errors import DamagedArtifactError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.hardware.identity import device_identity, software_versions
 from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import random_model
 from puzzle.models.child_config import config_from_layout
 from puzzle.stages import ArtifactStage, Run
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact
 from search_space import Layout
 
@@ -72,7 +74,8 @@ class LayoutTimes(ArtifactStage[Pair]):
 
     def load(self, run: Run, artifact: Artifact) -> Pair:
         """Returns the times of both."""
-        return Pair.from_dict(artifact.load_json(FILE))
+        with interpreting(artifact.path / FILE, "timings of a layout", DamagedArtifactError):
+            return Pair.from_dict(artifact.load_json(FILE))
 
     def estimate(self, sizes: Sizes) -> Estimate:
         """Returns what the minimum of rounds takes."""

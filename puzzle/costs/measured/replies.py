@@ -21,6 +21,7 @@ from puzzle.costs.measured.stacks import contexts, mean_step
 from puzzle.hardware.stopwatch import standard_error
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child import record_length
+from puzzle.storage.json_values import field_values
 
 # Decode steps timed together: at most STEPS, and as few as fill STEP_SECONDS, but at least two.
 STEPS, STEP_SECONDS = 8, 0.2
@@ -79,9 +80,14 @@ class Pair:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Pair:
-        """Returns the pair that `to_dict` wrote."""
-        replies = {who: Reply(**values[who]) for who in ("parent", "child")}
-        return cls(**{**values, **replies})
+        """Returns the pair that `to_dict` wrote.
+
+        Raises:
+            DataError: A value is missing, or of another kind.
+        """
+        given = field_values(cls, values, skip=("parent", "child"))
+        replies = {who: Reply(**field_values(Reply, given[who])) for who in ("parent", "child")}
+        return cls(**{**given, **replies})
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from puzzle.costs.calibrated.engines.engine import check_clock
 from puzzle.costs.device_specs import DeviceSpec
 from puzzle.costs.measured.stacks import NOTHING, STEPS, contexts, fixed_job, mean_step, stack_job
 from puzzle.costs.roofline import Efficiency, Roofline
-from puzzle.errors import ConstraintError
+from puzzle.errors import ConstraintError, DamagedArtifactError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.hardware.identity import (
     device_identity,
@@ -41,6 +41,7 @@ from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.parent import Parent
 from puzzle.stages import ArtifactStage, Run
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact
 from search_space import Block, Layout, SearchSpace, counting
 
@@ -141,15 +142,16 @@ class SublayerTimes(ArtifactStage[Times]):
 
     def load(self, run: Run, artifact: Artifact) -> Times:
         """Returns the medians and spreads of the samples."""
-        stored = artifact.load_json(FILE)
-        seconds, spreads = {}, {}
-        for label, phases in stored["samples"].items():
-            seconds[label], spreads[label] = _summary(phases, self.scenario)
-        for label in stored["out_of_memory"]:
-            seconds[label] = {"prefill": math.inf, "decode": math.inf}
-        return Times(
-            seconds=seconds, spread=spreads, record=stored["record"], watts=stored["watts"]
-        )
+        with interpreting(artifact.path / FILE, "timings of sublayers", DamagedArtifactError):
+            stored = artifact.load_json(FILE)
+            seconds, spreads = {}, {}
+            for label, phases in stored["samples"].items():
+                seconds[label], spreads[label] = _summary(phases, self.scenario)
+            for label in stored["out_of_memory"]:
+                seconds[label] = {"prefill": math.inf, "decode": math.inf}
+            return Times(
+                seconds=seconds, spread=spreads, record=stored["record"], watts=stored["watts"]
+            )
 
     def estimate(self, sizes: Sizes) -> Estimate:
         """Returns what the minimum of rounds takes: prompts and a few steps of each stack."""

@@ -150,7 +150,7 @@ def spoil(path: tuple[str, ...], value: Any) -> dict[str, Any]:
             "of layer_2 and the first block of layer_0 differ in stats: energy",
         ),
         (spoil(("layer_2", FIRST, "metrics", "kl_div"), None), "differ in metrics: kl_div"),
-        ([], "holds a list; a table is a JSON object"),
+        ([], "table of scores: it holds a JSON list instead of an object"),
         ({}, "layer_0 missing"),
     ],
 )
@@ -160,14 +160,16 @@ def test_spoilt_tables_are_refused_by_name(tmp_path: Path, table: Any, message: 
 
 
 def test_files_that_are_no_table_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match=r"nothing\.json cannot be read"):
         ScoreTable.load(tmp_path / "nothing.json")
     file = tmp_path / "block_library.json"
     file.write_text('{"layer_0": {}, "layer_0": {}}')
     with pytest.raises(DataError, match="'layer_0' appears twice"):
         ScoreTable.load(file)
     file.write_text("{")
-    with pytest.raises(DataError, match="not the JSON of a table"):
+    with pytest.raises(
+        DataError, match=r"block_library\.json is not a table of scores: it is not JSON"
+    ):
         ScoreTable.load(file)
 
 
