@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and scores in a file need no
 # Neighbouring tokens share their surroundings, so a standard error counts stretches of this many
 # tokens as one observation.
 STRETCH = 64
+# Scores may be as large as floats are, as "never" is sometimes written; a drawing multiplies them.
+MOST_DRAWN = 1e100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ class Scores(Sequence[Mapping[str, Score]]):
         rows, cells = cells_by_name([{k: s.kl for k, s in row.items()} for row in self.layers])
         positive = [value for line in cells for value in line if value is not None and value > 0]
         # Three powers of ten below the largest: smaller scores do not affect the choice.
-        high = max(positive, default=1.0)
+        high = min(max(max(positive, default=1.0), 1 / MOST_DRAWN), MOST_DRAWN)
         names = [{block.label} for block in layout.blocks] if layout else []
         notes = {
             (rows.index(label), layer): f"{score.method}, standard error {score.error:.2g}"
