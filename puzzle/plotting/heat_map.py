@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from puzzle.storage.json_values import one_line
 from search_space.rendering import (
     TEXT,
     TIPS,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Cells = tuple[tuple[float | None, ...], ...]
 WIDTH = 400.0
+# Characters of a name; a longer one would leave the cells no room.
+LONGEST = 32
 # Visible on the lightest and on the darkest shade.
 FRAME = "#D55E00"
 # matplotlib would make a bitmap of a scale of 50 or more.
@@ -64,7 +67,8 @@ class HeatMap:
             axes.set_xlim(-0.5, layers - 0.5)
             axes.set_ylim(len(self.rows) - 0.5, -0.5)
             axes.set_xticks(range(0, layers, layer_step(layers)))
-            axes.set_yticks(range(len(self.rows)), self.rows, fontsize=min(9.5, row - 1))
+            names = [one_line(name, most=LONGEST) for name in self.rows]
+            axes.set_yticks(range(len(names)), names, fontsize=min(9.5, row - 1))
             axes.set_xlabel("layer", labelpad=0)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)

@@ -11,6 +11,7 @@ from puzzle.hardware.precision import Precision
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.scenario import Scenario
 from puzzle.report.evidence import Evidence
+from puzzle.storage.json_values import one_line
 from puzzle.text.data_config import DataConfig
 from search_space import Layout, engines_for
 
@@ -48,7 +49,7 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
     if settings.get("hardware"):
         lines.append(f"    hardware={_text(settings['hardware'])},")
     else:
-        lines.append(f"    hardware=costs,  # {settings.get('cost_model')}")
+        lines.append(f"    hardware=costs,  # {one_line(settings.get('cost_model'))}")
     if settings.get("precision"):
         lines.append(f"    precision={_precision(settings['precision'])},")
     imports = ["import puzzle"]

@@ -138,3 +138,19 @@ def shown(value: Any) -> str:
         return "an integer that is too large"
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def one_line(value: Any, *, most: int | None = None) -> str:
+    """Returns a value as text on one line, without characters that only control a terminal.
+
+    Args:
+        value: A name from a file or a user.
+        most: Characters, of which the last stands for the rest; None for all.
+
+    Example:
+        >>> one_line("a\\nname", most=5)
+        'a na…'
+    """
+    text = "".join(each if each.isprintable() else " " for each in str(value))
+    line = " ".join(text.split())
+    return line if most is None or len(line) <= most else f"{line[: most - 1]}\u2026"

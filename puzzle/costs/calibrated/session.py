@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class Session:
     def _build(self, layout: Layout, directory: Path) -> None:
         wanted = [Layout.parent(layout.shape), layout] if self._paired() else [layout]
         key = self.workspace.artifact("engine-runs", self._spec(layout)).key
-        log = self.workspace.root / "logs" / f"{self.engine.name}-{key[:12]}.log"
+        log = self.workspace.root / "logs" / f"{_file_name(self.engine.name)}-{key[:12]}.log"
         with self.workspace.scratch() as scratch:
             models = []
             for index, each in enumerate(wanted):
@@ -115,6 +116,11 @@ class Session:
             timings = self.engine.run(models, self.scenario, log=log)
         text = json.dumps([timing.to_dict() for timing in timings])
         (directory / FILE).write_text(text, encoding="utf-8")
+
+
+def _file_name(name: str) -> str:
+    """Returns a name that its user chose as part of a file's, which stays in its directory."""
+    return re.sub(r"[^\w.-]+", "_", name)[:60] or "engine"
 
 
 def _tuples(values: dict[str, list[float]]) -> dict[str, tuple[float, ...]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from puzzle.costs.calibrated.engines.engine import Timing
+from puzzle.costs.calibrated.engines.engine import Timing, hashed_values
 from puzzle.costs.calibrated.engines.process import last_json, run_command
 from puzzle.errors import EngineError
 from puzzle.limits.scenario import Scenario
@@ -38,7 +39,7 @@ class Command:
         version: Something that changes when the engine does; times are stored under it.
         weights: Whether random weights are written; if not, the directory has only the config.
         timeout: Seconds for one model.
-        environment: Variables set for the command.
+        environment: Variables set for the command; of their values, records hold only hashes.
 
     Raises:
         EngineError: The command does not mention `{model}`.
@@ -53,7 +54,7 @@ class Command:
     version: str = ""
     weights: bool = True
     timeout: float = 600.0
-    environment: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -82,7 +83,7 @@ class Command:
             "engine": "command",
             "command": self.command,
             "version": self.version,
-            "environment": dict(self.environment or {}),
+            "environment": hashed_values(self.environment),
         }
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:
@@ -99,14 +100,16 @@ class Command:
 
     def _one(self, model: Path, scenario: Scenario, log: Path) -> Timing:
         values = {
-            "model": str(model),
-            "batch": scenario.batch,
-            "prompt_tokens": scenario.prompt_tokens,
-            "generated_tokens": scenario.generated_tokens,
+            "{model}": str(model),
+            "{batch}": str(scenario.batch),
+            "{prompt_tokens}": str(scenario.prompt_tokens),
+            "{generated_tokens}": str(scenario.generated_tokens),
         }
-        parts = shlex.split(self.command)
-        for name, value in values.items():
-            parts = [part.replace(f"{{{name}}}", str(value)) for part in parts]
+        # In one pass: the directory of the model may be called "{batch}" itself.
+        names = re.compile("|".join(map(re.escape, values)))
+        parts = [
+            names.sub(lambda match: values[match[0]], part) for part in shlex.split(self.command)
+        ]
         output = run_command(parts, timeout=self.timeout, log=log, environment=self.environment)
         return timing_from_rates(last_json(output, self.name), scenario, self.name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from puzzle.errors import EngineError
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import PuzzleConfig
+from puzzle.storage.hashing import content_hash
 
 CLOCKS = ("wall", "cpu")
 
@@ -113,3 +114,12 @@ def check_clock(clock: str, device: str = "cpu") -> None:
         raise EngineError(f"clock={clock!r}; allowed: 'wall', 'cpu' (processor seconds)")
     if clock == "cpu" and device != "cpu":
         raise EngineError(f"clock='cpu' cannot time {device}; use 'wall'")
+
+
+def hashed_values(environment: Mapping[str, str] | None) -> dict[str, str]:
+    """Returns variables by name with hashes in place of their values, which may be secrets.
+
+    Args:
+        environment: Variables set for an engine.
+    """
+    return {name: content_hash([name, value]) for name, value in (environment or {}).items()}

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import puzzle.serving.runners
-from puzzle.costs.calibrated.engines.engine import Timing
+from puzzle.costs.calibrated.engines.engine import Timing, hashed_values
 from puzzle.costs.calibrated.engines.process import run_command
 from puzzle.costs.calibrated.engines.random_weights import random_source
 from puzzle.errors import EngineError
@@ -37,7 +37,7 @@ class Vllm:
         warm_up: Iterations before them.
         timeout: Seconds for one process, loading and compiling included.
         python: The interpreter that has vllm; by default this one.
-        environment: Variables set for it.
+        environment: Variables set for it; of their values, records hold only hashes.
 
     Example:
         >>> Vllm(arguments=("--enforce-eager",)).name
@@ -49,7 +49,7 @@ class Vllm:
     warm_up: int = 3
     timeout: float = 1800.0
     python: str = sys.executable
-    environment: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
 
     name = "vllm"
 
@@ -93,7 +93,7 @@ class Vllm:
             "version": self.version,
             "arguments": list(self.arguments),
             "iterations": self.iterations,
-            "environment": dict(self.environment or {}),
+            "environment": hashed_values(self.environment),
         }
 
     def write(self, config: PuzzleConfig, scenario: Scenario, directory: Path) -> None:

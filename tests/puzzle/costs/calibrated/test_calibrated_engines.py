@@ -16,9 +16,11 @@ from puzzle.costs.calibrated.engines.llama_cpp import LlamaCpp
 from puzzle.costs.calibrated.engines.process import last_json, run_command
 from puzzle.costs.calibrated.engines.torch_generate import TorchGenerate
 from puzzle.costs.calibrated.engines.vllm import Vllm, read_latencies
+from puzzle.costs.calibrated.session import Session
 from puzzle.errors import EngineError
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import config_from_layout
+from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout, ModelShape
 
 SCENARIO = Scenario(batch=2, prompt_tokens=6, generated_tokens=32, weight_dtype="float32")
@@ -295,3 +297,36 @@ def test_vllm_missing_says_what_to_install(tmp_path):
     bare.chmod(0o755)
     with pytest.raises(EngineError, match="pip install vllm"):
         Vllm(python=str(bare)).check()
+
+
+def test_values_of_the_environment_are_hashed_wherever_they_are_kept(tmp_path):
+    script = tmp_path / "measure.py"
+    script.write_text("import os; assert os.environ['TOKEN']; print('{\"throughput\": 5.0}')")
+    line = f"{sys.executable} {script} {{model}}"
+    engines = [
+        Command(command=line, environment={"TOKEN": token}, label="../../outside")
+        for token in ("hf_secret", "hf_other")
+    ]
+    assert engines[0].record() != engines[1].record()
+    assert engines[0].record()["environment"].keys() == {"TOKEN"}
+    assert "hf_secret" not in json.dumps(engines[0].record()) + repr(engines[0])
+    assert "hf_secret" not in repr(Vllm(environment={"TOKEN": "hf_secret"}))
+    run = Workspace(tmp_path / "deep" / "run")
+    session = Session(engine=engines[0], config=config(), scenario=SCENARIO, workspace=run)
+    session.measure(Layout.parent(SHAPE))
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in written if b"hf_secret" in path.read_bytes()]
+    assert {path.name.split("-")[0] for path in (run.root / "logs").iterdir()} == {".._.._outside"}
+    assert all(path.is_relative_to(run.root) or path == script for path in written)
+
+
+def test_a_run_directory_named_like_a_placeholder_stays_what_it_is(tmp_path):
+    model = tmp_path / "{batch} of {prompt_tokens}'s"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    code = "import os, sys, json; print(json.dumps({'throughput': 1 + os.path.isdir(sys.argv[1])}))"
+    script = tmp_path / "measure.py"
+    script.write_text(code)
+    engine = Command(command=f"{sys.executable} {script} {{model}} --batch {{batch}}")
+    (timing,) = engine.run([model], SCENARIO, log=tmp_path / "log")
+    assert timing.seconds == (SCENARIO.batch * SCENARIO.generated_tokens / 2,)
