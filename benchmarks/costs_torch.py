@@ -17,7 +17,7 @@ from puzzle.costs.calibrated.engines import TorchGenerate
 from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.costs.measured.whole_layouts import WholeLayouts
 from puzzle.errors import CostModelError
-from puzzle.models.llama import LLAMA
+from puzzle.models.families import LLAMA
 from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
 

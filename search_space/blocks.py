@@ -157,6 +157,35 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SublayerCounts:
+    """The parameters of a parent's sublayers, for families that have other ones than Llama.
+
+    Args:
+        attention: Of an attention with its norms, without keys and values.
+        kv_head: Of one head of keys and values.
+        ffn: Of an FFN with its norms, without channels.
+        channel: Of one channel.
+        attention_norm: Of the norm before a linear map in place of the attention.
+        ffn_norm: Of the norm before a linear map in place of the FFN.
+
+    Raises:
+        ValueError: One of them is no integer of 0 or more.
+    """
+
+    attention: int
+    kv_head: int
+    ffn: int
+    channel: int
+    attention_norm: int
+    ffn_norm: int
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            size = size_of("sublayer counts", name, getattr(self, name), least=0)
+            object.__setattr__(self, name, size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """The sizes of a parent that all its layers share.
 
@@ -171,6 +200,7 @@ class ModelShape:
         tied: Whether the output head is the embedding.
         attention_bias: Whether q, k, v and o have a bias.
         mlp_bias: Whether gate, up and down have a bias.
+        counts: Parameters of the sublayers, where they are not those of a Llama.
 
     Raises:
         ValueError: A size is not a positive integer, or `kv_heads` does not divide `heads`.
@@ -186,6 +216,7 @@ class ModelShape:
     tied: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
+    counts: SublayerCounts | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "head_dim", "kv_heads", "ffn_width", "vocab"):
@@ -234,10 +265,17 @@ class ModelShape:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        if self.counts is None:  # as it was before there were other families than Llama
+            del values["counts"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelShape:
         """Returns the shape that `to_dict` wrote; unknown keys are a ValueError."""
         check_keys("model shape", values, tuple(cls.__dataclass_fields__))
+        counts = values.get("counts")
+        if counts is not None:
+            check_keys("sublayer counts", counts, tuple(SublayerCounts.__dataclass_fields__))
+            values = {**values, "counts": SublayerCounts(**counts)}
         return cls(**values)

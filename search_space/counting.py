@@ -8,32 +8,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_space.blocks import SublayerCounts
+
 if TYPE_CHECKING:
     from search_space.blocks import FFN, Attention, Block, ModelShape
     from search_space.layout import Layout
 
 
+def sublayer_counts(shape: ModelShape) -> SublayerCounts:
+    """Returns the parameters of the parent's sublayers: those it says, or those of a Llama."""
+    if shape.counts is not None:
+        return shape.counts
+    queries = shape.heads * shape.head_dim
+    biased, mlp_biased = int(shape.attention_bias), int(shape.mlp_bias)
+    return SublayerCounts(
+        attention=shape.hidden + 2 * shape.hidden * queries + biased * (queries + shape.hidden),
+        kv_head=2 * shape.head_dim * (shape.hidden + biased),
+        ffn=shape.hidden + mlp_biased * shape.hidden,
+        channel=3 * shape.hidden + 2 * mlp_biased,
+        attention_norm=shape.hidden,
+        ffn_norm=shape.hidden,
+    )
+
+
 def attention_parameters(shape: ModelShape, attention: Attention) -> int:
-    """Returns the parameters of one attention sublayer, its norm included."""
+    """Returns the parameters of one attention sublayer, its norms included."""
+    counts = sublayer_counts(shape)
     if attention.kind == "none":
         return 0
     if attention.kind == "linear":
-        return shape.hidden + shape.hidden**2
-    queries = shape.heads * shape.head_dim
-    keys = (attention.kv_heads or 0) * shape.head_dim
-    count = shape.hidden + 2 * shape.hidden * (queries + keys)
-    return count + (queries + 2 * keys + shape.hidden if shape.attention_bias else 0)
+        return counts.attention_norm + shape.hidden**2
+    return counts.attention + (attention.kv_heads or 0) * counts.kv_head
 
 
 def ffn_parameters(shape: ModelShape, ffn: FFN) -> int:
-    """Returns the parameters of one FFN sublayer, its norm included."""
+    """Returns the parameters of one FFN sublayer, its norms included."""
+    counts = sublayer_counts(shape)
     if ffn.kind == "none":
         return 0
     if ffn.kind == "linear":
-        return shape.hidden + shape.hidden**2
-    width = ffn.width or 0
-    count = shape.hidden + 3 * shape.hidden * width
-    return count + (2 * width + shape.hidden if shape.mlp_bias else 0)
+        return counts.ffn_norm + shape.hidden**2
+    return counts.ffn + (ffn.width or 0) * counts.channel
 
 
 def block_parameters(shape: ModelShape, block: Block) -> int:

@@ -22,7 +22,7 @@ from puzzle.library.layer_fit import attention_key
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import BLDConfig
 from puzzle.library.streams import Rows, Streams
-from puzzle.library.variants import ATTENTION, FEED_FORWARD, Variants
+from puzzle.library.variants import Variants, named
 from puzzle.models.assembling import layer_from_block
 from search_space import FFN, Attention, Block
 
@@ -113,28 +113,20 @@ class LayerDistill:
             key = attention_key(block.attention)
             if key in stored and key not in self.students:
                 half = Block(block.attention, FFN("none"))
-                self._add(key, block, half, ATTENTION, None)
+                self._add(key, block, half, None)
         for block in blocks:
             key = self.variants.ffn_key(block)
             if key in stored and key not in self.students:
                 behind = Attention.from_label(key.split("/")[1])
-                self._add(key, block, Block(Attention("none"), block.ffn), FEED_FORWARD, behind)
+                self._add(key, block, Block(Attention("none"), block.ffn), behind)
 
-    def _add(
-        self,
-        key: str,
-        whole: Block,
-        half: Block,
-        names: tuple[str, ...],
-        behind: Attention | None,
-    ) -> None:
-        start = self.variants.block_tensors(whole)
+    def _add(self, key: str, whole: Block, half: Block, behind: Attention | None) -> None:
+        parent, config = self.parent, self.config
+        slot = parent.family.attention if behind is None else parent.family.ffn
         tensors = {
             name: tensor.to(self.streams.device, torch.float32, copy=True)
-            for name, tensor in start.items()
-            if name.startswith(names)
+            for name, tensor in named(self.variants.block_tensors(whole), slot.names).items()
         }
-        parent, config = self.parent, self.config
         module = layer_from_block(parent.config, parent.shape, self.variants.layer, half, tensors)
         module.requires_grad_(True)
         optimizer = torch.optim.AdamW(

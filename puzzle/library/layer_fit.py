@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ from puzzle.library.least_squares import HeldOut, Moments, fit
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Rows, Streams
-from puzzle.models.llama import attention_context
+from puzzle.models.family import Slot
 from puzzle.models.parent import Parent
 from search_space import FFN, Attention, Block
 
 # Fitted windows that choose between merges of KV heads.
 SCREENED = 8
+# Channels that the norm after a map scales by less are not fitted to.
+SMALLEST_GAIN = 1e-3
 Tensors = dict[str, torch.Tensor]
 Fitted = tuple[torch.Tensor, LocalError]
 
@@ -55,7 +58,11 @@ class LayerFit:
         self.parent, self.streams, self.config = parent, streams, config
         self.layer: Any = layer
         self.own = parent.shape.parent_block
-        self.rope = parent.rope(streams.x.shape[1])
+        self.family, self.rope = parent.family, parent.rope(streams.x.shape[1])
+        self.attention: Any = getattr(layer, self.family.attention.module)
+        self.ffn: Any = getattr(layer, self.family.ffn.module)
+        self.out: Any = getattr(self.attention, self.family.attention.out)
+        self.down: Any = getattr(self.ffn, self.family.ffn.out)
         self.tensors: Tensors = {}
         self.errors: dict[str, LocalError] = {}
 
@@ -84,19 +91,20 @@ class LayerFit:
         elif attention == self.own.attention and not self.streams.child:
             self.errors[key] = LocalError(before=0.0, fitted=0.0)
         elif attention.kind == "linear":
-            start = _linear_start(self.layer.self_attn, self.parent.shape.head_dim)
+            before = self.family.attention.before
+            start = self._linear_start()
             train, held_out = self._collect(
                 len(start),
-                lambda rows: (self.layer.input_layernorm(rows.x), rows.attention),
+                lambda rows: (self.family.normed(self.layer, before, rows.x), rows.attention),
             )
             weight, self.errors[key] = self._fit(train, held_out, start, torch.zeros_like(start))
-            self._store(key, {"self_attn.linear_proj.weight": weight.T})
+            self._store(key, {f"{self.family.attention.module}.linear_proj.weight": weight.T})
         else:
             self._grouped(key, attention.kv_heads or 1)
 
     def _grouped(self, key: str, kv_heads: int) -> None:
         """Fits the output map for each promising merge of KV heads, and keeps the best."""
-        shape, out = self.parent.shape, self.layer.self_attn.o_proj
+        shape, out = self.parent.shape, self.out
         prior = _joined(out.weight, out.bias)
         merges = candidate_merges(head_options(shape.heads, shape.kv_heads, kv_heads))
         pooled = merges[-1]
@@ -106,27 +114,61 @@ class LayerFit:
             merges = promising_merges(merges, self._lost_power(merges))
         fits: dict[HeadMerge, Fitted] = {}
         for merge in merges:
-            merged = self._merged(merge)
-            sums = self._collect(
-                len(prior),
-                lambda rows, m=merged: (_ones(self._context(rows.x, m), out.bias), rows.attention),  # type: ignore[misc]
-            )
+            sums = self._collect(len(prior), partial(self._attention_pair, self._merged(merge)))
             fits[merge] = self._fit(*sums, prior, prior)
         best = min(merges, key=lambda merge: fits[merge][1].fitted)
         weight, error = fits[best]
         self.errors[key] = LocalError(
             before=fits[pooled][1].before, fitted=error.fitted, ridge=error.ridge
         )
-        self._store(key, {**self._merged(best), **_split("self_attn.o_proj", weight, out.bias)})
+        name = f"{self.family.attention.module}.{self.family.attention.out}"
+        self._store(key, {**self._merged(best), **_split(name, weight, out.bias)})
+
+    def _attention_pair(self, merged: Tensors, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        phi = _ones(self._context(rows.x, merged), self.out.bias)
+        if not self.family.rescaled(self.family.attention):
+            return phi, rows.attention
+        own = self.family.attention_features(self.layer, rows.x, self.rope)
+        return self._before_rescaling(self.family.attention, self.out(own), phi, rows.attention)
+
+    def _before_rescaling(
+        self, slot: Slot, own: torch.Tensor, phi: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns features and target of a last map that a norm or a multiplier comes after.
+
+        The norm divides by the size of what the parent's own map returns, token by token; taken as
+        given, that leaves a fit in closed form, each token weighted by it.
+
+        Args:
+            slot: The half.
+            own: What the parent's last map returns.
+            phi: What enters the variant's last map.
+            target: What the half should add to the residual stream.
+        """
+        target = target / self.family.residual_scale(self.parent.config)
+        if slot.after is None:
+            return phi, target
+        norm = getattr(self.layer, slot.after)
+        gain = norm(torch.ones_like(own[:1, :1])).float()
+        gain = torch.where(gain.abs() < SMALLEST_GAIN, SMALLEST_GAIN, gain)
+        inverse_size = own.float().square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+        return phi.float() * inverse_size, target / gain
+
+    def _linear_start(self) -> torch.Tensor:
+        """Returns W_O W_V, what the attention does if each token attends to itself alone."""
+        value: Any = getattr(self.attention, self.family.attention.maps[-1])
+        by_head = value.weight.float().unflatten(0, (-1, self.parent.shape.head_dim))
+        copies = self.out.weight.shape[1] // value.weight.shape[0]
+        return (self.out.weight.float() @ by_head.repeat_interleave(copies, 0).flatten(0, 1)).T
 
     def _lost_power(self, merges: Sequence[HeadMerge]) -> torch.Tensor:
         """Returns the power that each new head loses in each merge, unfitted, (merges, heads)."""
         shape = self.parent.shape
-        out = self.layer.self_attn.o_proj.weight.T.unflatten(0, (len(merges[0]), -1)).float()
+        out = self.out.weight.T.unflatten(0, (len(merges[0]), -1)).float()
         merged = [self._merged(merge) for merge in merges]
 
         def lost(rows: Rows) -> torch.Tensor:
-            own = self.parent.family.attention_features(self.layer, rows.x, self.rope)
+            own = self.family.attention_features(self.layer, rows.x, self.rope)
             losses = []
             for tensors in merged:
                 change = (self._context(rows.x, tensors) - own).float()
@@ -138,28 +180,29 @@ class LayerFit:
         return torch.stack([loss for _, loss in self.streams.batches(lost, most=SCREENED)]).sum(0)
 
     def _merged(self, merge: HeadMerge) -> Tensors:
-        state = self.layer.self_attn.state_dict()
-        keys = [key for key in state if key.startswith(("k_proj", "v_proj"))]
-        head_dim = self.parent.shape.head_dim
-        return {f"self_attn.{key}": merge_kv_heads(state[key], merge, head_dim) for key in keys}
+        shape, slot = self.parent.shape, self.family.attention
+        merged = {}
+        for name, tensor in self.attention.state_dict().items():
+            # A norm over the keys of all heads at once has as many channels as they have.
+            spans_heads = "k_norm" in name and len(tensor) == shape.kv_heads * shape.head_dim
+            if name.rpartition(".")[0] in slot.maps or spans_heads:
+                merged[f"{slot.module}.{name}"] = merge_kv_heads(tensor, merge, shape.head_dim)
+        return merged
 
     def _context(self, x_BLD: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        query = self.layer.self_attn.q_proj
-        return attention_context(
-            self.layer.input_layernorm(x_BLD),
-            (
-                query.weight,
-                tensors["self_attn.k_proj.weight"],
-                tensors["self_attn.v_proj.weight"],
-            ),
-            head_dim=self.parent.shape.head_dim,
-            rope=self.rope,
-            biases=(
-                query.bias,
-                tensors.get("self_attn.k_proj.bias"),
-                tensors.get("self_attn.v_proj.bias"),
-            ),
+        """Returns what enters the last map of the stock attention with other keys and values."""
+        prefix = f"{self.family.attention.module}."
+        state = dict(self.attention.state_dict())
+        state |= {k.removeprefix(prefix): t for k, t in tensors.items()}
+        kv_heads = (
+            len(state[f"{self.family.attention.maps[0]}.weight"]) // self.parent.shape.head_dim
         )
+        sizes = self.family.layer_config(self.parent.config, Attention("gqa", kv_heads))
+        with torch.device("meta"):
+            attention = self.family.stock("Attention")(sizes, self.attention.layer_idx)
+        attention.load_state_dict(state, assign=True)
+        attention.eval().requires_grad_(False)
+        return self.family.attention_features(self.layer, x_BLD, self.rope, attention=attention)
 
     def attention_output(self, attention: Attention, rows: Rows) -> torch.Tensor:
         """Returns what an attention variant adds to the residual stream, float32."""
@@ -170,31 +213,36 @@ class LayerFit:
         tensors = {k.removeprefix(prefix): v for k, v in stored if k.startswith(prefix)}
         if not tensors:
             return rows.attention
+        slot = self.family.attention
         if attention.kind == "linear":
-            h = self.layer.input_layernorm(rows.x)
-            return nn.functional.linear(h, tensors["self_attn.linear_proj.weight"]).float()
-        out, bias = tensors["self_attn.o_proj.weight"], tensors.get("self_attn.o_proj.bias")
-        return nn.functional.linear(self._context(rows.x, tensors), out, bias).float()
+            h = self.family.normed(self.layer, slot.before, rows.x)
+            return nn.functional.linear(h, tensors[f"{slot.module}.linear_proj.weight"]).float()
+        last = f"{slot.module}.{slot.out}"
+        weight, bias = tensors.pop(f"{last}.weight"), tensors.pop(f"{last}.bias", None)
+        out = nn.functional.linear(self._context(rows.x, tensors), weight, bias)
+        return self.family.added(self.layer, slot, out, self.parent.config).float()
 
     def _ffns(self, attention: Attention, ffns: Sequence[FFN]) -> None:
         """Fits the FFNs behind one attention, each to return what that attention leaves missing."""
-        mlp, width = self.layer.mlp, self.parent.shape.ffn_width
+        slot, width = self.family.ffn, self.parent.shape.ffn_width
         size = torch.zeros(width, device=self.streams.device)
+        down = _joined(self.down.weight, self.down.bias)
 
         def features(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
             added = self.attention_output(attention, rows)
-            u = self.layer.post_attention_layernorm(rows.x + added.to(rows.x.dtype))
-            phi = mlp.act_fn(mlp.gate_proj(u)) * mlp.up_proj(u)
-            return _ones(phi, mlp.down_proj.bias), rows.update - added
+            own = self.family.ffn_features(self.layer, rows.x + added.to(rows.x.dtype))
+            phi, target = _ones(own, self.down.bias), rows.update - added
+            if self.family.rescaled(slot):
+                phi, target = self._before_rescaling(slot, self.down(own), phi, target)
+            return phi, target
 
         def counted(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
             phi, target = features(rows)
             size.add_(phi[..., :width].abs().float().sum((0, 1)))
             return phi, target
 
-        wide = self._collect(width + (mlp.down_proj.bias is not None), counted)
+        wide = self._collect(len(down), counted)
         power = wide[1].power() if attention == self.own.attention else self._update_power()
-        down = _joined(mlp.down_proj.weight, mlp.down_proj.bias)
         order = (size * down[:width].norm(dim=1)).argsort(descending=True)
         for ffn in ffns:
             if ffn.kind == "gated":
@@ -223,25 +271,26 @@ class LayerFit:
             self.errors[key] = LocalError(before=0.0, fitted=0.0)
             return
         kept = order[: ffn.width].sort().values
-        bias = self.layer.mlp.down_proj.bias
+        bias = self.down.bias
         rows = kept if bias is None else torch.cat([kept, kept.new_tensor([len(order)])])
         train, held_out = wide[0].columns(rows), wide[1].columns(rows)
         weight, self.errors[key] = self._fit(train, held_out, down[rows], down[rows], power)
         self.tensors[f"{key}/channels"] = kept.to(torch.int32)
-        self._store(key, _split("mlp.down_proj", weight, bias))
+        self._store(key, _split(f"{self.family.ffn.module}.{self.family.ffn.out}", weight, bias))
 
     def _linear_ffn(self, attention: Attention, power: float) -> None:
-        mlp, key = self.layer.mlp, ffn_key(attention, FFN("linear"))
-        start = (mlp.down_proj.weight.float() @ mlp.up_proj.weight.float()).T
+        key, slot = ffn_key(attention, FFN("linear")), self.family.ffn
+        up = getattr(self.ffn, slot.maps[-1])
+        start = (self.down.weight.float() @ up.weight.float()).T
 
         def features(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
             added = self.attention_output(attention, rows)
             after = rows.x + added.to(rows.x.dtype)
-            return self.layer.post_attention_layernorm(after), rows.update - added
+            return self.family.normed(self.layer, slot.before, after), rows.update - added
 
         sums = self._collect(len(start), features)
         weight, self.errors[key] = self._fit(*sums, start, torch.zeros_like(start), power)
-        self._store(key, {"mlp.linear_proj.weight": weight.T})
+        self._store(key, {f"{slot.module}.linear_proj.weight": weight.T})
 
     def _collect(
         self, width: int, pair: Callable[[Rows], tuple[torch.Tensor, torch.Tensor]]
@@ -275,13 +324,6 @@ class LayerFit:
     def _store(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
             self.tensors[f"{key}/{name}"] = tensor.to(self.parent.dtype)
-
-
-def _linear_start(attention: Any, head_dim: int) -> torch.Tensor:
-    """Returns W_O W_V, what the attention does if each token attends to itself alone."""
-    value = attention.v_proj.weight.float().unflatten(0, (-1, head_dim))
-    copies = attention.o_proj.weight.shape[1] // attention.v_proj.weight.shape[0]
-    return (attention.o_proj.weight.float() @ value.repeat_interleave(copies, 0).flatten(0, 1)).T
 
 
 def _joined(weight_DK: torch.Tensor, bias_D: torch.Tensor | None) -> torch.Tensor:

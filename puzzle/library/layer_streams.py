@@ -68,8 +68,12 @@ def _halves(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns what attention and FFN add, and the stream after them."""
     rope = parent.rope(x_BLD.shape[1])
-    features = parent.family.attention_features(layer, x_BLD, rope)
-    added = layer.self_attn.o_proj(features)
+    family, config = parent.family, parent.config
+    attention = getattr(layer, family.attention.module)
+    features = family.attention_features(layer, x_BLD, rope)
+    out = getattr(attention, family.attention.out)(features)
+    added = family.added(layer, family.attention, out, config)
     middle = x_BLD + added
-    fed = layer.mlp(layer.post_attention_layernorm(middle))
+    fed = getattr(layer, family.ffn.module)(family.normed(layer, family.ffn.before, middle))
+    fed = family.added(layer, family.ffn, fed, config)
     return added, fed, middle + fed

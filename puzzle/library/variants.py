@@ -15,7 +15,6 @@ from puzzle.storage.workspace import Artifact
 from search_space import Block
 
 TENSORS = "variants.safetensors"
-ATTENTION, FEED_FORWARD = ("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -62,8 +61,9 @@ class Variants:
             half: The block with no FFN, or with no attention.
             whole: The block, whose attention may choose the FFN's weights.
         """
-        names = ATTENTION if half.ffn.kind == "none" else FEED_FORWARD
-        return self._module(half, _named(self.block_tensors(whole), names))
+        family = self.parent.family
+        names = (family.attention if half.ffn.kind == "none" else family.ffn).names
+        return self._module(half, named(self.block_tensors(whole), names))
 
     def _module(self, block: Block, tensors: Tensors) -> nn.Module:
         parent = self.parent
@@ -83,8 +83,9 @@ class Variants:
         changed = self._below(attention_key(block.attention))
         if not changed and block.attention != self.parent.shape.parent_block.attention:
             raise self._missing(block)
-        names = ATTENTION if kind == "gqa" else ATTENTION[:1]
-        return {**_named(self.own, names), **changed}
+        slot = self.parent.family.attention
+        names = slot.names if kind == "gqa" else slot.norms_before
+        return {**named(self.own, names), **changed}
 
     def _ffn(self, block: Block) -> Tensors:
         kind = block.ffn.kind
@@ -93,11 +94,13 @@ class Variants:
         changed = self._below(self.ffn_key(block))
         if not changed and block.ffn != self.parent.shape.parent_block.ffn:
             raise self._missing(block)
-        own = _named(self.own, FEED_FORWARD if kind == "gated" else FEED_FORWARD[:1])
+        slot = self.parent.family.ffn
+        own = named(self.own, slot.names if kind == "gated" else slot.norms_before)
         if "channels" in changed:
             kept = changed.pop("channels").long()
+            by_channel = {f"{slot.module}.{name}" for name in slot.maps}
             for name, tensor in own.items():
-                if name.startswith(("mlp.gate_proj", "mlp.up_proj")):
+                if name.rpartition(".")[0] in by_channel:
                     own[name] = tensor[kept]
         return {**own, **changed}
 
@@ -117,5 +120,6 @@ class Variants:
         )
 
 
-def _named(tensors: Tensors, prefixes: tuple[str, ...]) -> Tensors:
-    return {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+def named(tensors: Tensors, modules: tuple[str, ...]) -> Tensors:
+    """Returns the tensors of a layer that belong to some of its modules."""
+    return {name: t for name, t in tensors.items() if name.partition(".")[0] in modules}

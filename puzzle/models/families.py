@@ -6,9 +6,25 @@ from typing import Any
 
 from puzzle.errors import ParentError
 from puzzle.models.family import Family
-from puzzle.models.llama import LLAMA
 
-FAMILIES: dict[str, Family] = dict.fromkeys(LLAMA.model_types, LLAMA)
+LLAMA = Family(model_types=("llama",), package="llama", classes="Llama")
+# One description per family; what is not said is as in Llama.
+KNOWN = (
+    LLAMA,
+    Family(model_types=("mistral",), package="mistral", classes="Mistral"),
+    Family(model_types=("qwen2",), package="qwen2", classes="Qwen2"),
+    Family(model_types=("qwen3",), package="qwen3", classes="Qwen3"),
+    Family(model_types=("smollm3",), package="smollm3", classes="SmolLM3"),
+    Family(
+        model_types=("granite",),
+        package="granite",
+        classes="Granite",
+        residual_multiplier="residual_multiplier",
+        embedding_multiplier="embedding_multiplier",
+        logits_divisor="logits_scaling",
+    ),
+)
+FAMILIES: dict[str, Family] = {name: family for family in KNOWN for name in family.model_types}
 
 
 def register_family(family: Family) -> None:
@@ -22,7 +38,8 @@ def family_of(config: Any) -> Family:
     Raises:
         ParentError: The family is unknown; the message lists those known.
     """
-    model_type = getattr(config, "model_type", None)
+    # The config of a child says whose child it is.
+    model_type = getattr(config, "parent_type", None) or getattr(config, "model_type", None)
     if model_type not in FAMILIES:
         raise ParentError(
             f"model family {model_type!r} is not supported; known families: {sorted(FAMILIES)}"

@@ -1,54 +1,347 @@
-"""Family: all that differs from one model family to the next, so that a new one is one file."""
+"""Family: what differs from one model family to the next, as names; the code is the stock one."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import copy
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 
-from search_space import ModelShape
+from puzzle.errors import ParentError
+from search_space import FFN, Attention, ModelShape
+from search_space.counting import SublayerCounts, sublayer_counts
 
-Rope = tuple[torch.Tensor, torch.Tensor]
+Tables = tuple[torch.Tensor, torch.Tensor]
+# Rotary cosines and sines, for all layers or by the type of a layer.
+Rope = Tables | Mapping[str, Tables]
 
 
-class Family(Protocol):
-    """What the library needs to know about a model family.
+def map_rope(rope: Rope, change: Callable[[torch.Tensor], torch.Tensor]) -> Rope:
+    """Returns rotary tables after a change of each."""
+    if isinstance(rope, Mapping):
+        return {kind: (change(cos), change(sin)) for kind, (cos, sin) in rope.items()}
+    return change(rope[0]), change(rope[1])
 
-    Attributes:
-        model_types: The `model_type` values of the configs it understands.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Where one half of a decoder layer is, and the norms around it, as names within the layer.
+
+    Args:
+        module: The half.
+        maps: Its maps whose rows are the heads of keys and values, or the channels, that a variant
+            has fewer of.
+        out: Its last map.
+        before: The norm of what enters it; None where the residual stream enters as it is.
+        after: The norm of what it returns; None where that is added as it is.
+    """
+
+    module: str
+    maps: tuple[str, ...]
+    out: str
+    before: str | None = None
+    after: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modules of a layer that belong to the half, the norm before it first."""
+        return tuple(name for name in (self.before, self.module, self.after) if name)
+
+    @property
+    def norms_before(self) -> tuple[str, ...]:
+        """The norm before the half, if there is one."""
+        return self.names[: self.before is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A model family: names and sizes as data, behaviour from the stock transformers modules.
+
+    Args:
+        model_types: The `model_type` values of the configs it understands; the first is that of
+            the stock classes.
+        package: Their package in `transformers.models`.
+        classes: The prefix of the stock classes: "Llama" of `LlamaDecoderLayer`.
+        text_model: The stock class of the decoder without its head, if not prefix + "Model".
+        attention: Where the attention of a layer is.
+        ffn: Where its FFN is.
+        activations: The activations of the FFN that are known to be right.
+        residual_multiplier: Config attribute by which what a half returns is multiplied.
+        embedding_multiplier: Config attribute by which embedded tokens are multiplied.
+        root_embedding: Whether embedded tokens are multiplied by the root of the hidden size.
+        logits_divisor: Config attribute by which logits are divided.
+        logits_cap: Config attribute of the bound that logits are squashed to.
+        ropes_by_type: Whether layers of different types have different rotary tables.
+        attention_implementation: The implementation that computes all that the family's attention
+            does: "sdpa", or "eager" where torch's own would drop something.
         layer_prefix: Tensor name prefix of layer i, with `{}` for i.
         embedding: Tensor name of the input embedding.
         norm: Tensor name of the final norm.
         head: Tensor name of an untied output head.
+
+    Example:
+        >>> Family(model_types=("qwen3",), package="qwen3", classes="Qwen3").attention.out
+        'o_proj'
     """
 
     model_types: tuple[str, ...]
-    layer_prefix: str
-    embedding: str
-    norm: str
-    head: str
+    package: str
+    classes: str
+    text_model: str | None = None
+    attention: Slot = Slot(
+        module="self_attn", maps=("k_proj", "v_proj"), out="o_proj", before="input_layernorm"
+    )
+    ffn: Slot = Slot(
+        module="mlp",
+        maps=("gate_proj", "up_proj"),
+        out="down_proj",
+        before="post_attention_layernorm",
+    )
+    activations: tuple[str, ...] = ("silu",)
+    residual_multiplier: str | None = None
+    embedding_multiplier: str | None = None
+    root_embedding: bool = False
+    logits_divisor: str | None = None
+    logits_cap: str | None = None
+    ropes_by_type: bool = False
+    attention_implementation: str = "sdpa"
+    layer_prefix: str = "model.layers.{}."
+    embedding: str = "model.embed_tokens.weight"
+    norm: str = "model.norm.weight"
+    head: str = "lm_head.weight"
+
+    @property
+    def modeling(self) -> ModuleType:
+        """The module of transformers that holds the stock classes."""
+        return importlib.import_module(
+            f"transformers.models.{self.package}.modeling_{self.package}"
+        )
+
+    def stock(self, what: str) -> Any:
+        """Returns a stock class: `what` is "DecoderLayer", "Attention", "Model" and the like."""
+        if what == "Model" and self.text_model:
+            return getattr(self.modeling, self.text_model)
+        return getattr(self.modeling, self.classes + what)
 
     def shape(self, config: Any) -> ModelShape:
-        """Returns the sizes of the model, or raises ParentError for a variant not covered."""
-        ...
+        """Returns the sizes of the model, its parameters counted from the stock modules.
+
+        Raises:
+            ParentError: The config is of a variant of the family that is not covered.
+        """
+        activation = getattr(config, "hidden_act", None) or config.hidden_activation
+        if activation not in self.activations:
+            raise ParentError(
+                f"hidden_act={activation!r}; allowed for {self.model_types[0]}: "
+                + ", ".join(map(repr, self.activations))
+            )
+        heads = config.num_attention_heads
+        shape = ModelShape(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            heads=heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            kv_heads=config.num_key_value_heads or heads,
+            ffn_width=config.intermediate_size,
+            vocab=config.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+        )
+        with torch.device("meta"):
+            layer: Any = self.layer(config, 0)
+        attention, ffn = getattr(layer, self.attention.module), getattr(layer, self.ffn.module)
+        plain = replace(
+            shape,
+            attention_bias=getattr(attention, self.attention.out).bias is not None,
+            mlp_bias=getattr(ffn, self.ffn.out).bias is not None,
+        )
+        counts = self._counts(config, shape, layer)
+        return plain if sublayer_counts(plain) == counts else replace(plain, counts=counts)
+
+    def _counts(self, config: Any, shape: ModelShape, layer: nn.Module) -> SublayerCounts:
+        """Returns the parameters of a layer's halves, counted at two sizes."""
+        one = self.layer_config(config, replace(shape.parent_block.attention, kv_heads=1))
+        wider = copy.copy(config)
+        wider.intermediate_size = shape.ffn_width + 1
+        with torch.device("meta"):
+            thin, wide = self.layer(one, 0), self.layer(wider, 0)
+        attention, least = (_size(m, self.attention.names) for m in (layer, thin))
+        ffn, most = (_size(m, self.ffn.names) for m in (layer, wide))
+        if shape.kv_heads > 1:
+            head = (attention - least) // (shape.kv_heads - 1)
+        else:
+            maps = [getattr(getattr(layer, self.attention.module), m) for m in self.attention.maps]
+            head = sum(parameter.numel() for m in maps for parameter in m.parameters())
+        return SublayerCounts(
+            attention=attention - head * shape.kv_heads,
+            kv_head=head,
+            ffn=ffn - (most - ffn) * shape.ffn_width,
+            channel=most - ffn,
+            attention_norm=_size(layer, self.attention.norms_before),
+            ffn_norm=_size(layer, self.ffn.norms_before),
+        )
 
     def layer(self, config: Any, index: int) -> nn.Module:
-        """Returns an unloaded decoder layer of the stock transformers class."""
-        ...
+        """Returns an unloaded decoder layer of the stock class."""
+        layer: nn.Module = self.stock("DecoderLayer")(config, index)
+        return layer
 
     def final_norm(self, config: Any) -> nn.Module:
-        """Returns an unloaded final norm."""
-        ...
+        """Returns an unloaded final norm of the stock class."""
+        norm: nn.Module = self.stock("RMSNorm")(config.hidden_size, eps=config.rms_norm_eps)
+        return norm
+
+    def layer_config(self, config: Any, half: Attention | FFN) -> Any:
+        """Returns a config whose layers have the sizes of a half."""
+        sizes = copy.copy(config)
+        if isinstance(half, Attention) and half.kv_heads is not None:
+            sizes.num_key_value_heads = half.kv_heads
+        if isinstance(half, FFN) and half.width is not None:
+            sizes.intermediate_size = half.width
+        return sizes
+
+    def residual_scale(self, config: Any) -> float:
+        """Returns what the output of a half is multiplied by before it is added."""
+        return float(getattr(config, self.residual_multiplier)) if self.residual_multiplier else 1.0
+
+    def scale_embedding(self, config: Any, x_BLD: torch.Tensor) -> torch.Tensor:
+        """Returns the residual stream that enters layer 0, from rows of the embedding."""
+        if self.root_embedding:
+            return x_BLD * torch.tensor(config.hidden_size**0.5).to(x_BLD)
+        if self.embedding_multiplier:
+            return x_BLD * getattr(config, self.embedding_multiplier)
+        return x_BLD
+
+    def after_head(self, config: Any) -> tuple[nn.Module, ...]:
+        """Returns what turns the output head's products into logits: nothing in most families."""
+        divisor = getattr(config, self.logits_divisor) if self.logits_divisor else None
+        cap = getattr(config, self.logits_cap) if self.logits_cap else None
+        return () if divisor is None and cap is None else (LogitScale(divisor, cap),)
 
     def rope(self, config: Any, length: int) -> Rope:
         """Returns the rotary cosines and sines for positions 0 to length - 1."""
-        ...
+        embedding, positions = self.stock("RotaryEmbedding")(config), torch.arange(length)[None]
+        x = torch.zeros(1)
+        if self.ropes_by_type:
+            return {kind: embedding(x, positions, kind) for kind in sorted(set(config.layer_types))}
+        tables: Tables = embedding(x, positions)
+        return tables
+
+    def inputs(self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope) -> dict[str, Any]:
+        """Returns what a decoder layer or its attention takes beside the residual stream.
+
+        Args:
+            layer: A decoder layer, stock or a child's, perhaps without an attention.
+            x_BLD: The residual stream.
+            rope: The tables of `rope`, at least as long as the stream.
+        """
+        attention: Any = getattr(layer, self.attention.module, None)
+        config = getattr(attention, "config", None)
+        kinds = getattr(config, "layer_types", None)
+        kind = kinds[attention.layer_idx] if kinds else None
+        if isinstance(rope, Mapping):  # any will do for a layer that has no attention
+            rope = rope[kind] if kind in rope else next(iter(rope.values()))
+        tables = tuple(table.to(x_BLD.dtype) for table in rope)
+        window = getattr(config, "sliding_window", None)
+        if kinds and kind != "sliding_attention":
+            window = None
+        return {"attention_mask": self._mask(x_BLD, window), "position_embeddings": tables}
+
+    def _mask(self, x_BLD: torch.Tensor, window: int | None) -> torch.Tensor | None:
+        """Returns a mask as the implementation takes it; None where it is causal by itself."""
+        length = x_BLD.shape[1]
+        windowed = window is not None and length > window
+        if self.attention_implementation == "sdpa" and not windowed:
+            return None
+        at = torch.arange(length, device=x_BLD.device)
+        seen_LL = at[:, None] >= at
+        if window is not None:
+            seen_LL = seen_LL & (at[:, None] - at < window)
+        if self.attention_implementation == "sdpa":
+            return seen_LL[None, None]
+        mask_LL = x_BLD.new_zeros(length, length)
+        return mask_LL.masked_fill(~seen_LL, torch.finfo(x_BLD.dtype).min)[None, None]
 
     def run(self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope) -> torch.Tensor:
         """Returns the residual stream after a decoder layer, causal, without a cache."""
-        ...
+        y_BLD: torch.Tensor = layer(x_BLD, **self.inputs(layer, x_BLD, rope))
+        return y_BLD
 
-    def attention_features(self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope) -> torch.Tensor:
-        """Returns what enters the last linear map of the attention, (B, L, heads * head_dim)."""
-        ...
+    def normed(self, layer: nn.Module, norm: str | None, x_BLD: torch.Tensor) -> torch.Tensor:
+        """Returns the stream after one of the layer's norms, or as it is."""
+        return x_BLD if norm is None else getattr(layer, norm)(x_BLD)
+
+    def attention_features(
+        self,
+        layer: nn.Module,
+        x_BLD: torch.Tensor,
+        rope: Rope,
+        *,
+        attention: nn.Module | None = None,
+    ) -> torch.Tensor:
+        """Returns what enters the last map of a layer's attention, (B, L, heads * head_dim).
+
+        Args:
+            layer: The layer.
+            x_BLD: The residual stream entering it.
+            rope: As for `inputs`.
+            attention: Another attention that takes the place of the layer's own.
+        """
+        slot, inputs = self.attention, self.inputs(layer, x_BLD, rope)
+        attention = attention or getattr(layer, slot.module)
+        h_BLD = self.normed(layer, slot.before, x_BLD)
+        with _replaced(attention, slot.out, nn.Identity()):
+            return attention(hidden_states=h_BLD, **inputs)[0]  # type: ignore[no-any-return]
+
+    def ffn_features(self, layer: nn.Module, x_BLD: torch.Tensor) -> torch.Tensor:
+        """Returns what enters the last map of a layer's FFN, (B, L, channels)."""
+        ffn = getattr(layer, self.ffn.module)
+        h_BLD = self.normed(layer, self.ffn.before, x_BLD)
+        with _replaced(ffn, self.ffn.out, nn.Identity()):
+            return ffn(h_BLD)  # type: ignore[no-any-return]
+
+    def rescaled(self, slot: Slot) -> bool:
+        """Whether a norm or a multiplier comes after the last map of a half."""
+        return slot.after is not None or self.residual_multiplier is not None
+
+    def added(
+        self, layer: nn.Module, slot: Slot, out_BLD: torch.Tensor, config: Any
+    ) -> torch.Tensor:
+        """Returns what a half adds to the residual stream, from what its last map returns."""
+        update, scale = self.normed(layer, slot.after, out_BLD), self.residual_scale(config)
+        return update if scale == 1.0 else update * scale
+
+
+class LogitScale(nn.Module):
+    """Logits divided by a constant, or squashed to a range, as the family's head does it."""
+
+    def __init__(self, divisor: float | None, cap: float | None) -> None:
+        super().__init__()
+        self.divisor, self.cap = divisor, cap
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """Returns the logits, of the same shape."""
+        if self.divisor is not None:
+            logits = logits / self.divisor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+@contextmanager
+def _replaced(module: nn.Module, name: str, other: nn.Module) -> Iterator[None]:
+    """Puts another module in place of a submodule for as long as the context lasts."""
+    own = module._modules[name]
+    module._modules[name] = other
+    try:
+        yield
+    finally:
+        module._modules[name] = own
+
+
+def _size(layer: nn.Module, names: tuple[str, ...]) -> int:
+    parts = [getattr(layer, name) for name in names]
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())

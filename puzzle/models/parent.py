@@ -20,7 +20,7 @@ from puzzle.hardware.precision import AUTO
 from puzzle.hardware.torch_state import own_torch_state, recordable
 from puzzle.models.checkpoint import open_checkpoint, refuse_incomplete
 from puzzle.models.families import family_of
-from puzzle.models.family import Family, Rope
+from puzzle.models.family import Family, Rope, map_rope
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.models.shards import SINGLE, refuse_non_finite, shard_names
 from puzzle.models.unsuitable import (
@@ -76,9 +76,8 @@ class Parent:
         self.family: Family = family_of(config)
         with interpreting("config.json", "the config of a parent", ParentError):
             self.shape: ModelShape = self.family.shape(config)
-        # Layers run without a mask: sdpa is then causal, whereas eager attention would look ahead.
         self.config = copy.deepcopy(config)
-        self.config._attn_implementation = "sdpa"
+        self.config._attn_implementation = self.family.attention_implementation
         self.tensors, self.tokenizer = tensors, tokenizer
         self.dtype, self.device = dtype, torch.device(device)
         self.weights = identity
@@ -138,7 +137,8 @@ class Parent:
 
     def embed(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream that enters layer 0, (B, L, hidden)."""
-        return nn.functional.embedding(tokens_BL, self.embedding()).to(self.device)
+        x_BLD = nn.functional.embedding(tokens_BL, self.embedding())
+        return self.family.scale_embedding(self.config, x_BLD).to(self.device)
 
     def head(self) -> nn.Sequential:
         """Returns final norm and output head: residual stream in, logits out."""
@@ -148,12 +148,12 @@ class Parent:
         table = self.embedding() if self.shape.tied else self.tensors[self.family.head]
         norm = _loaded(norm, {"weight": self.tensors[self.family.norm].to(self.dtype)}, "norm")
         linear = _loaded(out, {"weight": table.to(self.dtype)}, "head")
-        return nn.Sequential(norm, linear).to(self.device)
+        return nn.Sequential(norm, linear, *self.family.after_head(self.config)).to(self.device)
 
     def rope(self, length: int) -> Rope:
         """Returns the rotary tables of `length` positions."""
-        cos, sin = self.family.rope(self.config, length)
-        return cos.to(self.device), sin.to(self.device)
+        rope = self.family.rope(self.config, length)
+        return map_rope(rope, lambda table: table.to(self.device))
 
     def run(self, layer: nn.Module, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream after a layer made by `layer`."""

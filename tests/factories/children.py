@@ -6,7 +6,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.llama import LLAMA
+from puzzle.models.families import LLAMA
 from search_space import Block, Layout
 
 CONFIG = LlamaConfig(

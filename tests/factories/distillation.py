@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.llama import LLAMA
+from puzzle.models.families import LLAMA
 from search_space import Block, Layout
 
 OWN = "gqa3+gated64"

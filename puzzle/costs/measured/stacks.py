@@ -15,6 +15,7 @@ from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import random_model
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
+from puzzle.models.family import map_rope
 from puzzle.models.parent import Parent
 from search_space import FFN, Attention, Block, Layout
 
@@ -99,16 +100,16 @@ class _Stack:
         generator = torch.Generator().manual_seed(0)
         shape = (scenario.batch, scenario.prompt_tokens, parent.shape.hidden)
         self.x_BLD = torch.randn(shape, generator=generator).to(device, dtype)
-        tables = parent.rope(scenario.sequence_tokens + 1)
-        self.cos, self.sin = (table.to(device, dtype) for table in tables)
+        rope = parent.rope(scenario.sequence_tokens + 1)
+        self.family = parent.family
+        self.rope = map_rope(rope, lambda table: table.to(device, dtype))
 
     def _forward(self, x_BLD: torch.Tensor, cache: DynamicCache, start: int) -> None:
         end = start + x_BLD.shape[1]
-        rope = (self.cos[:, start:end], self.sin[:, start:end])
+        rope = map_rope(self.rope, lambda table: table[:, start:end])
         for layer in self.layers:
-            x_BLD = layer(
-                x_BLD, attention_mask=None, position_embeddings=rope, past_key_values=cache
-            )
+            inputs = self.family.inputs(layer, x_BLD, rope)
+            x_BLD = layer(x_BLD, past_key_values=cache, **inputs)
 
     def prefill(self) -> None:
         self._forward(self.x_BLD, DynamicCache(config=self.model.config), 0)

@@ -10,7 +10,7 @@ from puzzle.distillation.distiller import Distiller, boundary_pairs
 from puzzle.errors import DataError
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.llama import LLAMA
+from puzzle.models.families import LLAMA
 from search_space import FusedRun, Fusion, Layout
 from tests.factories.distillation import LABELS, OWN, child_model, parent_model, settings, tokens
 

@@ -12,7 +12,7 @@ from puzzle.errors import PuzzleError
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout, layout_from_config
-from puzzle.models.llama import LLAMA
+from puzzle.models.families import LLAMA
 from search_space import Block, Layout
 
 CONFIG = LlamaConfig(

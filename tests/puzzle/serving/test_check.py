@@ -11,7 +11,7 @@ from puzzle import serve_check
 from puzzle.errors import ExportError
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.llama import LLAMA
+from puzzle.models.families import LLAMA
 from puzzle.serving.check import EngineRun, TokenIds, compare_runs, run_engine
 from search_space import Block, Layout
 

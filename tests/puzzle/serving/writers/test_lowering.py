@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 
 from puzzle.errors import ExportError
 from puzzle.models.assembling import assemble
-from puzzle.models.llama import LLAMA
+from puzzle.models.families import LLAMA
 from puzzle.serving.writers.lowering import each_layer, lower, needs_ffn_biases
 from search_space import ENGINES, Layout, UnsupportedLayoutError, check_layout
 from search_space.engines import uses
