@@ -1,0 +1,60 @@
+"""Random models of the families, in which nothing that a family adds is left at its neutral value."""
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SIZES = {
+    "num_hidden_layers": 6,
+    "hidden_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 80,
+    "vocab_size": 97,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+WINDOW = 12
+# What a family's config says beside the sizes; a second entry of a family is a variant of it.
+CONFIGS = {
+    "llama": {},
+    "llama-biased": {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True},
+    "mistral": {"head_dim": 16, "sliding_window": None},
+    "mistral-windowed": {"sliding_window": WINDOW},
+    "qwen2": {},
+    "qwen2-windowed": {
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
+        "max_window_layers": 3,
+    },
+    "qwen3": {"head_dim": 16, "tie_word_embeddings": True},
+    "smollm3": {"no_rope_layer_interval": 4},
+    "granite": {
+        "residual_multiplier": 0.3,
+        "embedding_multiplier": 7.0,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 3.0,
+    },
+    "gemma2": {"head_dim": 16, "sliding_window": WINDOW, "query_pre_attn_scalar": 20},
+    "gemma3_text": {"head_dim": 16, "sliding_window": WINDOW, "query_pre_attn_scalar": 20},
+    "olmo2": {},
+    "olmo3": {"sliding_window": WINDOW},
+}
+
+
+def family_config(name):
+    return AutoConfig.for_model(name.partition("-")[0], **{**SIZES, **CONFIGS[name]})
+
+
+def family_model(name):
+    """A model with biases that are not 0 and norms that are not 1, in float32."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(family_config(name)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+        else:
+            parameter.data += torch.randn_like(parameter) * 0.2
+    return model
