@@ -10,8 +10,9 @@ from transformers import LlamaConfig
 
 from puzzle.errors import PuzzleError
 from puzzle.hardware.torch_state import own_torch_state
-from puzzle.models.child import PuzzleDecoderLayer, PuzzleForCausalLM
+from puzzle.models.child import PuzzleDecoderLayer, PuzzleForCausalLM, causal_lm_class
 from puzzle.models.child_config import PuzzleConfig, config_from_layout
+from puzzle.models.families import family_of
 from search_space import Block, Layout, ModelShape
 
 
@@ -39,7 +40,7 @@ def assemble(
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        model = PuzzleForCausalLM(config)
+        model = causal_lm_class(family_of(config))(config)
     finally:
         torch.set_default_dtype(before)
     state = dict(tensors)
@@ -59,7 +60,7 @@ def layer_from_block(
     """Returns one of the child's decoder layers alone, loaded, for inference."""
     layout = Layout.parent(shape).replace(index, block)
     config = config_from_layout(parent_config, layout)
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = parent_config._attn_implementation
     with torch.device("meta"):
         layer = PuzzleDecoderLayer(config, index)
     _load(layer, tensors, assign=True)
@@ -79,6 +80,6 @@ def random_model(config: PuzzleConfig, dtype: str, device: str = "cpu") -> Puzzl
     torch.set_default_dtype(getattr(torch, dtype))
     try:
         with torch.device(device):
-            return PuzzleForCausalLM(config).eval()
+            return causal_lm_class(family_of(config))(config).eval()
     finally:
         torch.set_default_dtype(before)

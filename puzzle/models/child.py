@@ -1,8 +1,9 @@
-"""The child's model class: Llama's own forward over layers built each from its own config."""
+"""The child's model classes: the family's own forward over layers each of its own block."""
 
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     Cache,
+    PreTrainedModel,
 )
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
@@ -24,15 +26,14 @@ from transformers.modeling_layers import (
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
     LlamaForCausalLM,
-    LlamaMLP,
     LlamaModel,
     LlamaPreTrainedModel,
-    LlamaRMSNorm,
-    LlamaRotaryEmbedding,
 )
 
 from puzzle.errors import PuzzleError
-from puzzle.models.child_config import PuzzleConfig
+from puzzle.models.child_config import ChildConfig, PuzzleConfig, config_class
+from puzzle.models.families import FAMILIES, LLAMA, family_of
+from puzzle.models.family import Family, Slot
 
 
 class LinearSublayer(nn.Module):
@@ -47,18 +48,19 @@ class LinearSublayer(nn.Module):
         return self.linear_proj(hidden_states)
 
 
-def record_length(cache: Cache, hidden_states: torch.Tensor) -> None:
-    """Counts tokens in the cache of a first layer without attention, at a byte for each.
+def record_length(cache: Cache, hidden_states: torch.Tensor, layer: int = 0) -> None:
+    """Counts tokens in the cache of a layer without attention, at a byte for each.
 
-    transformers reads the length of the sequence from that layer.
+    transformers reads the length of the sequence from the first layer of each type.
 
     Args:
         cache: The cache.
         hidden_states: The residual stream of the tokens, (B, L, any).
+        layer: The layer's number.
     """
     batch, length = hidden_states.shape[:2]
     keys = hidden_states.new_zeros((batch, 1, length, 1), dtype=torch.int8)
-    cache.update(keys, keys[..., :0], 0)
+    cache.update(keys, keys[..., :0], layer)
 
 
 class RepeatedHeads(nn.Module):
@@ -83,44 +85,54 @@ class RepeatedHeads(nn.Module):
 class PuzzleDecoderLayer(GradientCheckpointingLayer):
     """A decoder layer with the sublayers its block names; a missing one has no parameters.
 
+    Its halves and their norms are those of the family's stock layer, under the same names. A linear
+    sublayer has the norm before it and is added as it is.
+
     Args:
         config: The child's config.
         layer_idx: The layer's number, counting those without attention.
     """
 
-    def __init__(self, config: PuzzleConfig, layer_idx: int) -> None:
+    def __init__(self, config: ChildConfig, layer_idx: int) -> None:
         super().__init__()
-        block, sizes = config.block(layer_idx), config.layer_config(layer_idx)
-        hidden = config.hidden_size
-        self.layer_idx = layer_idx
-        self._heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        block, self.family = config.block(layer_idx), family_of(config)
+        self.layer_idx, self.config = layer_idx, config
+        kinds = getattr(config, "layer_types", None) or [None] * (layer_idx + 1)
+        # transformers asks the first layer of each type how many tokens are cached.
+        self.tells_length = kinds.index(kinds[layer_idx]) == layer_idx
         self.attention_kind, self.ffn_kind = block.attention.kind, block.ffn.kind
-        if self.attention_kind != "none":
-            softmax = self.attention_kind == "gqa"
-            self.input_layernorm = LlamaRMSNorm(hidden, eps=config.rms_norm_eps)
-            self.self_attn = LlamaAttention(sizes, layer_idx) if softmax else LinearSublayer(hidden)
-            if softmax:
-                # Only its sizes are the layer's own: `set_attn_implementation` changes the model's.
-                self.self_attn.config = config
-        if self.ffn_kind != "none":
-            gated = self.ffn_kind == "gated"
-            self.post_attention_layernorm = LlamaRMSNorm(hidden, eps=config.rms_norm_eps)
-            self.mlp = LlamaMLP(sizes) if gated else LinearSublayer(hidden)
+        stock = self.family.layer(config.layer_config(layer_idx), layer_idx)
+        for slot, kind in self._slots():
+            names = slot.names if kind not in ("linear", "none") else slot.norms_before
+            for name in () if kind == "none" else names:
+                setattr(self, name, getattr(stock, name))
+            if kind == "linear":
+                setattr(self, slot.module, LinearSublayer(config.hidden_size))
+        if self.attention_kind == "gqa":
+            # Only its sizes are the layer's own: `set_attn_implementation` changes the model's.
+            getattr(self, self.family.attention.module).config = config
+
+    def _slots(self) -> tuple[tuple[Slot, str], tuple[Slot, str]]:
+        return (self.family.attention, self.attention_kind), (self.family.ffn, self.ffn_kind)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Returns the residual stream after the layer, (B, L, hidden)."""
-        if self.attention_kind == "gqa":
-            normed = self.input_layernorm(hidden_states)
-            paged = kwargs.get("cache") is not None
-            attention = self._paged_attention() if paged else self.self_attn
-            update, _ = attention(hidden_states=normed, **kwargs)
+        cache = kwargs.get("past_key_values")
+        if self.attention_kind != "gqa" and self.tells_length and cache is not None:
+            record_length(cache, hidden_states, self.layer_idx)
+        for slot, kind in self._slots():
+            if kind == "none":
+                continue
+            normed = self.family.normed(self, slot.before, hidden_states)
+            if kind == "gqa":
+                paged = kwargs.get("cache") is not None
+                attention = self._paged_attention() if paged else getattr(self, slot.module)
+                update, _ = attention(hidden_states=normed, **kwargs)
+            else:
+                update = getattr(self, slot.module)(normed)
+            if kind != "linear":
+                update = self.family.added(self, slot, update, self.config)
             hidden_states = hidden_states + update
-        elif self.layer_idx == 0 and kwargs.get("past_key_values") is not None:
-            record_length(kwargs["past_key_values"], hidden_states)
-        if self.attention_kind == "linear":
-            hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states))
-        if self.ffn_kind != "none":
-            hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states
 
     def _paged_attention(self) -> nn.Module:
@@ -129,65 +141,49 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
         The cache of continuous batching has one number of heads for all layers, the parent's.
         Repeated heads give the same attention, at the parent's memory.
         """
-        attention: Any = self.self_attn
-        times = self.kv_heads * attention.num_key_value_groups // self._heads
+        slot, sizes = self.family.attention, self.config
+        attention: Any = getattr(self, slot.module)
+        heads, kv_heads = sizes.num_attention_heads, sizes.num_key_value_heads
+        times = kv_heads * attention.num_key_value_groups // heads
         if times == 1:
             return attention
         # Of the same modules; the copy alone is changed.
         other: Any = copy.copy(attention)
         other._modules = dict(attention._modules)
-        for name in ("k_proj", "v_proj"):
+        for name in slot.maps:
             linear = attention._modules[name]
             other._modules[name] = RepeatedHeads(linear, attention.head_dim, times)
-        other.num_key_value_groups = self._heads // self.kv_heads
+        other.num_key_value_groups = heads // kv_heads
         return other
 
 
-class PuzzlePreTrainedModel(LlamaPreTrainedModel):
-    """Settings that transformers reads from the child's classes."""
+class ChildModel:
+    """What children of all families have in place of the stock decoder's layers."""
 
-    config_class = PuzzleConfig
-    _no_split_modules = ["PuzzleDecoderLayer"]  # noqa: RUF012 - transformers reads a list
-    _can_record_outputs = {  # noqa: RUF012 - transformers reads a dict
-        "hidden_states": PuzzleDecoderLayer,
-        "attentions": LlamaAttention,
-    }
-
-
-class PuzzleModel(PuzzlePreTrainedModel, LlamaModel):
-    """The child without its head."""
-
-    def __init__(self, config: PuzzleConfig) -> None:
-        # LlamaModel's own constructor would build equal layers first.
-        LlamaPreTrainedModel.__init__(self, config)
-        hidden = config.hidden_size
-        self.padding_idx = config.pad_token_id
-        self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, hidden, self.padding_idx)
+    def __init__(self, config: Any) -> None:
+        # The stock constructor would build layers that are all alike.
+        empty = copy.copy(config)
+        empty.num_hidden_layers = 0
+        super().__init__(empty)  # type: ignore[call-arg]
+        self.config = config
         self.layers = nn.ModuleList(
             [PuzzleDecoderLayer(config, index) for index in range(config.num_hidden_layers)]
         )
-        self.norm = LlamaRMSNorm(hidden, eps=config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config=config)
-        self.gradient_checkpointing = False
-        self.post_init()
+        self.post_init()  # type: ignore[attr-defined]
 
 
-class PuzzleForCausalLM(PuzzlePreTrainedModel, LlamaForCausalLM):
-    """The child as a causal language model.
+class ChildForCausalLM:
+    """What children of all families have in common as causal language models."""
 
-    Example:
-        >>> import puzzle
-        >>> from transformers import AutoModelForCausalLM
-        >>> model = AutoModelForCausalLM.from_pretrained("out/child")  # doctest: +SKIP
-    """
+    decoder: type[nn.Module]
 
-    def __init__(self, config: PuzzleConfig) -> None:
-        LlamaPreTrainedModel.__init__(self, config)
-        self.model = PuzzleModel(config)
+    def __init__(self, config: Any) -> None:
+        PreTrainedModel.__init__(self, config)  # type: ignore[arg-type]
+        self.config = config
+        self.model = self.decoder(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[attr-defined]
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Prepares transformers' continuous batching; `generate_batch` and serving call it.
@@ -210,6 +206,33 @@ class PuzzleForCausalLM(PuzzlePreTrainedModel, LlamaForCausalLM):
         return super().init_continuous_batching(*args, **kwargs)
 
 
+class PuzzlePreTrainedModel(LlamaPreTrainedModel):
+    """Settings that transformers reads from the child's classes."""
+
+    config_class = PuzzleConfig
+    _no_split_modules = ["PuzzleDecoderLayer"]  # noqa: RUF012 - transformers reads a list
+    _can_record_outputs = {  # noqa: RUF012 - transformers reads a dict
+        "hidden_states": PuzzleDecoderLayer,
+        "attentions": LlamaAttention,
+    }
+
+
+class PuzzleModel(ChildModel, PuzzlePreTrainedModel, LlamaModel):
+    """The child without its head."""
+
+
+class PuzzleForCausalLM(ChildForCausalLM, PuzzlePreTrainedModel, LlamaForCausalLM):
+    """The child as a causal language model.
+
+    Example:
+        >>> import puzzle
+        >>> from transformers import AutoModelForCausalLM
+        >>> model = AutoModelForCausalLM.from_pretrained("out/child")  # doctest: +SKIP
+    """
+
+    decoder = PuzzleModel
+
+
 class PuzzleForSequenceClassification(GenericForSequenceClassification, PuzzlePreTrainedModel):
     """The child with a score for each text, such as a reward model."""
 
@@ -222,6 +245,43 @@ class PuzzleForQuestionAnswering(GenericForQuestionAnswering, PuzzlePreTrainedMo
     """The child with the start and end of an answer in the text."""
 
 
+HEADS = (
+    (AutoModelForSequenceClassification, GenericForSequenceClassification),
+    (AutoModelForTokenClassification, GenericForTokenClassification),
+    (AutoModelForQuestionAnswering, GenericForQuestionAnswering),
+)
+
+
+@cache
+def causal_lm_class(family: Family) -> Any:
+    """Returns the class of a family's children, known with its like to the Auto classes."""
+    if family is LLAMA:
+        return PuzzleForCausalLM
+    stem, config = f"Puzzle{family.classes}", config_class(family)
+    settings = {
+        "config_class": config,
+        "_no_split_modules": ["PuzzleDecoderLayer"],
+        "_can_record_outputs": {
+            "hidden_states": PuzzleDecoderLayer,
+            "attentions": family.stock("Attention"),
+        },
+    }
+
+    def made(name: str, *bases: Any, **more: Any) -> Any:
+        more = {"__module__": __name__, **settings, **more}
+        return type(stem + name, bases, more)
+
+    base = made("PreTrainedModel", family.stock("PreTrainedModel"))
+    decoder = made("Model", ChildModel, base, family.stock("Model"))
+    lm = made("ForCausalLM", ChildForCausalLM, base, family.stock("ForCausalLM"), decoder=decoder)
+    AutoModel.register(config, decoder, exist_ok=True)
+    AutoModelForCausalLM.register(config, lm, exist_ok=True)
+    for auto, generic in HEADS:
+        name = generic.__name__.removeprefix("Generic")
+        auto.register(config, made(name, generic, base), exist_ok=True)
+    return lm
+
+
 AutoModel.register(PuzzleConfig, PuzzleModel, exist_ok=True)
 AutoModelForCausalLM.register(PuzzleConfig, PuzzleForCausalLM, exist_ok=True)
 for auto, child in (
@@ -230,3 +290,5 @@ for auto, child in (
     (AutoModelForQuestionAnswering, PuzzleForQuestionAnswering),
 ):
     auto.register(PuzzleConfig, child, exist_ok=True)
+for _family in dict.fromkeys(FAMILIES.values()):
+    causal_lm_class(_family)

@@ -1,33 +1,40 @@
-"""PuzzleConfig: a Llama config with one block label per layer."""
+"""Configs of children: that of the parent's family, with one block label per layer."""
 
 from __future__ import annotations
 
-import copy
+from functools import cache
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, LlamaConfig
+from transformers import CONFIG_MAPPING, AutoConfig, LlamaConfig
 
-from search_space import Block, Layout, ModelShape
+from puzzle.models.families import FAMILIES, LLAMA, family_of
+from puzzle.models.family import Family
+from search_space import Block, Layout
+
+# Not taken over from a parent's config: they name its class, or are made anew.
+NOT_INHERITED = ("model_type", "architectures", "transformers_version", "blocks")
 
 
-@strict
-class PuzzleConfig(LlamaConfig):
-    """Config of a child.
+class ChildConfig:
+    """What the configs of children have beside those of their parent's family.
 
-    Sizes that the layers share, and those of the parent's own block, are those of LlamaConfig.
+    Sizes that the layers share, and those of the parent's own block, are those of the family.
 
     Args:
         blocks: One block label per layer, such as "gqa1+gated768"; the parent's if not given.
+
+    Attributes:
+        parent_type: The `model_type` of the parent's family.
     """
 
-    model_type = "puzzle"
-    blocks: list[str] | None = None
+    parent_type: str
+    blocks: list[str] | None
+    num_key_value_heads: Any
+    intermediate_size: int
+    num_hidden_layers: int
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        # Children of puzzle 0.1 name types, for which transformers makes masks and caches by type.
-        kwargs.pop("layer_types", None)
-        super().__post_init__(**kwargs)
+    def _check_blocks(self) -> None:
         if self.blocks is None:
             own = f"gqa{self.num_key_value_heads}+gated{self.intermediate_size}"
             self.blocks = [own] * self.num_hidden_layers
@@ -38,41 +45,70 @@ class PuzzleConfig(LlamaConfig):
         """Returns the block of a layer."""
         return Block.from_label((self.blocks or [])[layer])
 
-    def layer_config(self, layer: int) -> LlamaConfig:
+    def layer_config(self, layer: int) -> Any:
         """Returns a plain config holding the sizes of one layer."""
-        block, sizes = self.block(layer), copy.copy(self)
-        if block.attention.kv_heads is not None:
-            sizes.num_key_value_heads = block.attention.kv_heads
-        if block.ffn.width is not None:
-            sizes.intermediate_size = block.ffn.width
-        return sizes
+        family, block = family_of(self), self.block(layer)
+        return family.layer_config(family.layer_config(self, block.attention), block.ffn)
 
 
-def config_from_layout(parent_config: LlamaConfig, layout: Layout) -> PuzzleConfig:
+@strict
+class PuzzleConfig(ChildConfig, LlamaConfig):
+    """Config of a child of the Llama family; see `ChildConfig`."""
+
+    model_type = "puzzle"
+    parent_type = "llama"
+    blocks: list[str] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # Children of puzzle 0.1 name types, for which transformers makes masks and caches by type.
+        kwargs.pop("layer_types", None)
+        super().__post_init__(**kwargs)
+        self._check_blocks()
+
+
+@cache
+def config_class(family: Family) -> Any:
+    """Returns the config class of a family's children, known to `AutoConfig`."""
+    if family is LLAMA:
+        return PuzzleConfig
+    stock: Any = CONFIG_MAPPING[family.model_types[0]]
+
+    @strict
+    class FamilyConfig(ChildConfig, stock):  # type: ignore[misc]
+        """Config of a child of one family; see `ChildConfig`."""
+
+        model_type = f"puzzle_{family.model_types[0]}"
+        parent_type = family.model_types[0]
+        blocks: list[str] | None = None
+
+        def __post_init__(self, **kwargs: Any) -> None:
+            super().__post_init__(**kwargs)
+            self._check_blocks()
+
+    FamilyConfig.__name__ = FamilyConfig.__qualname__ = f"Puzzle{family.classes}Config"
+    AutoConfig.register(FamilyConfig.model_type, FamilyConfig, exist_ok=True)
+    return FamilyConfig
+
+
+def config_from_layout(parent_config: Any, layout: Layout) -> Any:
     """Returns the config of a layout's child; `layout_from_config` is its inverse."""
     values = parent_config.to_dict()
-    for name in ("model_type", "architectures", "layer_types", "transformers_version", "blocks"):
+    for name in NOT_INHERITED:
         values.pop(name, None)
     # A fused layout has fewer layers than the parent.
     values["num_hidden_layers"] = layout.shape.layers
-    return PuzzleConfig(**values, blocks=[block.label for block in layout.blocks])
+    if kinds := values.get("layer_types"):
+        values["layer_types"] = [kinds[i % len(kinds)] for i in range(layout.shape.layers)]
+    blocks = [block.label for block in layout.blocks]
+    return config_class(family_of(parent_config))(**values, blocks=blocks)
 
 
-def layout_from_config(config: PuzzleConfig) -> Layout:
+def layout_from_config(config: Any) -> Layout:
     """Returns the layout of a child's config."""
-    shape = ModelShape(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
-        kv_heads=config.num_key_value_heads or config.num_attention_heads,
-        ffn_width=config.intermediate_size,
-        vocab=config.vocab_size,
-        tied=bool(config.tie_word_embeddings),
-        attention_bias=bool(config.attention_bias),
-        mlp_bias=bool(config.mlp_bias),
-    )
+    shape = family_of(config).shape(config)
     return Layout(shape, tuple(Block.from_label(label) for label in config.blocks or []))
 
 
 AutoConfig.register(PuzzleConfig.model_type, PuzzleConfig, exist_ok=True)
+for _family in dict.fromkeys(FAMILIES.values()):
+    config_class(_family)

@@ -1,4 +1,4 @@
-"""Random models of the families, in which nothing that a family adds is left at its neutral value."""
+"""Random models of the families, with nothing that a family adds at its neutral value."""
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,12 +1,16 @@
-"""Each family: the parent streamed layer by layer is the stock model, and its parameters are counted."""
+"""Each family: the streamed parent is the stock model, and children are what they should be."""
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from puzzle.models.assembling import assemble, random_model
+from puzzle.models.child_config import config_from_layout, layout_from_config
+from puzzle.models.families import family_of
 from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
-from search_space import Layout
-from tests.factories.families import CONFIGS, WINDOW, family_model
+from search_space import Block, Layout
+from tests.factories.families import CONFIGS, WINDOW, family_config, family_model
 
 TOKENS = torch.randint(3, 97, (2, 4 * WINDOW), generator=torch.Generator().manual_seed(3))
 
@@ -51,3 +55,47 @@ def test_features_of_the_last_maps_give_what_the_halves_add(name, tmp_path):
             out = getattr(getattr(layer, slot.module), slot.out)(features)
             x_BLD = x_BLD + family.added(layer, slot, out, parent.config)
         torch.testing.assert_close(x_BLD, y_BLD, atol=1e-5, rtol=1e-5)
+
+
+def random_child(name, labels):
+    """A child of mixed blocks whose weights are random, norms and biases included."""
+    config = family_config(name)
+    config._attn_implementation = family_of(config).attention_implementation
+    layout = Layout(family_of(config).shape(config), tuple(map(Block.from_label, labels)))
+    torch.manual_seed(1)
+    model = random_model(config_from_layout(config, layout), "float32")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.5)
+    return model, layout
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_a_child_of_the_parents_own_layout_is_the_parent(name, tmp_path):
+    model, parent = opened(name, tmp_path)
+    own = Layout.parent(parent.shape)
+    child = assemble(parent.config, own, parent.state_dict(), dtype=torch.float32)
+    torch.testing.assert_close(child(TOKENS).logits, model(TOKENS).logits, atol=1e-5, rtol=1e-5)
+    assert layout_from_config(child.config) == own
+
+
+@pytest.mark.parametrize("first", ["none+gated9", "gqa2+none", "linear+gated80"])
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_a_mixed_child_is_counted_cached_saved_and_loaded(name, first, tmp_path):
+    labels = [first, "gqa1+gated40", "gqa2+linear", "none+none", "linear+linear", "gqa1+gated80"]
+    child, layout = random_child(name, labels)
+    assert layout.parameters() == sum(p.numel() for p in child.parameters())
+    child.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert type(again) is type(child)
+    torch.testing.assert_close(again(TOKENS).logits, child(TOKENS).logits, atol=0, rtol=0)
+    prompt = TOKENS[:, : WINDOW + 5]
+    mask = torch.ones_like(prompt)
+    mask[0, :4] = 0
+    given = {"attention_mask": mask, "max_new_tokens": WINDOW, "do_sample": False}
+    given |= {"eos_token_id": None, "pad_token_id": 0}
+    want = child.generate(prompt, use_cache=False, **given)
+    torch.testing.assert_close(child.generate(prompt, **given), want)
+    static = child.generate(prompt, cache_implementation="static", **given)
+    torch.testing.assert_close(static, want)
