@@ -21,6 +21,7 @@ from puzzle.errors import ConstraintError, DataError
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import layout_from_config
+from puzzle.models.families import LLAMA, family_of
 from search_space import FusedRun, Fusion, Layout, plan_fusion
 from search_space.fusion import candidate_runs
 
@@ -50,9 +51,16 @@ def fuse_child(
 
     Raises:
         ValueError: The child does not have the runs, or `norms` is neither of these.
+        DataError: The child is of another family than Llama.
     """
     if norms not in ("last", "own"):
         raise ValueError(f"norms={norms!r}; allowed: 'last', 'own'")
+    family = family_of(model.config)
+    if family is not LLAMA:
+        raise DataError(
+            f"layers of the family {family.model_types[0]!r} cannot be fused; allowed: 'llama', "
+            "whose norms come before the FFN and are multiplied as they are"
+        )
     layout = layout_from_config(model.config)
     fused = fusion.apply(layout)
     tensors = _fused_tensors(model.state_dict(), layout.shape.layers, fusion, norms)

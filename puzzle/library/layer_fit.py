@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,18 +19,36 @@ from puzzle.library.kv_merging import (
 )
 from puzzle.library.least_squares import HeldOut, Moments, fit
 from puzzle.library.local_error import LocalError
+from puzzle.library.rescaling import Pair, Rescaling
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Rows, Streams
-from puzzle.models.family import Slot
 from puzzle.models.parent import Parent
 from search_space import FFN, Attention, Block
 
 # Fitted windows that choose between merges of KV heads.
 SCREENED = 8
-# Channels that the norm after a map scales by less are not fitted to.
-SMALLEST_GAIN = 1e-3
 Tensors = dict[str, torch.Tensor]
 Fitted = tuple[torch.Tensor, LocalError]
+PairOf = Callable[[Rows], Pair]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _FFNSums:
+    """What the fits of all widths of the FFN behind one attention share.
+
+    Args:
+        attention: The attention.
+        wide: The moments of the fitted windows and the tokens of those held out, of all channels.
+        down: The parent's last map, (channels, hidden), its bias as one more row.
+        order: Channels, the most important first.
+        power: What errors are a share of.
+    """
+
+    attention: Attention
+    wide: tuple[Moments, HeldOut]
+    down: torch.Tensor
+    order: torch.Tensor
+    power: float
 
 
 def attention_key(attention: Attention) -> str:
@@ -106,6 +125,7 @@ class LayerFit:
         """Fits the output map for each promising merge of KV heads, and keeps the best."""
         shape, out = self.parent.shape, self.out
         prior = _joined(out.weight, out.bias)
+        rescaling = Rescaling(self.parent, self.layer, self.family.attention)
         merges = candidate_merges(head_options(shape.heads, shape.kv_heads, kv_heads))
         pooled = merges[-1]
         if self.config.start == "puzzle":
@@ -114,8 +134,10 @@ class LayerFit:
             merges = promising_merges(merges, self._lost_power(merges))
         fits: dict[HeadMerge, Fitted] = {}
         for merge in merges:
-            sums = self._collect(len(prior), partial(self._attention_pair, self._merged(merge)))
-            fits[merge] = self._fit(*sums, prior, prior)
+            pair = partial(self._attention_pair, self._merged(merge))
+            sums = self._collect(len(prior), self._undone(rescaling, self._own_attention, pair))
+            fitted = self._fit(*sums, prior, prior)
+            fits[merge] = self._in_the_stream(rescaling, pair, prior, fitted, 0.0)
         best = min(merges, key=lambda merge: fits[merge][1].fitted)
         weight, error = fits[best]
         self.errors[key] = LocalError(
@@ -124,35 +146,37 @@ class LayerFit:
         name = f"{self.family.attention.module}.{self.family.attention.out}"
         self._store(key, {**self._merged(best), **_split(name, weight, out.bias)})
 
-    def _attention_pair(self, merged: Tensors, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        phi = _ones(self._context(rows.x, merged), self.out.bias)
-        if not self.family.rescaled(self.family.attention):
-            return phi, rows.attention
-        own = self.family.attention_features(self.layer, rows.x, self.rope)
-        return self._before_rescaling(self.family.attention, self.out(own), phi, rows.attention)
+    def _attention_pair(self, merged: Tensors, rows: Rows) -> Pair:
+        """Returns what enters the map of an attention with merged heads, and what it should add."""
+        return _ones(self._context(rows.x, merged), self.out.bias), rows.attention
 
-    def _before_rescaling(
-        self, slot: Slot, own: torch.Tensor, phi: torch.Tensor, target: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns features and target of a last map that a norm or a multiplier comes after.
+    def _own_attention(self, rows: Rows) -> torch.Tensor:
+        return self.out(self.family.attention_features(self.layer, rows.x, self.rope))
 
-        The norm divides by the size of what the parent's own map returns, token by token; taken as
-        given, that leaves a fit in closed form, each token weighted by it.
+    def _in_the_stream(
+        self, rescaling: Rescaling, pair: PairOf, start: torch.Tensor, fitted: Fitted, power: float
+    ) -> Fitted:
+        """Returns a fit with the errors of what is added; the start, if that is better.
 
         Args:
-            slot: The half.
-            own: What the parent's last map returns.
-            phi: What enters the variant's last map.
-            target: What the half should add to the residual stream.
+            rescaling: What comes after the map.
+            pair: What enters the map and what the half should add, of some windows.
+            start: The weights that the map started from.
+            fitted: The fit of the map alone.
+            power: What the error is a share of; that of the targets if it is 0.
         """
-        target = target / self.family.residual_scale(self.parent.config)
-        if slot.after is None:
-            return phi, target
-        norm = getattr(self.layer, slot.after)
-        gain = norm(torch.ones_like(own[:1, :1])).float()
-        gain = torch.where(gain.abs() < SMALLEST_GAIN, SMALLEST_GAIN, gain)
-        inverse_size = own.float().square().mean(-1, keepdim=True).add(1e-6).rsqrt()
-        return phi.float() * inverse_size, target / gain
+        if rescaling.neutral:
+            return fitted
+        missed, targets = [0.0, 0.0], 0.0
+        for _, (phi, target) in self.streams.batches(pair, held_out_only=True):
+            targets += float(target.square().sum())
+            for at, weight in enumerate((start, fitted[0])):
+                out = (phi.float() @ weight).to(self.parent.dtype)
+                missed[at] += float((rescaling.added(out).float() - target).square().sum())
+        before, after = (value / max(power or targets, 1e-30) for value in missed)
+        if before <= after:
+            return start, LocalError(before=before, fitted=before)
+        return fitted[0], replace(fitted[1], before=before, fitted=after)
 
     def _linear_start(self) -> torch.Tensor:
         """Returns W_O W_V, what the attention does if each token attends to itself alone."""
@@ -224,57 +248,80 @@ class LayerFit:
 
     def _ffns(self, attention: Attention, ffns: Sequence[FFN]) -> None:
         """Fits the FFNs behind one attention, each to return what that attention leaves missing."""
-        slot, width = self.family.ffn, self.parent.shape.ffn_width
+        width, rescaling = self.parent.shape.ffn_width, self._ffn_rescaling
         size = torch.zeros(width, device=self.streams.device)
         down = _joined(self.down.weight, self.down.bias)
+        pair = partial(self._ffn_pair, attention)
 
-        def features(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-            added = self.attention_output(attention, rows)
-            own = self.family.ffn_features(self.layer, rows.x + added.to(rows.x.dtype))
-            phi, target = _ones(own, self.down.bias), rows.update - added
-            if self.family.rescaled(slot):
-                phi, target = self._before_rescaling(slot, self.down(own), phi, target)
-            return phi, target
+        def own(rows: Rows) -> torch.Tensor:
+            out: torch.Tensor = self.down(pair(rows)[0][..., :width])
+            return out
 
-        def counted(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-            phi, target = features(rows)
+        def counted(rows: Rows) -> Pair:
+            phi, target = self._undone(rescaling, own, pair)(rows)
             size.add_(phi[..., :width].abs().float().sum((0, 1)))
             return phi, target
 
         wide = self._collect(len(down), counted)
-        power = wide[1].power() if attention == self.own.attention else self._update_power()
+        whole = wide[1].power() if rescaling.neutral else self._power(pair)
+        power = whole if attention == self.own.attention else self._update_power()
         order = (size * down[:width].norm(dim=1)).argsort(descending=True)
+        sums = _FFNSums(attention=attention, wide=wide, down=down, order=order, power=power)
         for ffn in ffns:
             if ffn.kind == "gated":
-                self._gated(attention, ffn, wide, down, order, power)
+                self._gated(ffn, sums)
         if any(ffn.kind == "linear" for ffn in ffns):
             self._linear_ffn(attention, power)
         if any(ffn.kind == "none" for ffn in ffns):
-            share = wide[1].power() / max(power, 1e-30)
+            share = whole / max(power, 1e-30)
             self.errors[ffn_key(attention, FFN("none"))] = LocalError(before=share, fitted=share)
+
+    @property
+    def _ffn_rescaling(self) -> Rescaling:
+        return Rescaling(self.parent, self.layer, self.family.ffn)
+
+    def _ffn_pair(self, attention: Attention, rows: Rows) -> Pair:
+        """Returns what enters the map of the FFN behind an attention, and what it should add."""
+        added = self.attention_output(attention, rows)
+        phi = self.family.ffn_features(self.layer, rows.x + added.to(rows.x.dtype))
+        return _ones(phi, self.down.bias), rows.update - added
+
+    def _undone(
+        self, rescaling: Rescaling, own: Callable[[Rows], torch.Tensor], pair: PairOf
+    ) -> PairOf:
+        if rescaling.neutral:
+            return pair
+        return lambda rows: rescaling.undone(own(rows), pair(rows))
+
+    def _power(self, pair: PairOf) -> float:
+        """Returns the power of the targets of held-out windows."""
+        powers = self.streams.batches(lambda rows: float(pair(rows)[1].square().sum()))
+        return sum(power for held_out, power in powers if held_out)
 
     def _update_power(self) -> float:
         powers = self.streams.batches(lambda rows: float(rows.update.square().sum()))
         return sum(power for held_out, power in powers if held_out)
 
-    def _gated(
-        self,
-        attention: Attention,
-        ffn: FFN,
-        wide: tuple[Moments, HeldOut],
-        down: torch.Tensor,
-        order: torch.Tensor,
-        power: float,
-    ) -> None:
+    def _gated(self, ffn: FFN, sums: _FFNSums) -> None:
+        attention, down, order = sums.attention, sums.down, sums.order
         key = ffn_key(attention, ffn)
         if Block(attention, ffn) == self.own and not self.streams.child:
             self.errors[key] = LocalError(before=0.0, fitted=0.0)
             return
         kept = order[: ffn.width].sort().values
         bias = self.down.bias
-        rows = kept if bias is None else torch.cat([kept, kept.new_tensor([len(order)])])
-        train, held_out = wide[0].columns(rows), wide[1].columns(rows)
-        weight, self.errors[key] = self._fit(train, held_out, down[rows], down[rows], power)
+        columns = kept if bias is None else torch.cat([kept, kept.new_tensor([len(order)])])
+
+        def pair(rows: Rows) -> Pair:
+            phi, target = self._ffn_pair(attention, rows)
+            return phi[..., columns], target
+
+        train, held_out = sums.wide[0].columns(columns), sums.wide[1].columns(columns)
+        start = down[columns]
+        fitted = self._fit(train, held_out, start, start, sums.power)
+        weight, self.errors[key] = self._in_the_stream(
+            self._ffn_rescaling, pair, start, fitted, sums.power
+        )
         self.tensors[f"{key}/channels"] = kept.to(torch.int32)
         self._store(key, _split(f"{self.family.ffn.module}.{self.family.ffn.out}", weight, bias))
 
@@ -283,7 +330,7 @@ class LayerFit:
         up = getattr(self.ffn, slot.maps[-1])
         start = (self.down.weight.float() @ up.weight.float()).T
 
-        def features(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        def features(rows: Rows) -> Pair:
             added = self.attention_output(attention, rows)
             after = rows.x + added.to(rows.x.dtype)
             return self.family.normed(self.layer, slot.before, after), rows.update - added
@@ -292,9 +339,7 @@ class LayerFit:
         weight, self.errors[key] = self._fit(*sums, start, torch.zeros_like(start), power)
         self._store(key, {f"{slot.module}.linear_proj.weight": weight.T})
 
-    def _collect(
-        self, width: int, pair: Callable[[Rows], tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[Moments, HeldOut]:
+    def _collect(self, width: int, pair: Callable[[Rows], Pair]) -> tuple[Moments, HeldOut]:
         """Returns the moments of the fitted windows and the tokens of those held out."""
         train = Moments(width, self.parent.shape.hidden, self.streams.device)
         held_out = HeldOut()

@@ -178,9 +178,9 @@ class ChildForCausalLM:
     decoder: type[nn.Module]
 
     def __init__(self, config: Any) -> None:
-        PreTrainedModel.__init__(self, config)  # type: ignore[arg-type]
+        PreTrainedModel.__init__(self, config)
         self.config = config
-        self.model = self.decoder(config)
+        self.model: Any = self.decoder(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]
@@ -203,7 +203,7 @@ class ChildForCausalLM:
                 f"those of these layers do not go evenly: {uneven}; use generate(), or export the "
                 "child for vLLM or llama.cpp, whose caches are the layers' own"
             )
-        return super().init_continuous_batching(*args, **kwargs)
+        return super().init_continuous_batching(*args, **kwargs)  # type: ignore[misc]
 
 
 class PuzzlePreTrainedModel(LlamaPreTrainedModel):

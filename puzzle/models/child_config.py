@@ -33,6 +33,8 @@ class ChildConfig:
     num_key_value_heads: Any
     intermediate_size: int
     num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
 
     def _check_blocks(self) -> None:
         if self.blocks is None:
@@ -74,7 +76,7 @@ def config_class(family: Family) -> Any:
     stock: Any = CONFIG_MAPPING[family.model_types[0]]
 
     @strict
-    class FamilyConfig(ChildConfig, stock):  # type: ignore[misc]
+    class FamilyConfig(ChildConfig, stock):
         """Config of a child of one family; see `ChildConfig`."""
 
         model_type = f"puzzle_{family.model_types[0]}"

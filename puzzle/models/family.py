@@ -245,7 +245,7 @@ class Family:
         kinds = getattr(config, "layer_types", None)
         kind = kinds[attention.layer_idx] if kinds else None
         if isinstance(rope, Mapping):  # any will do for a layer that has no attention
-            rope = rope[kind] if kind in rope else next(iter(rope.values()))
+            rope = rope.get(str(kind)) or next(iter(rope.values()))
         tables = tuple(table.to(x_BLD.dtype) for table in rope)
         window = getattr(config, "sliding_window", None)
         if kinds and kind != "sliding_attention":
@@ -296,18 +296,16 @@ class Family:
         attention = attention or getattr(layer, slot.module)
         h_BLD = self.normed(layer, slot.before, x_BLD)
         with _replaced(attention, slot.out, nn.Identity()):
-            return attention(hidden_states=h_BLD, **inputs)[0]  # type: ignore[no-any-return]
+            features: torch.Tensor = attention(hidden_states=h_BLD, **inputs)[0]
+            return features
 
     def ffn_features(self, layer: nn.Module, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns what enters the last map of a layer's FFN, (B, L, channels)."""
         ffn = getattr(layer, self.ffn.module)
         h_BLD = self.normed(layer, self.ffn.before, x_BLD)
         with _replaced(ffn, self.ffn.out, nn.Identity()):
-            return ffn(h_BLD)  # type: ignore[no-any-return]
-
-    def rescaled(self, slot: Slot) -> bool:
-        """Whether a norm or a multiplier comes after the last map of a half."""
-        return slot.after is not None or self.residual_multiplier is not None
+            features: torch.Tensor = ffn(h_BLD)
+            return features
 
     def added(
         self, layer: nn.Module, slot: Slot, out_BLD: torch.Tensor, config: Any

@@ -16,8 +16,9 @@ from transformers.initialization import no_init_weights
 from puzzle.errors import ParentError
 from puzzle.hardware.torch_state import recordable
 from puzzle.models.checkpoint import open_checkpoint
-from puzzle.models.child import PuzzleForCausalLM
-from puzzle.models.child_config import PuzzleConfig, config_from_layout
+from puzzle.models.child import ChildForCausalLM, PuzzleForCausalLM, causal_lm_class
+from puzzle.models.child_config import ChildConfig, PuzzleConfig, config_from_layout
+from puzzle.models.families import family_of
 from puzzle.models.parent import DTYPES, Parent, open_parent
 from puzzle.models.pretrained import load_config, load_tokenizer
 from puzzle.models.shards import refuse_non_finite, shard_names
@@ -66,7 +67,7 @@ def open_model(
     """
     if isinstance(source, Parent):
         return from_parent(source)
-    if isinstance(source, PuzzleForCausalLM):
+    if isinstance(source, ChildForCausalLM):
         return _from_child(source, tokenizer)
     if isinstance(source, PreTrainedModel):
         return from_parent(
@@ -85,7 +86,7 @@ def open_model(
         )
     if user_path(source).is_dir():
         config = load_config(source)
-        if isinstance(config, PuzzleConfig):
+        if isinstance(config, ChildConfig):
             return _from_directory(user_path(source), tokenizer)
         dtype = dtype or NAMES.get(config.dtype)
     return from_parent(
@@ -104,7 +105,7 @@ def from_parent(parent: Parent) -> OpenModel:
     )
 
 
-def _from_child(model: PuzzleForCausalLM, tokenizer: Any) -> OpenModel:
+def _from_child(model: Any, tokenizer: Any) -> OpenModel:
     refuse_unsuitable_model(model)
     tensors = {k: recordable(tensor.detach()) for k, tensor in model.state_dict().items()}
     refuse_non_finite(tensors)
@@ -146,7 +147,7 @@ def empty_model(config: PuzzleConfig, dtype: torch.dtype) -> PuzzleForCausalLM:
     torch.set_default_dtype(dtype)
     try:
         with no_init_weights():
-            model = PuzzleForCausalLM(config)
+            model = causal_lm_class(family_of(config))(config)
     finally:
         torch.set_default_dtype(before)
     model.tie_weights()

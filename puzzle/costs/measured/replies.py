@@ -173,14 +173,14 @@ class _Replies:
         cache = DynamicCache(config=self.model.config)
         for index, layer in enumerate(self.model.model.layers):
             if layer.attention_kind == "gqa":
-                projection = layer.self_attn.k_proj
-                heads = projection.out_features // layer.self_attn.head_dim
-                size = (self.scenario.batch, heads, cached, layer.self_attn.head_dim)
+                attention = getattr(layer, layer.family.attention.module)
+                heads = self.model.config.block(index).attention.kv_heads
+                size = (self.scenario.batch, heads, cached, attention.head_dim)
                 keys = torch.zeros(size, dtype=self.model.dtype, device=self.model.device)
                 cache.update(keys, keys.clone(), index)
-            elif index == 0:
+            elif layer.tells_length:
                 tokens = (self.scenario.batch, cached, 0)
-                record_length(cache, torch.empty(tokens, device=self.model.device))
+                record_length(cache, torch.empty(tokens, device=self.model.device), index)
         return cache
 
     def reply(self, prefill: float, decode: float) -> Reply:

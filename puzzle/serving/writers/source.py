@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedModel
 from puzzle.errors import ExportError
 from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.child_config import PuzzleConfig, config_from_layout, layout_from_config
-from puzzle.models.families import family_of
+from puzzle.models.families import LLAMA, family_of
 from puzzle.models.pretrained import load_config, load_generation_config
 from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
@@ -123,10 +123,19 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
 
 
 def _child_config(config: Any) -> PuzzleConfig:
-    if isinstance(config, PuzzleConfig):
-        return config
     try:
-        shape = family_of(config).shape(config)
+        family = family_of(config)
+        shape = family.shape(config)
     except ValueError as error:
         raise ExportError(f"only children and their parents can be exported: {error}") from error
-    return config_from_layout(config, Layout.parent(shape))
+    if family is not LLAMA:
+        raise ExportError(
+            f"a child of the family {family.model_types[0]!r} cannot be exported yet: the writers "
+            "know the tensors of 'llama'. It runs in transformers as it was saved, with `import "
+            "puzzle` and AutoModelForCausalLM.from_pretrained"
+        )
+    if isinstance(config, PuzzleConfig):
+        return config
+    config = config_from_layout(config, Layout.parent(shape))
+    assert isinstance(config, PuzzleConfig)
+    return config

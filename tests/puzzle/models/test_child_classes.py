@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from puzzle.models.llama import LLAMA
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -16,7 +17,6 @@ from transformers import (
 
 from puzzle.errors import PuzzleError
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.llama import LLAMA
 from search_space import Layout
 from tests.factories.children import CONFIG, MIXED, SHAPE, child_of
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from puzzle.models.child import PuzzleForCausalLM
+from puzzle.models.child import causal_lm_class
 from puzzle.models.child_config import PuzzleConfig, layout_from_config
+from puzzle.models.families import family_of
 from puzzle.serving.writers.source import Source
 
 STRIP = 64  # random rows that a matrix repeats: its values do not affect its speed
@@ -23,7 +24,8 @@ class RandomTensors(Mapping[str, torch.Tensor]):
 
     def __init__(self, config: PuzzleConfig, dtype: torch.dtype) -> None:
         with torch.device("meta"):
-            self._shapes = {k: v.shape for k, v in PuzzleForCausalLM(config).state_dict().items()}
+            model = causal_lm_class(family_of(config))(config)
+        self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         self._dtype = dtype
         self._generator = torch.Generator().manual_seed(0)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers import AutoConfig
 
 from puzzle.costs.calibrated.engines.engine import Timing, check_clock
 from puzzle.costs.measured.replies import generate_seconds
@@ -122,5 +123,5 @@ class TorchGenerate:
 def _load(directory: Path, device: str) -> PuzzleForCausalLM:
     values = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     dtype = values.pop("dtype")
-    values.pop("layer_types", None)
-    return random_model(PuzzleConfig(**values), dtype, device)
+    config = AutoConfig.for_model(values.pop("model_type"), **values)
+    return random_model(config, dtype, device)
