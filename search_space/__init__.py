@@ -1,7 +1,7 @@
 """What an architecture is: frozen values that import neither torch nor puzzle."""
 
 from search_space import counting, formats
-from search_space.blocks import FFN, Attention, Block, ModelShape
+from search_space.blocks import FFN, Attention, Block, ModelShape, SublayerCounts
 from search_space.drawing import layout_svg, plot_layout
 from search_space.engines import (
     ENGINES,
@@ -40,6 +40,7 @@ __all__ = [
     "PublishedLayout",
     "SearchSpace",
     "ServingEngine",
+    "SublayerCounts",
     "UnsupportedLayoutError",
     "balance_pipeline",
     "candidate_runs",

@@ -22,7 +22,7 @@ from puzzle.library.layer_fit import attention_key
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import BLDConfig
 from puzzle.library.streams import Rows, Streams
-from puzzle.library.variants import Variants, named
+from puzzle.library.variants import Variants, tensors_of
 from puzzle.models.assembling import layer_from_block
 from search_space import FFN, Attention, Block
 
@@ -125,7 +125,7 @@ class LayerDistill:
         slot = parent.family.attention if behind is None else parent.family.ffn
         tensors = {
             name: tensor.to(self.streams.device, torch.float32, copy=True)
-            for name, tensor in named(self.variants.block_tensors(whole), slot.names).items()
+            for name, tensor in tensors_of(self.variants.block_tensors(whole), slot.names).items()
         }
         module = layer_from_block(parent.config, parent.shape, self.variants.layer, half, tensors)
         module.requires_grad_(True)

@@ -63,7 +63,7 @@ class Variants:
         """
         family = self.parent.family
         names = (family.attention if half.ffn.kind == "none" else family.ffn).names
-        return self._module(half, named(self.block_tensors(whole), names))
+        return self._module(half, tensors_of(self.block_tensors(whole), names))
 
     def _module(self, block: Block, tensors: Tensors) -> nn.Module:
         parent = self.parent
@@ -85,7 +85,7 @@ class Variants:
             raise self._missing(block)
         slot = self.parent.family.attention
         names = slot.names if kind == "gqa" else slot.norms_before
-        return {**named(self.own, names), **changed}
+        return {**tensors_of(self.own, names), **changed}
 
     def _ffn(self, block: Block) -> Tensors:
         kind = block.ffn.kind
@@ -95,7 +95,7 @@ class Variants:
         if not changed and block.ffn != self.parent.shape.parent_block.ffn:
             raise self._missing(block)
         slot = self.parent.family.ffn
-        own = named(self.own, slot.names if kind == "gated" else slot.norms_before)
+        own = tensors_of(self.own, slot.names if kind == "gated" else slot.norms_before)
         if "channels" in changed:
             kept = changed.pop("channels").long()
             by_channel = {f"{slot.module}.{name}" for name in slot.maps}
@@ -120,6 +120,6 @@ class Variants:
         )
 
 
-def named(tensors: Tensors, modules: tuple[str, ...]) -> Tensors:
+def tensors_of(tensors: Tensors, modules: tuple[str, ...]) -> Tensors:
     """Returns the tensors of a layer that belong to some of its modules."""
     return {name: t for name, t in tensors.items() if name.partition(".")[0] in modules}

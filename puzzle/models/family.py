@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from puzzle.errors import ParentError
-from search_space import FFN, Attention, ModelShape
-from search_space.counting import SublayerCounts, sublayer_counts
+from search_space import FFN, Attention, ModelShape, SublayerCounts
+from search_space.counting import sublayer_counts
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 # Rotary cosines and sines, for all layers or by the type of a layer.

@@ -13,7 +13,7 @@ import torch
 from puzzle.errors import DataError
 from puzzle.text.chat import MODES, thinking_switch
 from puzzle.text.rows import open_rows
-from puzzle.text.windows import EMPTY_ROWS, refuse_foreign, row_tokens
+from puzzle.text.windows import EMPTY_ROWS, cut_windows, leading_token, refuse_foreign, row_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 class PackedStream:
     """An endless stream of token windows, the same for the same data, tokenizer and seed.
 
-    Documents are concatenated, each followed by the end-of-text token, and cut into windows. All
+    Documents are concatenated, each followed by the end-of-text token, and cut into windows,
+    each starting with the token that the tokenizer puts before a text, if it does so. All
     processes of a run read the same stream, so the contents of a batch do not depend on their
     number.
 
@@ -58,6 +59,7 @@ class PackedStream:
             refuse_foreign(data, vocab)
         self.tokenizer, self.length, self.seed, self.vocab = tokenizer, length, seed, vocab
         self.modes = _modes(tokenizer, thinking)
+        self.lead = None if isinstance(data, torch.Tensor) else leading_token(tokenizer)
         # What is read once is read no further than needed.
         self.buffer = buffer if resumable and not self.rows.shuffled else 1
         self.passes_over, self._begun, self.drawn = resumable, False, 0
@@ -66,11 +68,12 @@ class PackedStream:
 
     def take(self, count: int) -> torch.Tensor:
         """Returns the next windows, (count, length)."""
-        needed = count * self.length
+        length = self.length - (self.lead is not None)
+        needed = count * length
         while len(self._tokens) < needed:
             self._tokens.extend(self._document())
         taken, self._tokens = self._tokens[:needed], self._tokens[needed:]
-        return torch.tensor(taken, dtype=torch.long).view(count, self.length)
+        return cut_windows(taken, length, self.lead)
 
     def _document(self) -> list[int]:
         """Returns the tokens of one document, drawn from the waiting ones."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from puzzle.errors import DataError
 from puzzle.storage.hashing import hash_tensors
@@ -114,7 +115,8 @@ def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None 
 
     Rows that can be indexed are shuffled by the seed and dealt out until each part has its tokens.
     A stream is read no further than that: each document goes to the part that is filled least.
-    A part reads its windows from the concatenation of its documents.
+    A part reads its windows from the concatenation of its documents; each window starts with the
+    token that the tokenizer puts before a text, if it does so.
 
     Args:
         text: What `puzzle.text.containers.rows_of` accepts.
@@ -132,7 +134,9 @@ def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None 
     if tokenizer is None and not isinstance(text, torch.Tensor):
         raise DataError("the parent has no tokenizer; pass one with tokenizer=")
     rows = rows_of(text)
-    wanted = {part: config.windows(part) * config.window for part in PARTS}
+    lead = None if isinstance(rows, torch.Tensor) else leading_token(tokenizer)
+    length = config.window - (lead is not None)
+    wanted = {part: config.windows(part) * length for part in PARTS}
     deal = Deal(wanted)
     if indexable(rows):
         order = list(range(len(rows)))
@@ -141,7 +145,7 @@ def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None 
     else:
         deal.fill_evenly(enumerate(reading(rows, named_file(text))), tokenizer)
     deal.require_full()
-    cut = {part: _cut(deal.tokens[part], wanted[part], config.window) for part in PARTS}
+    cut = {part: cut_windows(deal.tokens[part][: wanted[part]], length, lead) for part in PARTS}
     for part in PARTS:
         refuse_foreign(cut[part], vocab)
     return Windows(**cut)
@@ -237,5 +241,16 @@ def refuse_foreign(windows: torch.Tensor, vocab: int | None) -> None:
         )
 
 
-def _cut(tokens: list[int], wanted: int, window: int) -> torch.Tensor:
-    return torch.tensor(tokens[:wanted], dtype=torch.long).view(-1, window)
+def leading_token(tokenizer: Any) -> int | None:
+    """Returns the token that a tokenizer puts before every text, None if it does not.
+
+    A model that always saw it in training, such as Gemma, predicts poorly without it.
+    """
+    bos: int | None = tokenizer.bos_token_id
+    return bos if bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos] else None
+
+
+def cut_windows(tokens: list[int], length: int, lead: int | None) -> torch.Tensor:
+    """Returns tokens as windows of `length`, each after the leading token if there is one."""
+    cut = torch.tensor(tokens, dtype=torch.long).view(-1, length)
+    return cut if lead is None else nn.functional.pad(cut, (1, 0), value=lead)

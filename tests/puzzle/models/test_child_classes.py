@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from puzzle.models.llama import LLAMA
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -17,6 +16,7 @@ from transformers import (
 
 from puzzle.errors import PuzzleError
 from puzzle.models.child_config import config_from_layout
+from puzzle.models.families import LLAMA
 from search_space import Layout
 from tests.factories.children import CONFIG, MIXED, SHAPE, child_of
 
