@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import puzzle.errors
 import puzzle.models.child
 import puzzle.models.child_config
+import puzzle.models.families
+import puzzle.models.family
 import search_space.blocks
 from puzzle.errors import ExportError
 from puzzle.storage.json_files import read_object
@@ -25,7 +28,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_puzzle.PuzzleModel",
     "AutoModelForCausalLM": "modeling_puzzle.PuzzleForCausalLM",
 }
-_LEFT_OUT = ("config_from_layout", "layout_from_config", "ModelShape")
+_LEFT_OUT = ("config_from_layout", "layout_from_config")
 _HEADER = '''"""A Llama whose layers differ, as transformers loads it with trust_remote_code=True.
 
 Written by puzzle from its own classes; with puzzle installed, those are used instead.
@@ -59,8 +62,8 @@ def add_modelling_file(directory: str | os.PathLike[str]) -> Path:
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if config.get("model_type") != puzzle.models.child_config.PuzzleConfig.model_type:
         raise ExportError(
-            f"{directory} holds no child (model_type {config.get('model_type')!r}); give the "
-            "directory that save_pretrained wrote one to"
+            f"{directory} holds no child (model_type {config.get('model_type')!r}) of a Llama; give "
+            "the directory that save_pretrained wrote one to"
         )
     file = Path(directory) / FILE
     file.write_text(modelling_source(), encoding="utf-8")
@@ -85,7 +88,9 @@ def is_self_contained(directory: str | os.PathLike[str]) -> bool:
 
 def modelling_source() -> str:
     """Returns the source of the modelling file."""
-    modules = (search_space.blocks, puzzle.models.child_config, puzzle.models.child)
+    models = puzzle.models
+    described = (search_space.blocks, models.family, models.families)
+    modules = (puzzle.errors, *described, models.child_config, models.child)
     imports: list[str] = []
     parts: list[str] = []
     for module in modules:
