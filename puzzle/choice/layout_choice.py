@@ -29,7 +29,7 @@ from puzzle.storage.plain_values import count_of, make_plain
 from puzzle.storage.workspace import Artifact, ArtifactRef
 from puzzle.text.windows import Windows
 from search_space import Layout, SearchSpace
-from solvers import ChoiceProblem, Solution, pool, refine
+from solvers import ChoiceProblem, Solution, pool, problem_to_dict, refine
 
 CHOICE = "choice.json"
 
@@ -146,7 +146,10 @@ class LayoutChoice(ArtifactStage[Choice]):
         """Returns what the choice depends on; of the text, the validation part is not used."""
         return {
             "effort": asdict(self.effort),
-            "problem": _digest(self.problem),
+            # Whatever else a problem may come to hold is in its plain values, and so in the key.
+            "problem": content_hash(problem_to_dict(self.problem)),
+            "optimum": list(self.optimum.labels),
+            "space": self.space.to_dict(),
             "library": [layer.key for layer in self.layers],
             "score": run.text.hash("score"),
             "text": hash_tensors({"text": choice_text(run.text, self.held_out)}),
@@ -301,15 +304,3 @@ def refined(
 def _choices(problem: ChoiceProblem, layout: Layout) -> list[int]:
     pairs = zip(problem.groups, layout.blocks, strict=True)
     return [row.index(block.label) for row, block in pairs]
-
-
-def _digest(problem: ChoiceProblem) -> str:
-    return content_hash(
-        {
-            "groups": [list(row) for row in problem.groups],
-            "score": problem.score.tolist(),
-            "resources": {name: values.tolist() for name, values in problem.resources.items()},
-            "offsets": dict(problem.offsets),
-            "limits": [str(limit) for limit in problem.limits],
-        }
-    )

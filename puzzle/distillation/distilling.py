@@ -16,6 +16,7 @@ from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Callback, Events
 from puzzle.distillation.loop import Loop, TrainingText
 from puzzle.distillation.parallel import Parallel
+from puzzle.distillation.run_key import run_key
 from puzzle.distillation.saving import save_child
 from puzzle.errors import DataError, WorkspaceError
 from puzzle.hardware.format_speed import computing_format
@@ -96,17 +97,15 @@ def distill(
     student = open_model(child, workspace)
     teacher = open_model(parent, workspace, tokenizer=tokenizer)
     tokenizer = tokenizer or teacher.tokenizer or student.tokenizer
-    vocab = student.config.vocab_size
     _require_positions(config, student, teacher)
-    stream = _stream(data, tokenizer, config, vocab)
-    held_out = _windows(validation, tokenizer, config, vocab)
+    text = _text(data, validation, tokenizer, config, student.config.vocab_size)
     events = Events(
         config,
         workspace.root,
         callbacks,
         report_to,
         cpu=parallel.device.type == "cpu",
-        evaluates=held_out is not None,
+        evaluates=text.validation is not None,
     )
     distiller = Distiller(
         empty_model(student.config, torch.float32),
@@ -114,14 +113,13 @@ def distill(
         config,
     )
     _require_disk(workspace.root, distiller.child, config)
+    key = run_key(student, teacher, config, text, bf16=parallel.bf16)
     loop = Loop(
         distiller=distiller,
         module=_place(parallel, distiller, student, teacher),
         config=config,
-        text=TrainingText(stream=stream, validation=held_out, tokenizer=tokenizer),
-        checkpoints=Checkpoints(
-            workspace, _spec(student, teacher, stream, config), parallel, config.keep_checkpoints
-        ),
+        text=text,
+        checkpoints=Checkpoints(workspace, key, parallel, config.keep_checkpoints),
         events=events,
     )
     loop.run()
@@ -153,6 +151,16 @@ def _require_positions(config: DistillConfig, *models: OpenModel) -> None:
         require_positions(
             config.length, model.config, "windows", remedy="lower length= of DistillConfig"
         )
+
+
+def _text(
+    data: Any, validation: Any, tokenizer: Any, config: DistillConfig, vocab: int
+) -> TrainingText:
+    return TrainingText(
+        stream=_stream(data, tokenizer, config, vocab),
+        validation=_windows(validation, tokenizer, config, vocab),
+        tokenizer=tokenizer,
+    )
 
 
 def _stream(
@@ -205,14 +213,3 @@ def _place(parallel: Parallel, distiller: Distiller, student: OpenModel, teacher
         return (student if side == "child" else teacher).tensors[rest]
 
     return parallel.place(distiller, source)
-
-
-def _spec(
-    student: OpenModel, teacher: OpenModel, stream: PackedStream, config: DistillConfig
-) -> dict[str, Any]:
-    return {
-        "child": student.identity,
-        "parent": teacher.identity,
-        "data": stream.rows.identity,
-        "config": config.result_fields(),
-    }

@@ -50,11 +50,11 @@ def _unchanged(tokenizer: Any, source: Path) -> bool:
         getattr(tokenizer, name, None) == getattr(stored, name, None)
         for name in ("chat_template", "special_tokens_map", "padding_side", "model_max_length")
     ]
-    one, other = (_definition(each) for each in (tokenizer, stored))
+    one, other = (tokenizer_definition(each) for each in (tokenizer, stored))
     return all(same) and one is not None and one == other
 
 
-def _definition(tokenizer: Any) -> dict[str, Any] | None:
+def tokenizer_definition(tokenizer: Any) -> dict[str, Any] | None:
     """Returns a fast tokenizer's definition, without its last call's padding and truncation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
