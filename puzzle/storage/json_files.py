@@ -17,7 +17,7 @@ MOST_BYTES = 256 * 2**20
 # What indexing, unpacking and converting values of another shape than expected raises. A
 # MemoryError is a count taken from the file.
 _MISFITS: tuple[type[Exception], ...] = (AttributeError, IndexError, KeyError, MemoryError)
-_MISFITS += (OverflowError, RecursionError, TypeError, ValueError)
+_MISFITS += (ArithmeticError, RecursionError, TypeError, ValueError)
 
 
 def read_json(

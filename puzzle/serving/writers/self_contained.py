@@ -62,8 +62,8 @@ def add_modelling_file(directory: str | os.PathLike[str]) -> Path:
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if config.get("model_type") != puzzle.models.child_config.PuzzleConfig.model_type:
         raise ExportError(
-            f"{directory} holds no child (model_type {config.get('model_type')!r}) of a Llama; give "
-            "the directory that save_pretrained wrote one to"
+            f"{directory} holds no child (model_type {config.get('model_type')!r}) of a Llama; "
+            "give the directory that save_pretrained wrote one to"
         )
     file = Path(directory) / FILE
     file.write_text(modelling_source(), encoding="utf-8")
