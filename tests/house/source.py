@@ -150,3 +150,11 @@ def _functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
             yield from _functions(child, f"{prefix}{child.name}.")
         else:
             yield from _functions(child, prefix)
+
+
+def calls() -> Iterator[tuple[str, str, dict[str | None, ast.expr]]]:
+    """Yields every call in the packages: module, dotted name, keywords."""
+    for module in modules().values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call):
+                yield module.name, ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
