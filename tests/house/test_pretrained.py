@@ -1,4 +1,4 @@
-"""The rules of the house on what is read through other libraries: no remote code, no pickled weights."""
+"""The rules of the house on what is read through other libraries: no remote code, no pickles."""
 
 import ast
 
