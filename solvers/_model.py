@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from solvers._columns import BoolArray, Columns, FloatArray, IntArray
+from solvers._ranges import excess
 from solvers._reduce import undominated
 from solvers.limits import Distinct, Limit
 from solvers.problem import ChoiceProblem
@@ -57,8 +58,10 @@ class Variation:
         margins: How much to tighten some one-sided limits, by their text.
         cuts: Selections that must not come back.
         stretch: Minimise the number by which all limits are loosened, in these units, by text.
+        usable: Mask of the columns in use, None for all that the pins allow.
     """
 
+    usable: BoolArray | None = None
     shift_score: bool = True
     margins: Mapping[str, float] = field(default_factory=dict)
     cuts: Sequence[tuple[int, ...]] = ()
@@ -89,12 +92,15 @@ def build_program(problem: ChoiceProblem, variation: Variation) -> Program:
     """
     # Cut selections break a limit, so no dominated option is needed to get around them.
     reducible = problem.distinct is None and not variation.stretch
-    usable = undominated(problem) if reducible else problem.columns.allowed
+    usable = problem.columns.allowed if variation.usable is None else variation.usable
+    if reducible:
+        usable = undominated(problem, usable)
     columns = np.flatnonzero(usable)
-    score, base = _from_group_minimum(problem.columns, problem.columns.score)
-    if not variation.shift_score:
-        score, base = problem.columns.score, 0.0
-    cost = score[columns]
+    shifted = excess(problem.columns, problem.columns.score, usable)
+    if variation.shift_score and shifted is not None:
+        cost, base = shifted.over[columns], shifted.least
+    else:
+        cost, base = problem.columns.score[columns], 0.0
     scale = power_of_two(cost)
     cost = cost / scale
     rows = _cover_rows(problem.columns, columns)
@@ -165,14 +171,14 @@ def _limit_rows(
 ) -> list[Inequality]:
     rows = []
     for side in one_sided(problem):
-        coefficients, upper = _limit_row(problem, side)
-        # A resource that no choice changes is checked before solving; as a row it is empty.
         unit = variation.stretch.get(side.text, 0.0)
-        if not unit and not np.any(coefficients[columns]):
+        margin = variation.margins.get(side.text, 0.0)
+        coefficients, upper = _limit_row(problem, columns, side, margin, exact=not unit)
+        # A limit that every choice meets is no row; one that none meets is checked before solving.
+        if not unit and not np.any(coefficients):
             continue
-        size = power_of_two([*coefficients[columns], unit])
-        upper -= variation.margins.get(side.text, 0.0)
-        values, at = coefficients[columns] / size, np.arange(len(columns))
+        size = power_of_two([*coefficients, unit])
+        values, at = coefficients / size, np.arange(len(columns))
         if unit:
             values, at = np.append(values, -unit / size), np.append(at, stretch_at)
         used = values != 0.0
@@ -182,28 +188,37 @@ def _limit_rows(
     return rows
 
 
-def _limit_row(problem: ChoiceProblem, side: Limit) -> tuple[FloatArray, float]:
-    """Write a one-sided limit as ``coefficients . x <= upper`` with the constant part moved."""
-    values = problem.columns.resources[side.resource]
-    offset = problem.offsets.get(side.resource, 0.0)
+def _limit_row(
+    problem: ChoiceProblem, columns: IntArray, side: Limit, margin: float, *, exact: bool
+) -> tuple[FloatArray, float]:
+    """Write a one-sided limit as ``coefficients . x <= upper`` with the constant part moved.
+
+    If `exact`, what a candidate gives beyond all that is needed is cut away, which changes nothing
+    but the size of the numbers.
+    """
+    everything = problem.columns
+    usable = np.zeros(len(everything.first), dtype=bool)
+    usable[columns] = True
     sign = 1.0 if side.at_most is not None else -1.0
-    coefficients, constant = _from_group_minimum(problem.columns, sign * values)
+    offset = problem.offsets.get(side.resource, 0.0)
+    bound: tuple[float, ...] = (sign * side.bound, -sign * offset, -margin)
+    values = sign * everything.resources[side.resource]
+    spare = excess(everything, -values, usable)
+    if exact and spare is not None:
+        needed = -math.fsum([*spare.terms, *bound])
+        if needed <= 0.0:
+            return np.zeros(len(columns)), 0.0
+        if np.any(spare.over[columns] > needed):
+            values, bound = -np.minimum(spare.over, needed), (-needed,)
+    use = excess(everything, values, usable)
+    if use is None:
+        return values[columns], math.fsum(bound)
     # A tenth of what the check afterwards allows, so that a choice exactly on the limit is not
     # lost to rounding: CBC gets its numbers as 12 digits of text, and is strict about them.
     room = 0.1 * problem.tolerance(side.resource)
-    return coefficients, math.fsum([sign * side.bound, -sign * offset, -constant, room])
+    return use.over[columns], use.room(*bound, room)
 
 
 def _cut_row(cut: tuple[int, ...], columns: IntArray) -> Inequality:
     at = np.flatnonzero(np.isin(columns, cut))
     return Inequality(at=at, coefficients=np.ones(len(at)), lower=-np.inf, upper=len(cut) - 1.0)
-
-
-def _from_group_minimum(columns: Columns, values: FloatArray) -> tuple[FloatArray, float]:
-    """Subtract each group's least value; each group is covered once, so a constant moves."""
-    least = np.minimum.reduceat(values[: columns.options], columns.starts)
-    before = np.concatenate([[0.0], np.cumsum(least)])
-    moved = values - (before[columns.last + 1] - before[columns.first])
-    own = slice(columns.options)
-    moved[own] = values[own] - least[columns.first[own]]
-    return moved, math.fsum(least)

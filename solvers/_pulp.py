@@ -61,6 +61,9 @@ def _solve(program: Program, columns: Columns, settings: Settings) -> BackendRes
         returned = prob.solve(_backend(settings))
     except _pulp().PulpSolverError as error:
         raise SolverError(f"solver {settings.solver!r} failed: {error}") from error
+    except IndexError:
+        # PuLP reads the rows of HiGHS's answer where HiGHS failed and has none.
+        return finish(Ending.STOPPED, None, None, program, columns)
     ending, bound = read_outcome(prob, returned)
     values = [variable.value() for variable in variables]
     complete = None if None in values else np.array(values, dtype=np.float64)

@@ -5,13 +5,54 @@ from __future__ import annotations
 import numpy as np
 
 from solvers._columns import BoolArray, FloatArray
+from solvers._ranges import excess
 from solvers.problem import ChoiceProblem
 
 # Comparing all pairs of a group takes memory by the square of its options.
 _LARGEST_GROUP = 2000
 
 
-def undominated(problem: ChoiceProblem) -> BoolArray:
+def narrow(
+    problem: ChoiceProblem, usable: BoolArray, best: tuple[int, ...] | None = None
+) -> BoolArray | None:
+    """Leave out what by itself breaks a limit, or scores more than the best selection so far.
+
+    A candidate goes if even the least of everything else does not make up for it. So no number
+    that stands for "never" is left to swallow the digits of the others.
+
+    Args:
+        problem: The problem.
+        usable: Mask of the columns to begin with.
+        best: A selection within the limits.
+
+    Returns:
+        The mask of what is left, or None if that covers some group no more: no selection within
+        the limits is better than `best`, or there is none at all.
+    """
+    columns = problem.columns
+    left = usable.copy()
+    count = -1
+    while count != int(left.sum()):
+        count = int(left.sum())
+        for limit in problem.limits:
+            for side in limit.sides():
+                sign = 1.0 if side.at_most is not None else -1.0
+                use = excess(columns, sign * columns.resources[side.resource], left)
+                if use is None:
+                    return None
+                offset = problem.offsets.get(side.resource, 0.0)
+                room = use.room(sign * side.bound, -sign * offset)
+                left &= use.over <= room + 1.01 * problem.tolerance(side.resource)
+        score = excess(columns, columns.score, left)
+        if score is None:
+            return None
+        if best is not None:
+            stake = score.room(*columns.score[list(best)])
+            left &= score.over <= stake + 1e-12 * abs(stake) + 4e-16 * abs(score.least)
+    return left
+
+
+def undominated(problem: ChoiceProblem, usable: BoolArray) -> BoolArray:
     """Mask the columns that can be in a best choice.
 
     An option is left out if another of its group has no worse score and is no worse for any
@@ -20,12 +61,13 @@ def undominated(problem: ChoiceProblem) -> BoolArray:
 
     Args:
         problem: The problem.
+        usable: Mask of the columns to begin with.
 
     Returns:
-        A mask over the problem's columns; spans always stay unless a pin rules them out.
+        A mask over the problem's columns; spans stay.
     """
     columns = problem.columns
-    keep = columns.allowed.copy()
+    keep = usable.copy()
     criteria = _criteria(problem)
     ends = [*columns.starts[1:].tolist(), columns.options]
     for start, end in zip(columns.starts.tolist(), ends, strict=True):

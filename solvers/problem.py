@@ -13,13 +13,9 @@ import numpy.typing as npt
 
 from solvers import _checks
 from solvers._columns import Columns, FloatArray, joined, unpinned
+from solvers._ranges import limit_tolerance
 from solvers.limits import Distinct, Limit
 from solvers.span import Span
-
-# A limit may be missed by this share of what the choices can change (solvers work to a
-# feasibility tolerance) plus this share of the sum's terms (adding floats rounds).
-_RANGE_TOLERANCE = 1e-9
-_ROUNDING = 1e-13
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -298,13 +294,12 @@ class ChoiceProblem:
             resource: Name of the resource.
 
         Returns:
-            An absolute amount, about 1e-9 of what the choices can change.
+            An absolute amount, about 1e-9 of what the choices within its limits can change.
         """
-        least, greatest = self.bounds(resource)
-        largest = np.maximum.reduceat(np.abs(self.resources[resource]), self.columns.starts)
-        sizes = [float(largest.sum()), abs(self.offsets.get(resource, 0.0))]
-        sizes.append(sum(abs(span.resources[resource]) for span in self.spans))
-        return _RANGE_TOLERANCE * (greatest - least) + _ROUNDING * sum(sizes)
+        self._require_resource(resource, "tolerance")
+        own = [limit for limit in self.limits if limit.resource == resource]
+        sides = [side for limit in own for side in limit.sides()]
+        return limit_tolerance(self.columns, sides, resource, self.offsets.get(resource, 0.0))
 
     def selection(
         self, choices: Sequence[int | None], spans: Sequence[int] = ()

@@ -182,8 +182,8 @@ def _next_budget(
     scored = problem.with_resource(
         name, problem.score, spans=[span.score for span in problem.spans]
     )
-    least, greatest = scored.bounds(name)
-    lower = before - 1e-7 * (greatest - least)
+    least = scored.bounds(name)[0]
+    lower = before - 1e-7 * (before - least)
     if not least <= lower < before:
         return None
     sign = 1.0 if side.at_most is not None else -1.0

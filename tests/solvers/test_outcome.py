@@ -15,11 +15,12 @@ from solvers._pulp import read_outcome
 from solvers._settings import BackendResult, Ending, Settings
 from tests.factories.choice_problems import knapsack
 
+# With "a" the limit holds only beside "y", which is worse than all else.
 PROBLEM = ChoiceProblem(
-    groups=(("a", "b", "c"),),
-    score=[0.0, 1.0, 2.0],
-    resources={"r": [3.0, 2.0, 1.0]},
-    limits=(Limit("r", at_most=2.5),),
+    groups=(("a", "b", "c"), ("x", "y")),
+    score=[0.0, 1.0, 2.0, 0.0, 3.0],
+    resources={"r": [3.0, 2.0, 1.0, 0.5, 0.0]},
+    limits=(Limit("r", at_most=3.0),),
 )
 
 
@@ -71,37 +72,37 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *outcomes: BackendResult) -> list[
 def test_an_answer_past_the_limit_is_cut_off_and_the_bound_still_holds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
-    right = BackendResult(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
+    wrong = BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0, 3))
+    right = BackendResult(ending=Ending.OPTIMAL, bound=0.5, selection=(1, 3))
     programs = scripted(monkeypatch, wrong, right)
     solution = solve(PROBLEM)
     cut = programs[1].rows[-1]
-    assert (cut.at.tolist(), cut.upper) == ([0], 0.0)
-    assert (solution.choices, solution.status, solution.bound) == ((1,), Status.OPTIMAL, 1.0)
+    assert (cut.at.tolist(), cut.upper) == ([0, 3], 1.0)
+    assert (solution.choices, solution.status, solution.bound) == ((1, 0), Status.OPTIMAL, 1.0)
 
 
 def test_many_answers_past_the_limit_tighten_it_and_prove_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = BackendResult(ending=Ending.STOPPED, bound=0.0, selection=(0,))
-    right = BackendResult(ending=Ending.OPTIMAL, bound=0.5, selection=(1,))
+    wrong = BackendResult(ending=Ending.STOPPED, bound=0.0, selection=(0, 3))
+    right = BackendResult(ending=Ending.OPTIMAL, bound=0.5, selection=(1, 3))
     programs = scripted(monkeypatch, *[wrong] * 4, right)
     solution = solve(PROBLEM)
     limit = len(PROBLEM.groups)  # the rows of the groups come first
     assert programs[4].rows[limit].upper < programs[0].rows[limit].upper
-    assert (solution.choices, solution.status, solution.bound) == ((1,), Status.FEASIBLE, 0.0)
+    assert (solution.choices, solution.status, solution.bound) == ((1, 0), Status.FEASIBLE, 0.0)
 
 
 def test_answers_past_the_limit_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0,)))
-    with pytest.raises(NoSolutionError, match=r"repeatedly gave .* breaks r <= 2\.5"):
+    scripted(monkeypatch, BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0, 3)))
+    with pytest.raises(NoSolutionError, match=r"repeatedly gave .* breaks r <= 3"):
         solve(PROBLEM)
 
 
 def test_no_room_in_tightened_limits_is_not_called_infeasible(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wrong = BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0,))
+    wrong = BackendResult(ending=Ending.OPTIMAL, bound=0.0, selection=(0, 3))
     scripted(monkeypatch, *[wrong] * 4, BackendResult(ending=Ending.INFEASIBLE, bound=None))
     with pytest.raises(NoSolutionError):
         solve(PROBLEM)
@@ -110,7 +111,7 @@ def test_no_room_in_tightened_limits_is_not_called_infeasible(
 def test_stopping_early_with_a_choice_is_feasible_with_a_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scripted(monkeypatch, BackendResult(ending=Ending.STOPPED, bound=0.25, selection=(2,)))
+    scripted(monkeypatch, BackendResult(ending=Ending.STOPPED, bound=0.25, selection=(2, 3)))
     solution = solve(PROBLEM, time_limit=1.0)
     assert (solution.status, solution.bound, solution.gap) == (Status.FEASIBLE, 1.0, 0.5)
 
@@ -120,17 +121,17 @@ def test_a_start_is_returned_when_the_solver_finds_nothing_or_worse(
 ) -> None:
     for outcome in (
         BackendResult(ending=Ending.NOTHING, bound=0.0),
-        BackendResult(ending=Ending.STOPPED, bound=0.0, selection=(2,)),
+        BackendResult(ending=Ending.STOPPED, bound=0.0, selection=(2, 3)),
     ):
         scripted(monkeypatch, outcome)
-        solution = solve(PROBLEM, time_limit=1.0, start=[1])
+        solution = solve(PROBLEM, time_limit=1.0, start=[1, 0])
         assert (solution.status, solution.objective) == (Status.FEASIBLE, 1.0)
 
 
 def test_a_start_that_breaks_a_limit_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, BackendResult(ending=Ending.NOTHING, bound=None))
     with pytest.raises(NoSolutionError):
-        solve(PROBLEM, time_limit=1.0, start=[0])
+        solve(PROBLEM, time_limit=1.0, start=[0, 0])
 
 
 def test_infeasible_ending_is_an_infeasible_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,115 @@
+"""What is called optimal is optimal in the problem's own numbers, however far apart they lie."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from solvers import (
+    ChoiceProblem,
+    InfeasibleError,
+    Limit,
+    Status,
+    available_solvers,
+    frontier,
+    pool,
+    sensitivity,
+    solve,
+)
+from tests.factories.choice_problems import brute_force, solutions
+
+SOLVERS = available_solvers()
+UNITS = (1e-9, 1e-3, 1.0, 1e6, 1e9, 1e12, 1e15)
+
+
+def never(big: float) -> ChoiceProblem:
+    """Three groups in which one option of each has a score that stands for never."""
+    return ChoiceProblem(
+        groups=(("a", "b", "c"),) * 3,
+        score=[0.016, 0.049, big, 0.046, 0.039, big, 0.0, big, 0.012],
+        resources={"use": [4, 3, 2, 4, 5, 4, 7, 4, 3]},
+        limits=(Limit("use", at_most=12),),
+    )
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("big", [1e6, 1e9, 1e12, 1e15])
+def test_a_score_that_stands_for_never_hides_no_better_choice(solver: str, big: float) -> None:
+    solution = solve(never(big), solver=solver)
+    assert solution.choices == (0, 1, 2)
+    assert (solution.status, solution.gap) == (Status.OPTIMAL, 0.0)
+    assert solution.objective == pytest.approx(0.067, rel=1e-12)
+
+
+@st.composite
+def mixed(draw: st.DrawFn, *, scores: tuple[float, ...], uses: tuple[float, ...]) -> ChoiceProblem:
+    """Small problems whose numbers are whole ones in units that lie far apart."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+
+    def number(units: tuple[float, ...], least: int) -> float:
+        return draw(st.integers(least, 50)) * draw(st.sampled_from(units))
+
+    limits = []
+    for name in ("a", "b"):
+        most = number(uses, 1)
+        least = most * draw(st.sampled_from([1e-9, 0.1, 0.5]))
+        sides = draw(st.sampled_from(["none", "most", "least", "both"]))
+        if sides != "none":
+            limits.append(
+                Limit(
+                    name,
+                    at_most=most if sides in ("most", "both") else None,
+                    at_least=least if sides in ("least", "both") else None,
+                )
+            )
+    total = sum(sizes)
+    return ChoiceProblem(
+        groups=tuple(tuple(f"o{i}" for i in range(size)) for size in sizes),
+        score=[number(scores, -20) for _ in range(total)],
+        resources={name: [number(uses, 0) for _ in range(total)] for name in ("a", "b")},
+        limits=tuple(limits),
+    )
+
+
+def check(problem: ChoiceProblem, solver: str) -> None:
+    """A proof holds against every choice; without one, the bound does."""
+    best = brute_force(problem)
+    if best is None:
+        with pytest.raises(InfeasibleError):
+            solve(problem, solver=solver)
+        return
+    solution = solve(problem, solver=solver)
+    assert problem.violations(solution.choices) == ()
+    # Totals are rounded once each.
+    room = 1e-14 * max(abs(best), abs(solution.bound))
+    assert solution.bound <= best + room
+    assert best - room <= solution.objective
+    if solution.status is Status.OPTIMAL:
+        assert solution.objective <= best + room
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problem=mixed(scores=(0.001, 1.0, 1e6, 1e9, 1e12), uses=(1.0,)))
+def test_scores_of_every_size(solver: str, problem: ChoiceProblem) -> None:
+    check(problem, solver)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problem=mixed(scores=(1.0,), uses=UNITS))
+def test_resources_of_every_size(solver: str, problem: ChoiceProblem) -> None:
+    check(problem, solver)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problem=mixed(scores=UNITS, uses=UNITS))
+def test_everything_of_every_size(solver: str, problem: ChoiceProblem) -> None:
+    check(problem, solver)
