@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-import math
-from fractions import Fraction
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,12 +12,9 @@ from solvers import (
     Limit,
     Status,
     available_solvers,
-    frontier,
-    pool,
-    sensitivity,
     solve,
 )
-from tests.factories.choice_problems import brute_force, solutions
+from tests.factories.choice_problems import brute_force
 
 SOLVERS = available_solvers()
 UNITS = (1e-9, 1e-3, 1.0, 1e6, 1e9, 1e12, 1e15)
