@@ -224,6 +224,35 @@ def require_unchanged(
             )
 
 
+def add_files(directory: Path, texts: Mapping[str, str]) -> None:
+    """Writes text files into a directory of puzzle's, in place of others, and into its record.
+
+    Args:
+        directory: The directory; without a record, it gets none.
+        texts: The texts by file name, in the order in which they appear.
+
+    Raises:
+        WorkspaceError: The disk is full or cannot be written.
+    """
+    target = directory.absolute()
+    clean_places(target)
+    with disk_errors(target, target), temporary_place(target) as place:
+        for name, text in texts.items():
+            (place / name).write_text(text, encoding="utf-8")
+        hashes = {name: (hash_file(place / name),) for name in texts}
+        _sync(place)
+        with _alone(target):
+            old = written_files(target)
+            if old:
+                both = {name: (*old.get(name, ()), *each) for name, each in hashes.items()}
+                _record(place, target, {**old, **both})
+            for name in texts:
+                (place / name).replace(target / name)
+                fsync(target)
+            if old:
+                _record(place, target, {**old, **hashes})
+
+
 def _write_record(directory: Path, hashes: Hashes) -> None:
     text = json.dumps({"format": FORMAT, "files": hashes}, indent=1, sort_keys=True)
     (directory / FILES).write_text(text + "\n", encoding="utf-8")

@@ -2,8 +2,13 @@
 
 import os
 import pickle
+import subprocess
+import sys
+import time
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -123,3 +128,38 @@ def test_what_a_builder_raises_is_raised_by_the_run(saved, tmp_path):
 def test_a_pool_of_no_processes_is_refused(count):
     with pytest.raises(PuzzleError, match="whole number of 1 or more"):
         Processes(count)
+
+
+SLEEPER = """
+import os, sys, time
+from puzzle.executors import Processes
+if __name__ == "__main__":
+    with Processes(1, threads=1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        pool.submit(time.sleep, 600)
+        if sys.argv[1] == "interrupted":
+            raise KeyboardInterrupt
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed"])
+def test_workers_end_with_their_parent_in_the_middle_of_a_job(tmp_path, how):
+    (tmp_path / "sleeper.py").write_text(SLEEPER)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "sleeper.py"), how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    with parent:
+        worker = int(parent.stdout.readline())
+        if how == "killed":
+            parent.kill()
+        parent.wait(120)
+    for _ in range(500):
+        if not psutil.pid_exists(worker) or psutil.Process(worker).status() == "zombie":
+            return
+        time.sleep(0.02)
+    pytest.fail("the worker lives on")

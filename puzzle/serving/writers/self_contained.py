@@ -21,6 +21,8 @@ import puzzle.models.family
 import search_space.blocks
 from puzzle.errors import ExportError
 from puzzle.storage.json_files import read_object
+from puzzle.storage.paths import user_path
+from puzzle.storage.publishing import add_files
 
 FILE = "modeling_puzzle.py"
 AUTO_MAP = {
@@ -58,18 +60,16 @@ def add_modelling_file(directory: str | os.PathLike[str]) -> Path:
         >>> from puzzle.serving import add_modelling_file
         >>> add_modelling_file("out/child")  # doctest: +SKIP
     """
-    path = Path(directory) / "config.json"
+    path = user_path(directory) / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if config.get("model_type") != puzzle.models.child_config.PuzzleConfig.model_type:
         raise ExportError(
             f"{directory} holds no child (model_type {config.get('model_type')!r}) of a Llama; "
             "give the directory that save_pretrained wrote one to"
         )
-    file = Path(directory) / FILE
-    file.write_text(modelling_source(), encoding="utf-8")
     text = json.dumps({**config, "auto_map": AUTO_MAP}, indent=2, sort_keys=True)
-    path.write_text(text + "\n", encoding="utf-8")
-    return file
+    add_files(path.parent, {FILE: modelling_source(), path.name: text + "\n"})
+    return path.with_name(FILE)
 
 
 def is_self_contained(directory: str | os.PathLike[str]) -> bool:

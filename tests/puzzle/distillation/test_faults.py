@@ -1,5 +1,6 @@
 """What a distillation does when it is killed, when its disk fills up and when it diverges."""
 
+import json
 import resource
 import signal
 import subprocess
@@ -120,3 +121,35 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path):
     with pytest.raises(puzzle.PuzzleError, match=r"token 62.*vocabulary"):
         run(tmp_path, data=bad)
     assert torch.equal(bad[0], tokens()[0])
+
+
+def test_an_altered_step_in_a_manifest_makes_no_later_run_fail(tmp_path, caplog):
+    run(tmp_path, checkpoint_every=3)
+    manifests = sorted(tmp_path.glob("checkpoint/*/manifest.json"))
+    newest = max(manifests, key=lambda path: json.loads(path.read_text())["spec"]["step"])
+    values = json.loads(newest.read_text())
+    values["spec"]["step"] = 4
+    newest.write_text(json.dumps(values))
+    kept = [path for path in manifests if path != newest]
+    for _ in range(2):
+        assert losses(run(tmp_path, checkpoint_every=3)) == losses(run(tmp_path / "whole"))
+    assert "was altered and is skipped" in caplog.text
+    assert all(path.exists() for path in kept)
+
+
+def test_the_child_that_is_read_is_not_written_over(tmp_path):
+    child_model().save_pretrained(tmp_path / "run" / "child")
+    before = (tmp_path / "run" / "child" / "model.safetensors").read_bytes()
+    for child, parent in ((tmp_path / "run" / "child", parent_model()), (child_model(), None)):
+        with pytest.raises(WorkspaceError, match="is read from and cannot be written to"):
+            puzzle.distill(
+                child,
+                parent or tmp_path / "run" / "child",
+                tokens(),
+                config=settings(),
+                out=tmp_path / "run",
+            )
+    with pytest.raises(WorkspaceError, match="did not write"):
+        run(tmp_path / "run")
+    assert (tmp_path / "run" / "child" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["child"]

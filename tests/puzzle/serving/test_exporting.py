@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from puzzle.errors import ExportError
+from puzzle.models.child import PuzzleForCausalLM
 from puzzle.serving.exporting import export
 from search_space import Layout
 from tests.factories.children import MIXED, byte_level_tokenizer, child_of, layout_of
@@ -79,3 +80,37 @@ def test_a_search_result_is_exported_from_memory_or_from_where_it_was_saved(tmp_
     assert done.layout.shape.layers == 4
     with pytest.raises(ExportError, match="linear attention"):
         export(Result(layout_of(MIXED), saved=None), tmp_path / "other", engine="sglang")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "llama.cpp"])
+def test_a_child_is_not_exported_over_itself_or_over_files_of_others(engine, tmp_path):
+    child_of(MIXED).save_pretrained(tmp_path / "child")
+    (tmp_path / "link").symlink_to("child")
+    before = {path: path.read_bytes() for path in (tmp_path / "child").iterdir()}
+    model = PuzzleForCausalLM.from_pretrained(tmp_path / "child")
+    for child in (tmp_path / "child", str(tmp_path / "link"), model):
+        with pytest.raises(ExportError, match="is read from and cannot be written to"):
+            export(child, tmp_path / "child", engine=engine)
+    (tmp_path / "other").mkdir()
+    mine = tmp_path / "other" / ("config.json" if engine == "vllm" else "model-q8_0.gguf")
+    mine.write_text("mine")
+    options = {} if engine == "vllm" else {"quantisation": "q8_0"}
+    with pytest.raises(ExportError, match=f"puzzle did not write.*{mine.name}"):
+        export(tmp_path / "child", tmp_path / "other", engine=engine, **options)
+    assert {path: path.read_bytes() for path in (tmp_path / "child").iterdir()} == before
+    assert [path.read_text() for path in (tmp_path / "other").iterdir()] == ["mine"]
+
+
+def test_the_name_of_a_gguf_is_that_file_and_not_a_directory(tmp_path):
+    written = export(child_of(MIXED), tmp_path / "a" / "x.gguf", format="gguf", quantisation="f16")
+    assert written.path == tmp_path / "a" / "x.gguf"
+    assert written.path.read_bytes()[:4] == b"GGUF"
+    assert list((tmp_path / "a").iterdir()) == [written.path]
+    again = export(child_of(MIXED), tmp_path / "b", format="gguf", quantisation="f16")
+    assert again.path.read_bytes() == written.path.read_bytes()
+    with pytest.raises(ExportError, match="is the name of a GGUF file; nemotron-nas is a dir"):
+        export(child_of(MIXED), tmp_path / "y.gguf", engine="vllm")
+    with pytest.raises(ExportError, match="is read from"):
+        export(
+            child_of(MIXED), written.path, format="gguf", tokenizer_from=tmp_path / "a" / "x.gguf"
+        )

@@ -10,6 +10,7 @@ import pytest
 from puzzle.errors import DamagedArtifactError, ExportError, WorkspaceError
 from puzzle.storage import disk, publishing
 from puzzle.storage.publishing import (
+    add_files,
     publish_text,
     publishing_directory,
     publishing_file,
@@ -207,3 +208,14 @@ def test_two_that_save_at_once_leave_one_of_both_and_not_a_mixture(tmp_path):
         save(tmp_path / "x", config_json="fast", model_safetensors="fast")
     assert set(without_record(tmp_path / "x").values()) == {"slow"}
     assert json.loads((tmp_path / "x" / publishing.FILES).read_text())["format"] == 1
+
+
+def test_files_added_to_a_directory_of_puzzle_s_are_puzzle_s_too(tmp_path):
+    save(tmp_path / "x", config_json="1", model_safetensors="1")
+    add_files(tmp_path / "x", {"code.py": "2", "config.json": "2"})
+    assert set(written_files(tmp_path / "x")) == {"code.py", "config.json", "model.safetensors"}
+    save(tmp_path / "x", config_json="3", code_py="3")
+    assert without_record(tmp_path / "x") == {"config.json": "3", "code.py": "3"}
+    (tmp_path / "y").mkdir()
+    add_files(tmp_path / "y", {"config.json": "1"})
+    assert contents(tmp_path / "y") == {"config.json": "1"}
