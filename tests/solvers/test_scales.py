@@ -12,9 +12,13 @@ from solvers import (
     Limit,
     Status,
     available_solvers,
+    frontier,
+    pool,
+    refine,
+    sensitivity,
     solve,
 )
-from tests.factories.choice_problems import brute_force
+from tests.factories.choice_problems import brute_force, solutions
 
 SOLVERS = available_solvers()
 UNITS = (1e-9, 1e-3, 1.0, 1e6, 1e9, 1e12, 1e15)
@@ -37,6 +41,74 @@ def test_a_score_that_stands_for_never_hides_no_better_choice(solver: str, big: 
     assert solution.choices == (0, 1, 2)
     assert (solution.status, solution.gap) == (Status.OPTIMAL, 0.0)
     assert solution.objective == pytest.approx(0.067, rel=1e-12)
+
+
+def test_pools_sweeps_and_sensitivities_are_right_beside_never() -> None:
+    problem = never(1e12)
+    best = [round(score, 9) for score, _ in solutions(problem)[:4]]
+    assert [round(s.objective, 9) for s in pool(problem, 4)] == best
+    sweep = frontier(problem, "use", [11, 12, 15])
+    for point, budget in zip(sweep, (11, 12, 15), strict=True):
+        limited = problem.with_limits([Limit("use", at_most=budget)])
+        assert point.objective == brute_force(limited)
+    (bought,) = sensitivity(problem, steps={"use": 3.0})
+    assert bought.certain
+    assert bought.gain == pytest.approx(0.067 - sweep[-1].objective)
+    better = [pick[0] for score, pick in solutions(problem.with_limits([])) if score < 0.0669]
+    assert bought.next_budget == min(problem.evaluate(choices)[1]["use"] for choices in better)
+    assert refine(problem, [2, 2, 1], lambda c: problem.evaluate(c)[0], 60).value == 0.067
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("start", [[2, 2, 1], [0, 1, 2], [1, 1, 0]])
+def test_a_start_beside_never_is_only_a_start(solver: str, start: list[int]) -> None:
+    solution = solve(never(1e9), solver=solver, start=start)
+    assert (solution.choices, solution.status) == ((0, 1, 2), Status.OPTIMAL)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("huge", [1e9, 1e15])
+def test_a_use_that_no_limit_admits_widens_no_limit(solver: str, huge: float) -> None:
+    problem = ChoiceProblem(
+        groups=(("a", "b", "c"),) * 3,
+        score=[0, 1, -9] * 3,
+        resources={"use": [2e-9, 1e-9, huge] * 3},
+        limits=(Limit("use", at_most=4.5e-9),),
+    )
+    assert problem.tolerance("use") < 1e-17
+    assert solve(problem, solver=solver).objective == 2.0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_need_is_met_although_one_option_gives_far_more(solver: str) -> None:
+    # One "c" gives enough for all, so its size is nothing to measure the limit by.
+    problem = ChoiceProblem(
+        groups=(("a", "b", "c"),) * 3,
+        score=[0, 1, 9] * 3,
+        resources={"gift": [0, 5, 1e15] * 3},
+        limits=(Limit("gift", at_least=9),),
+    )
+    assert problem.violations([0, 0, 0]) == ("gift >= 9",)
+    assert solve(problem, solver=solver).objective == 2.0
+
+
+def test_what_cannot_be_told_apart_in_time_is_not_called_optimal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # With one solve, a reward of 1e9 leaves the rest to the solver's precision.
+    monkeypatch.setattr("solvers._search._MOST_SOLVES", 1)
+    problem = ChoiceProblem(
+        groups=(("a", "b", "c"),) * 3,
+        score=[-1e9, 0.1, 0.3] * 3,
+        resources={"use": [9, 2, 1, 9, 2, 1, 9, 2, 1]},
+        limits=(Limit("use", at_most=14),),
+    )
+    solution = solve(problem)
+    best = brute_force(problem)
+    assert best is not None
+    assert solution.status is Status.FEASIBLE
+    assert solution.bound <= best <= solution.objective
+    assert solution.gap > 0.0
 
 
 @st.composite
