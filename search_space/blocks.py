@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +22,20 @@ def size_of(owner: str, name: str, value: Any, *, least: int = 1) -> int:
     if size is None or size < least:
         raise ValueError(f"{owner}: {name}={value!r}; allowed: integers of {least} or more")
     return size
+
+
+@contextmanager
+def reading_values(what: str) -> Iterator[None]:
+    """Turns what values of an unexpected shape raise into a ValueError that says what they were.
+
+    Only for code that takes values out of a mapping; around other work it would hide faults.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"these values are not {what}: {error} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"these values are not {what}: {error}") from error
 
 
 def check_keys(owner: str, values: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
@@ -148,6 +163,7 @@ class Block:
         return asdict(self)
 
     @classmethod
+    @reading_values("a block")
     def from_dict(cls, values: Mapping[str, Any]) -> Block:
         """Returns the block that `to_dict` wrote; unknown keys are a ValueError."""
         check_keys("block", values, ("attention", "ffn"))
@@ -271,6 +287,7 @@ class ModelShape:
         return values
 
     @classmethod
+    @reading_values("a model shape")
     def from_dict(cls, values: Mapping[str, Any]) -> ModelShape:
         """Returns the shape that `to_dict` wrote; unknown keys are a ValueError."""
         check_keys("model shape", values, tuple(cls.__dataclass_fields__))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, ModelShape
+from search_space.blocks import FFN, Attention, Block, ModelShape, reading_values
 from search_space.layout import Layout
 
 FFN_MULTIPLE = 256
@@ -190,6 +190,7 @@ def from_per_layer_config(
     return layout
 
 
+@reading_values("the config of a model")
 def layout_from_json(
     config: Mapping[str, Any], *, kv_heads: int | None = None, ffn_width: int | None = None
 ) -> Layout:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import search_space
 from search_space import counting
-from search_space.blocks import Block, ModelShape, check_keys
+from search_space.blocks import Block, ModelShape, check_keys, reading_values
 from search_space.drawing import layout_svg
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Layout:
         return {"shape": self.shape.to_dict(), "blocks": [b.to_dict() for b in self.blocks]}
 
     @classmethod
+    @reading_values("a layout")
     def from_dict(cls, values: Mapping[str, Any]) -> Layout:
         """Returns the layout that `to_dict` wrote; unknown keys are a ValueError."""
         check_keys("layout", values, ("shape", "blocks"))

@@ -33,7 +33,7 @@ _AT_FIELDS = {
     "prompt": "prompt_tokens",
     "generated": "generated_tokens",
 }
-_AT = re.compile(r"(?:and\s+)?(?P<field>[A-Za-z]+)\s+(?P<count>\d+)\s*")
+_AT = re.compile(r"(?:and\s+)?(?P<field>[A-Za-z]+)\s+(?P<count>\d{1,18})\s*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from puzzle.errors import ConstraintError
 from puzzle.hardware.precision import AUTO
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.plain_values import make_plain
 
 __all__ = ["Scenario", "Workload", "rate", "require_total"]
@@ -257,10 +258,11 @@ class Workload:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Workload:
         """Return the workload that `to_dict` wrote."""
-        return cls(
-            scenarios={n: Scenario.from_dict(v["scenario"]) for n, v in values.items()},
-            weights={n: v["weight"] for n, v in values.items()},
-        )
+        with interpreting("the workload", "scenarios with weights", ConstraintError):
+            return cls(
+                scenarios={n: Scenario.from_dict(v["scenario"]) for n, v in values.items()},
+                weights={n: v["weight"] for n, v in values.items()},
+            )
 
     def find(self, name: str) -> Scenario:
         """Return the scenario of a name.
