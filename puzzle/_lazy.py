@@ -82,6 +82,11 @@ def register_child_with_transformers() -> None:
     for own, needed in _NEEDED.items():
         for name in needed:
             when_imported(name)(partial(_import_when_complete, own))
+    when_imported("peft.utils.constants")(_add_children_to_peft)
+
+
+def _add_children_to_peft(constants: ModuleType) -> None:
+    importlib.import_module("puzzle.models.peft_targets").add_children(constants)
 
 
 def _import_when_complete(own: str, module: ModuleType) -> None:

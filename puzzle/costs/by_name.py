@@ -96,6 +96,24 @@ def is_run_here(hardware: Any) -> bool:
     return torch_device(hardware) is not None or (isinstance(hardware, str) and hardware in ENGINES)
 
 
+def require_engine(hardware: Any) -> None:
+    """Refuses an engine that is known but not installed.
+
+    Args:
+        hardware: As for `cost_model`.
+
+    Raises:
+        EngineError: It is missing; the message says what to install.
+    """
+    engine = None
+    if isinstance(hardware, str) and hardware in ENGINES:
+        engine = ENGINES[hardware]()
+    elif isinstance(hardware, EngineCalibrated) and hardware.session is not None:
+        engine = hardware.session.engine
+    if engine is not None:
+        engine.check()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HardwareCosts(Stage[CostModel]):
     """The cost model that `hardware=` names, in one scenario.

@@ -32,6 +32,7 @@ from transformers.models.llama.modeling_llama import (
 
 from puzzle.errors import PuzzleError
 from puzzle.models.child_config import ChildConfig, PuzzleConfig, config_class
+from puzzle.models.child_saving import ChildSaving
 from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family, Slot
 
@@ -206,7 +207,7 @@ class ChildForCausalLM:
         return super().init_continuous_batching(*args, **kwargs)  # type: ignore[misc]
 
 
-class PuzzlePreTrainedModel(LlamaPreTrainedModel):
+class PuzzlePreTrainedModel(ChildSaving, LlamaPreTrainedModel):
     """Settings that transformers reads from the child's classes."""
 
     config_class = PuzzleConfig
@@ -271,7 +272,7 @@ def causal_lm_class(family: Family) -> Any:
         more = {"__module__": __name__, **settings, **more}
         return type(stem + name, bases, more)
 
-    base = made("PreTrainedModel", family.stock("PreTrainedModel"))
+    base = made("PreTrainedModel", ChildSaving, family.stock("PreTrainedModel"))
     decoder = made("Model", ChildModel, base, family.stock("Model"))
     lm = made("ForCausalLM", ChildForCausalLM, base, family.stock("ForCausalLM"), decoder=decoder)
     AutoModel.register(config, decoder, exist_ok=True)

@@ -12,8 +12,14 @@ from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family
 from search_space import Block, Layout
 
-# Not taken over from a parent's config: they name its class, or are made anew.
-NOT_INHERITED = ("model_type", "architectures", "transformers_version", "blocks")
+# Not taken over from a parent's config: they name its class or place, or are made anew.
+NOT_INHERITED = (
+    "model_type",
+    "architectures",
+    "transformers_version",
+    "blocks",
+    "_name_or_path",
+)
 
 
 class ChildConfig:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from puzzle.costs.by_name import require_engine
 from puzzle.costs.protocol import CostModel
 from puzzle.executors import Executor
 from puzzle.hardware.precision import Precision
@@ -121,6 +122,7 @@ def search(
         precision=precision,
         data=data or DataConfig(seed=request.seed),
     )
+    require_engine(hardware)
     place = open_workspace(out, resume=resume)
     opened = open_run(inputs, place, executor=executor, solver=request.solver, seed=request.seed)
     run, steps = opened.run, request.steps(opened)

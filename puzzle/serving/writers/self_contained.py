@@ -16,6 +16,7 @@ from types import ModuleType
 import puzzle.errors
 import puzzle.models.child
 import puzzle.models.child_config
+import puzzle.models.child_saving
 import puzzle.models.families
 import puzzle.models.family
 import search_space.blocks
@@ -90,7 +91,8 @@ def modelling_source() -> str:
     """Returns the source of the modelling file."""
     models = puzzle.models
     described = (search_space.blocks, models.family, models.families)
-    modules = (puzzle.errors, *described, models.child_config, models.child)
+    own = (models.child_config, models.child_saving, models.child)
+    modules = (puzzle.errors, *described, *own)
     imports: list[str] = []
     parts: list[str] = []
     for module in modules:

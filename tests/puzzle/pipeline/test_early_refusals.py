@@ -2,6 +2,7 @@
 
 import logging
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -50,6 +51,13 @@ def test_what_is_wrong_is_refused_before_the_parent_is_opened(tmp_path, name):
     with pytest.raises(PuzzleError, match=message):
         search(tmp_path / "no parent", tmp_path / "run", **changes)
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_an_engine_that_is_not_installed_is_refused_before_the_parent_is_opened(tmp_path):
+    with pytest.raises(PuzzleError, match="vLLM is not installed for"):
+        search(tmp_path / "no parent", tmp_path / "run", hardware="vllm")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
