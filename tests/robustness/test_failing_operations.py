@@ -1,0 +1,65 @@
+"""Whatever file operation of a search fails, it says so, and the next run ends in the same bytes.
+
+A failure that is made up for, such as that to delete a temporary file, need not be said.
+"""
+
+import random
+import shutil
+
+import pytest
+
+from tests.robustness.operations import FAILURES
+from tests.robustness.results import contents, difference, without_places
+
+SHARES = 4
+
+
+def problems_of(nursery, whole, number):
+    """Lets one operation fail and runs the search again; returns what is wrong with both runs."""
+    name = f"fail-{number}"
+    place = nursery.directory / name
+    [end] = nursery.run({"name": name, "fail": number})
+    wrong = []
+    if end["code"] or "failed" not in end:
+        wrong.append(f"it ended with {end}")
+    elif "error" not in end:
+        left = difference(without_places(contents(place)), whole.contents)
+        wrong += [f"{each} differs after the failure, which was not said" for each in left]
+    elif not end["expected"]:
+        wrong.append(f"it is no error of a file: {end['error']}")
+    elif str(nursery.directory) not in end["error"]:
+        wrong.append(f"it names no file: {end['error']}")
+    [again] = nursery.run({"name": name})
+    wrong += [] if again == {"code": 0} else [f"the second run ended with {again}"]
+    wrong += [f"{each} differs" for each in difference(contents(place), whole.contents)]
+    shutil.rmtree(place)
+    return [f"{end.get('errno')}: {each}" for each in wrong]
+
+
+def check(nursery, whole, points):
+    broken = {
+        (number, *whole.operations[number][:3]): wrong
+        for number in points
+        if (wrong := problems_of(nursery, whole, number))
+    }
+    assert not broken
+
+
+def points_of(whole):
+    """Returns the first operation of each kind: of what, on which file, in which line of puzzle."""
+    kinds = {}
+    for number, operation in enumerate(whole.operations):
+        kinds.setdefault(tuple(operation), number)
+    points = list(kinds.values())
+    assert {whole.operations[number][0] for number in points} == FAILURES.keys() - {"link"}
+    return points
+
+
+def test_a_search_in_which_an_operation_fails_says_so_and_goes_on(nursery, whole):
+    check(nursery, whole, random.Random(0).sample(points_of(whole), 10))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_search_in_which_each_kind_of_operation_fails_once(nursery, whole, share):
+    check(nursery, whole, points_of(whole)[share::SHARES])
