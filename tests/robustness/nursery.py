@@ -112,7 +112,7 @@ def _search(directory: Path, run: dict) -> dict:
         operations.append(operation)
         if number in (run.get("kill"), run.get("cut")):
             if "cut" in run:
-                watch.lose_unsynced()
+                watch.lose_unsynced(place)
             os.kill(os.getpid(), signal.SIGKILL)
         if number == run.get("fail"):
             choices = FAILURES[operation.name]

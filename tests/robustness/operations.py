@@ -112,13 +112,12 @@ class Watch:
             self._within = False
         return True
 
-    def lose_unsynced(self) -> None:
+    def lose_unsynced(self, root: Path) -> None:
         """Empties the files that were not synced since they were written, as a power cut may."""
         self._within = True
-        for root in self.roots:
-            for path in Path(root).rglob("*"):
-                if path.is_file() and _state(path.stat()) != self.synced.get(path.stat().st_ino):
-                    os.truncate(path, 0)
+        for path in root.rglob("*"):
+            if path.is_file() and _state(path.stat()) != self.synced.get(path.stat().st_ino):
+                os.truncate(path, 0)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
