@@ -76,11 +76,23 @@ def disk_errors(path: Path, root: Path) -> Iterator[None]:
         raise WorkspaceError(f"Cannot write {where}: {_REFUSALS[error.errno]}.") from error
 
 
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file in the errors of reads, writes and syncs, in which the system names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def fsync(path: Path) -> None:
     """Makes a file, or the list of a directory's files, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     except OSError as error:
         # Some network file systems cannot sync a directory and return EINVAL.
         if error.errno != errno.EINVAL:

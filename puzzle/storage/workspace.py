@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from puzzle.errors import DamagedArtifactError, WorkspaceError
-from puzzle.storage.disk import disk_errors, fsync
+from puzzle.storage.disk import disk_errors, naming, fsync
 from puzzle.storage.hashing import canonical, content_hash, hash_file
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import make_directory, publish, publish_text
@@ -228,7 +228,9 @@ class Artifact:
 
     def load_json(self, name: str) -> Any:
         """Read a JSON file; raises DamagedArtifactError when its hash is not the stored one."""
-        return json.loads(self._open(name).read_text(encoding="utf-8"))
+        path = self._open(name)
+        with naming(path):
+            return json.loads(path.read_text(encoding="utf-8"))
 
     def load_tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file; raises DamagedArtifactError when its hash is wrong."""

@@ -227,7 +227,9 @@ def _resolved(path: Any, dir_fd: Any) -> str | None:
         name = os.fsdecode(path)
     except TypeError:
         return None
-    above = os.readlink(f"/proc/self/fd/{dir_fd}") if isinstance(dir_fd, int) and dir_fd >= 0 else ""
+    above = (
+        os.readlink(f"/proc/self/fd/{dir_fd}") if isinstance(dir_fd, int) and dir_fd >= 0 else ""
+    )
     return os.path.abspath(os.path.join(above, name))
 
 
