@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from puzzle.errors import DamagedArtifactError, WorkspaceError
-from puzzle.storage.disk import disk_errors, naming, fsync
+from puzzle.storage.disk import disk_errors, fsync, naming
 from puzzle.storage.hashing import canonical, content_hash, hash_file
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import make_directory, publish, publish_text

@@ -36,7 +36,8 @@ class Whole:
 def whole(nursery):
     """A search that nothing happened to, and its file operations."""
     [end] = nursery.run({"name": "listed", "list": True})
-    assert end["code"] == 0 and "error" not in end, end
+    assert end["code"] == 0, end
+    assert "error" not in end, end
     place = nursery.directory / "whole"
     left = contents(place)
     # Two searches are the same, and it makes no difference that the second one was watched.

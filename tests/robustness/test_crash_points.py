@@ -51,14 +51,14 @@ def test_a_search_stopped_anywhere_goes_on_to_the_same_bytes(nursery, whole):
     check(nursery, whole, chosen.sample(kills, 8) + chosen.sample(cuts, 4))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_search_killed_before_each_change_of_the_disk_goes_on(nursery, whole, share):
     kills, _ = points_of(whole)
     check(nursery, whole, kills[share::SHARES])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_power_cut_after_each_rename_and_sync_loses_nothing_finished(nursery, whole):
     _, cuts = points_of(whole)
     check(nursery, whole, cuts)

@@ -59,7 +59,7 @@ def test_a_search_in_which_an_operation_fails_says_so_and_goes_on(nursery, whole
     check(nursery, whole, random.Random(0).sample(points_of(whole), 10))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("share", range(SHARES))
 def test_a_search_in_which_each_kind_of_operation_fails_once(nursery, whole, share):
     check(nursery, whole, points_of(whole)[share::SHARES])

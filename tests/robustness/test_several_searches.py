@@ -37,7 +37,7 @@ def test_searches_in_one_directory_of_which_one_is_killed(nursery, whole, count)
     check(nursery, whole, count, random.Random(count).sample(operations, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [2, 3])
 def test_searches_in_one_directory_of_which_one_is_killed_anywhere(nursery, whole, count):
     check(nursery, whole, count, range(5, len(whole.operations), 80))
