@@ -12,6 +12,12 @@ from typing import Any
 # The largest models have some hundred layers and heads.
 MOST_COUNTED = 2**16
 
+# No size of a model comes near it, and a float still holds it exactly.
+_LARGEST = 2**53
+
+# How much of a strange value a message shows.
+_SHOWN = 60
+
 
 def size_of(owner: str, name: str, value: Any, *, least: int = 1) -> int:
     """Returns a size as an int of Python's own; numpy's integers are taken for what they are."""
@@ -20,7 +26,10 @@ def size_of(owner: str, name: str, value: Any, *, least: int = 1) -> int:
     except TypeError:
         size = None
     if size is None or size < least:
-        raise ValueError(f"{owner}: {name}={value!r}; allowed: integers of {least} or more")
+        shown = repr(value)[:_SHOWN]
+        raise ValueError(f"{owner}: {name}={shown}; allowed: integers of {least} or more")
+    if size > _LARGEST:
+        raise ValueError(f"{owner}: {name} is above {_LARGEST:,}; is the file damaged?")
     return size
 
 
@@ -34,13 +43,16 @@ def reading_values(what: str) -> Iterator[None]:
         yield
     except KeyError as error:
         raise ValueError(f"these values are not {what}: {error} is missing") from error
-    except (TypeError, AttributeError) as error:
+    except (AttributeError, ArithmeticError, IndexError, RecursionError, TypeError) as error:
         raise ValueError(f"these values are not {what}: {error}") from error
 
 
 def check_keys(owner: str, values: Mapping[str, Any], allowed: tuple[str, ...]) -> None:
     """Raises ValueError if a mapping has other keys than the allowed ones."""
-    unknown = sorted(set(values) - set(allowed))
+    if not isinstance(values, Mapping):
+        shown = repr(values)[:_SHOWN]
+        raise ValueError(f"{owner}: {shown}; give an object with keys among {sorted(allowed)}")
+    unknown = sorted(map(str, set(values) - set(allowed)))
     if unknown:
         raise ValueError(f"{owner}: unknown keys {unknown}; allowed: {sorted(allowed)}")
 
@@ -82,7 +94,7 @@ class Attention:
     @classmethod
     def from_label(cls, label: str) -> Attention:
         """Returns the attention that has this label; ValueError if there is none."""
-        match = re.fullmatch(r"gqa(\d+)", label)
+        match = re.fullmatch(r"gqa([0-9]{1,16})", label)
         if match:
             return cls("gqa", int(match[1]))
         if label in ("linear", "none"):
@@ -125,7 +137,7 @@ class FFN:
     @classmethod
     def from_label(cls, label: str) -> FFN:
         """Returns the FFN that has this label; ValueError if there is none."""
-        match = re.fullmatch(r"gated(\d+)", label)
+        match = re.fullmatch(r"gated([0-9]{1,16})", label)
         if match:
             return cls("gated", int(match[1]))
         if label in ("linear", "none"):
@@ -237,6 +249,12 @@ class ModelShape:
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "head_dim", "kv_heads", "ffn_width", "vocab"):
             object.__setattr__(self, name, size_of("model shape", name, getattr(self, name)))
+        for name in ("tied", "attention_bias", "mlp_bias"):
+            flag = getattr(self, name)
+            if flag not in (True, False):
+                shown = repr(flag)[:_SHOWN]
+                raise ValueError(f"model shape: {name}={shown}; allowed: True, False")
+            object.__setattr__(self, name, bool(flag))
         for name in ("layers", "heads"):
             # They are counted through, and may come from a damaged file.
             if getattr(self, name) > MOST_COUNTED:

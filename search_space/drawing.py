@@ -20,6 +20,7 @@ from search_space.rendering import (
     house_style,
     layer_step,
     legend_columns,
+    printable,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ LEGEND = {
 LINEAR_HEIGHT, WIDE_HEIGHT, ROW_TOP = 0.3, 1.0, 1.35
 # In pixels: beside the bars, most of one bar, the picture without its legend, a line of that.
 SIDES, PITCH, HEIGHT, LINE = 80.0, 24.0, 250.0, 16.0
+# Less has no room for a bar; more is no picture any more, and takes a page's memory.
+_NARROWEST, _WIDEST, _MOST_DRAWN = 100, 10_000, 1024
 
 
 class LayoutLike(Protocol):
@@ -147,6 +150,10 @@ def _size(layout: LayoutLike) -> str:
 
 def _figure(layout: LayoutLike, title: str, width: float | None) -> Figure:
     layers, kinds = layout.shape.layers, _kinds(layout)
+    if width is not None and not _NARROWEST <= width <= _WIDEST:
+        raise ValueError(f"width={width}; allowed: {_NARROWEST} to {_WIDEST} pixels")
+    if layers > _MOST_DRAWN:
+        raise ValueError(f"{layers} layers; a drawing has room for {_MOST_DRAWN}")
     width = width or SIDES + max(320.0, layers * max(6.0, min(PITCH, 760 / layers)))
     labels = [LEGEND[kind] for kind in kinds]
     columns = legend_columns(labels, width)
@@ -160,7 +167,7 @@ def _figure(layout: LayoutLike, title: str, width: float | None) -> Figure:
         axes[1].set_xlim(-0.5, max(layers, (width - SIDES) / PITCH) - 0.5)
         axes[1].set_xticks(range(0, layers, layer_step(layers)))
         axes[1].set_xlabel("layer", loc="left")
-        axes[0].set_title(title, loc="left")
+        axes[0].set_title(printable(title), loc="left")
         figure.legend(
             handles=[_handle(kind) for kind in kinds],
             loc="outside lower left",

@@ -7,6 +7,7 @@ vLLM read FFN widths only as a multiplier, `ffn_mult`, which they round up to a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -107,6 +108,7 @@ def to_block_configs(layout: Layout, *, widths: str = "ffn_mult") -> list[dict[s
     return configs
 
 
+@reading_values("block_configs")
 def from_block_configs(shape: ModelShape, block_configs: Sequence[Mapping[str, Any]]) -> Layout:
     """Returns the layout of the `block_configs` of a `nemotron-nas` config.
 
@@ -161,6 +163,7 @@ def to_per_layer_config(layout: Layout) -> dict[str, dict[str, Any]]:
     return {str(layer).zfill(digits): values for layer, values in changes.items()}
 
 
+@reading_values("a per_layer_config")
 def from_per_layer_config(
     shape: ModelShape, per_layer_config: Mapping[str | int, Mapping[str, Any]]
 ) -> Layout:
@@ -174,9 +177,9 @@ def from_per_layer_config(
         ValueError: A layer does not exist, is named twice, or differs in what a layout cannot
             hold.
     """
-    layout, seen = Layout.parent(shape), set()
+    blocks, seen = [shape.parent_block] * shape.layers, set()
     for key, values in per_layer_config.items():
-        layer = int(key)
+        layer = int(key) if re.fullmatch(r"[0-9]{1,9}", str(key)) else -1
         if not 0 <= layer < shape.layers or layer in seen:
             raise ValueError(
                 f"per_layer_config names layer {key!r}; allowed: each of 0 to "
@@ -184,10 +187,11 @@ def from_per_layer_config(
             )
         seen.add(layer)
         try:
-            layout = layout.replace(layer, _overridden(shape, values))
+            blocks[layer] = _overridden(shape, values)
+            shape.check_coherent(blocks[layer])
         except ValueError as error:
             raise ValueError(f"per_layer_config[{layer}]: {error}") from None
-    return layout
+    return Layout(shape, tuple(blocks))
 
 
 @reading_values("the config of a model")
@@ -260,7 +264,7 @@ def _shape(config: Mapping[str, Any], kv_heads: int, ffn_width: int) -> ModelSha
         layers=config["num_hidden_layers"],
         hidden=hidden,
         heads=heads,
-        head_dim=config.get("head_dim") or hidden // heads,
+        head_dim=config.get("head_dim") or hidden // max(heads, 1),
         kv_heads=kv_heads or heads,
         ffn_width=ffn_width or hidden,
         vocab=config["vocab_size"],

@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, ModelShape, check_keys, size_of
+from search_space.blocks import (
+    FFN,
+    Attention,
+    Block,
+    ModelShape,
+    check_keys,
+    reading_values,
+    size_of,
+)
 from search_space.layout import Layout
 
 
@@ -173,6 +181,7 @@ class Fusion:
         return {"runs": [{"first": run.first, "widths": list(run.widths)} for run in self.runs]}
 
     @classmethod
+    @reading_values("a fusion")
     def from_dict(cls, values: dict[str, Any]) -> Fusion:
         """Returns the fusion that `to_dict` wrote; unknown keys are a ValueError."""
         check_keys("fusion", values, ("runs",))

@@ -123,8 +123,11 @@ class Layout:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Layout:
-        """Reads the layout that `save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Reads the layout that `save` wrote; ValueError names a file that holds another thing."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no layout: {error}") from error
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Returns the layers as a pandas DataFrame, which has to be installed.
@@ -166,7 +169,11 @@ class Layout:
             + "</tr>"
             for layers, label in self.runs()
         )
+        try:
+            picture = layout_svg(self)
+        except ValueError:  # more layers than a picture has room for
+            picture = ""
         return (
-            f"{layout_svg(self)}<details><summary>blocks</summary>"
+            f"{picture}<details><summary>blocks</summary>"
             f"<table><tr><th>layers</th><th>attention</th><th>FFN</th></tr>{rows}</table></details>"
         )

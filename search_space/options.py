@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search_space.blocks import FFN, Attention, ModelShape, check_keys
+from search_space.blocks import FFN, Attention, ModelShape, check_keys, reading_values, size_of
 
 WIDTH_MULTIPLE = 32
 FFN_SHARES = (0.87, 0.75, 0.625, 0.5, 0.375, 0.25, 0.2, 0.1)
@@ -49,14 +50,17 @@ class LayerOptions:
     def __post_init__(self) -> None:
         for name, allowed in (("attention", _ATTENTION_KINDS), ("ffn", _FFN_KINDS)):
             object.__setattr__(self, name, _kinds(name, getattr(self, name), allowed))
-        object.__setattr__(self, "ffn_shares", tuple(self.ffn_shares))
-        if self.kv_heads is not None:
-            object.__setattr__(self, "kv_heads", tuple(self.kv_heads))
-        wrong = [share for share in self.ffn_shares if not 0 < share <= 1]
+        with reading_values("layer options"):
+            object.__setattr__(self, "ffn_shares", tuple(self.ffn_shares))
+            wrong = [share for share in self.ffn_shares if not 0 < share <= 1]
+            if self.kv_heads is not None:
+                heads = tuple(size_of("layer options", "kv_heads", n) for n in self.kv_heads)
+                object.__setattr__(self, "kv_heads", heads)
         if wrong:
             raise ValueError(f"ffn_shares {wrong}; allowed: above 0 up to 1, such as 0.5")
-        if self.multiple is not None and self.multiple < 1:
-            raise ValueError(f"multiple={self.multiple}; allowed: integers of 1 or more")
+        if self.multiple is not None:
+            multiple = size_of("layer options", "multiple", self.multiple)
+            object.__setattr__(self, "multiple", multiple)
 
     def changed(self, values: LayerOptions | Mapping[str, Any]) -> LayerOptions:
         """Returns these options with some replaced; ValueError names unknown ones."""
@@ -90,7 +94,8 @@ class LayerOptions:
 
 
 def _kinds(name: str, kinds: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:
-    given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    with reading_values(f"{name} kinds"):
+        given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     unknown = [kind for kind in given if kind not in allowed]
     if unknown:
         raise ValueError(f"{name} kinds {unknown}; allowed: {', '.join(allowed)}")
@@ -109,19 +114,26 @@ def layers_named(shape: ModelShape, key: int | str | range) -> list[int]:
         >>> layers_named(shape, "4-6"), layers_named(shape, -1)
         ([4, 5, 6], [7])
     """
-    try:
-        layers = [int(key)] if not isinstance(key, range) else list(key)
-    except ValueError:
-        first, dash, last = str(key).partition("-")
-        if not (dash and first.strip().isdigit() and last.strip().isdigit()):
-            raise ValueError(
-                f"layers {key!r}; allowed: a layer such as 3 or -1, '4-7', or a range"
-            ) from None
-        layers = list(range(int(first), int(last) + 1))
-    wrong = [layer for layer in layers if not -shape.layers <= layer < shape.layers]
+    layers = _named(key)
+    ends = (layers[0], layers[-1]) if layers else ()
+    wrong = [layer for layer in ends if not -shape.layers <= layer < shape.layers]
     if wrong or not layers:
         what = f"layer {wrong[0]}" if wrong else "no layer"
         raise ValueError(
             f"layers {key!r} name {what}; allowed: {-shape.layers} to {shape.layers - 1}"
         )
     return [layer % shape.layers for layer in layers]
+
+
+def _named(key: int | str | range) -> range:
+    """The layers of a key as a range, which takes no memory however many they are."""
+    if isinstance(key, range):
+        return key
+    text = str(key)
+    one = re.fullmatch(r"\s*(-?[0-9]{1,9})\s*", text)
+    several = re.fullmatch(r"\s*([0-9]{1,18})\s*-\s*([0-9]{1,18})\s*", text)
+    if one:
+        return range(int(one[1]), int(one[1]) + 1)
+    if several:
+        return range(int(several[1]), int(several[2]) + 1)
+    raise ValueError(f"layers {text[:60]!r}; allowed: a layer such as 3 or -1, '4-7', or a range")

@@ -109,6 +109,11 @@ def legend_columns(labels: Sequence[str], width: float) -> int:
     return max(1, min(len(labels), int(width / widest)))
 
 
+def printable(text: str) -> str:
+    """Returns a text with a mark in place of characters that no font and no XML has."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
 def figure_svg(
     figure: Figure, *, title: str, tips: Sequence[str] = (), paper: str | None = None
 ) -> str:
@@ -127,7 +132,7 @@ def figure_svg(
     written = io.StringIO()
     with house_style():
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(_NOT_XML.sub("\ufffd", written.getvalue()))
+    root = ElementTree.fromstring(printable(written.getvalue()))
     _add_tips(root, tips)
     _tidy(root)
     width = float(root.attrib["viewBox"].split()[2])
@@ -144,7 +149,7 @@ def figure_svg(
     if paper is not None:
         root.attrib["style"] += f";background:{paper};color:{INK}"
     name = ElementTree.Element(f"{_SVG}title")
-    name.text = title
+    name.text = printable(title)
     root.insert(0, name)
     _name_ids(root)
     ElementTree.register_namespace("", _SVG[1:-1])

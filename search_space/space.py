@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, ModelShape
+from search_space.blocks import FFN, Attention, Block, ModelShape, reading_values
 from search_space.layout import Layout
 from search_space.options import LayerOptions, layers_named
 from search_space.presets import preset_named
@@ -211,6 +211,7 @@ class SearchSpace:
         }
 
     @classmethod
+    @reading_values("a search space")
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
         """Returns the space that `to_dict` wrote; unknown keys are a ValueError."""
         unknown = sorted(set(values) - {"shape", "attentions", "ffns"})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
     from solvers.span import Span
 
 Groups = tuple[tuple[str, ...], ...]
+
+
+@contextmanager
+def plain_values(what: str) -> Iterator[None]:
+    """Turn what values of an unexpected shape raise into a ValueError that names them."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"this is not {what}: {error} is missing") from error
+    except (AttributeError, ArithmeticError, IndexError, RecursionError, TypeError) as error:
+        raise ValueError(f"this is not {what}: {error}") from error
+
+
+def number(name: str, given: Any) -> float:
+    """Check that a plain value is a number, which may be infinite."""
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ValueError(f"{name} is {repr(given)[:60]}; give a number")
+    return float(given)
 
 
 def groups(given: Iterable[Iterable[str]]) -> Groups:

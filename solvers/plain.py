@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from solvers._checks import plain_values
 from solvers.limits import Distinct, Limit
 from solvers.problem import ChoiceProblem
 from solvers.span import Span
@@ -41,6 +42,7 @@ def problem_to_dict(problem: ChoiceProblem) -> dict[str, Any]:
     }
 
 
+@plain_values("a choice problem")
 def problem_from_dict(values: Mapping[str, Any]) -> ChoiceProblem:
     """Build the problem that `problem_to_dict` wrote.
 

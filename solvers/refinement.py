@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from solvers._checks import number
 from solvers._moves import Moves
 from solvers.mip import Start, read_start
 from solvers.problem import ChoiceProblem
@@ -233,26 +234,42 @@ class _Recorder:
         return self.measures[level](choices)
 
     def _read(self, log: Path) -> None:
-        lines = log.read_text(encoding="utf-8").split("\n")
+        try:
+            lines = log.read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{log} is not a log of evaluations ({error}); give another path, or remove the "
+                "file"
+            ) from error
         whole = lines[:-1]
         if lines[-1]:
             # The run was killed while it wrote this line.
             _LOGGER.warning("%s ends in half a line, which is dropped", log)
             log.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
-        for number, line in enumerate(whole, start=1):
+        for at, line in enumerate(whole, start=1):
             try:
                 entry = json.loads(line)
                 evaluation = MeasuredChoice(
                     level=int(entry["level"]),
                     choices=tuple(entry["choices"]),
                     spans=tuple(entry["spans"]),
-                    value=entry["value"],
+                    value=_measured(entry["value"]),
                     move=str(entry["move"]),
                 )
                 selection = self.problem.selection(evaluation.choices, evaluation.spans)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise ValueError(
-                    f"line {number} of {log} is not an evaluation of this problem ({error}); give "
+                    f"line {at} of {log} is not an evaluation of this problem ({error}); give "
                     "another path, or remove the file"
                 ) from error
             self.known[evaluation.level, selection] = evaluation
+
+
+def _measured(given: Any) -> float | None:
+    """A measurement as the log holds it: a finite number, or None for a rejected move."""
+    if given is None:
+        return None
+    value = number("value", given)
+    if not math.isfinite(value):
+        raise ValueError(f"value is {value}; a rejected move has none")
+    return value

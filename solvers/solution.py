@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from solvers._checks import number, plain_values
 
 
 class Status(enum.StrEnum):
@@ -64,6 +67,7 @@ class Solution:
         return plain
 
     @classmethod
+    @plain_values("a solution")
     def from_dict(cls, values: Mapping[str, Any]) -> Solution:
         """Build the solution that `to_dict` wrote.
 
@@ -72,8 +76,18 @@ class Solution:
 
         Returns:
             The solution.
+
+        Raises:
+            ValueError: If a value is missing, unknown or of another kind.
         """
         plain = {**values, "status": Status(values["status"])}
-        for name in ("choices", "labels", "spans"):
-            plain[name] = tuple(plain[name])
+        plain["choices"] = tuple(
+            None if choice is None else operator.index(choice) for choice in values["choices"]
+        )
+        plain["spans"] = tuple(operator.index(span) for span in values["spans"])
+        plain["labels"] = tuple(map(str, values["labels"]))
+        for name in ("objective", "bound", "gap", "seconds"):
+            plain[name] = number(name, values[name])
+        for name in ("resources", "slack"):
+            plain[name] = {key: number(key, value) for key, value in values[name].items()}
         return cls(**plain)

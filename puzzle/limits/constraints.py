@@ -34,6 +34,8 @@ _AT_FIELDS = {
     "generated": "generated_tokens",
 }
 _AT = re.compile(r"(?:and\s+)?(?P<field>[A-Za-z]+)\s+(?P<count>\d{1,18})\s*")
+# Of one constraint; nothing that people write comes near it.
+_LONGEST = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,10 @@ def parse_constraint(text: str, *, resources: Mapping[str, str] | None = None) -
         >>> parse_constraint("cycles <= 4M", resources={"cycles": "cycles"}).value
         4000000.0
     """
+    if len(text) > _LONGEST:
+        raise ConstraintError(
+            f"A constraint has at most {_LONGEST} characters; {text[:40]!r}... has {len(text)}."
+        )
     match = _SHAPE.fullmatch(text)
     if match is None or match["relation"] not in _RELATIONS:
         known = ", ".join(dict.fromkeys([*QUANTITIES, *(resources or {})]))
@@ -209,6 +215,8 @@ def parse_constraints(
         ['throughput >= 2x', 'memory <= 0.8x']
     """
     items = [constraints] if isinstance(constraints, str | Constraint) else constraints
+    if not isinstance(items, Iterable):
+        raise ConstraintError(f"{items!r} is not a constraint; pass str or Constraint.")
     by_key: dict[object, Constraint] = {}
     for item in items:
         if isinstance(item, Constraint):

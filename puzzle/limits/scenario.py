@@ -19,10 +19,14 @@ _NAME = re.compile(r"[A-Za-z_][\w-]*")
 # Kept as a table of names so that reading a scenario never has to import torch.
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _UNDECIDED = "bfloat16"
+# Of sequences or tokens; their products still fit a float.
+_MOST = 2**40
 
 
 def _require_count(name: str, value: object) -> None:
     # bool is an int in Python, but Scenario(batch=True) is always a mistake.
+    if isinstance(value, int) and value > _MOST:
+        raise ConstraintError(f"Scenario.{name} is above {_MOST:,}; pass a smaller count.")
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConstraintError(
             f"Scenario.{name} is {value!r}; it must be a whole number of at least 1: "
@@ -148,6 +152,8 @@ class Scenario:
             >>> Scenario.from_dict({"batch": 4}) == Scenario(batch=4)
             True
         """
+        if not isinstance(values, Mapping):
+            raise ConstraintError(f"{values!r} is no scenario; give its fields by name.")
         known = [field.name for field in fields(cls)]
         unknown = sorted(str(name) for name in values if name not in known)
         if unknown:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from puzzle.errors import ConstraintError
-from puzzle.limits.constraints import parse_constraint
+from puzzle.limits.constraints import parse_constraint, parse_constraints
 from puzzle.limits.scenario import Scenario, Workload
 
 NAMES = ("throughput", "latency", "memory", "parameters", "memory(chat)", "")
@@ -44,3 +44,21 @@ def test_a_scenario_is_read_or_refused(field: str, value: Any) -> None:
 def test_a_malformed_workload_is_named(value: Any) -> None:
     with pytest.raises(ConstraintError, match="workload"):
         Workload.from_dict({"chat": value})
+
+
+@pytest.mark.parametrize("given", [None, 3, 0.5, True])
+def test_what_is_no_text_is_no_constraint(given: Any) -> None:
+    with pytest.raises(ConstraintError, match="is not a constraint"):
+        parse_constraints(given)
+
+
+@pytest.mark.parametrize("text", ["memory <= " + " " * 200_000 + "x", "(" * 10**6, "9" * 10**6])
+def test_a_text_of_any_length_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ConstraintError, match="at most 500 characters"):
+        parse_constraint(text)
+
+
+@pytest.mark.parametrize("count", [10**13, 10**400])
+def test_a_scenario_that_no_machine_serves_is_refused(count: int) -> None:
+    with pytest.raises(ConstraintError, match="batch is above"):
+        Scenario(batch=count)
