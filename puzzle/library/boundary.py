@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from puzzle.errors import ParentError
+from puzzle.errors import DamagedArtifactError, ParentError, WorkspaceError
 from puzzle.models.boundaries import in_batches
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.tensor_files import save_tensors
@@ -18,6 +18,8 @@ from puzzle.storage.workspace import Artifact
 FILE, NAME = "stream.safetensors", "x"
 # Windows run together.
 BATCH = 8
+# How many times a stream is built that other processes delete.
+ATTEMPTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +43,7 @@ class ParentBoundary(ArtifactStage[torch.Tensor]):
 
     def result(self, run: Run) -> torch.Tensor:
         """Returns the stream; those below are built first, from the nearest that exists."""
-        build_below(run, self._at, self.layer)
-        return self.load(run, run.build(self))
+        return kept_stream(run, self._at, self.layer)
 
     def _at(self, layer: int) -> ParentBoundary:
         return ParentBoundary(part=self.part, layer=layer)
@@ -93,6 +94,35 @@ def build_below(run: Run, at: Callable[[int], ArtifactStage[torch.Tensor]], laye
         first -= 1
     for below in range(first, layer):
         run.build(at(below))
+
+
+def kept_stream(
+    run: Run, at: Callable[[int], ArtifactStage[torch.Tensor]], layer: int
+) -> torch.Tensor:
+    """Returns a layer's stream, built again if another process deletes it before it is read.
+
+    A process whose library is whole deletes the streams, and others may still be building theirs.
+
+    Args:
+        run: The run.
+        at: Returns the stage of a layer's stream.
+        layer: The layer.
+
+    Raises:
+        WorkspaceError: It is deleted again and again.
+    """
+    for _ in range(ATTEMPTS):
+        build_below(run, at, layer)
+        artifact = run.build(at(layer))
+        try:
+            return read_stream(artifact)
+        except (DamagedArtifactError, FileNotFoundError):
+            if artifact.exists():
+                raise
+    raise WorkspaceError(
+        f"{artifact.path} was deleted {ATTEMPTS} times by another process before it was read; run "
+        "one search of this directory at a time"
+    )
 
 
 def refuse_overflow(y_BLD: torch.Tensor, layer: int) -> None:

@@ -116,6 +116,9 @@ class BlockLibrary(Stage[Library]):
         if not all(run.artifact(stage).sound() for stage in stages):
             _warn_of_little_text(run, self.spec.config)
             self._build(run, stages)
+        # Also those of a run that was killed between its last layer and their deletion.
+        for layer in range(depth + 1):
+            self._discard_streams(run, layer)
         return Library(parent=run.parent, layers=tuple(map(run.artifact, stages)))
 
     def _build(self, run: Run, stages: Sequence[ArtifactStage[Any]]) -> None:
@@ -132,8 +135,6 @@ class BlockLibrary(Stage[Library]):
             run.build_all(
                 stages, unit="layer", done=lambda stage: self._discard_streams(run, numbers[stage])
             )
-        for layer in range(depth + 1):
-            self._discard_streams(run, layer)
 
     def _discard_streams(self, run: Run, layer: int) -> None:
         """Deletes the streams that nothing above a finished layer needs."""

@@ -14,7 +14,7 @@ from puzzle.library.bld import LayerDistill
 from puzzle.library.boundary import (
     BATCH,
     ParentBoundary,
-    build_below,
+    kept_stream,
     read_stream,
     write_stream,
 )
@@ -184,8 +184,7 @@ class ChildBoundary(ArtifactStage[torch.Tensor]):
 
     def result(self, run: Run) -> torch.Tensor:
         """Returns the stream; those below are built first, from the nearest that exists."""
-        build_below(run, self._at, self.layer)
-        return self.load(run, run.build(self))
+        return kept_stream(run, self._at, self.layer)
 
     def _at(self, layer: int) -> ChildBoundary:
         return ChildBoundary(library=self.library, layer=layer)

@@ -70,6 +70,12 @@ def disk_errors(path: Path, root: Path) -> Iterator[None]:
         raise WorkspaceError(f"Cannot write {path}: {error}; is its disk full?") from error
     except OSError as error:
         where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str) else path
+        if error.errno == errno.EIO and error.filename is None:
+            # The system names no file where a read or a write fails, and it may be either here.
+            raise WorkspaceError(
+                f"While {path} was written: {error.strerror}; see whether its disk is sound, and "
+                "that of what it is made from."
+            ) from error
         # A builder may also fail to read, say, the parent's file: not the workspace's fault.
         if error.errno not in _REFUSALS or not where.absolute().is_relative_to(root):
             raise

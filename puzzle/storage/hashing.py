@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from puzzle.errors import DataError
+from puzzle.storage.disk import naming
 
 if TYPE_CHECKING:  # torch takes seconds to import, and hashing a value needs none of it
     from torch import Tensor
@@ -70,7 +71,7 @@ def hash_file(path: str | os.PathLike[str]) -> str:
         >>> len(hash_file("pyproject.toml"))
         32
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, naming(path):
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 

@@ -125,7 +125,8 @@ def publishing_directory(
         # Inside what is there, which may be a disk of its own.
         beside = target if there else target.parent
         make_directory(beside)
-        clean_places(beside)
+        for each in {beside, target.parent}:  # where the first call made its place, too
+            clean_places(each)
         with temporary_place(beside) as place:
             fresh = place / target.name
             fresh.mkdir()

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -255,15 +254,12 @@ class Workspace:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = user_path(root).absolute()
-        probe = self.root / "tmp" / f".probe-{uuid.uuid4().hex}"
         try:
             for name in ("tmp", "locks"):
                 own_directory(self.root / name)
-            try:
-                probe.write_bytes(bytes(4096))
-                fsync(probe)
-            finally:
-                probe.unlink(missing_ok=True)
+            with temporary_place(self.root / "tmp") as place:
+                (place / "probe").write_bytes(bytes(4096))
+                fsync(place / "probe")
             if not any(self.root.glob(f"*/*/{MANIFEST}")):
                 publish_text(self.root / RUN_FILE, json.dumps({"format": RUN_FORMAT}) + "\n")
         except OSError as error:
