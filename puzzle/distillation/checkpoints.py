@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from puzzle.distillation.parallel import Parallel
 from puzzle.errors import WorkspaceError
+from puzzle.storage.disk import matching
 from puzzle.storage.hashing import content_hash
 from puzzle.storage.json_files import read_object
 from puzzle.storage.tensor_files import save_tensors
@@ -50,7 +51,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Returns the steps with a checkpoint, newest first."""
         steps = []
-        for manifest in self.workspace.root.glob(f"{KIND}/*/{MANIFEST}"):
+        for manifest in matching(self.workspace.root, f"{KIND}/*/{MANIFEST}"):
             try:
                 spec = read_object(manifest, "a manifest", error=WorkspaceError)["spec"]
                 if spec["run"] != self.run:

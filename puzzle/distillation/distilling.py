@@ -25,7 +25,7 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.serving.file_names import CHILD_FILES
 from puzzle.serving.writers.source import sources_of
-from puzzle.storage.disk import require_free
+from puzzle.storage.disk import matching, require_free
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import require_replaceable
 from puzzle.storage.workspace import Workspace
@@ -135,7 +135,7 @@ def distill(
 
 def _workspace(out: str | os.PathLike[str], resume: bool, parallel: Parallel) -> Workspace:
     workspace = Workspace(out)
-    if not resume and parallel.share(any(workspace.root.glob(f"{KIND}/*/manifest.json"))):
+    if not resume and parallel.share(any(matching(workspace.root, f"{KIND}/*/manifest.json"))):
         raise WorkspaceError(
             f"{workspace.root} holds checkpoints of an earlier run; resume it or choose another "
             "run directory"

@@ -18,7 +18,7 @@ from puzzle.limits.scenario import Workload
 from puzzle.models.parent import Parent, open_parent
 from puzzle.pipeline.format_choice import choose_formats
 from puzzle.stages import Run
-from puzzle.storage.disk import require_free
+from puzzle.storage.disk import matching, require_free
 from puzzle.storage.run_directory import current_run_directory
 from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
@@ -148,7 +148,7 @@ def open_workspace(out: str | os.PathLike[str], *, resume: bool = True) -> Works
         WorkspaceError: It cannot be written, or holds results that are not to be used.
     """
     workspace = Workspace(current_run_directory(out))
-    if not resume and any(workspace.root.glob("*/*/manifest.json")):
+    if not resume and any(matching(workspace.root, "*/*/manifest.json")):
         raise WorkspaceError(
             f"{workspace.root} holds results of an earlier run; resume it (--resume) or choose "
             "another run directory (--out)"

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from puzzle.errors import WorkspaceError
@@ -105,3 +105,19 @@ def fsync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def matching(directory: Path, pattern: str) -> list[Path]:
+    """Returns what matches a pattern, sorted, though other processes delete directories meanwhile.
+
+    Args:
+        directory: The directory; it need not exist.
+        pattern: As for `Path.glob`, which raises when a directory is gone before it is listed.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    for _ in range(100):
+        with suppress(FileNotFoundError):
+            return sorted(directory.glob(pattern))
+    return sorted(directory.glob(pattern))

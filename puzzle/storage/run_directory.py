@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from puzzle.storage.disk import matching, naming
 from puzzle.storage.paths import user_path
 from puzzle.storage.workspace import MANIFEST, RUN_FILE, RUN_FORMAT
 
@@ -20,13 +21,17 @@ def current_run_directory(root: str | os.PathLike[str]) -> Path:
 
     Args:
         root: The requested directory; it need not exist.
+
+    Raises:
+        OSError: It cannot be read, so that its format is not known.
     """
     path = user_path(root).absolute()
-    if not any(path.glob(f"*/*/{MANIFEST}")):
+    if not any(matching(path, f"*/*/{MANIFEST}")):
         return path
     try:
-        number = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+        with naming(path / RUN_FILE):
+            number = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))["format"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         number = 1  # the first format had no such file
     if number == RUN_FORMAT:
         return path

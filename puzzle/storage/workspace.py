@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from puzzle.errors import DamagedArtifactError, WorkspaceError
-from puzzle.storage.disk import disk_errors, fsync, naming
+from puzzle.storage.disk import disk_errors, fsync, matching, naming
 from puzzle.storage.hashing import canonical, content_hash, hash_file
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import make_directory, publish, publish_text
@@ -260,7 +260,7 @@ class Workspace:
             with temporary_place(self.root / "tmp") as place:
                 (place / "probe").write_bytes(bytes(4096))
                 fsync(place / "probe")
-            if not any(self.root.glob(f"*/*/{MANIFEST}")):
+            if not any(matching(self.root, f"*/*/{MANIFEST}")):
                 publish_text(self.root / RUN_FILE, json.dumps({"format": RUN_FORMAT}) + "\n")
         except OSError as error:
             raise WorkspaceError(

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from puzzle.errors import DamagedArtifactError, DataError, WorkspaceError
-from puzzle.storage.disk import free_bytes
+from puzzle.storage.disk import free_bytes, matching
 from puzzle.storage.hashing import hash_file
 from puzzle.storage.json_files import read_object
 from puzzle.storage.paths import user_path
@@ -164,7 +164,7 @@ def doctor(run: str | os.PathLike[str] = "puzzle-run", *, clean: bool = False) -
 
 def _stored(root: Path) -> Iterator[ArtifactRef]:
     """Yields the name of everything that has the place of an artifact, sound or not."""
-    for path in sorted(root.glob("*/*")):
+    for path in matching(root, "*/*"):
         if _KEY.fullmatch(path.name) and path.parent.name not in ("tmp", "locks"):
             yield ArtifactRef(kind=path.parent.name, key=path.name)
 
@@ -214,7 +214,7 @@ def _leftovers(root: Path) -> Iterator[Finding]:
 
 
 def _children(root: Path) -> Iterator[Finding]:
-    for record in sorted(root.glob(f"*/{FILES}")):
+    for record in matching(root, f"*/{FILES}"):
         try:
             hashes = written_files(record.parent)
         except DamagedArtifactError as error:

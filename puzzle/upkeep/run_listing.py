@@ -11,6 +11,7 @@ from typing import Any
 
 from puzzle.errors import DataError, PuzzleError
 from puzzle.limits.constraints import Constraint
+from puzzle.storage.disk import matching
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import user_path
 from puzzle.storage.temporary_places import temporary_places
@@ -94,7 +95,7 @@ def _run_directories(path: Path, depth: int) -> Iterator[Path]:
 
 
 def _entry(path: Path) -> RunEntry:
-    written = [file.stat().st_mtime for file in path.glob(f"*/*/{MANIFEST}")]
+    written = [file.stat().st_mtime for file in matching(path, f"*/*/{MANIFEST}")]
     status = "unfinished" if written else "empty"
     parent, constraints, result = None, _given_constraints(path / _OPTIONS), {}
     try:

@@ -14,10 +14,12 @@ from tests.robustness.results import contents, difference, without_places
 SHARES = 4
 
 
-def problems_of(nursery, whole, number):
+def problems_of(nursery, whole, number, *, again):
     """Lets one operation fail and runs the search again; returns what is wrong with both runs."""
     name = f"fail-{number}"
     place = nursery.directory / name
+    if again:
+        shutil.copytree(whole.place, place)
     [end] = nursery.run({"name": name, "fail": number})
     wrong = []
     if end["code"] or "failed" not in end:
@@ -29,37 +31,46 @@ def problems_of(nursery, whole, number):
         wrong.append(f"it is no error of a file: {end['error']}")
     elif str(nursery.directory) not in end["error"]:
         wrong.append(f"it names no file: {end['error']}")
-    [again] = nursery.run({"name": name})
-    wrong += [] if again == {"code": 0} else [f"the second run ended with {again}"]
+    what = end.get("errno")
+    [end] = nursery.run({"name": name})
+    wrong += [] if end == {"code": 0} else [f"the next run ended with {end}"]
     wrong += [f"{each} differs" for each in difference(contents(place), whole.contents)]
     shutil.rmtree(place)
-    return [f"{end.get('errno')}: {each}" for each in wrong]
+    return [f"{what}: {each}" for each in wrong]
 
 
-def check(nursery, whole, points):
+def check(nursery, whole, points, *, again=False):
+    operations = whole.again if again else whole.operations
     broken = {
-        (number, *whole.operations[number][:3]): wrong
+        (number, *operations[number][:3]): wrong
         for number in points
-        if (wrong := problems_of(nursery, whole, number))
+        if (wrong := problems_of(nursery, whole, number, again=again))
     }
     assert not broken
 
 
-def points_of(whole):
+def points_of(operations):
     """Returns the first operation of each kind: of what, on which file, in which line of puzzle."""
     kinds = {}
-    for number, operation in enumerate(whole.operations):
+    for number, operation in enumerate(operations):
         kinds.setdefault(tuple(operation), number)
     points = list(kinds.values())
-    assert {whole.operations[number][0] for number in points} == FAILURES.keys() - {"link"}
+    assert {operations[number][0] for number in points} == FAILURES.keys() - {"link"}
     return points
 
 
 def test_a_search_in_which_an_operation_fails_says_so_and_goes_on(nursery, whole):
-    check(nursery, whole, random.Random(0).sample(points_of(whole), 10))
+    check(nursery, whole, random.Random(0).sample(points_of(whole.operations), 10))
+    # Whoever cannot read what is there must not take it for something else.
+    again = points_of(whole.again)
+    format_is_read = [n for n in again if whole.again[n][:2] == ["read", "run/run.json"]]
+    assert format_is_read
+    check(nursery, whole, format_is_read + random.Random(1).sample(again, 5), again=True)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("share", range(SHARES))
-def test_a_search_in_which_each_kind_of_operation_fails_once(nursery, whole, share):
-    check(nursery, whole, points_of(whole)[share::SHARES])
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_a_search_in_which_each_kind_of_operation_fails_once(nursery, whole, share, again):
+    operations = whole.again if again else whole.operations
+    check(nursery, whole, points_of(operations)[share::SHARES], again=again)
