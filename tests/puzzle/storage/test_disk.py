@@ -39,7 +39,7 @@ def test_an_error_without_a_file_is_given_the_one_that_is_read_or_written(tmp_pa
     ):
         raise OSError(errno.EIO, "broken")
     # What no disk said is none of its errors, such as a connection that fails.
-    with pytest.raises(OSError, match="^refused$"), disk_errors(tmp_path, tmp_path):
+    with pytest.raises(OSError, match=r"^refused$"), disk_errors(tmp_path, tmp_path):
         raise OSError("refused")
 
 
