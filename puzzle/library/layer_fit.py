@@ -84,6 +84,7 @@ class LayerFit:
         self.down: Any = getattr(self.ffn, self.family.ffn.out)
         self.tensors: Tensors = {}
         self.errors: dict[str, LocalError] = {}
+        self._built: dict[str, nn.Module] = {}
 
     def build(self, blocks: Iterable[Block]) -> None:
         """Makes the variants that some blocks need, into `tensors` and `errors`."""
@@ -134,7 +135,7 @@ class LayerFit:
             merges = promising_merges(merges, self._lost_power(merges))
         fits: dict[HeadMerge, Fitted] = {}
         for merge in merges:
-            pair = partial(self._attention_pair, self._merged(merge))
+            pair = partial(self._attention_pair, self._attention_with(self._merged(merge)))
             sums = self._collect(len(prior), self._undone(rescaling, self._own_attention, pair))
             fitted = self._fit(*sums, prior, prior)
             fits[merge] = self._in_the_stream(rescaling, pair, prior, fitted, 0.0)
@@ -146,12 +147,17 @@ class LayerFit:
         name = f"{self.family.attention.module}.{self.family.attention.out}"
         self._store(key, {**self._merged(best), **_split(name, weight, out.bias)})
 
-    def _attention_pair(self, merged: Tensors, rows: Rows) -> Pair:
-        """Returns what enters the map of an attention with merged heads, and what it should add."""
-        return _ones(self._context(rows.x, merged), self.out.bias), rows.attention
+    def _attention_pair(self, attention: nn.Module, rows: Rows) -> Pair:
+        """Returns what enters the last map of another attention, and what it should add."""
+        return _ones(self._context(rows.x, attention), self.out.bias), rows.attention
 
-    def _own_attention(self, rows: Rows) -> torch.Tensor:
-        return self.out(self.family.attention_features(self.layer, rows.x, self.rope))
+    def _own_attention(self, rows: Rows, _: torch.Tensor) -> torch.Tensor:
+        own: torch.Tensor = self.out(self.family.attention_features(self.layer, rows.x, self.rope))
+        return own
+
+    def _own_ffn(self, _: Rows, phi: torch.Tensor) -> torch.Tensor:
+        own: torch.Tensor = self.down(phi[..., : self.parent.shape.ffn_width])
+        return own
 
     def _in_the_stream(
         self, rescaling: Rescaling, pair: PairOf, start: torch.Tensor, fitted: Fitted, power: float
@@ -189,13 +195,13 @@ class LayerFit:
         """Returns the power that each new head loses in each merge, unfitted, (merges, heads)."""
         shape = self.parent.shape
         out = self.out.weight.T.unflatten(0, (len(merges[0]), -1)).float()
-        merged = [self._merged(merge) for merge in merges]
+        merged = [self._attention_with(self._merged(merge)) for merge in merges]
 
         def lost(rows: Rows) -> torch.Tensor:
             own = self.family.attention_features(self.layer, rows.x, self.rope)
             losses = []
-            for tensors in merged:
-                change = (self._context(rows.x, tensors) - own).float()
+            for attention in merged:
+                change = (self._context(rows.x, attention) - own).float()
                 by_head = change.unflatten(-1, (out.shape[0], -1))
                 losses.append(torch.einsum("blhk,hkd->blhd", by_head, out).square().sum((0, 1, 3)))
             return torch.stack(losses)
@@ -213,19 +219,20 @@ class LayerFit:
                 merged[f"{slot.module}.{name}"] = merge_kv_heads(tensor, merge, shape.head_dim)
         return merged
 
-    def _context(self, x_BLD: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Returns what enters the last map of the stock attention with other keys and values."""
-        prefix = f"{self.family.attention.module}."
+    def _attention_with(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+        """Returns the stock attention with other keys and values."""
+        slot = self.family.attention
         state = dict(self.attention.state_dict())
-        state |= {k.removeprefix(prefix): t for k, t in tensors.items()}
-        kv_heads = (
-            len(state[f"{self.family.attention.maps[0]}.weight"]) // self.parent.shape.head_dim
-        )
+        state |= {name.removeprefix(f"{slot.module}."): t for name, t in tensors.items()}
+        kv_heads = len(state[f"{slot.maps[0]}.weight"]) // self.parent.shape.head_dim
         sizes = self.family.layer_config(self.parent.config, Attention("gqa", kv_heads))
         with torch.device("meta"):
-            attention = self.family.stock("Attention")(sizes, self.attention.layer_idx)
+            attention: nn.Module = self.family.stock("Attention")(sizes, self.attention.layer_idx)
         attention.load_state_dict(state, assign=True)
-        attention.eval().requires_grad_(False)
+        return attention.eval().requires_grad_(False)
+
+    def _context(self, x_BLD: torch.Tensor, attention: nn.Module) -> torch.Tensor:
+        """Returns what enters the last map of another attention in the place of the layer's own."""
         return self.family.attention_features(self.layer, x_BLD, self.rope, attention=attention)
 
     def attention_output(self, attention: Attention, rows: Rows) -> torch.Tensor:
@@ -243,7 +250,9 @@ class LayerFit:
             return nn.functional.linear(h, tensors[f"{slot.module}.linear_proj.weight"]).float()
         last = f"{slot.module}.{slot.out}"
         weight, bias = tensors.pop(f"{last}.weight"), tensors.pop(f"{last}.bias", None)
-        out = nn.functional.linear(self._context(rows.x, tensors), weight, bias)
+        if prefix not in self._built:
+            self._built[prefix] = self._attention_with(tensors)
+        out = nn.functional.linear(self._context(rows.x, self._built[prefix]), weight, bias)
         return self.family.added(self.layer, slot, out, self.parent.config).float()
 
     def _ffns(self, attention: Attention, ffns: Sequence[FFN]) -> None:
@@ -253,12 +262,8 @@ class LayerFit:
         down = _joined(self.down.weight, self.down.bias)
         pair = partial(self._ffn_pair, attention)
 
-        def own(rows: Rows) -> torch.Tensor:
-            out: torch.Tensor = self.down(pair(rows)[0][..., :width])
-            return out
-
         def counted(rows: Rows) -> Pair:
-            phi, target = self._undone(rescaling, own, pair)(rows)
+            phi, target = self._undone(rescaling, self._own_ffn, pair)(rows)
             size.add_(phi[..., :width].abs().float().sum((0, 1)))
             return phi, target
 
@@ -287,11 +292,17 @@ class LayerFit:
         return _ones(phi, self.down.bias), rows.update - added
 
     def _undone(
-        self, rescaling: Rescaling, own: Callable[[Rows], torch.Tensor], pair: PairOf
+        self, rescaling: Rescaling, own: Callable[[Rows, torch.Tensor], torch.Tensor], pair: PairOf
     ) -> PairOf:
+        """Returns the pairs of the last map alone; `own` gives what the parent's map returns."""
         if rescaling.neutral:
             return pair
-        return lambda rows: rescaling.undone(own(rows), pair(rows))
+
+        def undone(rows: Rows) -> Pair:
+            phi, target = pair(rows)
+            return rescaling.undone(own(rows, phi), (phi, target))
+
+        return undone
 
     def _power(self, pair: PairOf) -> float:
         """Returns the power of the targets of held-out windows."""
