@@ -133,7 +133,8 @@ class Goals:
             total = totals[limit.resource]
             if limit.slack(total) >= -NOISE * abs(limit.bound):
                 continue
-            error = total / predicted[limit.resource] - 1
+            expected = predicted[limit.resource]
+            error = total / expected - 1 if expected else None
             missed.append(Missed(limit=limit, error=error, text=self._missed_text(limit, total)))
         return tuple(missed)
 
@@ -186,7 +187,7 @@ class Goals:
             limits: The limits of the attempt, in the order of `self.limits`.
             missed: What it missed.
         """
-        errors = {each.limit: each.error for each in missed}
+        errors = {each.limit: each.error for each in missed if each.error is not None}
         pairs = zip(self.limits, limits, strict=True)
         return tuple(tighten(own, errors[own]) if own in errors else now for own, now in pairs)
 
@@ -197,10 +198,10 @@ class Missed:
 
     Args:
         limit: The limit that follows from the constraint.
-        error: measured / predicted - 1.
+        error: measured / predicted - 1; None where 0 was predicted, which no limit can correct.
         text: The constraint and what was measured, in the user's words.
     """
 
     limit: Limit
-    error: float
+    error: float | None
     text: str

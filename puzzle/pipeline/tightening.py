@@ -68,7 +68,9 @@ class Chooser:
         for _ in range(ATTEMPTS - 1):
             if not chosen.missed:
                 break
-            limits = self.goals.tightened(limits, chosen.missed)
+            before, limits = limits, self.goals.tightened(limits, chosen.missed)
+            if limits == before:
+                break
             try:
                 chosen = self.attempt(limits)
             except InfeasibleError:

@@ -120,6 +120,14 @@ def test_a_miss_is_told_in_the_words_of_the_constraint_and_tightens_by_the_error
     assert changed["memory"] == predicted["memory"]
 
 
+def test_a_miss_of_what_was_predicted_to_take_no_time_is_told_and_tightens_nothing():
+    wanted = goals("throughput >= 2x")
+    seconds = {"parent": {"seconds": 1.0}, "child": {"seconds": 0.6}}
+    (one,) = wanted.missed({"seconds": 0.0}, {CHAT: seconds})
+    assert one.text == "throughput >= 2x (measured 1.66x)"
+    assert wanted.tightened(wanted.limits, [one]) == wanted.limits
+
+
 @pytest.mark.parametrize(("slower", "most"), [(1.0, 1), (1.05, 3), (100.0, 3)])
 def test_a_search_tightens_what_its_measured_child_misses(
     tmp_path, monkeypatch, caplog, slower, most
