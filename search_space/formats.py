@@ -220,8 +220,8 @@ def layout_from_json(
     widths = [block.ffn.width or 0 for block in blocks or ()]
     shape = _shape(
         config,
-        kv_heads or config.get("num_key_value_heads") or max(heads, default=0),
-        ffn_width or config.get("intermediate_size") or max(widths, default=0),
+        _first(kv_heads, config.get("num_key_value_heads"), max(heads, default=0) or None),
+        _first(ffn_width, config.get("intermediate_size"), max(widths, default=0) or None),
     )
     if blocks is not None:
         return Layout(shape, tuple(blocks))
@@ -257,16 +257,21 @@ def _require(config: Mapping[str, Any], *names: str) -> None:
         )
 
 
-def _shape(config: Mapping[str, Any], kv_heads: int, ffn_width: int) -> ModelShape:
+def _first(*values: Any) -> Any:
+    """Returns the first value that is given, whatever it is: a size of 0 is wrong, not absent."""
+    return next((value for value in values if value is not None), None)
+
+
+def _shape(config: Mapping[str, Any], kv_heads: int | None, ffn_width: int | None) -> ModelShape:
     _require(config, "num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size")
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     return ModelShape(
         layers=config["num_hidden_layers"],
         hidden=hidden,
         heads=heads,
-        head_dim=config.get("head_dim") or hidden // max(heads, 1),
-        kv_heads=kv_heads or heads,
-        ffn_width=ffn_width or hidden,
+        head_dim=_first(config.get("head_dim"), hidden // max(heads, 1)),
+        kv_heads=_first(kv_heads, heads),
+        ffn_width=_first(ffn_width, hidden),
         vocab=config["vocab_size"],
         tied=bool(config.get("tie_word_embeddings")),
         attention_bias=bool(config.get("attention_bias")),
