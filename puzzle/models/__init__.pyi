@@ -3,12 +3,12 @@ from puzzle.models.assembling import layer_from_block as layer_from_block
 from puzzle.models.child import PuzzleDecoderLayer as PuzzleDecoderLayer
 from puzzle.models.child import PuzzleForCausalLM as PuzzleForCausalLM
 from puzzle.models.child import PuzzleModel as PuzzleModel
+from puzzle.models.child import register_family as register_family
 from puzzle.models.child_config import PuzzleConfig as PuzzleConfig
 from puzzle.models.child_config import config_from_layout as config_from_layout
 from puzzle.models.child_config import layout_from_config as layout_from_config
 from puzzle.models.families import FAMILIES as FAMILIES
 from puzzle.models.families import family_of as family_of
-from puzzle.models.families import register_family as register_family
 from puzzle.models.family import Family as Family
 from puzzle.models.family import Slot as Slot
 from puzzle.models.parent import Parent as Parent

@@ -283,6 +283,21 @@ def causal_lm_class(family: Family) -> Any:
     return lm
 
 
+def register_family(family: Family) -> None:
+    """Makes a family known: its parents can be searched, and its children loaded.
+
+    Call it in each process, as `import puzzle` does for the families that come with it.
+
+    Args:
+        family: The description. It takes the place of another one of the same model types.
+
+    Example:
+        >>> register_family(Family(model_types=("helium",), package="helium", classes="Helium"))
+    """
+    FAMILIES.update(dict.fromkeys(family.model_types, family))
+    causal_lm_class(family)
+
+
 AutoModel.register(PuzzleConfig, PuzzleModel, exist_ok=True)
 AutoModelForCausalLM.register(PuzzleConfig, PuzzleForCausalLM, exist_ok=True)
 for auto, child in (

@@ -9,8 +9,23 @@ from puzzle.errors import ParentError
 from puzzle.models.family import Family
 
 LLAMA = Family(model_types=("llama",), package="llama", classes="Llama")
-SANDWICHED_FFN = replace(
-    LLAMA.ffn, before="pre_feedforward_layernorm", after="post_feedforward_layernorm"
+GEMMA2 = Family(
+    model_types=("gemma2",),
+    package="gemma2",
+    classes="Gemma2",
+    attention=replace(LLAMA.attention, after="post_attention_layernorm"),
+    ffn=replace(LLAMA.ffn, before="pre_feedforward_layernorm", after="post_feedforward_layernorm"),
+    activations=("gelu_pytorch_tanh",),
+    root_embedding=True,
+    logits_cap="final_logit_softcapping",
+    attention_implementation="eager",  # sdpa has no cap of the attention's scores
+)
+OLMO2 = Family(
+    model_types=("olmo2",),
+    package="olmo2",
+    classes="Olmo2",
+    attention=replace(GEMMA2.attention, before=None),
+    ffn=replace(GEMMA2.ffn, before=None),
 )
 # One description per family; what is not said is as in Llama.
 KNOWN = (
@@ -27,51 +42,20 @@ KNOWN = (
         embedding_multiplier="embedding_multiplier",
         logits_divisor="logits_scaling",
     ),
-    Family(
-        model_types=("gemma2",),
-        package="gemma2",
-        classes="Gemma2",
-        attention=replace(LLAMA.attention, after="post_attention_layernorm"),
-        ffn=SANDWICHED_FFN,
-        activations=("gelu_pytorch_tanh",),
-        root_embedding=True,
-        logits_cap="final_logit_softcapping",
-        attention_implementation="eager",  # sdpa has no cap of the attention's scores
-    ),
-    Family(
+    GEMMA2,
+    replace(
+        GEMMA2,
         model_types=("gemma3_text",),
         package="gemma3",
         classes="Gemma3",
         text_model="Gemma3TextModel",
-        attention=replace(LLAMA.attention, after="post_attention_layernorm"),
-        ffn=SANDWICHED_FFN,
-        activations=("gelu_pytorch_tanh",),
-        root_embedding=True,
-        logits_cap="final_logit_softcapping",
         ropes_by_type=True,
+        attention_implementation="sdpa",
     ),
-    Family(
-        model_types=("olmo2",),
-        package="olmo2",
-        classes="Olmo2",
-        attention=replace(LLAMA.attention, before=None, after="post_attention_layernorm"),
-        ffn=replace(SANDWICHED_FFN, before=None),
-    ),
-    Family(
-        model_types=("olmo3",),
-        package="olmo3",
-        classes="Olmo3",
-        attention=replace(LLAMA.attention, before=None, after="post_attention_layernorm"),
-        ffn=replace(SANDWICHED_FFN, before=None),
-        ropes_by_type=True,
-    ),
+    OLMO2,
+    replace(OLMO2, model_types=("olmo3",), package="olmo3", classes="Olmo3", ropes_by_type=True),
 )
 FAMILIES: dict[str, Family] = {name: family for family in KNOWN for name in family.model_types}
-
-
-def register_family(family: Family) -> None:
-    """Registers a family for each of its model types."""
-    FAMILIES.update(dict.fromkeys(family.model_types, family))
 
 
 def family_of(config: Any) -> Family:

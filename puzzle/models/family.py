@@ -141,13 +141,13 @@ class Family:
                 f"hidden_act={activation!r}; allowed for {self.model_types[0]}: "
                 + ", ".join(map(repr, self.activations))
             )
-        heads = config.num_attention_heads
+        heads, head_dim = config.num_attention_heads, getattr(config, "head_dim", None)
         shape = ModelShape(
             layers=config.num_hidden_layers,
             hidden=config.hidden_size,
             heads=heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            kv_heads=config.num_key_value_heads or heads,
+            head_dim=config.hidden_size // heads if head_dim is None else head_dim,
+            kv_heads=heads if config.num_key_value_heads is None else config.num_key_value_heads,
             ffn_width=config.intermediate_size,
             vocab=config.vocab_size,
             tied=bool(config.tie_word_embeddings),

@@ -2,15 +2,20 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from puzzle.errors import ParentError
+from puzzle.models import child as children
+from puzzle.models import families
 from puzzle.models.assembling import assemble, random_model
+from puzzle.models.child import register_family
 from puzzle.models.child_config import config_from_layout, layout_from_config
 from puzzle.models.families import family_of
+from puzzle.models.family import Family
 from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
 from search_space import Block, Layout
-from tests.factories.families import CONFIGS, WINDOW, family_config, family_model
+from tests.factories.families import CONFIGS, SIZES, WINDOW, family_config, family_model
 
 TOKENS = torch.randint(3, 97, (2, 4 * WINDOW), generator=torch.Generator().manual_seed(3))
 
@@ -99,3 +104,21 @@ def test_a_mixed_child_is_counted_cached_saved_and_loaded(name, first, tmp_path)
     torch.testing.assert_close(child.generate(prompt, **given), want)
     static = child.generate(prompt, cache_implementation="static", **given)
     torch.testing.assert_close(static, want)
+
+
+@torch.no_grad()
+def test_a_family_that_a_user_describes_is_searched_and_its_children_load(tmp_path, monkeypatch):
+    config = AutoConfig.for_model("helium", **{**SIZES, "head_dim": 12})
+    with pytest.raises(ParentError, match="'helium' is not supported"):
+        family_of(config)
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    monkeypatch.setattr(children, "FAMILIES", families.FAMILIES)
+    register_family(Family(model_types=("helium",), package="helium", classes="Helium"))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    parent = open_parent(model, workspace=Workspace(tmp_path / "run"), dtype="float32")
+    own = Layout.parent(parent.shape)
+    made = assemble(parent.config, own, parent.state_dict(), dtype=torch.float32)
+    made.save_pretrained(tmp_path / "child")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "child").eval()
+    torch.testing.assert_close(again(TOKENS).logits, model(TOKENS).logits, atol=1e-5, rtol=1e-5)
