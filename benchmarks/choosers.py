@@ -155,7 +155,7 @@ class Budget:
             "decode": lambda b: study.costs.block_cost(0, b, SCENARIO)["decode_seconds"],
             "layers": lambda b: float(b.label != EMPTY),
         }[self.resource]
-        whole = shape.layers * price(shape.parent_block)
+        whole = shape.layers * price(shape.parent_blocks[0])
         most = shape.layers - self.share if self.resource == "layers" else self.share * whole
         return choice_problem(
             rows,

@@ -41,7 +41,7 @@ class EdgeCost:
 def proxy_score(shape, layer, block):
     """Takes the place of a library's scores here: the square of what a layer loses."""
     lost = 1 - counting.block_parameters(shape, block) / counting.block_parameters(
-        shape, shape.parent_block
+        shape, shape.parent_blocks[0]
     )
     return (1 + 1 / (1 + layer)) * lost**2
 

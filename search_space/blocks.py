@@ -229,9 +229,12 @@ class ModelShape:
         attention_bias: Whether q, k, v and o have a bias.
         mlp_bias: Whether gate, up and down have a bias.
         counts: Parameters of the sublayers, where they are not those of a Llama.
+        blocks: The parent's block of each layer, where they are not all of `kv_heads` and
+            `ffn_width`.
 
     Raises:
-        ValueError: A size is not a positive integer, or `kv_heads` does not divide `heads`.
+        ValueError: A size is not a positive integer, `kv_heads` does not divide `heads`, or there
+            is not one block per layer.
     """
 
     layers: int
@@ -245,6 +248,7 @@ class ModelShape:
     attention_bias: bool = False
     mlp_bias: bool = False
     counts: SublayerCounts | None = None
+    blocks: tuple[Block, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "head_dim", "kv_heads", "ffn_width", "vocab"):
@@ -260,11 +264,29 @@ class ModelShape:
             if getattr(self, name) > MOST_COUNTED:
                 raise ValueError(f"model shape: {name} is above {MOST_COUNTED:,}; is it damaged?")
         self._check_kv_heads(self.kv_heads)
+        if self.blocks is not None:
+            self._check_blocks(tuple(self.blocks))
+
+    def _check_blocks(self, blocks: tuple[Block, ...]) -> None:
+        if len(blocks) != self.layers:
+            raise ValueError(
+                f"model shape: {len(blocks)} blocks for {self.layers} layers; give one per layer"
+            )
+        for block in blocks:
+            self.check_coherent(block)
+        # One value for one parent, however it was given.
+        alike = all(block == self.usual_block for block in blocks)
+        object.__setattr__(self, "blocks", None if alike else blocks)
 
     @property
-    def parent_block(self) -> Block:
-        """The block every layer of the parent has."""
+    def usual_block(self) -> Block:
+        """The block of `kv_heads` and `ffn_width`, which all layers have if not said otherwise."""
         return Block(Attention("gqa", self.kv_heads), FFN("gated", self.ffn_width))
+
+    @property
+    def parent_blocks(self) -> tuple[Block, ...]:
+        """The parent's block of each layer."""
+        return self.blocks or (self.usual_block,) * self.layers
 
     def _check_kv_heads(self, kv_heads: int) -> None:
         if self.heads % kv_heads:
@@ -278,30 +300,45 @@ class ModelShape:
         if block.attention.kv_heads is not None:
             self._check_kv_heads(block.attention.kv_heads)
 
-    def check(self, block: Block) -> None:
-        """Raises ValueError if the block cannot stand in for one of the parent's.
+    def check(self, layer: int, half: Attention | FFN) -> None:
+        """Raises ValueError if half a block cannot stand in for the parent's at a layer.
 
         An alternative keeps some of the parent's heads and channels, so it has no more of them;
         a layout may be wider, as fused FFNs are.
         """
-        self.check_coherent(block)
-        kv_heads, width = block.attention.kv_heads, block.ffn.width
-        if kv_heads is not None and kv_heads > self.kv_heads:
+        block = self.parent_blocks[layer]
+        own: Attention | FFN = block.attention if isinstance(half, Attention) else block.ffn
+        if own.kind == "none" and half.kind != "none":
+            raise ValueError(f"{half.label!r} has nothing to imitate, as the parent has none here")
+        if isinstance(half, Attention) and half.kv_heads is not None:
+            self._check_kv_heads(half.kv_heads)
+            most = block.attention.kv_heads or 0
+            if half.kv_heads > most:
+                raise ValueError(
+                    f"kv_heads={half.kv_heads} is more than the parent's {most}; "
+                    f"allowed: divisors of {self.heads} up to {most}"
+                )
+        if isinstance(half, FFN) and (half.width or 0) > (most := block.ffn.width or 0):
             raise ValueError(
-                f"kv_heads={kv_heads} is more than the parent's {self.kv_heads}; "
-                f"allowed: divisors of {self.heads} up to {self.kv_heads}"
+                f"FFN width {half.width} is larger than the parent's {most}; allowed: 1 to {most}"
             )
-        if width is not None and width > self.ffn_width:
-            raise ValueError(
-                f"FFN width {width} is larger than the parent's {self.ffn_width}; "
-                f"allowed: 1 to {self.ffn_width}"
-            )
+
+    def fits(self, layer: int, half: Attention | FFN) -> bool:
+        """Returns whether half a block can stand in for the parent's at a layer."""
+        try:
+            self.check(layer, half)
+        except ValueError:
+            return False
+        return True
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         values = asdict(self)
         if self.counts is None:  # as it was before there were other families than Llama
             del values["counts"]
+        del values["blocks"]
+        if self.blocks is not None:
+            values["blocks"] = [block.label for block in self.blocks]
         return values
 
     @classmethod
@@ -313,4 +350,7 @@ class ModelShape:
         if counts is not None:
             check_keys("sublayer counts", counts, tuple(SublayerCounts.__dataclass_fields__))
             values = {**values, "counts": SublayerCounts(**counts)}
+        blocks = values.get("blocks")
+        if blocks is not None:
+            values = {**values, "blocks": tuple(map(Block.from_label, blocks))}
         return cls(**values)

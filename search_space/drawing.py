@@ -90,9 +90,16 @@ def bars(layout: LayoutLike) -> tuple[tuple[Bar, ...], tuple[Bar, ...]]:
 def _pair(shape: ModelShape, layer: int, block: Block) -> tuple[Bar, Bar]:
     if block.attention.kind == block.ffn.kind == "none":
         return Bar(layer, "identity", 0.0), Bar(layer, "identity", 0.0)
+    own = shape.parent_blocks[layer]
     return (
-        _bar(layer, "attention", block.attention.kind, block.attention.kv_heads, shape.kv_heads),
-        _bar(layer, "ffn", block.ffn.kind, block.ffn.width, shape.ffn_width),
+        _bar(
+            layer,
+            "attention",
+            block.attention.kind,
+            block.attention.kv_heads,
+            own.attention.kv_heads or shape.kv_heads,
+        ),
+        _bar(layer, "ffn", block.ffn.kind, block.ffn.width, own.ffn.width or shape.ffn_width),
     )
 
 

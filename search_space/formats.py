@@ -142,7 +142,7 @@ def to_per_layer_config(layout: Layout) -> dict[str, dict[str, Any]]:
         >>> to_per_layer_config(Layout.parent(shape).replace(5, Block.from_label("none+gated8")))
         {'5': {'intermediate_size': 8, 'skip': ['attention']}}
     """
-    own, changes = layout.shape.parent_block, {}
+    own, changes = layout.shape.usual_block, {}
     for layer, block in enumerate(layout.blocks):
         values: dict[str, Any] = {}
         if block.attention.kind == "linear":
@@ -177,7 +177,7 @@ def from_per_layer_config(
         ValueError: A layer does not exist, is named twice, or differs in what a layout cannot
             hold.
     """
-    blocks, seen = [shape.parent_block] * shape.layers, set()
+    blocks, seen = [shape.usual_block] * shape.layers, set()
     for key, values in per_layer_config.items():
         layer = int(key) if re.fullmatch(r"[0-9]{1,9}", str(key)) else -1
         if not 0 <= layer < shape.layers or layer in seen:

@@ -327,7 +327,9 @@ def even_widths(total: int, layers: int, *, multiple: int = 256) -> tuple[int, .
 
 def with_blocks(shape: ModelShape, blocks: Sequence[Block]) -> Layout:
     """Returns a layout of as many layers as there are blocks, its other sizes unchanged."""
-    return Layout(replace(shape, layers=len(blocks)), tuple(blocks))
+    if len(blocks) != shape.layers:  # which are no longer the layers that a parent had blocks of
+        shape = replace(shape, layers=len(blocks), blocks=None)
+    return Layout(shape, tuple(blocks))
 
 
 def _span(run: FusedRun) -> str:

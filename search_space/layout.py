@@ -60,7 +60,7 @@ class Layout:
     @classmethod
     def parent(cls, shape: ModelShape) -> Layout:
         """Returns the layout of the unchanged parent."""
-        return cls(shape, (shape.parent_block,) * shape.layers)
+        return cls(shape, shape.parent_blocks)
 
     @classmethod
     def published(cls, name: str) -> Layout:

@@ -69,27 +69,28 @@ class LayerOptions:
         check_keys("layer options", values, tuple(LayerOptions.__dataclass_fields__))
         return replace(self, **values)
 
-    def attentions(self, shape: ModelShape) -> tuple[Attention, ...]:
-        """Returns the attention alternatives for a parent, most KV heads first."""
-        choices = []
+    def attentions(self, shape: ModelShape, layer: int = 0) -> tuple[Attention, ...]:
+        """Returns the attention alternatives for a layer of a parent, most KV heads first."""
+        own, choices = shape.parent_blocks[layer].attention, []
         if "gqa" in self.attention:
             counts = self.kv_heads
             if counts is None:
-                counts = tuple(n for n in range(1, shape.kv_heads) if shape.kv_heads % n == 0)
+                most = own.kv_heads or 1
+                counts = tuple(n for n in range(1, most) if most % n == 0)
             choices = [Attention("gqa", n) for n in sorted(set(counts), reverse=True)]
         choices += [Attention(kind) for kind in ("linear", "none") if kind in self.attention]
-        return tuple(choice for choice in choices if choice != shape.parent_block.attention)
+        return tuple(choice for choice in choices if choice != own)
 
-    def ffns(self, shape: ModelShape) -> tuple[FFN, ...]:
-        """Returns the FFN alternatives for a parent, the widest first."""
-        multiple = self.multiple
+    def ffns(self, shape: ModelShape, layer: int = 0) -> tuple[FFN, ...]:
+        """Returns the FFN alternatives for a layer of a parent, the widest first."""
+        widest, multiple = shape.parent_blocks[layer].ffn.width or 0, self.multiple
         if multiple is None:
-            multiple = WIDTH_MULTIPLE if shape.ffn_width >= 4 * WIDTH_MULTIPLE else 1
+            multiple = WIDTH_MULTIPLE if widest >= 4 * WIDTH_MULTIPLE else 1
         widths: set[int] = set()
         if "gated" in self.ffn:
-            rounded = (round(shape.ffn_width * s / multiple) * multiple for s in self.ffn_shares)
+            rounded = (round(widest * share / multiple) * multiple for share in self.ffn_shares)
             widths = {max(multiple, width) for width in rounded}
-        narrower = [FFN("gated", w) for w in sorted(widths, reverse=True) if w < shape.ffn_width]
+        narrower = [FFN("gated", w) for w in sorted(widths, reverse=True) if w < widest]
         return (*narrower, *(FFN(kind) for kind in ("linear", "none") if kind in self.ffn))
 
 

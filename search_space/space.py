@@ -42,19 +42,20 @@ class SearchSpace:
     ffns: tuple[tuple[FFN, ...], ...]
 
     def __post_init__(self) -> None:
-        own = self.shape.parent_block
-        for name, parent in (("attentions", own.attention), ("ffns", own.ffn)):
+        for name, half in (("attentions", "attention"), ("ffns", "ffn")):
             layers = getattr(self, name)
             if len(layers) != self.shape.layers:
                 raise ValueError(
                     f"{name} for {len(layers)} layers; the shape has {self.shape.layers}"
                 )
-            ordered = tuple(_parent_first(i, row, parent) for i, row in enumerate(layers))
+            own = [getattr(block, half) for block in self.shape.parent_blocks]
+            ordered = tuple(_parent_first(i, row, own[i]) for i, row in enumerate(layers))
             object.__setattr__(self, name, ordered)
         for layer in range(self.shape.layers):
             for block in self.blocks(layer):
                 try:
-                    self.shape.check(block)
+                    self.shape.check(layer, block.attention)
+                    self.shape.check(layer, block.ffn)
                 except ValueError as error:
                     raise ValueError(f"layer {layer}: {error}") from None
 
@@ -69,6 +70,8 @@ class SearchSpace:
     ) -> SearchSpace:
         """Returns the space with the same alternatives in all layers.
 
+        Where the layers of the parent differ, each has those that it can be made into.
+
         Args:
             shape: The parent's sizes.
             attentions: Attention alternatives or labels; the parent's own is added.
@@ -78,17 +81,16 @@ class SearchSpace:
         Raises:
             ValueError: A label or layer does not exist, or a choice does not fit the shape.
         """
-        own = shape.parent_block
         rows = [a if isinstance(a, Attention) else Attention.from_label(a) for a in attentions]
         columns = [f if isinstance(f, FFN) else FFN.from_label(f) for f in ffns]
-        attention_row = (own.attention, *(a for a in rows if a != own.attention))
-        ffn_row = (own.ffn, *(f for f in columns if f != own.ffn))
         kept = {layer for key in keep for layer in layers_named(shape, key)}
+        if shape.blocks is not None:
+            _refuse_unused(shape, (*rows, *columns), kept)
         layers = range(shape.layers)
         return cls(
             shape,
-            tuple((own.attention,) if i in kept else attention_row for i in layers),
-            tuple((own.ffn,) if i in kept else ffn_row for i in layers),
+            _rows(shape, "attention", (() if layer in kept else rows for layer in layers)),
+            _rows(shape, "ffn", (() if layer in kept else columns for layer in layers)),
         )
 
     @classmethod
@@ -131,11 +133,10 @@ class SearchSpace:
         nothing = LayerOptions(attention=(), ffn=())
         for key in keep:
             at |= dict.fromkeys(layers_named(shape, key), nothing)
-        own = shape.parent_block
         return cls(
             shape,
-            tuple((own.attention, *row.attentions(shape)) for row in at.values()),
-            tuple((own.ffn, *row.ffns(shape)) for row in at.values()),
+            _rows(shape, "attention", (row.attentions(shape, i) for i, row in at.items())),
+            _rows(shape, "ffn", (row.ffns(shape, i) for i, row in at.items())),
         )
 
     @classmethod
@@ -239,6 +240,27 @@ class SearchSpace:
             for layer, (attentions, ffns) in enumerate(zip(self.attentions, self.ffns, strict=True))
         )
         return f"<table><tr><th>layer</th><th>attention</th><th>FFN</th></tr>{rows}</table>"
+
+
+def _rows(shape: ModelShape, half: str, rows: Iterable[Iterable[Any]]) -> tuple[Any, ...]:
+    """Returns the choices of each layer: the parent's own, then its alternatives.
+
+    Where the parent's layers differ, what is too large for one may fit another: it is left out
+    there. Where they are alike, `SearchSpace` refuses it.
+    """
+    layers = []
+    for layer, (block, row) in enumerate(zip(shape.parent_blocks, rows, strict=True)):
+        own = getattr(block, half)
+        fitting = [one for one in row if shape.blocks is None or shape.fits(layer, one)]
+        layers.append((own, *(one for one in fitting if one != own)))
+    return tuple(layers)
+
+
+def _refuse_unused(shape: ModelShape, halves: Iterable[Attention | FFN], kept: set[int]) -> None:
+    layers = [layer for layer in range(shape.layers) if layer not in kept]
+    for half in halves:
+        if layers and not any(shape.fits(layer, half) for layer in layers):
+            shape.check(layers[0], half)
 
 
 def _parent_first(layer: int, choices: Iterable[Any], parent: Any) -> tuple[Any, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from puzzle import costs, models, pipeline
 from puzzle.cli.flags import Given
 from puzzle.cli.inputs import OUT, precision, sources, steps_of, table
 from puzzle.cli.subcommand import Answer
 from puzzle.storage.disk import free_bytes
-from search_space import ModelShape, SearchSpace
+from search_space import SearchSpace
 
 if TYPE_CHECKING:
     from puzzle.pipeline.planning import Plan
@@ -35,7 +35,7 @@ def planned(
         method: How blocks are scored; by default as the effort says.
     """
     source = sources(given, text=text, fetch=False)
-    steps = steps_of(given, shape_of(source.parent), method=method)
+    steps = steps_of(given, models.shape_of(models.load_config(source.parent)), method=method)
     formats = precision(given)
     served = costs.served_format(given.get("hardware", "cpu")).name
     steps = replace(steps, workload=steps.workload.served_in(served))
@@ -43,17 +43,6 @@ def planned(
     free = free_bytes(given.get("out", OUT.default))
     values = {**estimate.to_dict(), "free_disk": free, "space": repr(steps.space)}
     return Answer(values=values, text=_text(estimate, steps.space, free))
-
-
-def shape_of(parent: Any) -> ModelShape:
-    """Returns a parent's sizes from its config alone.
-
-    Raises:
-        ParentError: There is no such parent, or its family is unknown.
-    """
-    config = models.load_config(parent)
-    shape: ModelShape = models.family_of(config).shape(config)
-    return shape
 
 
 def _text(estimate: Plan, space: SearchSpace, free: float) -> str:

@@ -204,7 +204,7 @@ class LayerDistill:
 
     def _power(self, student: Student, rows: Rows) -> torch.Tensor:
         """Returns the power that a student's error is a share of."""
-        own = self.parent.shape.parent_block.attention
+        own = self.parent.shape.parent_blocks[self.variants.layer].attention
         if student.behind is None:
             return rows.attention.square().sum().clamp_min(1e-30)
         whole = rows.update if student.behind != own else rows.update - rows.attention

@@ -20,9 +20,11 @@ def error_map(errors: Iterable[Mapping[str, LocalError]], layout: Layout | None 
     layers = list(errors)
     rows, cells = cells_by_name([{name: e.value for name, e in layer.items()} for layer in layers])
     names = []
-    for layer, block in zip(layers, layout.blocks if layout else (), strict=bool(layout)):
+    # The blocks of a fused layout are not those of the layers that errors are known of.
+    chosen = zip(layers, layout.blocks, layout.shape.parent_blocks, strict=True) if layout else ()
+    for layer, block, parent in chosen:
         coupled = f"ffn/{block.attention.label}/{block.ffn.label}"
-        own = f"ffn/{layout.shape.parent_block.attention.label}/{block.ffn.label}" if layout else ""
+        own = f"ffn/{parent.attention.label}/{block.ffn.label}"
         names.append({f"attention/{block.attention.label}", coupled if coupled in layer else own})
     return HeatMap(
         title="Local errors by layer and variant",

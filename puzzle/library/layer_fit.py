@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from puzzle.library.affine import map_of, map_tensors, map_with_bias, ones
+from puzzle.library.ffn_sums import FFNSums
 from puzzle.library.kv_merging import (
     HeadMerge,
     candidate_merges,
@@ -32,25 +34,6 @@ Fitted = tuple[torch.Tensor, LocalError]
 PairOf = Callable[[Rows], Pair]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _FFNSums:
-    """What the fits of all widths of the FFN behind one attention share.
-
-    Args:
-        attention: The attention.
-        wide: The moments of the fitted windows and the tokens of those held out, of all channels.
-        down: The parent's last map, (channels, hidden), its bias as one more row.
-        order: Channels, the most important first.
-        power: What errors are a share of.
-    """
-
-    attention: Attention
-    wide: tuple[Moments, HeldOut]
-    down: torch.Tensor
-    order: torch.Tensor
-    power: float
-
-
 def attention_key(attention: Attention) -> str:
     """Returns the name of an attention variant."""
     return f"attention/{attention.label}"
@@ -66,22 +49,29 @@ class LayerFit:
 
     Args:
         parent: The parent.
+        index: The layer's number.
         layer: The parent's layer, loaded.
         streams: What enters the layer, and what it should return.
         config: How variants are made.
     """
 
     def __init__(
-        self, parent: Parent, layer: nn.Module, streams: Streams, config: LibraryConfig
+        self,
+        parent: Parent,
+        index: int,
+        layer: nn.Module,
+        streams: Streams,
+        config: LibraryConfig,
     ) -> None:
         self.parent, self.streams, self.config = parent, streams, config
         self.layer: Any = layer
-        self.own = parent.shape.parent_block
+        self.own = parent.shape.parent_blocks[index]
         self.family, self.rope = parent.family, parent.rope(streams.x.shape[1])
-        self.attention: Any = getattr(layer, self.family.attention.module)
-        self.ffn: Any = getattr(layer, self.family.ffn.module)
-        self.out: Any = getattr(self.attention, self.family.attention.out)
-        self.down: Any = getattr(self.ffn, self.family.ffn.out)
+        # A layer of a child may lack a half, or have a linear map in its place.
+        self.attention: Any = getattr(layer, self.family.attention.module, None)
+        self.ffn: Any = getattr(layer, self.family.ffn.module, None)
+        self.out: Any = getattr(self.attention, self.family.attention.out, None)
+        self.down: Any = getattr(self.ffn, self.family.ffn.out, None)
         self.tensors: Tensors = {}
         self.errors: dict[str, LocalError] = {}
         self._built: dict[str, nn.Module] = {}
@@ -106,10 +96,10 @@ class LayerFit:
 
     def _attention(self, attention: Attention) -> None:
         key = attention_key(attention)
-        if attention.kind == "none":
-            self.errors[key] = LocalError(before=1.0, fitted=1.0)
-        elif attention == self.own.attention and not self.streams.child:
+        if attention == self.own.attention and not (self.streams.child and self.attention):
             self.errors[key] = LocalError(before=0.0, fitted=0.0)
+        elif attention.kind == "none":
+            self.errors[key] = LocalError(before=1.0, fitted=1.0)
         elif attention.kind == "linear":
             before = self.family.attention.before
             start = self._linear_start()
@@ -125,9 +115,10 @@ class LayerFit:
     def _grouped(self, key: str, kv_heads: int) -> None:
         """Fits the output map for each promising merge of KV heads, and keeps the best."""
         shape, out = self.parent.shape, self.out
-        prior = _joined(out.weight, out.bias)
+        prior = map_with_bias(out.weight, out.bias)
         rescaling = Rescaling(self.parent, self.layer, self.family.attention)
-        merges = candidate_merges(head_options(shape.heads, shape.kv_heads, kv_heads))
+        own = self.own.attention.kv_heads or 1
+        merges = candidate_merges(head_options(shape.heads, own, kv_heads))
         pooled = merges[-1]
         if self.config.start == "puzzle":
             merges = [pooled]
@@ -145,18 +136,18 @@ class LayerFit:
             before=fits[pooled][1].before, fitted=error.fitted, ridge=error.ridge
         )
         name = f"{self.family.attention.module}.{self.family.attention.out}"
-        self._store(key, {**self._merged(best), **_split(name, weight, out.bias)})
+        self._store(key, {**self._merged(best), **map_tensors(name, weight, out.bias)})
 
     def _attention_pair(self, attention: nn.Module, rows: Rows) -> Pair:
         """Returns what enters the last map of another attention, and what it should add."""
-        return _ones(self._context(rows.x, attention), self.out.bias), rows.attention
+        return ones(self._context(rows.x, attention), self.out.bias), rows.attention
 
     def _own_attention(self, rows: Rows, _: torch.Tensor) -> torch.Tensor:
         own: torch.Tensor = self.out(self.family.attention_features(self.layer, rows.x, self.rope))
         return own
 
     def _own_ffn(self, _: Rows, phi: torch.Tensor) -> torch.Tensor:
-        own: torch.Tensor = self.down(phi[..., : self.parent.shape.ffn_width])
+        own: torch.Tensor = self.down(phi[..., : self.own.ffn.width])
         return own
 
     def _in_the_stream(
@@ -186,6 +177,8 @@ class LayerFit:
 
     def _linear_start(self) -> torch.Tensor:
         """Returns W_O W_V, what the attention does if each token attends to itself alone."""
+        if self.own.attention.kind == "linear":
+            return map_of(self.attention)
         value: Any = getattr(self.attention, self.family.attention.maps[-1])
         by_head = value.weight.float().unflatten(0, (-1, self.parent.shape.head_dim))
         copies = self.out.weight.shape[1] // value.weight.shape[0]
@@ -214,7 +207,8 @@ class LayerFit:
         merged = {}
         for name, tensor in self.attention.state_dict().items():
             # A norm over the keys of all heads at once has as many channels as they have.
-            spans_heads = "k_norm" in name and len(tensor) == shape.kv_heads * shape.head_dim
+            keys = (self.own.attention.kv_heads or 1) * shape.head_dim
+            spans_heads = "k_norm" in name and len(tensor) == keys
             if name.rpartition(".")[0] in slot.maps or spans_heads:
                 merged[f"{slot.module}.{name}"] = merge_kv_heads(tensor, merge, shape.head_dim)
         return merged
@@ -257,9 +251,12 @@ class LayerFit:
 
     def _ffns(self, attention: Attention, ffns: Sequence[FFN]) -> None:
         """Fits the FFNs behind one attention, each to return what that attention leaves missing."""
-        width, rescaling = self.parent.shape.ffn_width, self._ffn_rescaling
+        if self.own.ffn.width is None:
+            self._ffns_of_a_child(attention, ffns)
+            return
+        width, rescaling = self.own.ffn.width, self._ffn_rescaling
         size = torch.zeros(width, device=self.streams.device)
-        down = _joined(self.down.weight, self.down.bias)
+        down = map_with_bias(self.down.weight, self.down.bias)
         pair = partial(self._ffn_pair, attention)
 
         def counted(rows: Rows) -> Pair:
@@ -271,7 +268,7 @@ class LayerFit:
         whole = wide[1].power() if rescaling.neutral else self._power(pair)
         power = whole if attention == self.own.attention else self._update_power()
         order = (size * down[:width].norm(dim=1)).argsort(descending=True)
-        sums = _FFNSums(attention=attention, wide=wide, down=down, order=order, power=power)
+        sums = FFNSums(attention=attention, wide=wide, down=down, order=order, power=power)
         for ffn in ffns:
             if ffn.kind == "gated":
                 self._gated(ffn, sums)
@@ -281,6 +278,24 @@ class LayerFit:
             share = whole / max(power, 1e-30)
             self.errors[ffn_key(attention, FFN("none"))] = LocalError(before=share, fitted=share)
 
+    def _ffns_of_a_child(self, attention: Attention, ffns: Sequence[FFN]) -> None:
+        """Does what `_ffns` does where the parent, a child itself, has a linear map or no FFN."""
+
+        def missing(rows: Rows) -> Pair:
+            return rows.x, rows.update - self.attention_output(attention, rows)
+
+        whole = self._power(missing)
+        power = whole if attention == self.own.attention else self._update_power()
+        share = whole / max(power, 1e-30)
+        for ffn in ffns:
+            key = ffn_key(attention, ffn)
+            if Block(attention, ffn) == self.own and not self.streams.child:
+                self.errors[key] = LocalError(before=0.0, fitted=0.0)
+            elif ffn.kind == "none":
+                self.errors[key] = LocalError(before=share, fitted=share)
+            else:
+                self._linear_ffn(attention, power)
+
     @property
     def _ffn_rescaling(self) -> Rescaling:
         return Rescaling(self.parent, self.layer, self.family.ffn)
@@ -289,7 +304,7 @@ class LayerFit:
         """Returns what enters the map of the FFN behind an attention, and what it should add."""
         added = self.attention_output(attention, rows)
         phi = self.family.ffn_features(self.layer, rows.x + added.to(rows.x.dtype))
-        return _ones(phi, self.down.bias), rows.update - added
+        return ones(phi, self.down.bias), rows.update - added
 
     def _undone(
         self, rescaling: Rescaling, own: Callable[[Rows, torch.Tensor], torch.Tensor], pair: PairOf
@@ -313,7 +328,7 @@ class LayerFit:
         powers = self.streams.batches(lambda rows: float(rows.update.square().sum()))
         return sum(power for held_out, power in powers if held_out)
 
-    def _gated(self, ffn: FFN, sums: _FFNSums) -> None:
+    def _gated(self, ffn: FFN, sums: FFNSums) -> None:
         attention, down, order = sums.attention, sums.down, sums.order
         key = ffn_key(attention, ffn)
         if Block(attention, ffn) == self.own and not self.streams.child:
@@ -334,12 +349,17 @@ class LayerFit:
             self._ffn_rescaling, pair, start, fitted, sums.power
         )
         self.tensors[f"{key}/channels"] = kept.to(torch.int32)
-        self._store(key, _split(f"{self.family.ffn.module}.{self.family.ffn.out}", weight, bias))
+        self._store(
+            key, map_tensors(f"{self.family.ffn.module}.{self.family.ffn.out}", weight, bias)
+        )
 
     def _linear_ffn(self, attention: Attention, power: float) -> None:
         key, slot = ffn_key(attention, FFN("linear")), self.family.ffn
-        up = getattr(self.ffn, slot.maps[-1])
-        start = (self.down.weight.float() @ up.weight.float()).T
+        if self.own.ffn.kind == "linear":
+            start = map_of(self.ffn)
+        else:
+            up = getattr(self.ffn, slot.maps[-1])
+            start = (self.down.weight.float() @ up.weight.float()).T
 
         def features(rows: Rows) -> Pair:
             added = self.attention_output(attention, rows)
@@ -380,20 +400,3 @@ class LayerFit:
     def _store(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in tensors.items():
             self.tensors[f"{key}/{name}"] = tensor.to(self.parent.dtype)
-
-
-def _joined(weight_DK: torch.Tensor, bias_D: torch.Tensor | None) -> torch.Tensor:
-    """Returns a map as (k, d), with its bias as one more row."""
-    weight = weight_DK.T.float()
-    return weight if bias_D is None else torch.cat([weight, bias_D.float()[None]])
-
-
-def _split(name: str, weight_KD: torch.Tensor, bias_D: torch.Tensor | None) -> Tensors:
-    if bias_D is None:
-        return {f"{name}.weight": weight_KD.T}
-    return {f"{name}.weight": weight_KD[:-1].T, f"{name}.bias": weight_KD[-1]}
-
-
-def _ones(phi: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Returns features with a one appended where the map has a bias."""
-    return phi if bias is None else torch.cat([phi, torch.ones_like(phi[..., :1])], -1)

@@ -69,11 +69,7 @@ def _halves(
     """Returns what attention and FFN add, and the stream after them."""
     rope = parent.rope(x_BLD.shape[1])
     family, config = parent.family, parent.config
-    attention = getattr(layer, family.attention.module)
-    features = family.attention_features(layer, x_BLD, rope)
-    out = getattr(attention, family.attention.out)(features)
-    added = family.added(layer, family.attention, out, config)
+    added = family.attention_update(layer, x_BLD, rope, config)
     middle = x_BLD + added
-    fed = getattr(layer, family.ffn.module)(family.normed(layer, family.ffn.before, middle))
-    fed = family.added(layer, family.ffn, fed, config)
+    fed = family.ffn_update(layer, middle, config)
     return added, fed, middle + fed

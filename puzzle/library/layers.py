@@ -92,7 +92,7 @@ class FittedLayer(ArtifactStage[Artifact]):
         """Fits every variant of the layer."""
         with run.workspace.scratch() as scratch:
             layer, streams = self.streams(run, scratch)
-            job = LayerFit(run.parent, layer, streams, self.library.config)
+            job = LayerFit(run.parent, self.layer, layer, streams, self.library.config)
             with torch.no_grad():
                 job.build(self.library.row(self.layer))
             write_variants(directory, job.tensors, job.errors)

@@ -32,6 +32,10 @@ class Variants:
     def __init__(self, parent: Parent, layer: int, artifact: Artifact) -> None:
         self.parent, self.layer, self.artifact = parent, layer, artifact
 
+    @property
+    def _parents(self) -> Block:
+        return self.parent.shape.parent_blocks[self.layer]
+
     @cached_property
     def own(self) -> Tensors:
         """The parent's tensors of the layer."""
@@ -72,7 +76,7 @@ class Variants:
 
     def ffn_key(self, block: Block) -> str:
         """Returns the name of the FFN that goes with a block's attention."""
-        own = self.parent.shape.parent_block.attention
+        own = self._parents.attention
         coupled = ffn_key(block.attention, block.ffn)
         return coupled if self._below(coupled) else ffn_key(own, block.ffn)
 
@@ -81,10 +85,10 @@ class Variants:
         if kind == "none":
             return {}
         changed = self._below(attention_key(block.attention))
-        if not changed and block.attention != self.parent.shape.parent_block.attention:
+        if not changed and block.attention != self._parents.attention:
             raise self._missing(block)
         slot = self.parent.family.attention
-        names = slot.names if kind == "gqa" else slot.norms_before
+        names = slot.names if kind == self._parents.attention.kind else slot.norms_before
         return {**tensors_of(self.own, names), **changed}
 
     def _ffn(self, block: Block) -> Tensors:
@@ -92,10 +96,11 @@ class Variants:
         if kind == "none":
             return {}
         changed = self._below(self.ffn_key(block))
-        if not changed and block.ffn != self.parent.shape.parent_block.ffn:
+        if not changed and block.ffn != self._parents.ffn:
             raise self._missing(block)
         slot = self.parent.family.ffn
-        own = tensors_of(self.own, slot.names if kind == "gated" else slot.norms_before)
+        names = slot.names if kind == self._parents.ffn.kind else slot.norms_before
+        own = tensors_of(self.own, names)
         if "channels" in changed:
             kept = changed.pop("channels").long()
             by_channel = {f"{slot.module}.{name}" for name in slot.maps}

@@ -41,10 +41,10 @@ def library_work(
     """
     tokens, shape = sizes.tokens("fit"), sizes.shape
     seconds, stored, variants = 0.0, 0.0, 0
-    for row in rows:
-        layer = sizes.forward(tokens, [shape.parent_block])
+    for own, row in zip(shape.parent_blocks, rows, strict=True):
+        layer = sizes.forward(tokens, [own])
         seconds += layer
-        for fit in _fits(shape, row, config):
+        for fit in _fits(shape, own, row, config):
             seconds += fit.passes * layer + _fit_seconds(sizes, config, fit)
             stored += fit.stored * sizes.weight_bytes + 4.0 * fit.channels
             variants += len(fit.solved) if fit.stored else 0
@@ -81,9 +81,11 @@ def _fit_seconds(sizes: Sizes, config: LibraryConfig, fit: _Fit) -> float:
     return flops / sizes.rates.fits
 
 
-def _fits(shape: ModelShape, blocks: tuple[Block, ...], config: LibraryConfig) -> Iterator[_Fit]:
-    """Yields what is fitted in one layer."""
-    own, hidden, context = shape.parent_block, shape.hidden, shape.heads * shape.head_dim
+def _fits(
+    shape: ModelShape, own: Block, blocks: tuple[Block, ...], config: LibraryConfig
+) -> Iterator[_Fit]:
+    """Yields what is fitted in one layer, the parent's own block of which is given."""
+    hidden, context = shape.hidden, shape.heads * shape.head_dim
     for attention in dict.fromkeys(block.attention for block in blocks):
         if attention.kind == "linear":
             yield _Fit(hidden, 0.5, (hidden,), hidden**2)
@@ -99,6 +101,6 @@ def _fits(shape: ModelShape, blocks: tuple[Block, ...], config: LibraryConfig) -
     for attention, ffns in groups.items():
         made = [ffn for ffn in ffns if Block(attention, ffn) != own]
         widths = tuple(ffn.width or 0 for ffn in made if ffn.kind == "gated")
-        yield _Fit(shape.ffn_width, 1.0, widths, sum(widths) * hidden, sum(widths))
+        yield _Fit(own.ffn.width or hidden, 1.0, widths, sum(widths) * hidden, sum(widths))
         if any(ffn.kind == "linear" for ffn in made):
             yield _Fit(hidden, 0.5, (hidden,), hidden**2)

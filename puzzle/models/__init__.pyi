@@ -7,6 +7,7 @@ from puzzle.models.child import register_family as register_family
 from puzzle.models.child_config import PuzzleConfig as PuzzleConfig
 from puzzle.models.child_config import config_from_layout as config_from_layout
 from puzzle.models.child_config import layout_from_config as layout_from_config
+from puzzle.models.child_config import shape_of as shape_of
 from puzzle.models.families import FAMILIES as FAMILIES
 from puzzle.models.families import family_of as family_of
 from puzzle.models.family import Family as Family

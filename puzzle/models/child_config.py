@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, LlamaConfig
 
 from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family
-from search_space import Block, Layout
+from search_space import Block, Layout, ModelShape
 
 # Not taken over from a parent's config: they name its class or place, or are made anew.
 NOT_INHERITED = (
@@ -18,6 +19,7 @@ NOT_INHERITED = (
     "architectures",
     "transformers_version",
     "blocks",
+    "parent_blocks",
     "_name_or_path",
 )
 
@@ -29,6 +31,7 @@ class ChildConfig:
 
     Args:
         blocks: One block label per layer, such as "gqa1+gated768"; the parent's if not given.
+        parent_blocks: Those of the parent, where they are not all of the family's sizes.
 
     Attributes:
         parent_type: The `model_type` of the parent's family.
@@ -36,6 +39,7 @@ class ChildConfig:
 
     parent_type: str
     blocks: list[str] | None
+    parent_blocks: list[str] | None
     num_key_value_heads: Any
     intermediate_size: int
     num_hidden_layers: int
@@ -45,8 +49,8 @@ class ChildConfig:
     def _check_blocks(self) -> None:
         if self.blocks is None:
             own = f"gqa{self.num_key_value_heads}+gated{self.intermediate_size}"
-            self.blocks = [own] * self.num_hidden_layers
-        for label in self.blocks:
+            self.blocks = self.parent_blocks or [own] * self.num_hidden_layers
+        for label in (*self.blocks, *(self.parent_blocks or ())):
             Block.from_label(label)  # raises if there is no such block
 
     def block(self, layer: int) -> Block:
@@ -66,6 +70,7 @@ class PuzzleConfig(ChildConfig, LlamaConfig):
     model_type = "puzzle"
     parent_type = "llama"
     blocks: list[str] | None = None
+    parent_blocks: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Children of puzzle 0.1 name types, for which transformers makes masks and caches by type.
@@ -88,6 +93,7 @@ def config_class(family: Family) -> Any:
         model_type = f"puzzle_{family.model_types[0]}"
         parent_type = family.model_types[0]
         blocks: list[str] | None = None
+        parent_blocks: list[str] | None = None
 
         def __post_init__(self, **kwargs: Any) -> None:
             super().__post_init__(**kwargs)
@@ -107,14 +113,27 @@ def config_from_layout(parent_config: Any, layout: Layout) -> Any:
     values["num_hidden_layers"] = layout.shape.layers
     if kinds := values.get("layer_types"):
         values["layer_types"] = [kinds[i % len(kinds)] for i in range(layout.shape.layers)]
-    blocks = [block.label for block in layout.blocks]
-    return config_class(family_of(parent_config))(**values, blocks=blocks)
+    values["blocks"] = [block.label for block in layout.blocks]
+    if layout.shape.blocks is not None:
+        values["parent_blocks"] = [block.label for block in layout.shape.blocks]
+    return config_class(family_of(parent_config))(**values)
 
 
 def layout_from_config(config: Any) -> Layout:
     """Returns the layout of a child's config."""
+    shape = shape_with(family_of(config).shape(config), config.parent_blocks)
+    return Layout(shape, tuple(map(Block.from_label, config.blocks or [])))
+
+
+def shape_of(config: Any) -> ModelShape:
+    """Returns the shape of a model as a parent; the parent's blocks of a child are its own."""
     shape = family_of(config).shape(config)
-    return Layout(shape, tuple(Block.from_label(label) for label in config.blocks or []))
+    return shape_with(shape, config.blocks) if isinstance(config, ChildConfig) else shape
+
+
+def shape_with(shape: ModelShape, labels: list[str] | None) -> ModelShape:
+    """Returns a shape whose layers have the blocks of these labels, where there are any."""
+    return replace(shape, blocks=tuple(map(Block.from_label, labels))) if labels else shape
 
 
 AutoConfig.register(PuzzleConfig.model_type, PuzzleConfig, exist_ok=True)

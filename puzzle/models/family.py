@@ -165,7 +165,7 @@ class Family:
 
     def _counts(self, config: Any, shape: ModelShape, layer: nn.Module) -> SublayerCounts:
         """Returns the parameters of a layer's halves, counted at two sizes."""
-        one = self.layer_config(config, replace(shape.parent_block.attention, kv_heads=1))
+        one = self.layer_config(config, Attention("gqa", 1))
         wider = copy.copy(config)
         wider.intermediate_size = shape.ffn_width + 1
         with torch.device("meta"):
@@ -306,6 +306,32 @@ class Family:
         with _replaced(ffn, self.ffn.out, nn.Identity()):
             features: torch.Tensor = ffn(h_BLD)
             return features
+
+    def attention_update(
+        self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope, config: Any
+    ) -> torch.Tensor:
+        """Returns what the attention of a layer, stock or a child's, adds to the stream."""
+        attention: Any = getattr(layer, self.attention.module, None)
+        if not hasattr(attention, self.attention.out):
+            return self._linear_update(layer, self.attention, x_BLD)
+        features = self.attention_features(layer, x_BLD, rope)
+        out = getattr(attention, self.attention.out)(features)
+        return self.added(layer, self.attention, out, config)
+
+    def ffn_update(self, layer: nn.Module, x_BLD: torch.Tensor, config: Any) -> torch.Tensor:
+        """Returns what the FFN of a layer, stock or a child's, adds to the stream."""
+        ffn: Any = getattr(layer, self.ffn.module, None)
+        if not hasattr(ffn, self.ffn.out):
+            return self._linear_update(layer, self.ffn, x_BLD)
+        return self.added(layer, self.ffn, ffn(self.normed(layer, self.ffn.before, x_BLD)), config)
+
+    def _linear_update(self, layer: nn.Module, slot: Slot, x_BLD: torch.Tensor) -> torch.Tensor:
+        """Returns what a linear map in place of a half adds, or nothing where a child has none."""
+        linear: Any = getattr(layer, slot.module, None)
+        if linear is None:
+            return torch.zeros_like(x_BLD)
+        update: torch.Tensor = linear(self.normed(layer, slot.before, x_BLD))
+        return update
 
     def added(
         self, layer: nn.Module, slot: Slot, out_BLD: torch.Tensor, config: Any

@@ -19,6 +19,8 @@ from puzzle.hardware.identity import require_device
 from puzzle.hardware.precision import AUTO
 from puzzle.hardware.torch_state import own_torch_state, recordable
 from puzzle.models.checkpoint import open_checkpoint, refuse_incomplete
+from puzzle.models.child import PuzzleDecoderLayer
+from puzzle.models.child_config import ChildConfig, shape_of
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope, map_rope
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
@@ -75,7 +77,7 @@ class Parent:
     ) -> None:
         self.family: Family = family_of(config)
         with interpreting("config.json", "the config of a parent", ParentError):
-            self.shape: ModelShape = self.family.shape(config)
+            self.shape: ModelShape = shape_of(config)
         self.config = copy.deepcopy(config)
         self.config._attn_implementation = self.family.attention_implementation
         self.tensors, self.tokenizer = tensors, tokenizer
@@ -114,7 +116,10 @@ class Parent:
     def layer(self, index: int) -> nn.Module:
         """Returns one decoder layer, loaded; nothing else of the parent is read."""
         with torch.device("meta"):
-            module = self.family.layer(self.config, index)
+            if isinstance(self.config, ChildConfig):
+                module: nn.Module = PuzzleDecoderLayer(self.config, index)
+            else:
+                module = self.family.layer(self.config, index)
         return _loaded(module, self.layer_tensors(index), f"layer {index}").to(self.device)
 
     def outer_tensors(self) -> dict[str, torch.Tensor]:

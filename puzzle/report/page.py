@@ -170,8 +170,9 @@ def _stability(record: SearchRecord, stable: Stability | None) -> dict[str, Any]
 def _layout_words(layout: Layout) -> str:
     changed = len(layout.diff(Layout.parent(layout.shape)))
     share = layout.parameters() / Layout.parent(layout.shape).parameters()
-    own = layout.shape.parent_block.label
+    blocks = {block.label for block in layout.shape.parent_blocks}
+    own = f"'s {blocks.pop()}" if len(blocks) == 1 else ""
     return (
-        f"{changed} of {layout.shape.layers} layers differ from the parent's {own}; "
+        f"{changed} of {layout.shape.layers} layers differ from the parent{own}; "
         f"{layout.parameters():,} parameters, {100 * share:.1f} % of the parent's."
     )

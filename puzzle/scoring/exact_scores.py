@@ -108,7 +108,7 @@ class ExactLayerScores(ArtifactStage[dict[str, Score]]):
         x_BLD = run.get(ParentBoundary(part="score", layer=self.layer)).to(run.parent.device)
         stored = run.workspace.find(self.variants)
         outputs = LayerOutputs(Variants(run.parent, self.layer, stored))
-        own, method = run.parent.shape.parent_block, METHODS[self.distance]
+        own, method = run.parent.shape.parent_blocks[self.layer], METHODS[self.distance]
         scores = {b.label: Score(kl=0.0, method=method) for b in self.blocks if b == own}
         pairs = outputs([block for block in self.blocks if block != own], x_BLD)
         while pack := list(islice(pairs, PACK)):

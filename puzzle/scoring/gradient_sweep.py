@@ -71,7 +71,7 @@ class GradientSweep:
 
     def _layer(self, index: int) -> nn.Module:
         parent, block = self.parent, self.layout.blocks[index]
-        if block == parent.shape.parent_block:
+        if block == parent.shape.parent_blocks[index]:
             return parent.layer(index)
         return self.library.variants(index).layer_module(block)
 

@@ -32,7 +32,7 @@ def test_presets_hold_the_parent_and_kept_layers_have_nothing_else(name):
     space = SearchSpace.preset(SHAPE, name, keep=[0, -1])
     assert space.contains(Layout.parent(SHAPE))
     assert [len(space.blocks(i)) for i in (0, 3)] == [1, 1]
-    assert space.blocks(1)[0] == SHAPE.parent_block
+    assert space.blocks(1)[0] == SHAPE.parent_blocks[0]
     assert SearchSpace.from_dict(space.to_dict()) == space
 
 

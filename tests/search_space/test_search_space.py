@@ -69,7 +69,7 @@ def test_a_layout_survives_its_file(tmp_path):
     layout = Layout.parent(SHAPE).replace(2, Block.from_label("none+gated7"))
     layout.save(tmp_path / "layout.json")
     assert Layout.load(tmp_path / "layout.json") == layout
-    assert layout.diff(Layout.parent(SHAPE)) == {2: (layout.blocks[2], SHAPE.parent_block)}
+    assert layout.diff(Layout.parent(SHAPE)) == {2: (layout.blocks[2], SHAPE.parent_blocks[0])}
     assert "2 none+gated7" in repr(layout)
     assert "<td>gated7</td>" in layout._repr_html_()
 
@@ -107,7 +107,7 @@ def test_a_layout_may_be_wider_than_the_parent_but_not_incoherent():
         lambda: Block.from_label("gqa3"),
         lambda: Block.from_dict({"attention": {"kind": "none"}, "ffn": {"kind": "none"}, "x": 1}),
         lambda: ModelShape(**{**SHAPE.to_dict(), "layers": True}),
-        lambda: Layout(SHAPE, (SHAPE.parent_block,)),
+        lambda: Layout(SHAPE, (SHAPE.parent_blocks[0],)),
     ],
 )
 def test_a_malformed_value_is_refused(make):

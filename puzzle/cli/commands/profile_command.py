@@ -43,7 +43,7 @@ def _run(given: Given) -> Answer:
 
 
 def _text(profile: Profile) -> str:
-    own = profile.shape.parent_block.label
+    own = profile.shape.parent_blocks[0].label
     names = list(profile.resources)
     shown = [(f"{n} ({unit})" if unit else n) for n, unit in profile.resources.items()]
     rows: list[tuple[str, ...]] = [("block", *shown)]

@@ -31,7 +31,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_puzzle.PuzzleModel",
     "AutoModelForCausalLM": "modeling_puzzle.PuzzleForCausalLM",
 }
-_LEFT_OUT = ("config_from_layout", "layout_from_config")
+_LEFT_OUT = ("config_from_layout", "layout_from_config", "shape_of", "shape_with")
 _HEADER = '''"""A Llama whose layers differ, as transformers loads it with trust_remote_code=True.
 
 Written by puzzle from its own classes; with puzzle installed, those are used instead.

@@ -64,7 +64,7 @@ def test_a_block_of_infinite_cost_is_never_chosen_and_the_others_still_are():
     costs = profile(UNUSABLE)
     problem = program_of(SCORES, costs, SHAPE, SCENARIO, "throughput >= 1.25x")
     assert all(UNUSABLE not in group for group in problem.groups)
-    own = costs.fixed["seconds"] + 3 * costs.rows[0][SHAPE.parent_block.label]["seconds"]
+    own = costs.fixed["seconds"] + 3 * costs.rows[0][SHAPE.parent_blocks[0].label]["seconds"]
     score, labels = cheapest(costs, own / 1.25)
     solution = solve(problem)
     assert solution.objective == pytest.approx(score)

@@ -165,7 +165,7 @@ def test_a_search_tightens_what_its_measured_child_misses(
 def test_cost_models_of_scenarios_are_asked_each_for_its_own():
     slow, quick = Roofline("l40s", SHAPE), Roofline("h100-sxm", SHAPE)
     both = PerScenario({CHAT: slow, LONG: quick})
-    block = SHAPE.parent_block
+    block = SHAPE.parent_blocks[0]
     assert both.block_cost(0, block, CHAT) == dict(slow.block_cost(0, block, CHAT))
     assert both.block_cost(0, block, LONG) == dict(quick.block_cost(0, block, LONG))
     with pytest.raises(CostModelError, match="one for each scenario"):

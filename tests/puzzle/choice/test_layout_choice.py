@@ -119,7 +119,7 @@ def test_scores_around_a_child_see_that_a_step_back_to_the_parent_helps(built):
     measure = LayoutKL(library, cut.score)
     base = Layout.parent(parent.shape).replace(1, Block.from_label("gqa1+gated48"))
     scores = scores_around(measure, space, base, workspace=workspace, probes=32)
-    assert scores.kl(1, parent.shape.parent_block.label) < 0.0
+    assert scores.kl(1, parent.shape.parent_blocks[0].label) < 0.0
     assert measure(base).kl > measure(Layout.parent(parent.shape)).kl
 
 
@@ -162,7 +162,9 @@ def test_other_candidates_are_the_fisher_optimum_and_the_parent_without_whole_la
         least = sorted(range(3), key=lambda layer: influence[layer])[:dropped]
         gone = [i for i, block in enumerate(whole.blocks) if block.label == "none+none"]
         assert sorted(least) == gone
-        assert all(b == parent.shape.parent_block for b in whole.blocks if b.label != "none+none")
+        assert all(
+            b == parent.shape.parent_blocks[0] for b in whole.blocks if b.label != "none+none"
+        )
 
 
 def test_a_choice_is_stored_and_says_what_was_predicted_and_measured(built):
@@ -227,7 +229,7 @@ def test_baselines_keep_the_limit_and_are_what_they_say(built):
     workspace, parent, space, cut, library = built
     scores = replace_one(library, space, cut, workspace=workspace)
     problem = problem_of(space, scores, 0.55)
-    own = parent.shape.parent_block
+    own = parent.shape.parent_blocks[0]
     ladder = [own.label, "gqa3+gated48", "gqa3+gated32", "gqa3+none", "none+none"]
     even = uniform(problem, ladder)
     assert len(set(even)) <= 2

@@ -26,8 +26,8 @@ def test_words_and_paths_stand_for_cost_models(tmp_path):
     taken = Profile.take(roofline, space, SCENARIO, device={"name": "H100"})
     path = taken.save(tmp_path / "h100.json")
     for name in (path, str(path)):
-        assert choose(name).block_cost(0, SHAPE.parent_block, SCENARIO) == roofline.block_cost(
-            0, SHAPE.parent_block, SCENARIO
+        assert choose(name).block_cost(0, SHAPE.parent_blocks[0], SCENARIO) == roofline.block_cost(
+            0, SHAPE.parent_blocks[0], SCENARIO
         )
 
 

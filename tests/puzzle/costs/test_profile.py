@@ -80,7 +80,7 @@ def test_a_profile_of_something_else_is_refused_with_the_difference(tmp_path, as
 def test_another_scenario_or_block_is_refused_when_asked_for():
     with pytest.raises(CostModelError, match=r"scenario generated_tokens: 4 in .*, 9 here"):
         profile().block_cost(
-            0, SHAPE.parent_block, Scenario(batch=2, prompt_tokens=8, generated_tokens=9)
+            0, SHAPE.parent_blocks[0], Scenario(batch=2, prompt_tokens=8, generated_tokens=9)
         )
     with pytest.raises(CostModelError, match=r"no block none\+gated512 in layer 1"):
         profile().block_cost(1, Block.from_label("none+gated512"), SCENARIO)

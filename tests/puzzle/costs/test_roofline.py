@@ -47,7 +47,7 @@ def test_where_only_moving_takes_time_a_decode_step_reads_weights_and_cache_once
 
 def test_decode_equals_the_sum_over_steps_with_a_growing_cache():
     spec = DeviceSpec(name="d", flops={"bfloat16": 1e9}, bandwidth=3e7, **SLOW)
-    costs, block = model(spec), SHAPE.parent_block
+    costs, block = model(spec), SHAPE.parent_blocks[0]
     one = Scenario(batch=3, prompt_tokens=7, generated_tokens=5)
     steps = 0.0
     for step in range(5):
@@ -72,7 +72,7 @@ def test_efficiencies_divide_the_rates():
     half = Efficiency(compute=0.5, memory=0.25, link=1.0, launch=0.0, synchronise=0.0)
     for spec, factor in ((COMPUTER, 2), (MOVER, 4)):
         ideal, real = (
-            model(spec, efficiency=e).block_cost(0, SHAPE.parent_block, SCENARIO)["seconds"]
+            model(spec, efficiency=e).block_cost(0, SHAPE.parent_blocks[0], SCENARIO)["seconds"]
             for e in (IDEAL, half)
         )
         assert real == pytest.approx(factor * ideal)
@@ -91,7 +91,7 @@ def test_devices_share_the_work_and_add_a_ring_all_reduce_of_each_output():
     spec = DeviceSpec(
         name="f", flops={"bfloat16": 1e30}, bandwidth=1e30, memory=1e9, link=10.0, source="made up"
     )
-    cost = model(spec, tensor_parallel=4).block_cost(0, SHAPE.parent_block, SCENARIO)
+    cost = model(spec, tensor_parallel=4).block_cost(0, SHAPE.parent_blocks[0], SCENARIO)
     outputs = 2 * 2 * 3 * 64 * (7 + 5)  # two sublayers, 16 bits, all tokens
     assert cost["seconds"] == pytest.approx(2 * 3 / 4 * outputs / 10.0)
     for label in LABELS:
@@ -116,7 +116,7 @@ def test_a_device_holds_its_share_of_the_memory_but_never_less_than_one_kv_head(
 
 
 def test_number_formats_change_bytes_and_rates():
-    block = SHAPE.parent_block
+    block = SHAPE.parent_blocks[0]
     weights = counting.block_parameters(SHAPE, block)
 
     def cost(spec, **options):

@@ -41,7 +41,7 @@ def of_each_layer(alternatives):
     limits=LIMITS,
 )
 def test_the_child_of_any_search_generates_the_same_with_any_cache(attentions, ffns, limits):
-    own = SHAPE.parent_block
+    own = SHAPE.parent_blocks[0]
     space = SearchSpace(
         shape=SHAPE,
         attentions=tuple((own.attention, *more) for more in attentions),

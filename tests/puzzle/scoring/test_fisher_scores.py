@@ -34,7 +34,7 @@ def test_at_the_last_layer_the_score_is_half_the_change_squared_in_the_fisher_me
         x = parent.run(parent.layer(index), x)
     y = parent.run(parent.layer(last), x)
     p = torch.softmax(head(y.double()), -1)
-    blocks = [block for block in space.blocks(last) if block != parent.shape.parent_block]
+    blocks = [block for block in space.blocks(last) if block != parent.shape.parent_blocks[0]]
     for block, out in LayerOutputs(library.variants(last))(blocks, x):
         # The change of the logits to first order, and its variance under p.
         step = 1e-5 * (out - y).double()
@@ -59,7 +59,7 @@ def test_fisher_ranks_blocks_as_exact_scores_do(built):
     workspace, parent, space, cut, library = built
     exact = replace_one(library, space, cut, workspace=workspace)
     found = fisher(library, space, cut, workspace=workspace, config=ALL_PROBES)
-    own = parent.shape.parent_block.label
+    own = parent.shape.parent_blocks[0].label
     keys = [(layer, label) for layer, label, _ in exact.items() if label != own]
     pairs = [[scores.kl(*key) for key in keys] for scores in (exact, found)]
     assert spearmanr(*pairs).statistic > 0.9

@@ -105,7 +105,7 @@ def test_what_is_doubted_is_exact_and_each_score_says_how_it_was_found(saved, tm
             assert score.kl <= trust
     assert found.methods()["calibrated"] > 0
     assert run(None).methods()["exact"] == 6
-    own = parent.shape.parent_block.label
+    own = parent.shape.parent_blocks[0].label
     assert all(found.kl(layer, own) == 0.0 for layer in range(parent.shape.layers))
 
 

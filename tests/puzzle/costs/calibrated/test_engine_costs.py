@@ -155,7 +155,7 @@ def test_costs_are_refused_for_what_was_not_calibrated(tmp_path):
     found = calibrate(tmp_path, engine(tmp_path))
     other = Scenario(batch=3, prompt_tokens=10, generated_tokens=5)
     with pytest.raises(ConstraintError, match="calibrate again for this one"):
-        found.block_cost(0, SHAPE.parent_block, other)
+        found.block_cost(0, SHAPE.parent_blocks[0], other)
     with pytest.raises(CostModelError, match=r"linear\+none was not calibrated; known are gqa2"):
         found.block_cost(0, Block.from_label("linear+none"), SCENARIO)
 

@@ -145,7 +145,7 @@ def test_a_stack_decodes_with_as_many_tokens_as_it_says(parent):
 
 def test_costs_are_for_the_scenario_that_was_timed(parent, tmp_path):
     found, _ = measure(parent, tmp_path)
-    own = parent.shape.parent_block
+    own = parent.shape.parent_blocks[0]
     assert found.block_cost(0, own, SCENARIO)["seconds"] > 0
     with pytest.raises(ConstraintError, match="measure this scenario too"):
         found.block_cost(0, own, Scenario(batch=3))
@@ -168,7 +168,7 @@ def test_a_shape_without_memory_is_never_chosen_and_the_others_go_on(
     monkeypatch.setattr(measured, "stack_job", full)
     found, space = measure(parent, tmp_path)
     assert "gqa2+none does not fit into cpu" in caplog.text
-    assert math.isinf(found.block_cost(0, parent.shape.parent_block, SCENARIO)["seconds"])
+    assert math.isinf(found.block_cost(0, parent.shape.parent_blocks[0], SCENARIO)["seconds"])
     labels = {block.label for row in usable_blocks(found, space, SCENARIO) for block in row}
     assert labels == {"gqa1+gated48", "gqa1+linear", "none+gated48", "none+linear"}
 
@@ -183,7 +183,7 @@ def test_energy_is_power_times_time_where_a_gpu_tells_it(parent, tmp_path, monke
     monkeypatch.setattr(measured, "mean_power", lambda job, uuid: 300.0 if job() else 0.0)
     found, _ = measure(parent, tmp_path / "other")
     assert found.resources["energy"] == "J"
-    cost = found.block_cost(0, parent.shape.parent_block, SCENARIO)
+    cost = found.block_cost(0, parent.shape.parent_blocks[0], SCENARIO)
     assert cost["energy"] == pytest.approx(300.0 * cost["seconds"])
     fixed = found.fixed_cost(parent.shape, SCENARIO)
     assert fixed["energy"] == pytest.approx(300.0 * fixed["seconds"])
@@ -200,7 +200,7 @@ def test_only_a_lack_of_memory_counts_as_one():
 @pytest.mark.gpu
 def test_a_gpu_is_timed_with_graphs_and_its_state_is_recorded(parent, tmp_path):
     found, _ = measure(parent, tmp_path, device="cuda")
-    assert found.block_cost(0, parent.shape.parent_block, SCENARIO)["decode_seconds"] > 0
+    assert found.block_cost(0, parent.shape.parent_blocks[0], SCENARIO)["decode_seconds"] > 0
     assert found.record["peak_memory"] > 0
     assert "clocks" in found.record["gpu"]
-    assert found.block_cost(0, parent.shape.parent_block, SCENARIO)["energy"] > 0
+    assert found.block_cost(0, parent.shape.parent_blocks[0], SCENARIO)["energy"] > 0
