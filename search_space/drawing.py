@@ -22,6 +22,7 @@ from search_space.rendering import (
     legend_columns,
     printable,
 )
+from search_space.saving import file_named, save_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,7 +148,8 @@ def plot_layout(
     figure = _figure(layout, title or _size(layout), None)
     if path is not None:
         with house_style():
-            figure.savefig(path)
+            # matplotlib adds its own ending to a name without one.
+            save_file(path if file_named(path).suffix else f"{path}.png", figure.savefig)
     return figure
 
 

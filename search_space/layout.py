@@ -15,6 +15,7 @@ import search_space
 from search_space import counting
 from search_space.blocks import Block, ModelShape, check_keys, reading_values
 from search_space.drawing import layout_svg
+from search_space.saving import file_named, save_file
 
 if TYPE_CHECKING:
     import pandas
@@ -118,14 +119,15 @@ class Layout:
         return cls(ModelShape.from_dict(values["shape"]), blocks)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the layout as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        """Writes the layout as JSON, in place of a file that is there."""
+        text = json.dumps(self.to_dict(), indent=1) + "\n"
+        save_file(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Layout:
         """Reads the layout that `save` wrote; ValueError names a file that holds another thing."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(file_named(path).read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is no layout: {error}") from error
 

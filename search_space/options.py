@@ -14,6 +14,7 @@ FFN_SHARES = (0.87, 0.75, 0.625, 0.5, 0.375, 0.25, 0.2, 0.1)
 
 _ATTENTION_KINDS = ("gqa", "linear", "none")
 _FFN_KINDS = ("gated", "linear", "none")
+LayerKey = int | str | range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ def _kinds(name: str, kinds: Iterable[str], allowed: tuple[str, ...]) -> tuple[s
     return given
 
 
-def layers_named(shape: ModelShape, key: int | str | range) -> list[int]:
+def layers_named(shape: ModelShape, key: LayerKey) -> list[int]:
     """Returns the layers that a key names: 3, -1, "4-7" or range(4, 8).
 
     Raises:
@@ -126,7 +127,19 @@ def layers_named(shape: ModelShape, key: int | str | range) -> list[int]:
     return [layer % shape.layers for layer in layers]
 
 
-def _named(key: int | str | range) -> range:
+def layers_kept(shape: ModelShape, keep: LayerKey | Iterable[LayerKey]) -> set[int]:
+    """Returns the layers that any of several keys, or one key alone, name.
+
+    Raises:
+        ValueError: `keep` is no key and no keys, or as in `layers_named`.
+    """
+    if not isinstance(keep, int | str | Iterable):
+        raise ValueError(f"keep={keep!r}; allowed: layers such as 0, -1, '4-7', or a list of them")
+    keys = (keep,) if isinstance(keep, int | str) else keep
+    return {layer for key in keys for layer in layers_named(shape, key)}
+
+
+def _named(key: LayerKey) -> range:
     """The layers of a key as a range, which takes no memory however many they are."""
     if isinstance(key, range):
         return key

@@ -98,8 +98,8 @@ def preset_named(name: str, shape: ModelShape) -> Preset:
         >>> preset_named("no-op-only", shape).options.attention
         ('none',)
     """
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
+    if not isinstance(name, str) or name not in PRESETS:
+        close = difflib.get_close_matches(str(name), PRESETS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ValueError(f"search space {name!r}{hint}; allowed: {sorted(PRESETS)}")
     return PRESETS[name](shape)

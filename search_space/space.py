@@ -10,10 +10,9 @@ from typing import Any
 
 from search_space.blocks import FFN, Attention, Block, ModelShape, reading_values
 from search_space.layout import Layout
-from search_space.options import LayerOptions, layers_named
+from search_space.options import LayerKey, LayerOptions, layers_kept, layers_named
 from search_space.presets import preset_named
 
-LayerKey = int | str | range
 Exceptions = Mapping[LayerKey, LayerOptions | Mapping[str, Any]]
 
 
@@ -66,7 +65,7 @@ class SearchSpace:
         *,
         attentions: Iterable[Attention | str] = (),
         ffns: Iterable[FFN | str] = (),
-        keep: Iterable[LayerKey] = (),
+        keep: LayerKey | Iterable[LayerKey] = (),
     ) -> SearchSpace:
         """Returns the space with the same alternatives in all layers.
 
@@ -81,9 +80,10 @@ class SearchSpace:
         Raises:
             ValueError: A label or layer does not exist, or a choice does not fit the shape.
         """
-        rows = [a if isinstance(a, Attention) else Attention.from_label(a) for a in attentions]
-        columns = [f if isinstance(f, FFN) else FFN.from_label(f) for f in ffns]
-        kept = {layer for key in keep for layer in layers_named(shape, key)}
+        with reading_values("alternatives"):
+            rows = [a if isinstance(a, Attention) else Attention.from_label(a) for a in attentions]
+            columns = [f if isinstance(f, FFN) else FFN.from_label(f) for f in ffns]
+        kept = layers_kept(_shape(shape), keep)
         if shape.blocks is not None:
             _refuse_unused(shape, (*rows, *columns), kept)
         layers = range(shape.layers)
@@ -99,7 +99,7 @@ class SearchSpace:
         shape: ModelShape,
         options: LayerOptions | None = None,
         *,
-        keep: Iterable[LayerKey] = (),
+        keep: LayerKey | Iterable[LayerKey] = (),
         exceptions: Exceptions | None = None,
         **changes: Any,
     ) -> SearchSpace:
@@ -126,13 +126,13 @@ class SearchSpace:
             >>> [len(space.blocks(layer)) for layer in range(3)]
             [1, 6, 3]
         """
+        if not isinstance(options, LayerOptions | None):
+            raise ValueError(f"options={options!r}; give LayerOptions, or options by their names")
         usual = (options or LayerOptions()).changed(changes)
-        at = dict.fromkeys(range(shape.layers), usual)
-        for key, values in (exceptions or {}).items():
+        at = dict.fromkeys(range(_shape(shape).layers), usual)
+        for key, values in _exceptions(exceptions).items():
             at |= dict.fromkeys(layers_named(shape, key), usual.changed(values))
-        nothing = LayerOptions(attention=(), ffn=())
-        for key in keep:
-            at |= dict.fromkeys(layers_named(shape, key), nothing)
+        at |= dict.fromkeys(layers_kept(shape, keep), LayerOptions(attention=(), ffn=()))
         return cls(
             shape,
             _rows(shape, "attention", (row.attentions(shape, i) for i, row in at.items())),
@@ -145,7 +145,7 @@ class SearchSpace:
         shape: ModelShape,
         name: str,
         *,
-        keep: Iterable[LayerKey] = (),
+        keep: LayerKey | Iterable[LayerKey] = (),
         exceptions: Exceptions | None = None,
         **changes: Any,
     ) -> SearchSpace:
@@ -178,12 +178,12 @@ class SearchSpace:
             >>> len(SearchSpace.preset(shape, "puzzle-paper").blocks(0))
             54
         """
-        preset = preset_named(name, shape)
+        preset = preset_named(name, _shape(shape))
         merged: dict[LayerKey, LayerOptions | Mapping[str, Any]] = {
             layer: options.changed(changes) for layer, options in preset.exceptions.items()
         }
         # Re-inserted, so that a key of the preset's own does not keep its earlier place.
-        for key, values in (exceptions or {}).items():
+        for key, values in _exceptions(exceptions).items():
             merged.pop(key, None)
             merged[key] = values
         return cls.from_options(shape, preset.options, keep=keep, exceptions=merged, **changes)
@@ -261,6 +261,18 @@ def _refuse_unused(shape: ModelShape, halves: Iterable[Attention | FFN], kept: s
     for half in halves:
         if layers and not any(shape.fits(layer, half) for layer in layers):
             shape.check(layers[0], half)
+
+
+def _shape(given: Any) -> ModelShape:
+    if not isinstance(given, ModelShape):
+        raise ValueError(f"shape={given!r:.60}; give the parent's ModelShape")
+    return given
+
+
+def _exceptions(given: Any) -> Exceptions:
+    if not isinstance(given, Mapping | None):
+        raise ValueError(f"exceptions={given!r:.60}; give a mapping from layers to their options")
+    return given or {}
 
 
 def _parent_first(layer: int, choices: Iterable[Any], parent: Any) -> tuple[Any, ...]:

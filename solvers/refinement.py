@@ -132,7 +132,7 @@ def refine(
     broken = problem.broken(selection)
     if broken:
         raise ValueError(f"the start breaks {', '.join(broken)}; start within the limits")
-    recorder = _Recorder(problem, measures, budget, None if log is None else Path(log))
+    recorder = _Recorder(problem, measures, budget, None if log is None else Path(log).expanduser())
     return _climb(problem, selection, recorder, Moves(problem, seed), width)
 
 
@@ -235,7 +235,8 @@ class _Recorder:
 
     def _read(self, log: Path) -> None:
         try:
-            lines = log.read_text(encoding="utf-8").split("\n")
+            content = log.read_bytes()
+            lines = content.decode().split("\n")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{log} is not a log of evaluations ({error}); give another path, or remove the "
@@ -245,7 +246,8 @@ class _Recorder:
         if lines[-1]:
             # The run was killed while it wrote this line.
             _LOGGER.warning("%s ends in half a line, which is dropped", log)
-            log.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
+            # Cut, not written again: a kill meanwhile loses no line that is whole.
+            os.truncate(log, content.rfind(b"\n") + 1)
         for at, line in enumerate(whole, start=1):
             try:
                 entry = json.loads(line)
