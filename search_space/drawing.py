@@ -22,7 +22,7 @@ from search_space.rendering import (
     legend_columns,
     printable,
 )
-from search_space.saving import file_named, save_file
+from search_space.user_files import file_named, save_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

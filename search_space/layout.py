@@ -8,14 +8,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import search_space
 from search_space import counting
 from search_space.blocks import Block, ModelShape, check_keys, reading_values
 from search_space.drawing import layout_svg
-from search_space.saving import file_named, save_file
+from search_space.user_files import file_named, save_file
 
 if TYPE_CHECKING:
     import pandas

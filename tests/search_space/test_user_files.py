@@ -3,7 +3,7 @@
 import pytest
 
 from search_space import Layout, ModelShape, SearchSpace, plot_layout
-from search_space.saving import save_file
+from search_space.user_files import save_file
 
 SHAPE = ModelShape(layers=2, hidden=8, heads=2, head_dim=4, kv_heads=2, ffn_width=16, vocab=32)
 LAYOUT = Layout.parent(SHAPE)

@@ -1,4 +1,4 @@
-"""Files that a user names: `~` is the home directory, and a file is replaced whole or not at all."""
+"""Files that a user names: `~` is the home directory, and a file is whole or not there."""
 
 from __future__ import annotations
 
