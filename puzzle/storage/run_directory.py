@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 
-from puzzle.storage.disk import matching, naming
+from puzzle.errors import WorkspaceError
+from puzzle.storage.disk import matching
+from puzzle.storage.json_files import interpreting, read_object
+from puzzle.storage.json_values import as_count
 from puzzle.storage.paths import user_path
 from puzzle.storage.workspace import MANIFEST, RUN_FILE, RUN_FORMAT
 
@@ -23,16 +25,12 @@ def current_run_directory(root: str | os.PathLike[str]) -> Path:
         root: The requested directory; it need not exist.
 
     Raises:
-        OSError: It cannot be read, so that its format is not known.
+        WorkspaceError: The format cannot be read.
     """
     path = user_path(root).absolute()
     if not any(matching(path, f"*/*/{MANIFEST}")):
         return path
-    try:
-        with naming(path / RUN_FILE):
-            number = json.loads((path / RUN_FILE).read_text(encoding="utf-8"))["format"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        number = 1  # the first format had no such file
+    number = run_format(path)
     if number == RUN_FORMAT:
         return path
     beside = path.with_name(f"{path.name}-format-{RUN_FORMAT}")
@@ -45,3 +43,26 @@ def current_run_directory(root: str | os.PathLike[str]) -> Path:
         beside,
     )
     return beside
+
+
+def run_format(path: Path) -> int:
+    """Returns the number of the format of a run directory's artifacts.
+
+    Args:
+        path: The run directory.
+
+    Raises:
+        WorkspaceError: The file that says so is damaged or cannot be read.
+    """
+    file, what = path / RUN_FILE, "a run's description"
+    if not os.path.lexists(file):
+        return 1  # the first format had no such file
+    try:
+        with interpreting(file, what, WorkspaceError):
+            values = read_object(file, what, error=WorkspaceError)
+            return as_count(values["format"], "format", least=1)
+    except WorkspaceError as error:
+        raise WorkspaceError(
+            f'{error}; if this version of puzzle made the run, write {{"format": {RUN_FORMAT}}} '
+            "into that file, or choose another run directory"
+        ) from error

@@ -36,6 +36,8 @@ FORMAT_VERSION = 1
 # For a whole run directory: artifacts of an older format would never be read.
 RUN_FORMAT, RUN_FILE = 2, "run.json"
 MANIFEST = "manifest.json"
+# What reading a manifest raises that somebody altered.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 Builder = Callable[[Path], Mapping[str, Any] | None]
 
 
@@ -120,7 +122,7 @@ class Artifact:
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
             checksum = manifest.pop("checksum")
             sound = checksum == content_hash(manifest) and manifest["key"] == self.key
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise self._damaged(MANIFEST, f"cannot be read ({error})") from error
         if not sound:
             raise self._damaged(MANIFEST, "was altered")
@@ -352,7 +354,7 @@ def stored_artifact(root: Path, ref: ArtifactRef) -> Artifact:
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
         artifact = Artifact(root, ref.kind, spec)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise DamagedArtifactError(
             f"{path} cannot be read ({error}); run the stage that builds it again"
         ) from error

@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import psutil
 from puzzle.errors import DamagedArtifactError, DataError, WorkspaceError
 from puzzle.storage.disk import free_bytes, matching
 from puzzle.storage.hashing import hash_file
-from puzzle.storage.json_files import read_object
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import FILES, written_files
+from puzzle.storage.run_directory import run_format
 from puzzle.storage.temporary_places import clean_places, temporary_places
 from puzzle.storage.workspace import (
     MANIFEST,
@@ -170,9 +169,12 @@ def _stored(root: Path) -> Iterator[ArtifactRef]:
 
 
 def _format(root: Path) -> Iterator[Finding]:
-    file, number = root / RUN_FILE, 1
-    with suppress(WorkspaceError, KeyError):  # the first format had no such file
-        number = read_object(file, "a run's description", error=WorkspaceError)["format"]
+    file = root / RUN_FILE
+    try:
+        number = run_format(root)
+    except WorkspaceError as error:
+        yield Finding(kind="format", path=file, message=str(error))
+        return
     if number != RUN_FORMAT:
         message = f"format {number}, and this version reads {RUN_FORMAT}: it is left as it is, and "
         message += "a run makes a directory of its own beside it"

@@ -121,7 +121,7 @@ def _entry(path: Path) -> RunEntry:
 def _given_constraints(file: Path) -> tuple[str, ...]:
     try:
         given = tomllib.loads(file.read_text(encoding="utf-8")).get("constraint", [])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return ()
     return tuple(map(str, given)) if isinstance(given, list) else (str(given),)
 

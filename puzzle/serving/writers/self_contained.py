@@ -62,7 +62,7 @@ def add_modelling_file(directory: str | os.PathLike[str]) -> Path:
         >>> add_modelling_file("out/child")  # doctest: +SKIP
     """
     path = user_path(directory) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_object(path, "a model's config", error=ExportError) if path.is_file() else {}
     if config.get("model_type") != puzzle.models.child_config.PuzzleConfig.model_type:
         raise ExportError(
             f"{directory} holds no child (model_type {config.get('model_type')!r}) of a Llama; "

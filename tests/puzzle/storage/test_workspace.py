@@ -23,6 +23,20 @@ ROOT = Path(module.__file__).resolve().parents[2]
 SPEC = {"seed": 0, "name": "x"}
 
 
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "[]", "{}", '{"format": null}', "\xff"])
+def test_a_run_directory_whose_format_cannot_be_read_is_refused(tmp_path, text):
+    Workspace(tmp_path).artifact("scores", SPEC).write(build)
+    (tmp_path / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(WorkspaceError, match=r"run\.json.*write {\"format\": 2} into"):
+        current_run_directory(tmp_path)
+
+
+def test_a_manifest_that_is_nested_without_end_is_damaged(tmp_path):
+    artifact = Workspace(tmp_path).artifact("scores", SPEC).write(build)
+    (artifact.path / "manifest.json").write_text("[" * 100_000)
+    assert not artifact.exists()
+
+
 def test_a_run_directory_of_another_format_is_left_alone(tmp_path, caplog):
     old = tmp_path / "run"
     Workspace(old).artifact("scores", SPEC).write(build)
