@@ -21,6 +21,7 @@ from puzzle.models.parent import Parent
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.models.trainable import filled_model, from_parent
 from puzzle.models.unsuitable import refuse_unsuitable_model
+from puzzle.models.watched_files import unchanged_while_read
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
 from puzzle.text.packing import PackedStream
@@ -148,7 +149,7 @@ def evaluate(
 
     Raises:
         DataError: Text, a task or a setting is not valid; nothing has been computed by then.
-        ParentError: A model cannot be opened.
+        ParentError: A model cannot be opened, or was changed while it was read.
 
     Example:
         >>> import puzzle
@@ -194,12 +195,14 @@ def _open(source: Any) -> tuple[Any, Any]:
             "model, or what puzzle.models.open_parent returns"
         )
     path = user_path(source)
-    model = load_model(source)
+    with unchanged_while_read(source):
+        model = load_model(source)
+        has = not path.is_dir() or (path / "tokenizer_config.json").is_file()
+        tokenizer = load_tokenizer(source) if has else None
     if computing_format(model.dtype, model.device) == torch.float32:
         # Never to 16 bits: that would round the rotary frequencies as well.
         model = model.float()
-    has = not path.is_dir() or (path / "tokenizer_config.json").is_file()
-    return model, load_tokenizer(source) if has else None
+    return model, tokenizer
 
 
 def _windows(data: Any, tokenizer: Any, count: int, length: int, config: Any) -> torch.Tensor:

@@ -30,7 +30,7 @@ from puzzle.models.unsuitable import (
     refuse_unsuitable_model,
     refuse_unsuitable_tokenizer,
 )
-from puzzle.models.watched_files import Record, WatchedFiles
+from puzzle.models.watched_files import BESIDE, Record, WatchedFiles
 from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.paths import user_path
@@ -41,9 +41,6 @@ from search_space import ModelShape
 # Raised when a GGUF is unpacked into another model than before.
 UNPACKED = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-# What is read beside weights and config, and must not change meanwhile either.
-WATCHED = ("tokenizer*.json", "tokenizer.model", "*.jinja", "generation_config.json")
 
 
 class Parent:
@@ -307,7 +304,7 @@ def open_parent(
 def _read_files(directory: Path, tokenizer: bool) -> list[str]:
     """Returns the files of a model that are read."""
     refuse_unsuitable_directory(directory)
-    patterns = WATCHED if tokenizer else ("generation_config.json",)
+    patterns = BESIDE if tokenizer else ("generation_config.json",)
     others = {file.name for pattern in patterns for file in directory.glob(pattern)}
     return [*shard_names(directory), "config.json", *sorted(others)]
 

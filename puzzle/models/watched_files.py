@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from puzzle.errors import ParentError
 from puzzle.storage.hashing import content_hash, hash_file
+from puzzle.storage.paths import user_path
 
 Stamp = tuple[int, int, int, int]
 Record = tuple[str, Stamp, str]
+
+# What is read beside weights and config, and must not change meanwhile either.
+BESIDE = ("tokenizer*.json", "tokenizer.model", "*.jinja", "generation_config.json")
+_READ = ("*.safetensors", "*.index.json", "config.json", *BESIDE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +90,38 @@ class WatchedFiles:
             return hash_file(self.directory / name)
         except OSError as error:
             raise _unreadable(self.directory / name, error) from error
+
+
+@contextmanager
+def unchanged_while_read(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Refuses to go on if a file of a model was changed between start and end.
+
+    Args:
+        source: A model directory or a GGUF file; what is neither, such as a hub id, is passed over.
+
+    Raises:
+        ParentError: One was; it is named.
+    """
+    path = user_path(source)
+    files = {path} if path.suffix == ".gguf" else set()
+    if path.is_dir():
+        files = {each for pattern in _READ for each in path.glob(pattern)}
+    directory = path if path.is_dir() else path.parent
+    watched = WatchedFiles.of(directory, sorted(each.name for each in files if each.is_file()))
+    try:
+        yield
+    except Exception as error:
+        # What is read of two models at once may fail in any way.
+        _require_unchanged_after(watched, error)
+        raise
+    watched.require_unchanged()
+
+
+def _require_unchanged_after(watched: WatchedFiles, error: Exception) -> None:
+    try:
+        watched.require_unchanged()
+    except ParentError as problem:
+        raise problem from error
 
 
 def _stamp(path: Path) -> Stamp:

@@ -22,6 +22,7 @@ from puzzle.hardware.guarding import guarded_process
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
+from puzzle.models.watched_files import unchanged_while_read
 from puzzle.serving.exporting import export
 from puzzle.serving.writers.self_contained import is_self_contained
 from puzzle.storage.json_files import interpreting, read_object
@@ -156,6 +157,7 @@ def serve_check(
     Raises:
         ExportError: The engine is missing (the message says what to install), cannot run the
             child, has no runner here, or fails; its last lines are then quoted.
+        ParentError: The child was changed meanwhile.
 
     Example:
         >>> from puzzle import serve_check
@@ -171,13 +173,13 @@ def serve_check(
     elif quantisation is not None:
         raise ExportError(f"quantisation={quantisation!r} is for llama.cpp; {engine} takes dtype")
     exact = dtype == "float32" or quantisation == "f32"
-    ids = TokenIds(directory, prompt, text)
-    if engine == "llama.cpp" and ids.tokenizer is None:
-        raise ExportError(
-            f"{directory} has no tokenizer, without which llama.cpp's server does not start; save "
-            "the parent's beside the child"
-        )
-    with temporary_place() as place:
+    with unchanged_while_read(directory), temporary_place() as place:
+        ids = TokenIds(directory, prompt, text)
+        if engine == "llama.cpp" and ids.tokenizer is None:
+            raise ExportError(
+                f"{directory} has no tokenizer, without which llama.cpp's server does not start; "
+                "save the parent's beside the child"
+            )
         path = directory
         if engine != "transformers":
             path = export(
@@ -204,7 +206,7 @@ def serve_check(
             "own_code": engine == "transformers" and is_self_contained(path),
         }
         answer = run_engine(runner, plain(request), python=python, timeout=timeout)
-    reference = torch_run(directory, ids.prompt, ids.text, new_tokens)
+        reference = torch_run(directory, ids.prompt, ids.text, new_tokens)
     return compare_runs(engine, directory, answer, reference, ids)
 
 

@@ -8,10 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import puzzle
-from puzzle.errors import ParentError
+from puzzle.errors import ExportError, ParentError
+from puzzle.evaluation import evaluating
 from puzzle.library.layers import FittedLayer
 from puzzle.models.parent import open_parent
-from puzzle.models.watched_files import WatchedFiles
+from puzzle.models.pretrained import load_model
+from puzzle.models.watched_files import WatchedFiles, unchanged_while_read
+from puzzle.serving import check
 from puzzle.storage.workspace import Workspace
 from tests.factories.parents import DATA, SCENARIO, opened, parent_model, save_parent, text
 
@@ -84,6 +87,42 @@ def test_config_and_tokenizer_are_watched_too(change, saved, tmp_path):
     change(saved)
     with pytest.raises(ParentError, match=CHANGED):
         parent.require_unchanged()
+
+
+@pytest.mark.parametrize("change", [replace, overwrite, cut, remove, other_config, other_tokenizer])
+def test_a_model_that_changes_while_it_is_read_is_refused_whatever_else_happens(change, saved):
+    def read(error):
+        with unchanged_while_read(saved):
+            change(saved)
+            if error is not None:
+                raise error
+
+    for error in (None, KeyError("model.norm.weight")):
+        with pytest.raises(ParentError, match=f"{CHANGED}|cannot be read"):
+            read(error)
+        save_parent(saved)
+    with unchanged_while_read(saved), unchanged_while_read("some/hub-id"):
+        load_model(saved)
+    with pytest.raises(KeyError, match="other"), unchanged_while_read(saved):
+        raise KeyError("other")
+
+
+def test_a_child_that_changes_while_it_is_evaluated_or_checked_is_refused(saved, monkeypatch):
+    def changing(*given, **options):
+        other_config(saved)
+        return load_model(*given, **options)
+
+    monkeypatch.setattr(evaluating, "load_model", changing)
+    with pytest.raises(ParentError, match=CHANGED):
+        puzzle.evaluate(saved, data=torch.zeros(1, 8, dtype=torch.int64))
+
+    def failing(*given, **options):
+        other_tokenizer(saved)
+        raise ExportError("the engine failed")
+
+    monkeypatch.setattr(check, "run_engine", failing)
+    with pytest.raises(ParentError, match=CHANGED):
+        puzzle.serve_check(saved, engine="transformers")
 
 
 @pytest.mark.parametrize("change", [touch, copy_back])
