@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from puzzle.library.layer_fit import attention_key
+from puzzle.library.fitting import attention_key
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import BLDConfig
 from puzzle.library.streams import Rows, Streams

@@ -18,6 +18,7 @@ from puzzle.library.boundary import (
     read_stream,
     write_stream,
 )
+from puzzle.library.fitting import Fitting
 from puzzle.library.layer_fit import LayerFit
 from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.library.layer_streams import layer_streams
@@ -92,10 +93,10 @@ class FittedLayer(ArtifactStage[Artifact]):
         """Fits every variant of the layer."""
         with run.workspace.scratch() as scratch:
             layer, streams = self.streams(run, scratch)
-            job = LayerFit(run.parent, self.layer, layer, streams, self.library.config)
+            fits = Fitting(run.parent, self.layer, layer, streams, self.library.config)
             with torch.no_grad():
-                job.build(self.library.row(self.layer))
-            write_variants(directory, job.tensors, job.errors)
+                LayerFit(fits).build(self.library.row(self.layer))
+            write_variants(directory, fits.tensors, fits.errors)
 
     def streams(self, run: Run, scratch: Path) -> tuple[torch.nn.Module, Streams]:
         """Returns the parent's layer, loaded, and what enters its variants."""

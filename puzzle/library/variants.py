@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from puzzle.errors import PuzzleError
-from puzzle.library.layer_fit import attention_key, ffn_key
+from puzzle.library.fitting import attention_key, ffn_key
 from puzzle.models.assembling import layer_from_block
 from puzzle.models.parent import Parent
 from puzzle.storage.workspace import Artifact

@@ -1,0 +1,161 @@
+"""One layer's FFN variants: initialised from the parent and fitted in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from puzzle.library.affine import map_of, map_tensors, map_with_bias, ones
+from puzzle.library.attention_fit import AttentionFit
+from puzzle.library.fitting import Fitting, ffn_key
+from puzzle.library.least_squares import HeldOut, Moments
+from puzzle.library.local_error import LocalError
+from puzzle.library.rescaling import Pair, Rescaling
+from puzzle.library.streams import Rows
+from search_space import FFN, Attention, Block
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FFNSums:
+    """What the fits of all widths of the FFN behind one attention share.
+
+    Args:
+        attention: The attention.
+        wide: The moments of the fitted windows and the tokens of those held out, of all channels.
+        down: The parent's last map, (channels, hidden), its bias as one more row.
+        order: Channels, the most important first.
+        power: What errors are a share of.
+    """
+
+    attention: Attention
+    wide: tuple[Moments, HeldOut]
+    down: torch.Tensor
+    order: torch.Tensor
+    power: float
+
+
+class FFNFit:
+    """Builds the FFN variants of one layer, each behind one of its attentions.
+
+    Args:
+        fits: The layer.
+        attentions: Its attentions, built.
+    """
+
+    def __init__(self, fits: Fitting, attentions: AttentionFit) -> None:
+        self.fits, self.attentions = fits, attentions
+        self.layer, self.own, self.streams = fits.layer, fits.own, fits.streams
+        self.family = fits.family
+        slot = self.family.ffn
+        self.ffn: Any = getattr(fits.layer, slot.module, None)
+        self.down: Any = getattr(self.ffn, slot.out, None)
+
+    def build(self, attention: Attention, ffns: Sequence[FFN]) -> None:
+        """Fits the FFNs behind one attention, each to return what that attention leaves missing."""
+        if self.own.ffn.width is None:
+            self._of_a_child(attention, ffns)
+            return
+        width, rescaling = self.own.ffn.width, self._rescaling
+        size = torch.zeros(width, device=self.streams.device)
+        down = map_with_bias(self.down.weight, self.down.bias)
+        pair = partial(self._pair, attention)
+
+        def counted(rows: Rows) -> Pair:
+            phi, target = self.fits.undone(rescaling, self._own, pair)(rows)
+            size.add_(phi[..., :width].abs().float().sum((0, 1)))
+            return phi, target
+
+        wide = self.fits.collect(len(down), counted)
+        whole = wide[1].power() if rescaling.neutral else self.fits.power(pair)
+        power = whole if attention == self.own.attention else self.fits.update_power()
+        order = (size * down[:width].norm(dim=1)).argsort(descending=True)
+        sums = FFNSums(attention=attention, wide=wide, down=down, order=order, power=power)
+        for ffn in ffns:
+            if ffn.kind == "gated":
+                self._gated(ffn, sums)
+        if any(ffn.kind == "linear" for ffn in ffns):
+            self._linear(attention, power)
+        if any(ffn.kind == "none" for ffn in ffns):
+            share = whole / max(power, 1e-30)
+            self.fits.errors[ffn_key(attention, FFN("none"))] = LocalError(
+                before=share, fitted=share
+            )
+
+    def _of_a_child(self, attention: Attention, ffns: Sequence[FFN]) -> None:
+        """Does what `_ffns` does where the parent, a child itself, has a linear map or no FFN."""
+
+        def missing(rows: Rows) -> Pair:
+            return rows.x, rows.update - self.attentions.output(attention, rows)
+
+        whole = self.fits.power(missing)
+        power = whole if attention == self.own.attention else self.fits.update_power()
+        share = whole / max(power, 1e-30)
+        for ffn in ffns:
+            key = ffn_key(attention, ffn)
+            if Block(attention, ffn) == self.own and not self.streams.child:
+                self.fits.errors[key] = LocalError(before=0.0, fitted=0.0)
+            elif ffn.kind == "none":
+                self.fits.errors[key] = LocalError(before=share, fitted=share)
+            else:
+                self._linear(attention, power)
+
+    @property
+    def _rescaling(self) -> Rescaling:
+        return Rescaling(self.fits.parent, self.layer, self.family.ffn)
+
+    def _pair(self, attention: Attention, rows: Rows) -> Pair:
+        """Returns what enters the map of the FFN behind an attention, and what it should add."""
+        added = self.attentions.output(attention, rows)
+        phi = self.family.ffn_features(self.layer, rows.x + added.to(rows.x.dtype))
+        return ones(phi, self.down.bias), rows.update - added
+
+    def _own(self, _: Rows, phi: torch.Tensor) -> torch.Tensor:
+        own: torch.Tensor = self.down(phi[..., : self.own.ffn.width])
+        return own
+
+    def _gated(self, ffn: FFN, sums: FFNSums) -> None:
+        attention, down, order = sums.attention, sums.down, sums.order
+        key = ffn_key(attention, ffn)
+        if Block(attention, ffn) == self.own and not self.streams.child:
+            self.fits.errors[key] = LocalError(before=0.0, fitted=0.0)
+            return
+        kept = order[: ffn.width].sort().values
+        bias = self.down.bias
+        columns = kept if bias is None else torch.cat([kept, kept.new_tensor([len(order)])])
+
+        def pair(rows: Rows) -> Pair:
+            phi, target = self._pair(attention, rows)
+            return phi[..., columns], target
+
+        train, held_out = sums.wide[0].columns(columns), sums.wide[1].columns(columns)
+        start = down[columns]
+        fitted = self.fits.fit(train, held_out, start, start, sums.power)
+        weight, self.fits.errors[key] = self.fits.in_the_stream(
+            self._rescaling, pair, start, fitted, sums.power
+        )
+        self.fits.tensors[f"{key}/channels"] = kept.to(torch.int32)
+        self.fits.store(
+            key,
+            map_tensors(f"{self.family.ffn.module}.{self.family.ffn.out}", weight, bias),
+        )
+
+    def _linear(self, attention: Attention, power: float) -> None:
+        key, slot = ffn_key(attention, FFN("linear")), self.family.ffn
+        if self.own.ffn.kind == "linear":
+            start = map_of(self.ffn)
+        else:
+            up = getattr(self.ffn, slot.maps[-1])
+            start = (self.down.weight.float() @ up.weight.float()).T
+
+        def features(rows: Rows) -> Pair:
+            added = self.attentions.output(attention, rows)
+            after = rows.x + added.to(rows.x.dtype)
+            return self.family.normed(self.layer, slot.before, after), rows.update - added
+
+        sums = self.fits.collect(len(start), features)
+        weight, self.fits.errors[key] = self.fits.fit(*sums, start, torch.zeros_like(start), power)
+        self.fits.store(key, {f"{slot.module}.linear_proj.weight": weight.T})

@@ -1,0 +1,140 @@
+"""What the fits of one layer's variants share: sums over the text, solutions, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from puzzle.library.least_squares import HeldOut, Moments
+from puzzle.library.least_squares import fit as least_squares_fit
+from puzzle.library.local_error import LocalError
+from puzzle.library.rescaling import Pair, Rescaling
+from puzzle.library.settings import LibraryConfig
+from puzzle.library.streams import Rows, Streams
+from puzzle.models.parent import Parent
+from search_space import FFN, Attention
+
+Tensors = dict[str, torch.Tensor]
+Fitted = tuple[torch.Tensor, LocalError]
+PairOf = Callable[[Rows], Pair]
+
+
+def attention_key(attention: Attention) -> str:
+    """Returns the name of an attention variant."""
+    return f"attention/{attention.label}"
+
+
+def ffn_key(attention: Attention, ffn: FFN) -> str:
+    """Returns the name of the FFN that goes with an attention."""
+    return f"ffn/{attention.label}/{ffn.label}"
+
+
+class Fitting:
+    """One layer, its text, and the variants made so far.
+
+    Args:
+        parent: The parent.
+        index: The layer's number.
+        layer: The parent's layer, loaded.
+        streams: What enters the layer, and what it should return.
+        config: How variants are made.
+    """
+
+    def __init__(
+        self,
+        parent: Parent,
+        index: int,
+        layer: nn.Module,
+        streams: Streams,
+        config: LibraryConfig,
+    ) -> None:
+        self.parent, self.streams, self.config = parent, streams, config
+        self.layer: Any = layer
+        self.own = parent.shape.parent_blocks[index]
+        self.family, self.rope = parent.family, parent.rope(streams.x.shape[1])
+        self.tensors: Tensors = {}
+        self.errors: dict[str, LocalError] = {}
+
+    def in_the_stream(
+        self, rescaling: Rescaling, pair: PairOf, start: torch.Tensor, fitted: Fitted, power: float
+    ) -> Fitted:
+        """Returns a fit with the errors of what is added; the start, if that is better.
+
+        Args:
+            rescaling: What comes after the map.
+            pair: What enters the map and what the half should add, of some windows.
+            start: The weights that the map started from.
+            fitted: The fit of the map alone.
+            power: What the error is a share of; that of the targets if it is 0.
+        """
+        if rescaling.neutral:
+            return fitted
+        missed, targets = [0.0, 0.0], 0.0
+        for _, (phi, target) in self.streams.batches(pair, held_out_only=True):
+            targets += float(target.square().sum())
+            for at, weight in enumerate((start, fitted[0])):
+                out = (phi.float() @ weight).to(self.parent.dtype)
+                missed[at] += float((rescaling.added(out).float() - target).square().sum())
+        before, after = (value / max(power or targets, 1e-30) for value in missed)
+        if before <= after:
+            return start, LocalError(before=before, fitted=before)
+        return fitted[0], replace(fitted[1], before=before, fitted=after)
+
+    def undone(
+        self, rescaling: Rescaling, own: Callable[[Rows, torch.Tensor], torch.Tensor], pair: PairOf
+    ) -> PairOf:
+        """Returns the pairs of the last map alone; `own` gives what the parent's map returns."""
+        if rescaling.neutral:
+            return pair
+
+        def undone(rows: Rows) -> Pair:
+            phi, target = pair(rows)
+            return rescaling.undone(own(rows, phi), (phi, target))
+
+        return undone
+
+    def power(self, pair: PairOf) -> float:
+        """Returns the power of the targets of held-out windows."""
+        powers = self.streams.batches(lambda rows: float(pair(rows)[1].square().sum()))
+        return sum(power for held_out, power in powers if held_out)
+
+    def update_power(self) -> float:
+        """Returns the power of what the layer adds in held-out windows."""
+        powers = self.streams.batches(lambda rows: float(rows.update.square().sum()))
+        return sum(power for held_out, power in powers if held_out)
+
+    def collect(self, width: int, pair: Callable[[Rows], Pair]) -> tuple[Moments, HeldOut]:
+        """Returns the moments of the fitted windows and the tokens of those held out."""
+        train = Moments(width, self.parent.shape.hidden, self.streams.device)
+        held_out = HeldOut()
+        for late, (phi, target) in self.streams.batches(pair):
+            (held_out if late else train).add(phi.flatten(0, 1), target.flatten(0, 1))
+        return train, held_out
+
+    def fit(
+        self,
+        train: Moments,
+        held_out: HeldOut,
+        start: torch.Tensor,
+        prior: torch.Tensor,
+        power: float | None = None,
+    ) -> Fitted:
+        """Returns a map's weights and error; `start` is the map it is compared with."""
+        power = max(held_out.power() if power is None else power, 1e-30)
+        before = held_out.error(start) / power
+        if self.config.start == "puzzle":
+            return start, LocalError(before=before, fitted=before)
+        solved = least_squares_fit(train, held_out, prior, self.config.ridges)
+        if before * power < solved.error:
+            return start, LocalError(before=before, fitted=before)
+        error = LocalError(before=before, fitted=solved.error / power, ridge=solved.ridge)
+        return solved.weight, error
+
+    def store(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keeps tensors of a variant in the parent's number format."""
+        for name, tensor in tensors.items():
+            self.tensors[f"{key}/{name}"] = tensor.to(self.parent.dtype)
