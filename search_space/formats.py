@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, ModelShape, reading_values
+from search_space.blocks import FFN, Attention, Block, reading_values
 from search_space.layout import Layout
+from search_space.shape import ModelShape
 
 FFN_MULTIPLE = 256
 
 # A config that overrides these in some layers has to name them once for all layers.
-PER_LAYER_DEFAULTS = {"attention_linear": False, "mlp_linear": False}
+PER_LAYER_DEFAULTS = {"attention_linear": False, "mlp_linear": False, "sliding_window": None}
 
 _ATTENTION_KEYS: dict[str, Any] = {
     "no_op": False,
@@ -37,6 +38,12 @@ _FFN_KEYS: dict[str, Any] = {
     "ffn_mult": None,
 }
 _READ_ATTENTION = ("no_op", "replace_with_linear", "n_heads_in_group", "num_key_value_heads")
+_READ_PER_LAYER = (
+    "num_key_value_heads",
+    "num_attention_heads",
+    "intermediate_size",
+    "skip",
+)
 _READ_FFN = ("no_op", "replace_with_linear", "ffn_mult", "intermediate_size", "hidden_act")
 
 
@@ -83,11 +90,17 @@ def to_block_configs(layout: Layout, *, widths: str = "ffn_mult") -> list[dict[s
 
     Raises:
         ValueError: A width cannot be reached by `ffn_mult`; layer and nearest widths are named.
+            Or a layer has fewer query heads or a narrower window than the parent.
     """
     if widths not in ("ffn_mult", "intermediate_size"):
         raise ValueError(f"widths={widths!r}; allowed: 'ffn_mult', 'intermediate_size'")
     configs = []
     for layer, block in enumerate(layout.blocks):
+        if block.attention.heads is not None or block.attention.window is not None:
+            raise ValueError(
+                f"layer {layer}: {block.attention.label} has fewer query heads or a narrower "
+                "window than the parent, for which block_configs have no place"
+            )
         attention, ffn = dict(_ATTENTION_KEYS), dict(_FFN_KEYS)
         attention["no_op"] = block.attention.kind == "none"
         attention["replace_with_linear"] = block.attention.kind == "linear"
@@ -133,8 +146,8 @@ def to_per_layer_config(layout: Layout) -> dict[str, dict[str, Any]]:
     """Returns the sparse `per_layer_config` of a transformers config.
 
     A layer that equals the parent's is left out. Linear sublayers are `attention_linear` and
-    `mlp_linear`, names of our own, which the config also needs for all layers
-    (`PER_LAYER_DEFAULTS`).
+    `mlp_linear`, names of our own. The config also needs a value for all layers of these and of
+    `sliding_window` (`PER_LAYER_DEFAULTS`).
 
     Example:
         >>> shape = ModelShape(layers=12, hidden=8, heads=2, head_dim=4, kv_heads=2,
@@ -149,6 +162,10 @@ def to_per_layer_config(layout: Layout) -> dict[str, dict[str, Any]]:
             values["attention_linear"] = True
         elif block.attention.kv_heads not in (None, own.attention.kv_heads):
             values["num_key_value_heads"] = block.attention.kv_heads
+        if block.attention.heads is not None:
+            values["num_attention_heads"] = block.attention.heads
+        if block.attention.window is not None:
+            values["sliding_window"] = block.attention.window
         if block.ffn.kind == "linear":
             values["mlp_linear"] = True
         elif block.ffn.width not in (None, own.ffn.width):
@@ -328,12 +345,17 @@ def _ffn_of(shape: ModelShape, values: Mapping[str, Any]) -> FFN:
 
 
 def _overridden(shape: ModelShape, values: Mapping[str, Any]) -> Block:
-    allowed = ("num_key_value_heads", "intermediate_size", "skip", *PER_LAYER_DEFAULTS)
+    allowed = (*_READ_PER_LAYER, *PER_LAYER_DEFAULTS)
     _refuse_unknown("layer", values, allowed)
     skip = values.get("skip") or []
     if isinstance(skip, str) or not set(skip) <= {"attention", "mlp"}:
         raise ValueError(f"skip={skip!r}; allowed: a list of 'attention' and 'mlp'")
-    attention = Attention("gqa", values.get("num_key_value_heads", shape.kv_heads))
+    attention = Attention(
+        "gqa",
+        values.get("num_key_value_heads", shape.kv_heads),
+        heads=values.get("num_attention_heads"),
+        window=values.get("sliding_window"),
+    )
     ffn = FFN("gated", values.get("intermediate_size", shape.ffn_width))
     if values.get("attention_linear"):
         attention = Attention("linear")

@@ -12,16 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from search_space.blocks import (
-    FFN,
-    Attention,
-    Block,
-    ModelShape,
-    check_keys,
-    reading_values,
-    size_of,
-)
+from search_space.blocks import FFN, Attention, Block, check_keys, reading_values, size_of
 from search_space.layout import Layout
+from search_space.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import search_space
 from search_space import counting
-from search_space.blocks import Block, ModelShape, check_keys, reading_values
+from search_space.blocks import Block, check_keys, reading_values
 from search_space.drawing import layout_svg
+from search_space.shape import ModelShape
 from search_space.user_files import file_named, save_file
 
 if TYPE_CHECKING:
@@ -89,8 +90,12 @@ class Layout:
         return counting.parameters(self)
 
     def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
-        """Returns the bytes one token of one sequence adds to the KV cache."""
+        """Returns the bytes one token of one sequence adds to the KV cache, within all windows."""
         return counting.kv_bytes_per_token(self, bytes_per_element)
+
+    def kv_bytes(self, tokens: int, bytes_per_element: int = 2) -> int:
+        """Returns the bytes that a sequence of some tokens takes in the KV cache."""
+        return counting.kv_bytes(self, tokens, bytes_per_element)
 
     def diff(self, other: Layout) -> dict[int, tuple[Block, Block]]:
         """Returns {layer: (own block, the other's)} for the layers that differ."""
@@ -134,8 +139,8 @@ class Layout:
         """Returns the layers as a pandas DataFrame, which has to be installed.
 
         Returns:
-            One row per layer: attention kind, KV heads, FFN kind and width; sizes that a kind does
-            not have are missing.
+            One row per layer: attention kind, KV heads, query heads and window where they are not
+            the parent's, FFN kind and width; sizes that a kind does not have are missing.
         """
         import pandas
 
@@ -143,10 +148,12 @@ class Layout:
             {
                 "attention": [block.attention.kind for block in self.blocks],
                 "kv_heads": [block.attention.kv_heads for block in self.blocks],
+                "heads": [block.attention.heads for block in self.blocks],
+                "window": [block.attention.window for block in self.blocks],
                 "ffn": [block.ffn.kind for block in self.blocks],
                 "width": [block.ffn.width for block in self.blocks],
             }
-        ).astype({"kv_heads": "Int64", "width": "Int64"})
+        ).astype(dict.fromkeys(("kv_heads", "heads", "window", "width"), "Int64"))
         frame.index.name = "layer"
         return frame
 

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search_space.blocks import FFN, Attention, ModelShape, check_keys, reading_values, size_of
+from search_space.blocks import FFN, Attention, check_keys, reading_values, size_of
+from search_space.shape import ModelShape
 
 WIDTH_MULTIPLE = 32
 FFN_SHARES = (0.87, 0.75, 0.625, 0.5, 0.375, 0.25, 0.2, 0.1)
 
-_ATTENTION_KINDS = ("gqa", "linear", "none")
+GROUP_SHARES = (0.75, 0.5, 0.25)
+
+_ATTENTION_KINDS = ("gqa", "groups", "linear", "none")
+_USUAL_ATTENTION = ("gqa", "linear", "none")
 _FFN_KINDS = ("gated", "linear", "none")
 LayerKey = int | str | range
 
@@ -22,8 +26,11 @@ class LayerOptions:
     """The alternatives to a parent's sublayers; the parent's own always come on top.
 
     Args:
-        attention: Kinds of attention: "gqa" stands for fewer KV heads.
+        attention: Kinds of attention: "gqa" stands for fewer KV heads, into which the parent's are
+            merged, and "groups" for fewer KV heads and none of the removed ones' query heads.
         kv_heads: KV heads that "gqa" may have; by default every divisor of the parent's.
+        groups: KV heads that "groups" may have; by default 75, 50 and 25 % of the parent's, and 1.
+        windows: Tokens that an attention with all of the parent's heads may be limited to.
         ffn: Kinds of FFN: "gated" stands for narrower ones.
         ffn_shares: Widths of "gated", as shares of the parent's.
         multiple: Widths are rounded to the nearest multiple of this, and are at least one of it;
@@ -40,10 +47,15 @@ class LayerOptions:
         ['gated512', 'gated256', 'none']
         >>> [choice.label for choice in options.attentions(shape)]
         ['gqa2', 'gqa1', 'linear', 'none']
+        >>> options = LayerOptions(attention="groups", windows=[1024])
+        >>> [choice.label for choice in options.attentions(shape)]
+        ['gqa4w1024', 'gqa3h3', 'gqa2h2', 'gqa1h1']
     """
 
-    attention: tuple[str, ...] = _ATTENTION_KINDS
+    attention: tuple[str, ...] = _USUAL_ATTENTION
     kv_heads: tuple[int, ...] | None = None
+    groups: tuple[int, ...] | None = None
+    windows: tuple[int, ...] = ()
     ffn: tuple[str, ...] = _FFN_KINDS
     ffn_shares: tuple[float, ...] = FFN_SHARES
     multiple: int | None = None
@@ -54,9 +66,10 @@ class LayerOptions:
         with reading_values("layer options"):
             object.__setattr__(self, "ffn_shares", tuple(self.ffn_shares))
             wrong = [share for share in self.ffn_shares if not 0 < share <= 1]
-            if self.kv_heads is not None:
-                heads = tuple(size_of("layer options", "kv_heads", n) for n in self.kv_heads)
-                object.__setattr__(self, "kv_heads", heads)
+            for name in ("kv_heads", "groups", "windows"):
+                if (given := getattr(self, name)) is not None:
+                    sizes = tuple(size_of("layer options", name, size) for size in given)
+                    object.__setattr__(self, name, sizes)
         if wrong:
             raise ValueError(f"ffn_shares {wrong}; allowed: above 0 up to 1, such as 0.5")
         if self.multiple is not None:
@@ -72,15 +85,33 @@ class LayerOptions:
 
     def attentions(self, shape: ModelShape, layer: int = 0) -> tuple[Attention, ...]:
         """Returns the attention alternatives for a layer of a parent, most KV heads first."""
-        own, choices = shape.parent_blocks[layer].attention, []
+        own = shape.parent_blocks[layer].attention
+        choices = [] if own.kv_heads is None else self._softmax(own, own.heads or shape.heads)
+        choices += [Attention(kind) for kind in ("linear", "none") if kind in self.attention]
+        return tuple(choice for choice in choices if choice != own)
+
+    def _softmax(self, own: Attention, heads: int) -> list[Attention]:
+        """Returns the softmax attentions that can be made from one of so many query heads."""
+        most = own.kv_heads or 1
+        windows = sorted(set(self.windows), reverse=True)
+        near = [window for window in windows if window < (own.window or window + 1)]
+        choices = [replace(own, window=window) for window in near]
         if "gqa" in self.attention:
             counts = self.kv_heads
             if counts is None:
-                most = own.kv_heads or 1
                 counts = tuple(n for n in range(1, most) if most % n == 0)
-            choices = [Attention("gqa", n) for n in sorted(set(counts), reverse=True)]
-        choices += [Attention(kind) for kind in ("linear", "none") if kind in self.attention]
-        return tuple(choice for choice in choices if choice != own)
+            fitting = [n for n in counts if own.heads is None or heads % n == 0]
+            choices += [replace(own, kv_heads=n) for n in sorted(set(fitting), reverse=True)]
+        if "groups" in self.attention:
+            kept = self.groups
+            if kept is None:
+                kept = (*(round(most * share) for share in GROUP_SHARES), 1)
+                kept = tuple(n for n in kept if 0 < n < most)
+            choices += [
+                replace(own, kv_heads=n, heads=n * (heads // most))
+                for n in sorted(set(kept), reverse=True)
+            ]
+        return choices
 
     def ffns(self, shape: ModelShape, layer: int = 0) -> tuple[FFN, ...]:
         """Returns the FFN alternatives for a layer of a parent, the widest first."""

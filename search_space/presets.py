@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from search_space.blocks import ModelShape
 from search_space.engines import ENGINES, ServingEngine, attention_kinds, ffn_kinds
 from search_space.options import LayerOptions
+from search_space.shape import ModelShape
 
 # The published children have widths that engines read from a multiplier.
 PUBLISHED_MULTIPLE = 256

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, ModelShape, reading_values
+from search_space.blocks import FFN, Attention, Block, reading_values
 from search_space.layout import Layout
 from search_space.options import LayerKey, LayerOptions, layers_kept, layers_named
 from search_space.presets import preset_named
+from search_space.shape import ModelShape
 
 Exceptions = Mapping[LayerKey, LayerOptions | Mapping[str, Any]]
 
@@ -111,8 +112,8 @@ class SearchSpace:
             keep: Layers that stay as they are: 0, -1, "4-7" or a range.
             exceptions: Layers with other options, named likewise: whole `LayerOptions`, or the
                 options that differ. A later entry wins where two name a layer.
-            **changes: Options to replace: `attention`, `kv_heads`, `ffn`, `ffn_shares`,
-                `multiple`.
+            **changes: Options to replace: those of `LayerOptions`, such as `attention`, `kv_heads`,
+                `windows`, `ffn` and `ffn_shares`.
 
         Raises:
             ValueError: An option or layer does not exist, or a choice does not fit the shape.

@@ -36,7 +36,7 @@ class _Counted:
         self.resources = {**costs.resources, **{n: STANDARD_UNITS[n] for n in self._added}}
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        tokens, pairs = scenario.total_tokens, scenario.attended_pairs
+        tokens, pairs = scenario.total_tokens, scenario.pairs_within(block.attention.window)
         flops = counting.block_flops(self.shape, block, tokens=tokens, pairs=pairs)
         counted = {**counted_cost(self.shape, block, scenario), "flops": float(flops)}
         own = dict(self.costs.block_cost(layer, block, scenario))

@@ -86,8 +86,8 @@ def activation_bytes(shape: ModelShape, scenario: Scenario, devices: int = 1) ->
 def counted_cost(shape: ModelShape, block: Block, scenario: Scenario) -> dict[str, float]:
     """Returns memory, KV cache and parameters of a block: bytes, bytes and a count."""
     parameters = counting.block_parameters(shape, block)
-    per_token = counting.block_kv_bytes_per_token(shape, block, scenario.cache_bytes)
-    cache = scenario.total_tokens * per_token
+    tokens = scenario.sequence_tokens
+    cache = scenario.batch * counting.block_kv_bytes(shape, block, tokens, scenario.cache_bytes)
     return {
         "memory": float(parameters * scenario.weight_bytes + cache),
         "kv_cache": float(cache),

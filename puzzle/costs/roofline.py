@@ -103,7 +103,7 @@ class Roofline:
         >>> shape = ModelShape(layers=32, hidden=4096, heads=32, head_dim=128, kv_heads=8,
         ...                    ffn_width=14336, vocab=128256)
         >>> costs = Roofline("h100-sxm", shape, weight_dtype="fp8")
-        >>> costs.block_cost(0, shape.parent_block, Scenario())["kv_cache"]
+        >>> costs.block_cost(0, shape.parent_blocks[0], Scenario())["kv_cache"]
         8388608.0
     """
 
@@ -130,15 +130,19 @@ class Roofline:
         """Returns the cost of one block; the same in every layer."""
         parts = [part for part in (block.attention, block.ffn) if part.kind != "none"]
         prompt, steps = scenario.prompt_tokens, scenario.generated_tokens
-        prefill = sum(self._sublayer_seconds(part, scenario, prompt, 0.0) for part in parts)
-        # Bytes and operations grow linearly with the cache: the mean length represents all steps.
-        mean = prompt + (steps - 1) / 2
+        window, tokens = block.attention.window, scenario.sequence_tokens
+        read = counting.attended_pairs(prompt, window)
+        prefill = sum(self._sublayer_seconds(part, scenario, prompt, read) for part in parts)
+        # Bytes and operations grow linearly with the tokens attended to: their mean represents all
+        # steps.
+        mean = (counting.attended_pairs(tokens, window) - read) / steps
         decode = steps * sum(self._sublayer_seconds(part, scenario, 1, mean) for part in parts)
         parameters = counting.block_parameters(self.shape, block)
-        cache = scenario.total_tokens * self._cache_bytes(block.attention, scenario)
+        cached = tokens if window is None else min(tokens, window)
+        cache = scenario.batch * cached * self._cache_bytes(block.attention, scenario)
         memory = parameters * self._weight_bytes(scenario) / self.devices + cache
         flops = counting.block_flops(
-            self.shape, block, tokens=scenario.total_tokens, pairs=scenario.attended_pairs
+            self.shape, block, tokens=scenario.total_tokens, pairs=scenario.pairs_within(window)
         )
         return {
             "prefill_seconds": prefill,
@@ -172,9 +176,16 @@ class Roofline:
         }
 
     def _sublayer_seconds(
-        self, part: Attention | FFN, scenario: Scenario, length: int, cached: float
+        self, part: Attention | FFN, scenario: Scenario, length: int, pairs: float
     ) -> float:
-        """Returns the seconds of one pass of `length` new tokens after `cached` ones."""
+        """Returns the seconds of one pass of `length` new tokens of each sequence.
+
+        Args:
+            part: The sublayer.
+            scenario: Batch and number formats.
+            length: New tokens of each sequence.
+            pairs: Pairs of a new token and one that it attends to, in each sequence.
+        """
         shape, tokens = self.shape, scenario.batch * length
         activations = 2.0 * tokens * shape.hidden * scenario.weight_bytes
         if isinstance(part, Attention):
@@ -187,9 +198,11 @@ class Roofline:
         products = _Pass(flops / self.devices, weights + activations)
         seconds = self._seconds(products, self._compute_format(scenario))
         if isinstance(part, Attention) and part.kind == "gqa":
-            pairs = scenario.batch * length * (cached + (length + 1) / 2)
-            scores = 4 * pairs * shape.heads * shape.head_dim / self.devices
-            moved = scenario.batch * (cached + length) * self._cache_bytes(part, scenario)
+            queries = counting.query_heads(shape, part) * shape.head_dim
+            scores = 4 * scenario.batch * pairs * queries / self.devices
+            # A prompt's keys and values are read once; a step reads what its token attends to.
+            keys = pairs if length == 1 else float(length)
+            moved = scenario.batch * keys * self._cache_bytes(part, scenario)
             seconds += self._seconds(_Pass(scores, moved), scenario.served_dtype)
         return seconds + self._all_reduce(activations / 2) + self.efficiency.launch
 

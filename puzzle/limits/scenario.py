@@ -12,6 +12,7 @@ from puzzle.errors import ConstraintError
 from puzzle.hardware.precision import AUTO
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.plain_values import make_plain
+from search_space import counting
 
 __all__ = ["Scenario", "Workload", "rate", "require_total"]
 
@@ -121,7 +122,11 @@ class Scenario:
     @property
     def attended_pairs(self) -> int:
         """Pairs of a token and one that it attends to, itself included, in the whole batch."""
-        return self.batch * self.sequence_tokens * (self.sequence_tokens + 1) // 2
+        return self.pairs_within(None)
+
+    def pairs_within(self, window: int | None) -> int:
+        """Return the same where each token attends to at most `window` tokens."""
+        return self.batch * counting.attended_pairs(self.sequence_tokens, window)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values.

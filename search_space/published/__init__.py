@@ -14,10 +14,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, ModelShape
+from search_space.blocks import FFN, Attention, Block
 from search_space.fusion import FusedRun, Fusion, even_widths
 from search_space.layout import Layout
 from search_space.pipeline import identity_layers, remove_identity_layers
+from search_space.shape import ModelShape
 
 __all__ = ["PublishedLayout", "published_layout", "published_names"]
 

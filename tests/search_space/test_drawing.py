@@ -8,10 +8,10 @@ import pytest
 from search_space import Block, Layout, ModelShape, layout_svg, plot_layout
 from search_space.drawing import COLOURS, LEGEND, bars
 
-SHAPE = ModelShape(layers=7, hidden=8, heads=4, head_dim=4, kv_heads=4, ffn_width=16, vocab=32)
+SHAPE = ModelShape(layers=9, hidden=8, heads=4, head_dim=4, kv_heads=4, ffn_width=16, vocab=32)
 LABELS = [
     "gqa4+gated16", "gqa1+gated8", "linear+gated4", "none+linear", "none+gated40", "none+none",
-    "gqa2+none",
+    "gqa2+none", "gqa3h3+none", "gqa2h2w5+none",
 ]  # fmt: skip
 LAYOUT = Layout(SHAPE, tuple(map(Block.from_label, LABELS)))
 
@@ -20,11 +20,11 @@ def test_the_bars_are_the_shares_of_the_parent_and_name_the_kind():
     attention, ffn = bars(LAYOUT)
     assert [(bar.kind, bar.share) for bar in attention] == [
         ("attention", 1.0), ("attention", 0.25), ("linear", 0), ("none", 0), ("none", 0),
-        ("identity", 0), ("attention", 0.5),
+        ("identity", 0), ("attention", 0.5), ("groups", 0.75), ("window", 0.5),
     ]  # fmt: skip
     assert [(bar.kind, bar.share) for bar in ffn] == [
         ("ffn", 1.0), ("ffn", 0.5), ("ffn", 0.25), ("linear", 0), ("wide", 2.5),
-        ("identity", 0), ("none", 0),
+        ("identity", 0), ("none", 0), ("none", 0), ("none", 0),
     ]  # fmt: skip
 
 
@@ -66,9 +66,10 @@ def test_the_svg_is_well_formed_and_has_bars_axes_and_a_legend_of_what_occurs():
 
 def test_kinds_differ_without_colour():
     """Hatching, crosses or rows tell apart every two kinds that share a row."""
-    linear = layout_svg(LAYOUT.replace(0, Block.from_label("linear+gated16")))
-    hatched = [len(re.findall(r"fill: url\(#", svg)) for svg in (linear, layout_svg(LAYOUT))]
-    assert hatched[0] == hatched[1] + 1
+    for kind in ("linear", "gqa3h3", "gqa4w5"):
+        other = layout_svg(LAYOUT.replace(0, Block.from_label(f"{kind}+gated16")))
+        hatched = [len(re.findall(r"fill: url\(#", svg)) for svg in (other, layout_svg(LAYOUT))]
+        assert hatched[0] == hatched[1] + 1
 
 
 @pytest.mark.parametrize("name", ["llama-3.3-nemotron-super-49b-v1", "decilm-7b"])
@@ -96,7 +97,7 @@ def test_the_plot_has_a_bar_of_the_right_height_per_layer_and_is_written_as_png(
 @pytest.mark.parametrize("width", [320, 360, 800])
 def test_a_picture_of_a_given_width_keeps_all_it_shows_inside(width):
     deep = ModelShape(**{**SHAPE.to_dict(), "layers": 80})
-    layout = Layout(deep, tuple(Block.from_label(LABELS[i % 7]) for i in range(80)))
+    layout = Layout(deep, tuple(Block.from_label(LABELS[i % 9]) for i in range(80)))
     root = ElementTree.fromstring(layout_svg(layout, width=width))
     across, high = map(float, root.get("viewBox").split()[2:])
     assert across == width

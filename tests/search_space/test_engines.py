@@ -21,7 +21,7 @@ from search_space.engines import Support, engine_named, rewritings, uses
 SHAPE = ModelShape(layers=3, hidden=48, heads=6, head_dim=8, kv_heads=3, ffn_width=512, vocab=64)
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
 LABELS = st.tuples(
-    st.sampled_from(["gqa3", "gqa1", "linear", "none"]),
+    st.sampled_from(["gqa3", "gqa1", "gqa2h4", "gqa3w8", "linear", "none"]),
     st.sampled_from(["gated512", "gated300", "linear", "none"]),
 ).map("+".join)
 
@@ -48,6 +48,10 @@ def test_each_place_and_variant_is_told_apart():
     }
     seen = {(use.feature, use.layer) for use in uses(layout("gqa3+none", "none+none", "gqa1+none"))}
     assert seen == {("no_ffn", 0), ("no_layer", 1), ("no_ffn_last", 2), ("kv_heads", 2)}
+    seen = {
+        (use.feature, use.layer) for use in uses(layout("gqa3+linear", *["gqa2h4w8+linear"] * 2))
+    }
+    assert {("query_heads", 1), ("window", 1), ("kv_heads", 1)} <= seen
 
 
 def test_only_what_an_engine_lacks_is_rewritten():
@@ -56,6 +60,9 @@ def test_only_what_an_engine_lacks_is_rewritten():
     assert set(rewritings(found, "mlx")) == {0}
     assert set(rewritings(found, "vllm")) == {0, 2}
     assert set(rewritings(found, "llama.cpp")) == {0, 1, 2}
+    found = layout("gqa3+gated512", "gqa2h4+gated512", "gqa3+gated512")
+    assert set(rewritings(found, "llama.cpp")) == set()
+    assert set(rewritings(found, "vllm")) == {1}
 
 
 def test_an_error_names_layer_block_engine_and_those_that_can():

@@ -30,14 +30,15 @@ PUBLISHED = [
 ATTENTIONS = st.sampled_from(
     [Attention("gqa", 3), Attention("gqa", 1), Attention("linear"), Attention("none")]
 )
+OTHERS = st.sampled_from([Attention("gqa", 2, heads=4), Attention("gqa", 3, window=64)])
 
 
-def layouts(widths):
+def layouts(widths, attentions=ATTENTIONS):
     ffns = st.one_of(
         widths.map(lambda width: FFN("gated", width)),
         st.sampled_from([FFN("linear"), FFN("none")]),
     )
-    blocks = st.lists(st.builds(Block, ATTENTIONS, ffns), min_size=12, max_size=12)
+    blocks = st.lists(st.builds(Block, attentions, ffns), min_size=12, max_size=12)
     return blocks.map(lambda found: Layout(SHAPE, tuple(found)))
 
 
@@ -70,13 +71,14 @@ def test_any_width_survives_as_intermediate_size(layout):
     assert all("ffn_mult" not in ffn for ffn in gated)
 
 
-@given(layouts(st.integers(1, 2000)))
+@given(layouts(st.integers(1, 2000), ATTENTIONS | OTHERS))
 def test_per_layer_config_gives_the_layout_back_through_json(layout):
     written = json.loads(json.dumps(to_per_layer_config(layout)))
     assert from_per_layer_config(SHAPE, written) == layout
 
 
-@given(layouts(st.integers(1, 2000)))
+# transformers' LlamaConfig refuses query heads that differ between layers.
+@given(layouts(st.integers(1, 2000), ATTENTIONS | st.just(Attention("gqa", 3, window=64))))
 def test_transformers_reads_a_per_layer_config_and_writes_the_same(layout):
     written = to_per_layer_config(layout)
     config = LlamaConfig(
@@ -92,6 +94,7 @@ def test_transformers_reads_a_per_layer_config_and_writes_the_same(layout):
         assert values.attention_linear == (block.attention.kind == "linear")
         if block.attention.kind == "gqa":
             assert values.num_key_value_heads == block.attention.kv_heads
+            assert values.sliding_window == block.attention.window
         if block.ffn.kind == "gated":
             assert values.intermediate_size == block.ffn.width
 
@@ -150,6 +153,13 @@ def test_configs_of_deci_llama_and_our_own_children_are_read():
     assert Layout.from_config(overrides) == own
     labels = [block.label for block in own.blocks]
     assert Layout.from_config(config_of(own, **sizes, blocks=labels)) == own
+
+
+@pytest.mark.parametrize("label", ["gqa2h4", "gqa3w64"])
+def test_block_configs_have_no_place_for_heads_and_windows(label):
+    layout = Layout.parent(SHAPE).replace(1, Block(Attention.from_label(label), FFN("none")))
+    with pytest.raises(ValueError, match=f"layer 1: {label} has fewer query heads or a narrower"):
+        to_block_configs(layout)
 
 
 def test_a_width_without_a_multiplier_is_refused_with_the_nearest():

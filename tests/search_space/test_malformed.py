@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from search_space.blocks import FFN, Attention, Block, ModelShape
+from search_space.blocks import FFN, Attention, Block
 from search_space.drawing import layout_svg
 from search_space.formats import layout_from_json, to_block_configs, to_per_layer_config
 from search_space.fusion import Fusion
 from search_space.layout import Layout
 from search_space.options import LayerOptions, layers_named
+from search_space.shape import ModelShape
 from search_space.space import SearchSpace
 from tests.factories.damage import damaged_files, damaged_values
 

@@ -17,7 +17,15 @@ SHAPE = ModelShape(
 BLOCKS = st.builds(
     Block,
     st.sampled_from(
-        [Attention("gqa", 3), Attention("gqa", 1), Attention("linear"), Attention("none")]
+        [
+            Attention("gqa", 3),
+            Attention("gqa", 1),
+            Attention("gqa", 2, heads=4),
+            Attention("gqa", 3, window=7),
+            Attention("gqa", 1, heads=2, window=9),
+            Attention("linear"),
+            Attention("none"),
+        ]
     ),
     st.one_of(
         st.integers(1, 160).map(lambda width: FFN("gated", width)),
@@ -79,6 +87,8 @@ def test_a_layout_survives_its_file(tmp_path):
     [
         ("gqa4+none", r"layer 0: kv_heads=4 does not divide heads=6; allowed: \[1, 2, 3, 6\]"),
         ("gqa6+none", "layer 0: kv_heads=6 is more than the parent's 3"),
+        ("gqa2h2+none", r"layer 0: .* whole groups: .* 2 query heads .*: gqa1h2, gqa2h4"),
+        ("gqa3h6+none", "heads=6; allowed: fewer than the parent's 6, or left out"),
         ("none+gated161", "layer 0: FFN width 161 is larger than the parent's 160"),
     ],
 )
@@ -101,6 +111,9 @@ def test_a_layout_may_be_wider_than_the_parent_but_not_incoherent():
     [
         lambda: Attention("gqa"),
         lambda: Attention("none", 1),
+        lambda: Attention("linear", window=8),
+        lambda: Attention("gqa", 2, heads=3),
+        lambda: Attention("gqa", 2, window=0),
         lambda: Attention("mamba"),
         lambda: FFN("gated", 0),
         lambda: FFN("none", 3),
@@ -111,7 +124,7 @@ def test_a_layout_may_be_wider_than_the_parent_but_not_incoherent():
     ],
 )
 def test_a_malformed_value_is_refused(make):
-    with pytest.raises(ValueError, match=r"allowed|leave it out|one per layer"):
+    with pytest.raises(ValueError, match=r"allowed|leave it out|one per layer|no multiple"):
         make()
 
 
