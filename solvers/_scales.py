@@ -8,6 +8,7 @@ import numpy as np
 
 from solvers._columns import BoolArray, FloatArray
 from solvers._ranges import excess
+from solvers._reduce import narrow
 from solvers.problem import ChoiceProblem
 
 # Scores that differ by less than this share of their size differ by rounding.
@@ -19,20 +20,27 @@ _SHARE = 1e-2
 # Steps of one size blend into each other; a ratio like this parts two sizes.
 _JUMP = 1e3
 
+# Leaving out what an answer excludes makes a second solve worth it if the rest is so much smaller.
+_SHRUNK = 1e-2
+
 # Steps that are fewer than this share of all are small by chance.
 _CHANCE = 0.01
 
 
-def is_coarse(problem: ChoiceProblem, usable: BoolArray, error: float) -> bool:
+def is_coarse(
+    problem: ChoiceProblem, usable: BoolArray, error: float, answer: tuple[int, ...] | None
+) -> bool:
     """Say whether an error of the objective could hide which choice is better.
 
-    It could where scores are of two sizes, a wide jump apart, and the smaller steps from one score
-    to the next, of a group or of all, are no larger than the error.
+    It could where the smaller steps from one score to the next, of a group or of all, are no
+    larger than the error, if that can be helped: scores are of two sizes, a wide jump apart, or
+    the answer excludes the large ones.
 
     Args:
         problem: The problem.
         usable: Mask of the columns in use.
         error: By how much a solver may be wrong about the objective.
+        answer: The selection that the solver gave, if any.
 
     Returns:
         Whether it is too large.
@@ -48,7 +56,12 @@ def is_coarse(problem: ChoiceProblem, usable: BoolArray, error: float) -> bool:
     if np.count_nonzero(_SHARE * ordered < error) < fewest:
         return False
     tail = ordered[fewest - 1 :]
-    return bool(np.any(tail[1:] > _JUMP * tail[:-1]))
+    if np.any(tail[1:] > _JUMP * tail[:-1]):
+        return True
+    finer = None if answer is None else narrow(problem, usable, answer)
+    return finer is not None and (
+        largest_excess(problem, finer) < _SHRUNK * largest_excess(problem, usable)
+    )
 
 
 def largest_excess(problem: ChoiceProblem, usable: BoolArray) -> float:

@@ -228,7 +228,7 @@ class _Attempts:
         error = _PRECISION * program.scale
         assert self.variation.usable is not None
         self.coarse = error > self.settings.gap * abs(best) and is_coarse(
-            self.problem, self.variation.usable, error
+            self.problem, self.variation.usable, error, outcome.selection
         )
         doubt = error if self.coarse else 0.0
         if outcome.bound is not None and program.cost.any():
