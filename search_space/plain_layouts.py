@@ -30,7 +30,7 @@ def kept_layers(layout: Layout) -> tuple[int, ...]:
 def plain_block(layout: Layout) -> Block:
     """Returns the block that most layers have, which in a plain layout all have that are left."""
     blocks = Counter(block for block in layout.blocks if _is_whole(block))
-    return blocks.most_common(1)[0][0] if blocks else layout.shape.parent_block
+    return blocks.most_common(1)[0][0] if blocks else layout.shape.parent_blocks[0]
 
 
 def odd_layers(layout: Layout) -> dict[int, str]:
