@@ -1,5 +1,6 @@
 """Claims about the notebooks: they run from top to bottom, here on a tiny random parent."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,11 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     executed = (tmp_path / "executed.ipynb").read_text()
     assert '"output_type": "execute_result"' in executed
     assert '"output_type": "error"' not in executed
+    shown = json.loads(executed)["cells"]
+    for cell in shown:
+        if "plot_frontier" in "".join(cell["source"]):
+            (output,) = cell["outputs"]
+            assert "image/png" in output["data"]
 
 
 @pytest.mark.parametrize("name", ["quickstart", "custom_hardware"])

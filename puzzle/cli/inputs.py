@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle import choice, pipeline
@@ -18,6 +19,7 @@ from puzzle.limits.scenario import Scenario, Workload
 from puzzle.serving.file_names import CHILD_FILES
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.text.data_config import DataConfig
+from puzzle.text.given_text import check_source
 from search_space import PRESETS, SearchSpace
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ PARENT = (
     Option(
         name="text",
         parameter="text",
-        help="text file; blank lines separate documents",
+        help="plain text with blank lines between documents, or a .jsonl, .json or .parquet file "
+        "with a text or messages column",
     ),
     Option(
         name="demo",
@@ -108,7 +111,7 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
 
     Raises:
         UsageError: Neither or both of the demo and a parent were given.
-        DataError: The text file cannot be read.
+        DataError: There is no such text file, or it is of an unknown kind.
     """
     demo, parent, file = given.get("demo", False), given.get("parent"), given.get("text")
     if demo == bool(parent) or (text and demo == bool(file)):
@@ -120,7 +123,7 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
             limit_threads(to_free=True)
         model = fetch_demo_model() if fetch else demo_model()
         return Sources(parent=model, text=demo_text() if text else None, data=data)
-    return Sources(parent=parent, text=_read(file) if text else None, data=data)
+    return Sources(parent=parent, text=_text_file(file) if text else None, data=data)
 
 
 def refuse_source_files(given: Given, name: str) -> None:
@@ -139,18 +142,12 @@ def refuse_source_files(given: Given, name: str) -> None:
         refuse_source(given.get(name), read, inside=CHILD_FILES, error=UsageError)
 
 
-def _read(file: str) -> str:
+def _text_file(file: str) -> Path:
     try:
-        return user_path(file).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise DataError(
-            f"there is no text file {file}; give --text the path of plain text (UTF-8), a few "
-            "hundred kilobytes, with blank lines between documents"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text: {error}; convert it") from error
+        check_source(path := user_path(file))
+    except DataError as error:
+        raise DataError(f"--text: {error}") from error
+    return path
 
 
 def scenario(given: Given) -> Scenario:

@@ -29,6 +29,7 @@ from puzzle.storage.disk import matching, require_free
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import require_replaceable
 from puzzle.storage.workspace import Workspace
+from puzzle.text.given_text import check_source
 from puzzle.text.packing import PackedStream
 from puzzle.text.positions import require_positions
 from puzzle.text.windows import refuse_foreign
@@ -58,7 +59,8 @@ def distill(
         child: A child or its directory; it is not changed.
         parent: A directory, a hub id, a GGUF file, a transformers model, or an opened Parent.
         data: Text, rows with `text` or `messages`, a `datasets` data set (streamed or not), token
-            windows, or the `pathlib.Path` of a .jsonl, .json, .parquet or .txt file.
+            windows, or the `pathlib.Path` of a .jsonl, .json or .parquet file or of one of plain
+            text. A string is text itself, never the name of a file.
         config: Losses, budget, optimiser and precision.
         validation: Text of any of these kinds, never trained on, of which KL and perplexity are
             measured before, after and, on request, in between.
@@ -85,6 +87,8 @@ def distill(
         >>> result = puzzle.distill("run/child", "parent", Path("corpus.jsonl"),
         ...     config=puzzle.DistillConfig(tokens=50_000_000))  # doctest: +SKIP
     """
+    for each in (data, validation):
+        check_source(each)
     limit_threads()
     config = config or DistillConfig()
     parallel = Parallel(config)

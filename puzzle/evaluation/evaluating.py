@@ -24,6 +24,7 @@ from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.models.watched_files import unchanged_while_read
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
+from puzzle.text.given_text import check_source
 from puzzle.text.packing import PackedStream
 from puzzle.text.positions import require_positions
 from puzzle.text.windows import refuse_foreign
@@ -159,6 +160,7 @@ def evaluate(
     """
     if data is None and not tasks:
         raise DataError("there is nothing to measure; give data=, tasks= or both")
+    check_source(data)
     windows, length = count_of("windows", windows), count_of("length", length, least=2)
     top_k = count_of("top_k", top_k)
     settings = TaskSettings(limit=limit, shots=shots, batch=batch, chat=chat)

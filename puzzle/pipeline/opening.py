@@ -22,6 +22,7 @@ from puzzle.storage.disk import matching, require_free
 from puzzle.storage.run_directory import current_run_directory
 from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
+from puzzle.text.given_text import check_source
 from puzzle.text.positions import require_positions
 from puzzle.text.windows import windows
 from search_space import Layout
@@ -90,6 +91,7 @@ def open_run(
     Raises:
         PuzzleError: The parent, the text or the device is unsuitable, or the disk is too small.
     """
+    check_source(inputs.text)
     limit_threads()
     device = inputs.device or torch_device(inputs.hardware)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

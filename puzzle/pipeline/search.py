@@ -32,7 +32,6 @@ def search(
     constraints: str | Iterable[str | Constraint],
     scenario: WorkloadLike | None = None,
     space: SearchSpace | str = "small",
-    distinct: int | None = None,
     effort: str = "default",
     hardware: str | os.PathLike[str] | CostModel = "cpu",
     minimise: str = SCORE,
@@ -61,14 +60,13 @@ def search(
         parent: A hub id, a local directory, a GGUF file, or a live transformers model.
         text: A string, a list of strings, a `datasets` data set, streamed or not, a DataFrame, a
             dictionary or rows with a `text` or `messages` column, the `pathlib.Path` of a .jsonl,
-            .json, .parquet or .txt file, or an iterator; streams are read no further than needed.
+            .json or .parquet file or of one of plain text, or an iterator; streams, and files of
+            more than 64 MiB, are read no further than needed. A string is text itself, never the
+            name of a file.
         constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"].
         scenario: Batch, prompt and generated tokens, and number formats; or several scenarios by
             name, each alone or as (scenario, weight). Speeds are reported of the first.
         space: The alternatives of each layer, or the name of a preset.
-        distinct: At most how many different blocks the child may have, beside layers that are
-            removed whole. With 1 and a space such as "plain", it is a checkpoint of the parent's
-            own `model_type`, which every engine reads: export it for "plain".
         effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
             scores; "default" measures some layouts near it and moves to better ones for a few
             minutes; "thorough" continues for longer. See `puzzle.choice.EFFORTS`.
@@ -108,7 +106,6 @@ def search(
         constraints=constraints,
         scenario=scenario,
         space=space,
-        distinct=distinct,
         effort=effort,
         hardware=hardware,
         minimise=minimise,

@@ -21,7 +21,8 @@ def read_record(given: Distilled | None, saved: Path | None) -> Mapping[str, Any
     """Returns the record of a distillation, if there is one.
 
     Args:
-        given: The outcome of `distill`, its record, the directory it was written to, or None.
+        given: The outcome of `distill`, its record, the directory that it was given as `out`, the
+            child in there, or None.
         saved: Where to look if nothing is given.
 
     Raises:
@@ -32,9 +33,14 @@ def read_record(given: Distilled | None, saved: Path | None) -> Mapping[str, Any
         if file is None or not file.is_file():
             return None
     elif isinstance(given, str | os.PathLike):
-        file = user_path(given) / RECORD
-        if not file.is_file():
-            raise DataError(f"{file} is missing; give the directory that distill() wrote")
+        directory = user_path(given)
+        places = [each / RECORD for each in (directory, directory / "child")]
+        file = next((each for each in places if each.is_file()), None)
+        if file is None:
+            raise DataError(
+                f"{directory} has no {RECORD}, nor has a child in it; give the directory that "
+                "'puzzle distill' wrote to"
+            )
     else:
         return given.to_dict() if isinstance(given, DistillResult) else given
     with interpreting(file, "the record of a distillation"):

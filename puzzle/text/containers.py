@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from typing import Any
 import torch
 
 from puzzle.errors import DataError
+from puzzle.storage.paths import user_path
 from puzzle.text.cells import COLUMNS, FIELDS
+from puzzle.text.given_text import FORMATS, check_source, refuse_paths
 from puzzle.text.paragraphs import read_documents, split_documents
 from puzzle.text.turns import without_fill
 
-FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".txt": "text"}
-_FILE = re.compile(r"\S+\.(jsonl?|parquet|txt|csv|tsv|arrow|gz|zst|zip)", re.IGNORECASE)
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_LONGEST_PATH = 4096
 # A reader of files may raise any of these at a file that is damaged or of another kind.
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError)
 _ALLOWED = (
@@ -94,7 +91,7 @@ def rows_of(data: Any) -> Any:
         data: A string (blank lines separate documents), strings, rows with `text` or `messages`,
             a `datasets` data set, streamed or not, or a dictionary with one of them, a dictionary
             of columns, a pandas DataFrame or Series, a matrix of token ids, the `pathlib.Path` of
-            a .jsonl, .json, .parquet or .txt file, or an iterator over any rows.
+            a .jsonl, .json or .parquet file or of one of plain text, or an iterator over rows.
 
     Returns:
         Rows by number, a `datasets.IterableDataset`, or an iterator; nothing has been read of
@@ -103,8 +100,8 @@ def rows_of(data: Any) -> Any:
     Raises:
         DataError: It is none of these, or its meaning is not plain; the message gives the choice.
     """
+    check_source(data)
     if isinstance(data, str):
-        _refuse_path(data)
         return split_documents(data)
     if isinstance(data, os.PathLike):
         return _file(Path(data))
@@ -156,7 +153,7 @@ def reading(rows: Any, file: Any = None) -> Iterator[Any]:
 
 def named_file(data: Any) -> Path | None:
     """Returns the file that is read if this is given as data."""
-    return Path(data).expanduser().absolute() if isinstance(data, os.PathLike) else None
+    return user_path(data).absolute() if isinstance(data, os.PathLike) else None
 
 
 def _of_other(data: Any) -> Any:
@@ -168,7 +165,7 @@ def _of_other(data: Any) -> Any:
     if isinstance(data, Sequence) and not isinstance(data, bytes | bytearray | memoryview | range):
         paths = [row for row in data[:8] if isinstance(row, str)]
         if paths and len(paths) == len(data[:8]):
-            _refuse_paths(paths)
+            refuse_paths(paths)
         return data
     if isinstance(data, io.IOBase):
         raise DataError("data is an open file, whose lines are no documents; give its pathlib.Path")
@@ -227,38 +224,11 @@ def _require_columns(names: Sequence[str], what: str) -> None:
         )
 
 
-def _refuse_path(text: str) -> None:
-    """Raises DataError if a text is the name of a file, or of a data set on the hub."""
-    line = text.strip()
-    if not line or len(line) > _LONGEST_PATH or "\n" in line:
-        return
-    if os.path.exists(line) or _FILE.fullmatch(line):
-        raise DataError(
-            f"the text is {line!r}, the path of a file rather than its content; give "
-            f"pathlib.Path({line!r}) to have it read"
-        )
-    if _HUB_ID.fullmatch(line):
-        raise DataError(
-            f"the text is {line!r}; if that is a data set, give "
-            f"datasets.load_dataset({line!r}, split='train')"
-        )
-
-
-def _refuse_paths(rows: Sequence[str]) -> None:
-    if all(_FILE.fullmatch(row.strip()) for row in rows):
-        raise DataError(
-            f"the rows are paths of files, such as {rows[0]!r}, rather than their content; give "
-            "the pathlib.Path of one file, or the texts"
-        )
-
-
 def _file(path: Path) -> Any:
     import datasets
 
-    path = path.expanduser().absolute()
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None or not path.is_file():
-        raise DataError(f"{path} is no file of the kinds {sorted(FORMATS)}")
+    path = user_path(path).absolute()
+    kind = FORMATS.get(path.suffix.lower(), "text")
     name = str(path)
     if kind == "text":
         return datasets.IterableDataset.from_generator(_text_rows, gen_kwargs={"path": name})

@@ -26,6 +26,8 @@ from puzzle.text.data_config import PARTS, DataConfig
 KIND, FILE = "windows", "windows.safetensors"
 # So many rows without a single token mean that there are none.
 EMPTY_ROWS = 10_000
+# Bytes of a file that is read whole, so that it gives the same windows as its content.
+WHOLE_FILE = 64 * 2**20
 _EMPTY = "the text is empty; give some English text, a few hundred kilobytes"
 
 
@@ -113,10 +115,11 @@ def row_text(
 def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None = None) -> Windows:
     """Cuts text into full token windows, no document appearing in more than one part.
 
-    Rows that can be indexed are shuffled by the seed and dealt out until each part has its tokens.
-    A stream is read no further than that: each document goes to the part that is filled least.
-    A part reads its windows from the concatenation of its documents; each window starts with the
-    token that the tokenizer puts before a text, if it does so.
+    Rows that can be indexed, and those of a file of up to 64 MiB, are shuffled by the seed and
+    dealt out until each part has its tokens. A stream is read no further than that: each document
+    goes to the part that is filled least. A part reads its windows from the concatenation of its
+    documents; each window starts with the token that the tokenizer puts before a text, if it does
+    so.
 
     Args:
         text: What `puzzle.text.containers.rows_of` accepts.
@@ -133,7 +136,9 @@ def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None 
     """
     if tokenizer is None and not isinstance(text, torch.Tensor):
         raise DataError("the parent has no tokenizer; pass one with tokenizer=")
-    rows = rows_of(text)
+    rows, file = rows_of(text), named_file(text)
+    if file is not None and file.stat().st_size <= WHOLE_FILE:
+        rows = list(reading(rows, file))
     lead = None if isinstance(rows, torch.Tensor) else leading_token(tokenizer)
     length = config.window - (lead is not None)
     wanted = {part: config.windows(part) * length for part in PARTS}
@@ -143,7 +148,7 @@ def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None 
         random.Random(config.seed).shuffle(order)
         deal.fill_in_turn(((number, rows[number]) for number in order), tokenizer)
     else:
-        deal.fill_evenly(enumerate(reading(rows, named_file(text))), tokenizer)
+        deal.fill_evenly(enumerate(reading(rows, file)), tokenizer)
     deal.require_full()
     cut = {part: cut_windows(deal.tokens[part][: wanted[part]], length, lead) for part in PARTS}
     for part in PARTS:

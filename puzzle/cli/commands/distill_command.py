@@ -27,7 +27,7 @@ SOURCES = (
     Option(
         name="data",
         parameter="data",
-        help="text: a .txt, .jsonl, .json or .parquet file with text or messages",
+        help="text: a plain text file, or .jsonl, .json or .parquet with text or messages",
     ),
     Option(
         name="validation",

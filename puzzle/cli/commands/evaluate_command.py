@@ -21,7 +21,7 @@ SOURCES = (
     Option(
         name="data",
         parameter="data",
-        help="held-out text: a .txt, .jsonl, .json or .parquet file",
+        help="held-out text: a plain text file, or .jsonl, .json or .parquet",
     ),
     Option(
         name="task",

@@ -58,7 +58,7 @@ def test_a_parent_or_text_that_is_not_there_is_an_error_that_says_what_to_give(
     monkeypatch.chdir(tmp_path)
     assert main(["build", str(saved), "--text", "no-such-text.txt"]) == 1
     error = capsys.readouterr().err
-    assert "there is no text file no-such-text.txt; give --text the path" in error
+    assert "--text: there is no text file no-such-text.txt; give the path" in error
     Path("text.txt").write_text("Some text.\n\nMore of it.")
     assert main(["build", "./no-such-parent", "--text", "text.txt"]) == 1
     assert "no-such-parent" in capsys.readouterr().err

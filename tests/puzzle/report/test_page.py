@@ -114,15 +114,18 @@ def test_names_cannot_smuggle_elements_into_the_page(found):
     assert html.escape(name) in text
 
 
-def test_the_record_of_a_distillation_is_found_beside_a_saved_child(
+def test_the_record_of_a_distillation_is_found_beside_a_saved_child_and_where_it_was_written(
     found, saved_child, tmp_path, distillation
 ):
-    with pytest.raises(DataError, match=r"distillation\.json is missing"):
+    with pytest.raises(DataError, match=r"has no distillation\.json, nor has a child in it"):
         found.report(tmp_path / "report.html", distillation=tmp_path)
     shutil.copytree(saved_child, tmp_path / "child")
     (tmp_path / "child" / "distillation.json").write_text(json.dumps(distillation))
-    path = puzzle.load_result(tmp_path / "child").report(tmp_path / "report.html")
-    assert "distillation" in sections(path.read_text())
+    report = puzzle.load_result(tmp_path / "child").report
+    # As `puzzle distill --out` is given it, and the child in there.
+    for given in (None, tmp_path, tmp_path / "child", distillation):
+        path = report(tmp_path / "report.html", distillation=given)
+        assert "distillation" in sections(path.read_text())
 
 
 def test_the_command_writes_the_page_of_a_saved_run(found, saved_child, tmp_path, capsys):

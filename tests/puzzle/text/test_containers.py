@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import puzzle
 from puzzle.errors import DataError
 from puzzle.text.cells import hash_rows
 from puzzle.text.data_config import DataConfig
@@ -81,10 +82,11 @@ def test_every_container_gives_its_documents_to_search_and_to_distillation(kind,
     assert {tuple(window[:-1]) for window in stream.take(80).tolist()} == expected
 
 
-def test_containers_that_can_be_indexed_give_the_same_windows(tmp_path):
+def test_containers_that_can_be_indexed_and_files_give_the_same_windows(tmp_path):
     given = containers(tmp_path, ROWS)
     expected = windows(ROWS, tokenizer(), DATA)
-    for kind in ("string", "rows", "data set", "selected", "one split", "columns", "frame"):
+    files = ("jsonl", "txt", "parquet")
+    for kind in ("string", "rows", "data set", "selected", "one split", "columns", "frame", *files):
         cut = windows(given[kind], tokenizer(), DATA)
         assert [cut.hash(p) for p in ("fit", "score", "validation")] == [
             expected.hash(p) for p in ("fit", "score", "validation")
@@ -117,6 +119,11 @@ def table(**columns):
         (io.StringIO("a\nb"), "open file"),
         ("corpus/train.jsonl", "pathlib.Path"),
         ("setup.cfg", "pathlib.Path"),
+        ("no such corpus.jsonl", "none of that name here.* pathlib.Path"),
+        ("~/corpus", "pathlib.Path"),
+        ("../some text/corpus", "pathlib.Path"),
+        (r"C:\texts\corpus", "pathlib.Path"),
+        ("https://example.org/corpus.txt", "download it"),
         ("wikitext/wikitext-2", "load_dataset"),
         (["a.txt", "b.txt"], "paths of files"),
         ([Path("a.txt")], "row 0 .*path"),
@@ -279,9 +286,15 @@ def test_a_damaged_file_is_named(name, content, tmp_path):
 
 def test_a_missing_file_and_one_of_another_kind_are_named(tmp_path):
     (tmp_path / "rows.pickle").write_bytes(b"")
-    for path in (tmp_path / "absent.txt", tmp_path / "rows.pickle", tmp_path):
-        with pytest.raises(DataError, match="is no file of the kinds"):
-            documents(path)
+    for name, match in (
+        ("absent.txt", "there is no text file"),
+        ("rows.pickle", "not read as text"),
+        (".", "is a directory"),
+    ):
+        with pytest.raises(DataError, match=f"{match}.*; give the path of plain text"):
+            documents(tmp_path / name)
+    (tmp_path / "notes").write_text("\n\n".join(ROWS))
+    assert documents(tmp_path / "notes") == ROWS
 
 
 def test_the_identity_of_rows_covers_every_byte_that_is_read_and_nothing_else(tmp_path):
@@ -332,3 +345,20 @@ def test_a_file_that_changes_while_it_is_read_is_refused_before_anything_is_stor
         stream.state()
     with pytest.raises(DataError, match="changed while it was read"):
         stream.take(200)
+
+
+def test_a_file_name_is_text_to_none_of_the_functions_that_take_text(tmp_path, monkeypatch):
+    """Refused before the models are opened: there are none here."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("corpus.jsonl", "my corpus.txt", "./corpus"):
+        for call in (
+            lambda text: puzzle.search("parent", text, constraints="parameters <= 0.5x"),
+            lambda text: puzzle.distill("child", "parent", text),
+            lambda text: puzzle.distill("child", "parent", ["w1"], validation=text),
+            lambda text: puzzle.evaluate("child", data=text),
+        ):
+            with pytest.raises(DataError, match=r"give pathlib.Path\("):
+                call(name)
+            with pytest.raises(DataError, match="there is no text file"):
+                call(Path(name))
+    assert not list(tmp_path.glob("distilled"))
