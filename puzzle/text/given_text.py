@@ -12,10 +12,9 @@ from puzzle.storage.paths import user_path
 
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 # What is neither these nor those is read as plain text.
-OTHERS = frozenset(
-    ".csv .tsv .arrow .pdf .gz .bz2 .xz .zst .zip .gguf .safetensors .bin .pt .npy .npz .pkl "
-    ".pickle .docx .xlsx".split()
-)
+_PACKED = {".arrow", ".bz2", ".gz", ".npy", ".npz", ".xz", ".zip", ".zst"}
+_WEIGHTS = {".bin", ".gguf", ".pickle", ".pkl", ".pt", ".safetensors"}
+OTHERS = _PACKED | _WEIGHTS | {".csv", ".docx", ".pdf", ".tsv", ".xlsx"}
 _FILES = (
     "give the path of plain text (UTF-8, blank lines between documents), or of a .jsonl, .json or "
     ".parquet file with a 'text' or a 'messages' column"
