@@ -17,6 +17,11 @@ from transformers import (
     Cache,
     PreTrainedModel,
 )
+from transformers.masking_utils import (
+    create_causal_mask,
+    create_masks_for_generate,
+    create_sliding_window_causal_mask,
+)
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -64,6 +69,39 @@ def record_length(cache: Cache, hidden_states: torch.Tensor, layer: int = 0) -> 
     cache.update(keys, keys[..., :0], layer)
 
 
+class LayerMasks:
+    """The masks of a child some of whose layers have windows of their own, made in one pass.
+
+    The family's code makes one mask for all layers of a type. These are made as it does that, once
+    for each window and for as many tokens as the caches of such layers hold.
+
+    Args:
+        given: Which tokens are no padding, or masks that were made before, by window.
+    """
+
+    def __init__(self, given: torch.Tensor | dict[str, Any] | None) -> None:
+        self.padding = None if isinstance(given, dict) else given
+        self.made: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
+
+    def of(self, layer: PuzzleDecoderLayer, x_BLD: torch.Tensor, given: dict[str, Any]) -> Any:
+        """Returns the mask of a layer, from what its model gives to all of them."""
+        config, index = layer.config, layer.layer_idx
+        window = layer.window or layer.family.window(config, index)
+        if str(window) not in self.made:
+            sizes: Any = copy.copy(config)
+            sizes.sliding_window = window
+            make = create_sliding_window_causal_mask if window else create_causal_mask
+            self.made[str(window)] = make(
+                config=sizes,
+                inputs_embeds=x_BLD,
+                attention_mask=self.padding,
+                past_key_values=given.get("past_key_values"),
+                position_ids=given.get("position_ids"),
+                layer_idx=index,
+            )
+        return self.made[str(window)]
+
+
 class RepeatedHeads(nn.Module):
     """A map to keys or values that gives each head several times in a row.
 
@@ -98,9 +136,10 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         block, self.family = config.block(layer_idx), family_of(config)
         self.layer_idx, self.config = layer_idx, config
-        kinds = getattr(config, "layer_types", None) or [None] * (layer_idx + 1)
+        kinds = config.cache_types
         # transformers asks the first layer of each type how many tokens are cached.
         self.tells_length = kinds.index(kinds[layer_idx]) == layer_idx
+        self.window = block.attention.window
         self.attention_kind, self.ffn_kind = block.attention.kind, block.ffn.kind
         stock = self.family.layer(config.layer_config(layer_idx), layer_idx)
         for slot, kind in self._slots():
@@ -118,7 +157,9 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Returns the residual stream after the layer, (B, L, hidden)."""
-        cache = kwargs.get("past_key_values")
+        cache, masks = kwargs.get("past_key_values"), kwargs.pop("layer_masks", None)
+        if masks is not None and self.attention_kind == "gqa":
+            kwargs["attention_mask"] = masks.of(self, hidden_states, kwargs)
         if self.attention_kind != "gqa" and self.tells_length and cache is not None:
             record_length(cache, hidden_states, self.layer_idx)
         for slot, kind in self._slots():
@@ -144,8 +185,8 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
         """
         slot, sizes = self.family.attention, self.config
         attention: Any = getattr(self, slot.module)
-        heads, kv_heads = sizes.num_attention_heads, sizes.num_key_value_heads
-        times = kv_heads * attention.num_key_value_groups // heads
+        own, kv_heads = sizes.block(self.layer_idx).attention, sizes.num_key_value_heads
+        times, heads = kv_heads // own.kv_heads, own.heads or sizes.num_attention_heads
         if times == 1:
             return attention
         # Of the same modules; the copy alone is changed.
@@ -172,6 +213,28 @@ class ChildModel:
         )
         self.post_init()  # type: ignore[attr-defined]
 
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Returns what the stock decoder does, each layer within its own window."""
+        if any(self.config.windows):
+            implementation = str(self.config._attn_implementation)
+            if "flash" in implementation or "paged" in implementation:
+                raise PuzzleError(
+                    f"{implementation!r} attention gets one window for all layers, and those of "
+                    "this child differ; set attn_implementation to 'sdpa', 'eager' or "
+                    "'flex_attention'"
+                )
+            masks = kwargs["layer_masks"] = LayerMasks(attention_mask)
+            if isinstance(attention_mask, dict):  # the stock decoder's own masks are not used
+                attention_mask = next(iter(masks.made.values()), None)
+        return super().forward(  # type: ignore[misc]
+            input_ids=input_ids, attention_mask=attention_mask, **kwargs
+        )
+
 
 class ChildForCausalLM:
     """What children of all families have in common as causal language models."""
@@ -186,23 +249,37 @@ class ChildForCausalLM:
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]
 
+    def create_masks_for_generate(self, config: Any, **given: Any) -> Any:
+        """Returns the masks that generation makes before a compiled forward pass."""
+        if not any(config.windows):
+            stock = getattr(super(), "create_masks_for_generate", create_masks_for_generate)
+            return stock(config=config, **given)
+        masks = LayerMasks(given["attention_mask"])
+        for layer in self.model.layers:
+            if layer.attention_kind == "gqa":
+                masks.of(layer, given["inputs_embeds"], given)
+        return masks.made
+
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Prepares transformers' continuous batching; `generate_batch` and serving call it.
 
         Raises:
-            PuzzleError: A layer's heads of keys and values cannot fill the one cache of all layers.
+            PuzzleError: A layer's heads of keys and values cannot fill the one cache of all layers,
+                or it has a window of its own.
         """
         most = self.config.num_key_value_heads
-        heads = {
-            index: self.config.block(index).attention.kv_heads
-            for index in range(self.config.num_hidden_layers)
-        }
-        uneven = {index: count for index, count in heads.items() if count and most % count}
+        uneven: dict[int, str] = {}
+        for index in range(self.config.num_hidden_layers):
+            own = self.config.block(index).attention
+            heads = own.heads or self.config.num_attention_heads
+            if own.kind == "gqa" and (most % own.kv_heads or heads % most or own.window):
+                uneven[index] = own.label
         if uneven:
             raise PuzzleError(
-                f"continuous batching keeps one cache of {most} heads for all layers, into which "
-                f"those of these layers do not go evenly: {uneven}; use generate(), or export the "
-                "child for vLLM or llama.cpp, whose caches are the layers' own"
+                f"continuous batching keeps one cache of {most} heads and all tokens for all "
+                f"layers, which those of these layers do not fill evenly: {uneven}; use "
+                "generate(), or export the child for vLLM or llama.cpp, whose caches are the "
+                "layers' own"
             )
         return super().init_continuous_batching(*args, **kwargs)  # type: ignore[misc]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -56,6 +57,40 @@ class ChildConfig:
     def block(self, layer: int) -> Block:
         """Returns the block of a layer."""
         return Block.from_label((self.blocks or [])[layer])
+
+    @property
+    def windows(self) -> list[int | None]:
+        """How many tokens each layer attends to at most, where a block of its own says so."""
+        return [Block.from_label(label).attention.window for label in self.blocks or []]
+
+    @property
+    def cache_types(self) -> list[str]:
+        """What transformers' caches make of each layer: those of one type have equal lengths."""
+        windows = self.windows
+        kinds = getattr(self, "layer_types", None) or ["full_attention"] * len(windows)
+        return [
+            "sliding_attention" if own else kind for own, kind in zip(windows, kinds, strict=True)
+        ]
+
+    def get_text_config(self, decoder: Any = None, encoder: Any = None) -> Any:
+        """Returns the config that generation and caches read.
+
+        Caches are made from `layer_types` and from the windows of `per_layer_config`, neither of
+        which the config itself can have: the family's code reads masks and rotary tables by type.
+        """
+        config = super().get_text_config(decoder, encoder)  # type: ignore[misc]
+        if not decoder or "cached_from" in self.__dict__ or not any(self.windows):
+            return config
+        view: Any = copy.copy(self)
+        view.__dict__["cached_from"] = True
+        if getattr(self, "layer_types", None):
+            view.layer_types = self.cache_types
+        view.sliding_window = getattr(self, "sliding_window", None)
+        view.allow_global_per_layer_attribute_access = True
+        view.per_layer_config = {
+            layer: {"sliding_window": own} for layer, own in enumerate(self.windows) if own
+        }
+        return view
 
     def layer_config(self, layer: int) -> Any:
         """Returns a plain config holding the sizes of one layer."""

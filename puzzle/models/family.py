@@ -38,6 +38,7 @@ class Slot:
         maps: Its maps whose rows are the heads of keys and values, or the channels, that a variant
             has fewer of.
         out: Its last map.
+        queries: Its map whose rows are the query heads; None in an FFN.
         before: The norm of what enters it; None where the residual stream enters as it is.
         after: The norm of what it returns; None where that is added as it is.
     """
@@ -45,6 +46,7 @@ class Slot:
     module: str
     maps: tuple[str, ...]
     out: str
+    queries: str | None = None
     before: str | None = None
     after: str | None = None
 
@@ -95,7 +97,11 @@ class Family:
     classes: str
     text_model: str | None = None
     attention: Slot = Slot(
-        module="self_attn", maps=("k_proj", "v_proj"), out="o_proj", before="input_layernorm"
+        module="self_attn",
+        maps=("k_proj", "v_proj"),
+        out="o_proj",
+        queries="q_proj",
+        before="input_layernorm",
     )
     ffn: Slot = Slot(
         module="mlp",
@@ -166,10 +172,11 @@ class Family:
     def _counts(self, config: Any, shape: ModelShape, layer: nn.Module) -> SublayerCounts:
         """Returns the parameters of a layer's halves, counted at two sizes."""
         one = self.layer_config(config, Attention("gqa", 1))
+        twice = self.layer_config(config, Attention("gqa", shape.kv_heads, heads=2 * shape.heads))
         wider = copy.copy(config)
         wider.intermediate_size = shape.ffn_width + 1
         with torch.device("meta"):
-            thin, wide = self.layer(one, 0), self.layer(wider, 0)
+            thin, wide, headed = (self.layer(sizes, 0) for sizes in (one, wider, twice))
         attention, least = (_size(m, self.attention.names) for m in (layer, thin))
         ffn, most = (_size(m, self.ffn.names) for m in (layer, wide))
         if shape.kv_heads > 1:
@@ -184,6 +191,7 @@ class Family:
             channel=most - ffn,
             attention_norm=_size(layer, self.attention.norms_before),
             ffn_norm=_size(layer, self.ffn.norms_before),
+            query_head=(_size(headed, self.attention.names) - attention) // shape.heads,
         )
 
     def layer(self, config: Any, index: int) -> nn.Module:
@@ -201,6 +209,11 @@ class Family:
         sizes = copy.copy(config)
         if isinstance(half, Attention) and half.kv_heads is not None:
             sizes.num_key_value_heads = half.kv_heads
+            if half.heads is not None:
+                # Where the config does not say it, it would follow from the number of heads.
+                if getattr(config, "head_dim", None) is None:
+                    sizes.head_dim = config.hidden_size // config.num_attention_heads
+                sizes.num_attention_heads = half.heads
         if isinstance(half, FFN) and half.width is not None:
             sizes.intermediate_size = half.width
         return sizes
@@ -232,25 +245,34 @@ class Family:
         tables: Tables = embedding(x, positions)
         return tables
 
-    def inputs(self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope) -> dict[str, Any]:
+    def inputs(
+        self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope, *, window: int | None = None
+    ) -> dict[str, Any]:
         """Returns what a decoder layer or its attention takes beside the residual stream.
 
         Args:
             layer: A decoder layer, stock or a child's, perhaps without an attention.
             x_BLD: The residual stream.
             rope: The tables of `rope`, at least as long as the stream.
+            window: Tokens that each attends to at most; by default as many as in the layer.
         """
         attention: Any = getattr(layer, self.attention.module, None)
         config = getattr(attention, "config", None)
+        layer_idx = getattr(attention, "layer_idx", 0)
         kinds = getattr(config, "layer_types", None)
-        kind = kinds[attention.layer_idx] if kinds else None
+        kind = kinds[layer_idx] if kinds else None
         if isinstance(rope, Mapping):  # any will do for a layer that has no attention
             rope = rope.get(str(kind)) or next(iter(rope.values()))
         tables = tuple(table.to(x_BLD.dtype) for table in rope)
-        window = getattr(config, "sliding_window", None)
-        if kinds and kind != "sliding_attention":
-            window = None
+        # A window of a variant's own is never wider than that of the layer.
+        window = window or getattr(layer, "window", None) or self.window(config, layer_idx)
         return {"attention_mask": self._mask(x_BLD, window), "position_embeddings": tables}
+
+    def window(self, config: Any, index: int) -> int | None:
+        """Returns how many tokens a stock layer attends to at most; None if to all."""
+        window: int | None = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None)
+        return None if kinds and kinds[index] != "sliding_attention" else window
 
     def _mask(self, x_BLD: torch.Tensor, window: int | None) -> torch.Tensor | None:
         """Returns a mask as the implementation takes it; None where it is causal by itself."""
@@ -283,6 +305,7 @@ class Family:
         rope: Rope,
         *,
         attention: nn.Module | None = None,
+        window: int | None = None,
     ) -> torch.Tensor:
         """Returns what enters the last map of a layer's attention, (B, L, heads * head_dim).
 
@@ -291,8 +314,9 @@ class Family:
             x_BLD: The residual stream entering it.
             rope: As for `inputs`.
             attention: Another attention that takes the place of the layer's own.
+            window: As for `inputs`.
         """
-        slot, inputs = self.attention, self.inputs(layer, x_BLD, rope)
+        slot, inputs = self.attention, self.inputs(layer, x_BLD, rope, window=window)
         attention = attention or getattr(layer, slot.module)
         h_BLD = self.normed(layer, slot.before, x_BLD)
         with _replaced(attention, slot.out, nn.Identity()):

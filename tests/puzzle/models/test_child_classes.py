@@ -101,12 +101,15 @@ def test_continuous_batching_gives_greedy_tokens(name, implementation):
     assert [by_prompt[tuple(prompt)] for prompt in prompts()] == expected
 
 
-def test_heads_that_no_common_cache_holds_are_refused():
+@pytest.mark.parametrize("label", ["gqa2", "gqa2h4", "gqa3w8"])
+def test_heads_and_windows_that_no_common_cache_holds_are_refused(label):
     config = LlamaConfig(**{**CONFIG.to_dict(), "num_key_value_heads": 3})
     layout = Layout.parent(LLAMA.shape(config))
-    child = child_of(["gqa2+gated64", OWN, OWN])
+    child = child_of([f"{label}+gated64", OWN, OWN])
     assert config_from_layout(config, layout).num_key_value_heads == 3
-    with pytest.raises(PuzzleError, match=r"one cache of 3 heads .*\{0: 2\}; use generate"):
+    with pytest.raises(
+        PuzzleError, match=rf"one cache of 3 heads .*\{{0: '{label}'\}}; use generate"
+    ):
         child.generate_batch(inputs=prompts(), continuous_batching_config=SMALL, progress_bar=False)
     assert len(alone(child, prompts()[0])) == 9
 

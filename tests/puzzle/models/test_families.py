@@ -84,11 +84,21 @@ def test_a_child_of_the_parents_own_layout_is_the_parent(name, tmp_path):
     assert layout_from_config(child.config) == own
 
 
-@pytest.mark.parametrize("first", ["none+gated9", "gqa2+none", "linear+gated80"])
+PLAIN = ["gqa1+gated40", "gqa2+linear", "none+none", "linear+linear", "gqa1+gated80"]
+# Windows narrower than a family's own, and longer than some of the prompt.
+WINDOWED = ["gqa1+gated40", "gqa2w5+linear", "none+none", "gqa1h2+linear", "gqa1h2w9+gated80"]
+MIXED = {
+    "no attention first": ["none+gated9", *PLAIN],
+    "no FFN first": ["gqa2+none", *PLAIN],
+    "windows behind a linear map": ["linear+gated80", *WINDOWED],
+    "a window first": ["gqa2w7+none", *WINDOWED],
+}
+
+
+@pytest.mark.parametrize("labels", MIXED.values(), ids=MIXED)
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_a_mixed_child_is_counted_cached_saved_and_loaded(name, first, tmp_path):
-    labels = [first, "gqa1+gated40", "gqa2+linear", "none+none", "linear+linear", "gqa1+gated80"]
+def test_a_mixed_child_is_counted_cached_saved_and_loaded(name, labels, tmp_path):
     child, layout = random_child(name, labels)
     assert layout.parameters() == sum(p.numel() for p in child.parameters())
     child.save_pretrained(tmp_path)
