@@ -23,7 +23,7 @@ from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.trainable import OpenModel, empty_model, open_model
-from puzzle.serving.file_names import CHILD_FILES
+from puzzle.serving.file_names import CHILD_FILES, OTHER_THAN_DISTILLED
 from puzzle.serving.writers.source import sources_of
 from puzzle.storage.disk import matching, require_free
 from puzzle.storage.paths import refuse_source, user_path
@@ -78,7 +78,8 @@ def distill(
         DataError: The models do not match, or data or settings are not valid.
         ParentError: A model cannot be opened.
         WorkspaceError: The disk is full or cannot be written, `out` holds checkpoints and `resume`
-            is False, or `out/child` is the child that is read or was not written by puzzle.
+            is False, or `out/child` is the child that is read, the child of a search, or was not
+            written by puzzle.
         DivergedError: The loss or its gradient is not finite.
 
     Example:
@@ -96,7 +97,7 @@ def distill(
     target = user_path(out) / "child"
     refuse_source(target, [*sources_of(child), *sources_of(parent)])
     if parallel.first:
-        require_replaceable(target, CHILD_FILES)
+        require_replaceable(target, CHILD_FILES, kept=OTHER_THAN_DISTILLED)
     workspace = _workspace(out, resume, parallel)
     student = open_model(child, workspace)
     teacher = open_model(parent, workspace, tokenizer=tokenizer)

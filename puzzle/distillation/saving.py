@@ -8,10 +8,10 @@ from typing import Any
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.parallel import Parallel
 from puzzle.models.trainable import OpenModel, empty_model
-from puzzle.serving.file_names import MODEL_FILES
+from puzzle.serving.file_names import DISTILLED, MODEL_FILES
 from puzzle.storage.publishing import publishing_directory
 
-RECORD = "distillation.json"
+RECORD = DISTILLED
 
 
 def save_child(

@@ -89,7 +89,8 @@ def _empty(config: Any, source: str) -> Any:
             return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
     except Exception as error:
         raise ParentError(
-            f"the config of {source} describes a model that cannot be built: {error}"
+            f"the config of {source} describes a model that cannot be built: "
+            + " ".join(str(error).split())
         ) from error
 
 

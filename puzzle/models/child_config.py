@@ -51,6 +51,11 @@ class ChildConfig:
         if self.blocks is None:
             own = f"gqa{self.num_key_value_heads}+gated{self.intermediate_size}"
             self.blocks = self.parent_blocks or [own] * self.num_hidden_layers
+        if len(self.blocks) != self.num_hidden_layers:
+            raise ValueError(
+                f"blocks are {len(self.blocks)} and num_hidden_layers is {self.num_hidden_layers}; "
+                "there is one block for each layer"
+            )
         for label in (*self.blocks, *(self.parent_blocks or ())):
             Block.from_label(label)  # raises if there is no such block
 

@@ -134,7 +134,7 @@ def _reading(what: str, source: Source, error: type[PuzzleError]) -> Iterator[No
 
 
 def _reason(problem: Exception) -> str:
-    said = str(problem).strip() or type(problem).__name__
+    said = " ".join(str(problem).split()) or type(problem).__name__
     if "trust_remote_code" in said:
         return (
             "it needs Python code from its repository, which puzzle does not run. Use a model "

@@ -29,7 +29,7 @@ from puzzle.report.page import write_report
 from puzzle.report.record import SearchRecord
 from puzzle.report.training import read_record
 from puzzle.report.verdict import verdict
-from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES
+from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES, OTHER_THAN_SEARCHED, SEARCHED
 from puzzle.serving.files import copy_tokenizer, save_tokenizer
 from puzzle.serving.writers.source import sources_of
 from puzzle.storage.disk import require_free
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-RECORD, EVIDENCE = "puzzle_layout.json", "puzzle_evidence.json"
+RECORD, EVIDENCE = SEARCHED, "puzzle_evidence.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -200,12 +200,12 @@ class SearchResult(SearchRecord):
             The directory, for `AutoModelForCausalLM.from_pretrained` after `import puzzle`.
 
         Raises:
-            WorkspaceError: The disk is full or cannot be written, or the parent or files of others
-                are there.
+            WorkspaceError: The disk is full or cannot be written, or the parent, a distilled child
+                or files of others are there.
         """
         path = user_path(directory)
         refuse_source(path, sources_of(self))
-        require_replaceable(path, CHILD_FILES)
+        require_replaceable(path, CHILD_FILES, kept=OTHER_THAN_SEARCHED)
         # Twice, since files that are replaced stay until the new ones are whole.
         itemsize = DTYPES[self.stored_dtype or self.scenario.served_dtype].itemsize
         require_free(path.parent, 2 * self.layout.parameters() * itemsize)

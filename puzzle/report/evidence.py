@@ -12,15 +12,17 @@ import numpy as np
 
 from puzzle.choice.layout_choice import tried_layouts
 from puzzle.costs.correction import Correction
+from puzzle.errors import DataError
 from puzzle.hardware.identity import device_record
-from puzzle.hardware.precision import Formats
+from puzzle.hardware.precision import Formats, Precision
 from puzzle.library.local_error import LocalError
+from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint
 from puzzle.limits.scenario import Workload
 from puzzle.models.parent import Parent
 from puzzle.scoring.scores import Score, Scores
 from puzzle.storage.json_files import interpreting
-from puzzle.storage.json_values import as_number, as_object, as_text, field_values
+from puzzle.storage.json_values import as_count, as_number, as_object, as_text, field_values
 from puzzle.storage.workspace import versions
 from puzzle.text.data_config import PARTS, DataConfig
 from puzzle.text.windows import Windows
@@ -105,7 +107,7 @@ class Evidence:
         """
         with interpreting("the values", "evidence of a search"):
             measured, workload = values["measured"], values.get("workload")
-            return cls(
+            evidence = cls(
                 problem=problem_from_dict(values["problem"]),
                 scores=Scores.from_dict(values["scores"]),
                 errors=tuple(LocalError.read(layer) for layer in values["errors"]),
@@ -119,6 +121,7 @@ class Evidence:
                 workload=Workload.from_dict(workload) if workload else None,
                 run=_checked_run(values["run"]),
             )
+            return _require_whole(evidence)
 
 
 def _constraint(values: Any) -> Constraint:
@@ -130,13 +133,47 @@ def _constraint(values: Any) -> Constraint:
 def _checked_run(values: Any) -> Mapping[str, Any]:
     """Returns a run's description if what the report reads of it is there, in the right kind."""
     run = as_object(values, "run")
-    for part in ("parent", "data", "settings", "versions", "device", "text"):
-        as_object(run.get(part, {}), f"run.{part}")
-    for part, text in run.get("text", {}).items():
-        as_object(text, f"run.text.{part}")
+    if not run:
+        return run
+    for name in ("costs", "date"):
+        as_text(run[name], f"run.{name}")
+    parent = as_object(run["parent"], "run.parent")
+    for name in ("name", "hash", *(["source"] if parent["source"] is not None else [])):
+        as_text(parent[name], f"run.parent.{name}")
+    for name in PARTS:
+        text = as_object(as_object(run["text"], "run.text")[name], f"run.text.{name}")
+        as_count(text["tokens"], f"run.text.{name}.tokens")
+        as_text(text["hash"], f"run.text.{name}.hash")
+    for name in ("versions", "device"):
+        as_object(run[name], f"run.{name}")
+    DataConfig(**field_values(DataConfig, run["data"]))
     if "formats" in run:
         Formats.from_dict(run["formats"])
+    _check_settings(as_object(run["settings"], "run.settings"))
     return run
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    for name in ("space", "effort", "solver", "seed"):
+        if name not in settings:
+            raise DataError(f"run.settings.{name} is missing")
+    if settings.get("precision"):
+        Precision(**field_values(Precision, settings["precision"]))
+    if settings.get("library"):
+        LibraryConfig.from_dict(settings["library"])
+
+
+def _require_whole(evidence: Evidence) -> Evidence:
+    """Returns the evidence if it has a score for each block of the program."""
+    layers = len(evidence.problem.groups)
+    for what, rows in (("scores", evidence.scores), ("errors", evidence.errors)):
+        if len(rows) != layers and (rows or what == "scores"):
+            raise DataError(f"{what} are of {len(rows)} layers, and the program of {layers}")
+    for layer, labels in enumerate(evidence.problem.groups):
+        for label in labels:
+            if label not in evidence.scores[layer]:
+                raise DataError(f"there is no score of {label!r} in layer {layer}")
+    return evidence
 
 
 def describe_run(

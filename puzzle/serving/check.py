@@ -21,6 +21,7 @@ from puzzle.errors import ExportError
 from puzzle.hardware.guarding import guarded_process
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
+from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.models.watched_files import unchanged_while_read
 from puzzle.serving.exporting import export
@@ -167,7 +168,8 @@ def serve_check(
     directory = user_path(directory)
     runner = _runner(engine)
     _require_engine(engine, python)
-    load_config(directory, error=ExportError)
+    # Whatever is wrong with the child is said by puzzle, not by an engine's last words.
+    open_checkpoint(directory, load_config(directory, error=ExportError))
     if engine == "llama.cpp":
         quantisation, dtype = quantisation or "f32", None
     elif quantisation is not None:

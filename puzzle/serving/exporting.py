@@ -13,7 +13,7 @@ import torch
 from puzzle.errors import ExportError
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_tokenizer
-from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES
+from puzzle.serving.file_names import CHILD_FILES, CHILDREN, MODEL_FILES
 from puzzle.serving.files import copy_legal, copy_tokenizer, save_tokenizer
 from puzzle.serving.writers.gguf import file_bytes, plan_gguf, write_gguf
 from puzzle.serving.writers.gguf_tokenizer import (
@@ -148,7 +148,7 @@ def _target(engine: str | None, format: str | None) -> tuple[str, str]:
 def _require_directory(path: Path, form: str) -> None:
     if path.suffix.lower() == ".gguf" and not path.is_dir():
         raise ExportError(f"{path} is the name of a GGUF file; {form} is a directory: give one")
-    require_replaceable(path, CHILD_FILES, error=ExportError)
+    require_replaceable(path, CHILD_FILES, kept=CHILDREN, error=ExportError)
 
 
 def _gguf_kind(dtype: str | None, quantisation: str | None, source: Source) -> str:

@@ -16,6 +16,11 @@ TOKENIZER_FILES = (
 # A single file left over from before would be read instead of new shards.
 MODEL_FILES = ("config.json", "model*.safetensors", "*.index.json")
 LEGAL_FILES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+# What a search and a distillation say of a child. It is the child of one of them, not of both.
+SEARCHED, DISTILLED = "puzzle_layout.json", "distillation.json"
+OTHER_THAN_SEARCHED = {DISTILLED: "a distilled child"}
+OTHER_THAN_DISTILLED = {SEARCHED: "the child of a search"}
+CHILDREN = {**OTHER_THAN_SEARCHED, **OTHER_THAN_DISTILLED}
 # All that a child's directory may consist of.
-RECORD_FILES = ("README.md", "generation_config.json", "distillation.json", "layout.json")
+RECORD_FILES = ("README.md", "generation_config.json", DISTILLED, "layout.json")
 CHILD_FILES = (*MODEL_FILES, *TOKENIZER_FILES, *LEGAL_FILES, *RECORD_FILES, "puzzle_l*.json")

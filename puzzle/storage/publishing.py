@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from puzzle.errors import DamagedArtifactError, PuzzleError, WorkspaceError
 from puzzle.storage.disk import disk_errors, fsync
@@ -139,13 +140,19 @@ def publishing_directory(
 
 
 def require_replaceable(
-    path: Path, claims: Iterable[str], *, error: type[PuzzleError] = WorkspaceError
+    path: Path,
+    claims: Iterable[str],
+    *,
+    kept: Mapping[str, str] = MappingProxyType({}),
+    error: type[PuzzleError] = WorkspaceError,
 ) -> None:
     """Refuses a directory in which files are that puzzle did not write and would have to delete.
 
     Args:
         path: The directory; it need not exist.
         claims: Patterns of the files that would be replaced or deleted.
+        kept: Names of records, and what a directory with one of them is that is no other version
+            of what is written: "the child of a search", which nobody expects to lose.
         error: What is raised.
 
     Raises:
@@ -155,6 +162,12 @@ def require_replaceable(
         return  # a dangling link, which is replaced
     if path.exists() and not path.is_dir():
         raise error(f"{path} is a file; give a directory, which may be there or not")
+    for name, what in kept.items():
+        if (path / name).is_file():
+            raise error(
+                f"{path} is {what} ({name}), which would be replaced: give another directory, or "
+                "move it away"
+            )
     names = {
         file.relative_to(path).as_posix()
         for pattern in claims

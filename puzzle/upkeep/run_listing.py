@@ -11,6 +11,7 @@ from typing import Any
 
 from puzzle.errors import DataError, PuzzleError
 from puzzle.limits.constraints import Constraint
+from puzzle.serving.file_names import DISTILLED, SEARCHED
 from puzzle.storage.disk import matching
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import user_path
@@ -18,8 +19,7 @@ from puzzle.storage.temporary_places import temporary_places
 from puzzle.storage.workspace import MANIFEST, RUN_FILE
 
 # As they are called where they are written.
-_LAYOUT, _EVIDENCE = "puzzle_layout.json", "puzzle_evidence.json"
-_DISTILLED, _OPTIONS = "distillation.json", "search.toml"
+_EVIDENCE, _OPTIONS = "puzzle_evidence.json", "search.toml"
 _DEPTH = 2
 
 
@@ -128,7 +128,7 @@ def _given_constraints(file: Path) -> tuple[str, ...]:
 
 def _result(child: Path) -> dict[str, float]:
     result: dict[str, float] = {}
-    file = child / _LAYOUT
+    file = child / SEARCHED
     if file.is_file():
         values = read_object(file, "the record of a search")
         with interpreting(file, "the record of a search"):
@@ -139,7 +139,7 @@ def _result(child: Path) -> dict[str, float]:
             for part in ("predicted", "measured"):
                 if "throughput" in values["speedup"][part]:
                     result["throughput"] = float(values["speedup"][part]["throughput"])
-    file = child / _DISTILLED
+    file = child / DISTILLED
     if file.is_file():
         values = read_object(file, "the record of a distillation")
         with interpreting(file, "the record of a distillation"):

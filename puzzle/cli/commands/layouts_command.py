@@ -5,6 +5,7 @@ from __future__ import annotations
 from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import table
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
+from puzzle.errors import DataError
 from puzzle.serving.file_names import CHILD_FILES
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import refuse_source, user_path
@@ -42,6 +43,10 @@ def _layout(name: str) -> Layout:
     if config.is_file():
         with interpreting(config, "a model's config"):
             return Layout.from_config(read_object(config, "a model's config"))
+    if config.parent.exists():
+        raise DataError(
+            f"{name} has no config.json; give the directory of a saved child, or a published layout"
+        )
     return Layout.published(name)
 
 

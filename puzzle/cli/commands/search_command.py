@@ -22,7 +22,7 @@ from puzzle.cli.planned import planned
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand
 from puzzle.demo import DEMO_EFFORT
-from puzzle.serving.file_names import CHILD_FILES
+from puzzle.serving.file_names import CHILD_FILES, OTHER_THAN_SEARCHED
 from puzzle.storage.paths import refuse_source
 from puzzle.storage.publishing import require_replaceable
 from puzzle.storage.run_directory import current_run_directory
@@ -46,7 +46,7 @@ def _run(given: Given) -> Answer:
         arguments.setdefault("effort", DEMO_EFFORT)
     target = current_run_directory(given.get("out", OUT.default)) / "child"
     refuse_source(target, [source.parent])
-    require_replaceable(target, CHILD_FILES)
+    require_replaceable(target, CHILD_FILES, kept=OTHER_THAN_SEARCHED)
     result = puzzle.search(
         source.parent,
         source.text,

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 import puzzle
-from puzzle.errors import DivergedError, ParentError, WorkspaceError
+from puzzle.errors import DivergedError, ExportError, ParentError, WorkspaceError
 from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
 
 ROOT = Path(__file__).parents[3]
@@ -153,3 +153,17 @@ def test_the_child_that_is_read_is_not_written_over(tmp_path):
         run(tmp_path / "run")
     assert (tmp_path / "run" / "child" / "model.safetensors").read_bytes() == before
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["child"]
+
+
+def test_a_child_of_one_kind_is_not_written_over_one_of_another(found, tmp_path):
+    searched = found.save(tmp_path / "searched" / "child")
+    with pytest.raises(WorkspaceError, match=r"is the child of a search .*give another directory"):
+        run(searched.parent)
+    distilled = run(tmp_path / "distilled").path
+    with pytest.raises(WorkspaceError, match="is a distilled child"):
+        found.save(distilled)
+    for place, kind in ((searched, "the child of a search"), (distilled, "a distilled child")):
+        with pytest.raises(ExportError, match=f"is {kind}"):
+            puzzle.export(found, place, engine="vllm")
+    run(distilled.parent)  # the same again
+    found.save(searched)
