@@ -196,7 +196,7 @@ def _windows(
         refuse_foreign(validation, vocab)
         return validation
     stream = _stream(validation, tokenizer, config, vocab, resumable=False)
-    return stream.take(config.validation_windows)
+    return stream.take_once(config.validation_windows)
 
 
 def _require_disk(path: Path, child: Any, config: DistillConfig) -> None:

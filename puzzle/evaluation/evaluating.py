@@ -137,7 +137,7 @@ def evaluate(
             includes), a `pathlib.Path` of questions, or ChoiceTasks, such as `fetch_bigbench`
             gives. Tasks need the extra `puzzle-nas[eval]`.
         tokenizer: Tokenizer; by default the one beside the parent, then the one beside the model.
-        windows: Windows that are cut from text.
+        windows: Windows that are cut from text; with a warning, as many as a shorter text fills.
         length: Tokens per window.
         top_k: The k of top-k agreement.
         limit: Questions per task.
@@ -216,7 +216,7 @@ def _windows(data: Any, tokenizer: Any, count: int, length: int, config: Any) ->
         refuse_foreign(data, config.vocab_size)
         return data
     stream = PackedStream(data, tokenizer, length=length, vocab=config.vocab_size, resumable=False)
-    return stream.take(count)
+    return stream.take_once(count)
 
 
 def _percent(child: TaskScore, parent: TaskScore) -> MeanEstimate:

@@ -18,6 +18,7 @@ from platformdirs import user_cache_path
 
 from puzzle.errors import DataError
 from puzzle.storage.json_files import interpreting, read_object
+from puzzle.storage.publishing import make_directory, publishing_file
 from puzzle.storage.temporary_places import temporary_place
 
 BIGBENCH = "bigbench==1.0.0"
@@ -223,8 +224,9 @@ def unpack_bigbench(archive: Path, directory: Path, names: Iterable[str]) -> Non
             name = wanted.pop(member.name, None)
             content = tar.extractfile(member) if name is not None else None
             if name is not None and content is not None:
-                (directory / name).mkdir(parents=True, exist_ok=True)
-                (directory / name / "task.json").write_bytes(content.read())
+                make_directory(directory / name)
+                with publishing_file(directory / name / "task.json") as fresh:
+                    fresh.write_bytes(content.read())
             if not wanted:
                 return
     raise DataError(f"BIG-bench has no tasks {sorted(wanted.values())}")

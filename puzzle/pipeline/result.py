@@ -292,6 +292,11 @@ def load_result(directory: str | os.PathLike[str]) -> SearchResult:
             read_object(file, "the record of a search"),
             evidence=_read_evidence(evidence) if evidence.is_file() else None,
         )
+        if result.evidence is not None:
+            solution = result.solution
+            labels = result.evidence.problem.labels(solution.choices, solution.spans)
+            if labels != solution.labels:
+                raise DataError("the solution's labels are not those of its choices")
     return replace(result, saved=places[0])
 
 

@@ -127,8 +127,7 @@ def temporary_place(parent: Path | None = None) -> Iterator[Path]:
     Raises:
         OSError: The disk refuses.
     """
-    directory = Path(tempfile.gettempdir()) if parent is None else parent
-    directory = directory.absolute()
+    directory = (parent or system_directory()).absolute()
     if parent is None and directory not in _SEEN:
         clean_places(directory)  # nobody else does
     _SEEN.add(directory)
@@ -139,6 +138,11 @@ def temporary_place(parent: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def system_directory() -> Path:
+    """Returns the system's directory for temporary files."""
+    return Path(tempfile.gettempdir())
 
 
 def _claim(directory: Path) -> tuple[Path, int | None]:

@@ -75,6 +75,33 @@ class PackedStream:
         taken, self._tokens = self._tokens[:needed], self._tokens[needed:]
         return cut_windows(taken, length, self.lead)
 
+    def take_once(self, count: int) -> torch.Tensor:
+        """Returns the next windows, fewer than `count` if the rows end: none is read twice.
+
+        For a measurement, to which the same text again would add nothing but confidence.
+
+        Raises:
+            DataError: The rows do not fill one window.
+        """
+        length = self.length - (self.lead is not None)
+        while len(self._tokens) < count * length:
+            document = self._document()
+            if self.rows.epoch:
+                break
+            self._tokens.extend(document)
+        whole = min(count, len(self._tokens) // length)
+        if not whole:
+            raise DataError(
+                f"the text has {len(self._tokens)} tokens, and one window takes {length}; give "
+                "more text, or a lower length="
+            )
+        if whole < count:
+            logger.warning(
+                "the text has %d tokens, which fill %d of %d windows of %d: figures are of these",
+                *(len(self._tokens), whole, count, length),
+            )
+        return self.take(whole)
+
     def _document(self) -> list[int]:
         """Returns the tokens of one document, drawn from the waiting ones."""
         while len(self._waiting) < self.buffer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from puzzle.storage.hashing import hash_file
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import FILES, written_files
 from puzzle.storage.run_directory import run_format
-from puzzle.storage.temporary_places import clean_places, temporary_places
+from puzzle.storage.temporary_places import clean_places, system_directory, temporary_places
 from puzzle.storage.workspace import (
     MANIFEST,
     RUN_FILE,
@@ -197,7 +196,7 @@ def _damaged(root: Path, ref: ArtifactRef, error: DamagedArtifactError) -> Findi
 
 def _leftovers(root: Path) -> Iterator[Finding]:
     directories = [root, *(path for path in sorted(root.iterdir()) if path.is_dir())]
-    for directory in (*directories, Path(tempfile.gettempdir())):
+    for directory in (*directories, system_directory()):
         for place in temporary_places(directory):
             if place.lives:
                 continue

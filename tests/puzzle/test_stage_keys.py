@@ -17,6 +17,7 @@ from puzzle.stages import Run
 from puzzle.storage.workspace import ArtifactRef
 from search_space import Block, Layout, SearchSpace
 from solvers import ChoiceProblem, Distinct, Limit, Span, solve
+from tests.factories.parents import opened
 
 
 @pytest.fixture
@@ -120,3 +121,19 @@ def test_every_field_of_a_stage_is_in_its_key(run):
                 run.artifact(dataclasses.replace(stage, **{field: value})).key for value in values
             ]
         assert len(set(keys)) == len(keys), name
+
+
+def test_an_artifact_depends_on_the_tokens_that_the_tokenizer_makes(saved, tmp_path):
+    def key():
+        workspace, parent, space, cut = opened(saved, tmp_path)
+        run = Run(workspace=workspace, parent=parent, windows=cut)
+        return run.artifact(FittedLayer(library=LibrarySpec(space=space), layer=0)).key
+
+    before = key()
+    file = saved / "tokenizer.json"
+    text = file.read_text()
+    # Two words change places; the weights and the config stay as they are.
+    file.write_text(text.replace('"w3"', '"?"').replace('"w4"', '"w3"').replace('"?"', '"w4"'))
+    assert key() != before
+    file.write_text(text)
+    assert key() == before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from puzzle.errors import ExportError
 from puzzle.serving.writers.gguf_tokenizer import Field
 from puzzle.serving.writers.lowering import LINEAR, WrittenLayer, each_layer, lower
 from puzzle.serving.writers.source import Source
+from puzzle.storage.temporary_places import temporary_place
 from search_space import Block, Layout
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def write_gguf(
     _write_header(writer, source, written, kind)
     for field in tokenizer:
         writer.add_key_value(field.key, field.value, field.kind, field.element)
-    with tempfile.TemporaryFile(dir=file.parent) as spool:
+    with temporary_place(file.parent) as place, (place / "tensors").open("w+b") as spool:
         for name, tensor, type_ in _tensors(source, layers, kind, progress=progress):
             data = _quantised(name, tensor, type_)
             writer.add_tensor(name, _on_disk(spool, data[0]), raw_dtype=data[1])

@@ -13,6 +13,7 @@ from puzzle.report.page import page
 from puzzle.report.templates import markdown_code, markdown_text
 from puzzle.scoring.scores import Score, Scores
 from puzzle.storage.json_values import one_line
+from tests.factories.damage import changed
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&<script>alert(2)</script>"
 LINK = "[free](https://evil.example) ![x](https://evil.example/y) `a`` b` **c** |d| $e$ # f"
@@ -92,6 +93,33 @@ def test_escaped_text_and_code_read_as_what_was_given(name):
     rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(table)
     lines = [line for line in Elements(rendered).text.splitlines() if line.strip()]
     assert lines == ["a", name, name]
+
+
+WHOLE = {
+    "puzzle_layout.json": [("solution", "choices", 0), ("solution", "labels", 0)],
+    "puzzle_evidence.json": [
+        *(("run", name) for name in ("parent", "data", "text", "settings", "versions", "date")),
+        ("run", "settings", "space"),
+        ("run", "text", "validation", "tokens"),
+        ("scores", "layers", 1),
+        ("scores", "layers", 0, "none+none"),
+        ("errors", 1),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_record_without_one_of_its_parts_is_refused_before_a_report_is_begun(
+    name, saved_child, tmp_path
+):
+    values = json.loads((saved_child / name).read_text())
+    for other in WHOLE:
+        (tmp_path / other).write_text((saved_child / other).read_text())
+    for path in WHOLE[name]:
+        damaged = changed(values, path, lambda at, key: at.pop(key))
+        (tmp_path / name).write_text(json.dumps(damaged))
+        with pytest.raises(puzzle.errors.DataError, match=name):
+            puzzle.load_result(tmp_path)
 
 
 def test_a_damaged_record_is_read_or_named(saved_child, tmp_path):

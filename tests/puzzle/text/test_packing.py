@@ -78,6 +78,22 @@ def test_every_token_of_an_epoch_is_in_the_windows_exactly_as_often_as_in_the_te
     assert found == expected
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_measurement_reads_no_row_twice_and_says_how_much_there_was(kind, tmp_path, caplog):
+    data = sources(tmp_path)[kind]
+    size = 240 if kind == "windows" else 30 * 21
+    for length, count, have in ((8, 10**6, size // 8), (8, 3, 3), (size, 2, 1)):
+        caplog.clear()
+        stream = PackedStream(data, tokenizer(), length=length, resumable=False)
+        windows = stream.take_once(count)
+        assert windows.shape == (have, length)
+        assert (f"fill {have} of {count} windows" in caplog.text) is (have < count)
+        again = PackedStream(data, tokenizer(), length=length, resumable=False)
+        assert torch.equal(again.take(have), windows)
+    with pytest.raises(DataError, match=f"has {size} tokens, and one window takes {size + 1}"):
+        PackedStream(data, tokenizer(), length=size + 1, resumable=False).take_once(1)
+
+
 def test_documents_are_packed_whole_and_in_another_order_each_epoch():
     texts = documents(count=12)
     stream = PackedStream(texts, tokenizer(), length=21)
