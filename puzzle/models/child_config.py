@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, LlamaConfig
@@ -38,6 +38,8 @@ class ChildConfig:
         parent_type: The `model_type` of the parent's family.
     """
 
+    # Trainers read it of any class that is not transformers' own; `auto_map` of a file comes first.
+    auto_map: ClassVar[dict[str, str]] = {}
     parent_type: str
     blocks: list[str] | None
     parent_blocks: list[str] | None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle.distillation.distill_result import DistillResult
-from puzzle.errors import DataError
+from puzzle.errors import DataError, PuzzleError
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.build import Library
 from puzzle.library.error_map import error_map
@@ -35,7 +35,7 @@ from puzzle.serving.writers.source import sources_of
 from puzzle.storage.disk import require_free
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import refuse_source, user_path
-from puzzle.storage.publishing import publishing_directory, require_replaceable
+from puzzle.storage.publishing import publishing_directory, require_replaceable, written_files
 from puzzle.storage.temporary_places import temporary_place
 from search_space import plot_layout
 
@@ -79,7 +79,12 @@ class SearchResult(SearchRecord):
 
     @own_torch_state()
     def child(self) -> PuzzleForCausalLM:
-        """Returns the child, assembled from the library or read from where it was saved."""
+        """Returns the child, assembled from the library or read from where it was saved.
+
+        Its name is where it can be loaded from, which trainers do for a reference model: the
+        directory it was read from, or that of the same child in the run directory. There is none
+        before one is saved.
+        """
         if self.library is None:
             child: PuzzleForCausalLM = load_model(str(self.saved))
             return child
@@ -89,7 +94,21 @@ class SearchResult(SearchRecord):
         model = assemble(parent.config, self.layout, tensors, dtype=dtype)
         inherit_generation_config(model, getattr(parent.tensors, "directory", None))
         parent.require_unchanged()
+        model.name_or_path = model.config._name_or_path = self._saved_in_run()
         return model
+
+    def _saved_in_run(self) -> str:
+        """Returns where the run directory holds this child as it was saved, or an empty text."""
+        place = None if self.run_directory is None else self.run_directory / "child"
+        if place is None or not (place / RECORD).is_file():
+            return ""
+        try:
+            record, written = read_object(place / RECORD, RECORD), written_files(place)
+        except PuzzleError:
+            return ""
+        weights = [file.name for file in place.glob("*.safetensors")]
+        whole = bool(weights) and set(weights) <= set(written)
+        return str(place) if whole and record == json.loads(json.dumps(self.to_dict())) else ""
 
     def report(
         self,

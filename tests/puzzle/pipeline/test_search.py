@@ -131,6 +131,14 @@ def test_search_gives_a_child_within_its_limits_that_reloads(saved, tmp_path):
     json.dumps(result.to_dict(), allow_nan=False)
     second = puzzle.search(saved, text(), out=tmp_path / "run", space="default", **arguments)
     assert second.layout == result.layout
+    assert second.child().name_or_path == ""
+    second.save(tmp_path / "run/child")
+    named = second.child()
+    assert named.name_or_path == named.config._name_or_path == str(tmp_path / "run/child")
+    # Trained, and saved over it, it is no longer this one.
+    torch.nn.init.zeros_(named.lm_head.weight)
+    named.save_pretrained(tmp_path / "run/child")
+    assert second.child().name_or_path == ""
 
 
 def test_what_cannot_be_reached_is_refused_before_the_library_is_built(saved, tmp_path):
