@@ -3,12 +3,12 @@
 from search_space import counting, formats
 from search_space.blocks import FFN, Attention, Block
 from search_space.drawing import layout_svg, plot_layout
+from search_space.engine_tables import engine_table
 from search_space.engines import (
     ENGINES,
     ServingEngine,
     UnsupportedLayoutError,
     check_layout,
-    engine_table,
     engines_for,
 )
 from search_space.fusion import FusedRun, Fusion, candidate_runs, fusible_runs, plan_fusion

@@ -8,13 +8,14 @@ exporter (the same function, stored differently), or not at all.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from search_space.blocks import Block
 from search_space.formats import FFN_MULTIPLE
 from search_space.layout import Layout
+from search_space.plain_layouts import EMPTY, odd_layers
 
 FEATURES: Mapping[str, str] = MappingProxyType(
     {
@@ -65,7 +66,8 @@ class ServingEngine:
     Args:
         name: Its name in this library, such as "vllm".
         title: Its own name, with the version that was examined.
-        format: The export format it reads: "puzzle", "nemotron-nas" or "gguf".
+        format: The export format it reads: "puzzle", "nemotron-nas", "gguf", or "plain", a
+            checkpoint of the parent's own `model_type`.
         width_multiple: FFN widths that it runs as they are are multiples of this; others are
             padded with zero channels.
         preferred_multiple: What search spaces for it round FFN widths to.
@@ -220,8 +222,26 @@ _SGLANG = ServingEngine(
     },
 )
 
+_ONE_BLOCK = "the config says it once for all layers"
+_PLAIN = ServingEngine(
+    name="plain",
+    title="any engine that runs the parent",
+    format="plain",
+    width_multiple=1,
+    preferred_multiple=32,
+    install="what runs the parent",
+    support=dict.fromkeys(FEATURES, Support("no", "only whole layers can be removed"))
+    | {
+        "kv_heads": Support("no", _ONE_BLOCK),
+        "ffn_width": Support("no", _ONE_BLOCK),
+        "no_layer": Support("rewritten", "left out"),
+        "linear_attention": Support("no", "the parent has none"),
+        "linear_ffn": Support("no", "the parent has none"),
+    },
+)
+
 ENGINES: Mapping[str, ServingEngine] = MappingProxyType(
-    {e.name: e for e in (_TRANSFORMERS, _VLLM, _LLAMA_CPP, _MLX, _TENSORRT_LLM, _SGLANG)}
+    {e.name: e for e in (_TRANSFORMERS, _VLLM, _LLAMA_CPP, _MLX, _TENSORRT_LLM, _SGLANG, _PLAIN)}
 )
 
 
@@ -297,7 +317,7 @@ def rewritings(layout: Layout, engine: str) -> dict[int, tuple[str, ...]]:
     """Returns, by layer, what an exporter has to rewrite for an engine; notes of the table."""
     target = engine_named(engine)
     notes: dict[int, list[str]] = {}
-    for use in uses(layout, width_multiple=target.width_multiple):
+    for use in _uses(layout, target):
         support = target.support[use.feature]
         if support.how == "rewritten":
             notes.setdefault(use.layer, []).append(support.note)
@@ -318,7 +338,10 @@ def check_layout(layout: Layout, engine: str, *, rewrite: bool = True) -> None:
         ValueError: There is no such engine.
     """
     target, lines = engine_named(engine), []
-    for use in uses(layout, width_multiple=target.width_multiple):
+    if target.format == "plain":
+        odd = odd_layers(layout)
+        lines = [f"layer {at} ({layout.blocks[at].label}): {why}" for at, why in odd.items()]
+    for use in _uses(layout, target):
         support = target.support[use.feature]
         if support.how == "no" or (support.how == "rewritten" and not rewrite):
             why = support.note if support.how == "no" else f"it would need {support.note}"
@@ -326,19 +349,31 @@ def check_layout(layout: Layout, engine: str, *, rewrite: bool = True) -> None:
     if lines:
         raise UnsupportedLayoutError(
             f"{target.title} cannot run this layout:\n  " + "\n  ".join(lines) + "\n"
-            f"Search again in the space {'serving:' + target.name!r}, or export for an engine that "
+            f"Search again in the space {_space_for(target)!r}, or export for an engine that "
             f"can run it: {', '.join(engines_for(layout, rewrite=rewrite))}"
         )
+
+
+def _uses(layout: Layout, engine: ServingEngine) -> Iterator[Use]:
+    """Yields what a layout needs of an engine; of one for plain layouts, `odd_layers` says it."""
+    if engine.format == "plain":
+        removed = (layer for layer, block in enumerate(layout.blocks) if block == EMPTY)
+        yield from (Use("no_layer", layer, EMPTY) for layer in removed)
+    else:
+        yield from uses(layout, width_multiple=engine.width_multiple)
+
+
+def _space_for(engine: ServingEngine) -> str:
+    return "plain" if engine.format == "plain" else f"serving:{engine.name}"
 
 
 def engines_for(layout: Layout, *, rewrite: bool = True) -> tuple[str, ...]:
     """Returns the names of the engines that can run a layout."""
 
     def runs(engine: ServingEngine) -> bool:
-        hows = (
-            engine.support[u.feature].how
-            for u in uses(layout, width_multiple=engine.width_multiple)
-        )
+        if engine.format == "plain" and odd_layers(layout):
+            return False
+        hows = (engine.support[use.feature].how for use in _uses(layout, engine))
         return all(how == "native" or (rewrite and how == "rewritten") for how in hows)
 
     return tuple(name for name, engine in ENGINES.items() if runs(engine))
@@ -360,31 +395,3 @@ def ffn_kinds(engine: ServingEngine, *, last: bool) -> tuple[str, ...]:
         none = none and engine.suits("no_ffn_last")
     linear = engine.suits("linear_ffn")
     return ("gated", *(["linear"] if linear else []), *(["none"] if none else []))
-
-
-def engine_table(names: Iterable[str] = tuple(ENGINES)) -> str:
-    """Returns the table of the docs in Markdown: a row per feature, a column per engine.
-
-    Example:
-        >>> print(engine_table(["mlx"]).splitlines()[0])
-        | variant | mlx |
-    """
-    engines = [engine_named(name) for name in names]
-    notes: dict[str, int] = {}
-    rows = [["variant", *(engine.name for engine in engines)], ["---"] * (len(engines) + 1)]
-    for feature, title in FEATURES.items():
-        rows.append([title, *(_cell(engine.support[feature], notes) for engine in engines)])
-    widths = (
-        "any" if e.width_multiple == 1 else f"multiples of {e.width_multiple}" for e in engines
-    )
-    rows.append(["FFN widths as they are", *widths])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", *(f"{n}. {text}" for text, n in notes.items())])
-
-
-def _cell(support: Support, notes: dict[str, int]) -> str:
-    text = {"native": "yes", "rewritten": "rewritten", "no": "no"}[support.how]
-    if support.note:
-        cost = "; costs more than the variant itself" if support.costly else ""
-        text += f" ({notes.setdefault(support.note + cost, len(notes) + 1)})"
-    return text if support.tried else f"{text} *"

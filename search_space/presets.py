@@ -22,10 +22,14 @@ class Preset:
     Args:
         options: What a layer may become.
         exceptions: Layers with other options, by number; negative ones count from the end.
+        whole_layers: As in `SearchSpace`.
+        distinct: As in `SearchSpace`.
     """
 
     options: LayerOptions
     exceptions: Mapping[int, LayerOptions] = field(default_factory=dict)
+    whole_layers: bool = False
+    distinct: int | None = None
 
 
 def _small(shape: ModelShape) -> Preset:
@@ -58,30 +62,48 @@ def _serving(engine: ServingEngine) -> Callable[[ModelShape], Preset]:
     return preset
 
 
-def _plain(**options: object) -> Callable[[ModelShape], Preset]:
+def _plain(*kinds: str, distinct: int | None = None) -> Callable[[ModelShape], Preset]:
+    return lambda shape: Preset(
+        LayerOptions(
+            attention=tuple("gqa" if k == "narrow" else k for k in kinds),
+            ffn=tuple("gated" if k == "narrow" else k for k in kinds),
+        ),
+        whole_layers=True,
+        distinct=distinct,
+    )
+
+
+def _of(**options: object) -> Callable[[ModelShape], Preset]:
     preset = Preset(LayerOptions(**options))  # type: ignore[arg-type]
     return lambda shape: preset
 
 
 PRESETS: Mapping[str, Callable[[ModelShape], Preset]] = MappingProxyType(
     {
-        "default": _plain(),
+        "default": _of(),
         "small": _small,
-        "attention": _plain(ffn=()),
-        "ffn": _plain(attention=()),
-        "no-op-only": _plain(attention="none", ffn="none"),
+        "attention": _of(ffn=()),
+        "ffn": _of(attention=()),
+        "no-op-only": _of(attention="none", ffn="none"),
         # arXiv 2411.19146: 6 attention options by 9 FFN options for 8 KV heads.
-        "puzzle-paper": _plain(
+        "puzzle-paper": _of(
             ffn_shares=(0.87, 0.75, 0.5, 0.25, 0.2, 0.1), multiple=PUBLISHED_MULTIPLE
         ),
         # arXiv 2505.00949: attention is kept or removed, FFNs are narrowed or removed.
-        "nemotron-super": _plain(
+        "nemotron-super": _of(
             attention="none",
             ffn=("gated", "none"),
             ffn_shares=(0.75, 0.625, 0.5, 0.25, 0.2, 0.1),
             multiple=PUBLISHED_MULTIPLE,
         ),
-        **{f"serving:{name}": _serving(engine) for name, engine in ENGINES.items()},
+        "depth": _plain("none"),
+        "uniform": _plain("narrow", distinct=1),
+        "plain": _plain("narrow", "none", distinct=1),
+        **{
+            f"serving:{name}": _serving(engine)
+            for name, engine in ENGINES.items()
+            if name != "plain"
+        },
     }
 )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, reading_values
+from search_space.blocks import FFN, Attention, Block, check_keys, reading_values, size_of
 from search_space.layout import Layout
 from search_space.options import LayerKey, LayerOptions, layers_kept, layers_named
+from search_space.plain_layouts import EMPTY
 from search_space.presets import preset_named
 from search_space.shape import ModelShape
 
@@ -25,6 +26,9 @@ class SearchSpace:
         shape: The parent's sizes.
         attentions: Per layer, the attention choices.
         ffns: Per layer, the FFN choices.
+        whole_layers: Whether attention and FFN of a layer are only removed together.
+        distinct: At most how many different blocks the layers may have, beside those that are
+            removed whole; any number if None.
 
     Raises:
         ValueError: A choice does not fit the shape, occurs twice, or the parent's is missing.
@@ -40,8 +44,13 @@ class SearchSpace:
     shape: ModelShape
     attentions: tuple[tuple[Attention, ...], ...]
     ffns: tuple[tuple[FFN, ...], ...]
+    whole_layers: bool = False
+    distinct: int | None = None
 
     def __post_init__(self) -> None:
+        if self.distinct is not None:
+            count = size_of("search space", "distinct", self.distinct)
+            object.__setattr__(self, "distinct", count)
         for name, half in (("attentions", "attention"), ("ffns", "ffn")):
             layers = getattr(self, name)
             if len(layers) != self.shape.layers:
@@ -160,6 +169,9 @@ class SearchSpace:
         - "puzzle-paper": the 54 blocks of arXiv 2411.19146 (for a parent of 8 KV heads).
         - "nemotron-super": attention kept or removed, FFNs narrowed or removed, as in arXiv
           2505.00949.
+        - "depth": whole layers are kept or removed; "uniform": one block in all layers, with fewer
+          KV heads and a narrower FFN; "plain": both. Their children are checkpoints of the
+          parent's own `model_type`.
         - "serving:vllm", "serving:llama.cpp" and so on for each of `search_space.ENGINES`: what
           that engine runs at the variant's own cost, in widths that it prefers.
 
@@ -187,11 +199,18 @@ class SearchSpace:
         for key, values in _exceptions(exceptions).items():
             merged.pop(key, None)
             merged[key] = values
-        return cls.from_options(shape, preset.options, keep=keep, exceptions=merged, **changes)
+        space = cls.from_options(shape, preset.options, keep=keep, exceptions=merged, **changes)
+        return replace(space, whole_layers=preset.whole_layers, distinct=preset.distinct)
 
     def blocks(self, layer: int) -> tuple[Block, ...]:
         """Returns every block allowed at a layer, the parent's first."""
-        return tuple(Block(a, f) for a in self.attentions[layer] for f in self.ffns[layer])
+        blocks = (Block(a, f) for a in self.attentions[layer] for f in self.ffns[layer])
+        return tuple(
+            block
+            for block in blocks
+            if not self.whole_layers
+            or (block.attention.kind == "none") == (block.ffn.kind == "none")
+        )
 
     @property
     def log10_size(self) -> float:
@@ -200,31 +219,37 @@ class SearchSpace:
 
     def contains(self, layout: Layout) -> bool:
         """Returns whether the space allows this layout."""
-        return layout.shape == self.shape and all(
-            block in self.blocks(layer) for layer, block in enumerate(layout.blocks)
+        kinds = len({*layout.blocks} - {EMPTY})
+        return (
+            layout.shape == self.shape
+            and (self.distinct is None or kinds <= self.distinct)
+            and all(block in self.blocks(layer) for layer, block in enumerate(layout.blocks))
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
+        rules = {"whole_layers": self.whole_layers or None, "distinct": self.distinct}
         return {
             "shape": self.shape.to_dict(),
             "attentions": [[a.label for a in row] for row in self.attentions],
             "ffns": [[f.label for f in row] for row in self.ffns],
+            **{name: value for name, value in rules.items() if value is not None},
         }
 
     @classmethod
     @reading_values("a search space")
     def from_dict(cls, values: Mapping[str, Any]) -> SearchSpace:
         """Returns the space that `to_dict` wrote; unknown keys are a ValueError."""
-        unknown = sorted(set(values) - {"shape", "attentions", "ffns"})
-        if unknown:
-            raise ValueError(
-                f"search space: unknown keys {unknown}; allowed: shape, attentions, ffns"
-            )
+        check_keys("search space", values, tuple(cls.__dataclass_fields__))
+        whole_layers = values.get("whole_layers", False)
+        if whole_layers not in (True, False):
+            raise ValueError("search space: whole_layers; allowed: true, false")
         return cls(
             ModelShape.from_dict(values["shape"]),
             tuple(tuple(Attention.from_label(a) for a in row) for row in values["attentions"]),
             tuple(tuple(FFN.from_label(f) for f in row) for row in values["ffns"]),
+            whole_layers=bool(whole_layers),
+            distinct=values.get("distinct"),
         )
 
     def __repr__(self) -> str:

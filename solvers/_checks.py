@@ -155,10 +155,9 @@ def kind_codes(bound: Distinct | int | None, names: Groups, spans: int) -> IntAr
         counted = {group % len(names) for group in bound.groups}
     for group, labels in enumerate(names):
         for label in labels:
-            if isinstance(bound, Distinct) and group in counted:
-                kinds.append(codes.setdefault(bound.kind(label), len(codes)))
-            else:
-                kinds.append(-1)
+            counts = isinstance(bound, Distinct) and group in counted
+            kind = bound.kind(label) if isinstance(bound, Distinct) and counts else None
+            kinds.append(-1 if kind is None else codes.setdefault(kind, len(codes)))
     return np.array(kinds + [-1] * spans, dtype=np.intp)
 
 

@@ -123,7 +123,8 @@ class Distinct:
     Args:
         at_most: Number of kinds allowed; 1 means the same choice in all groups.
         groups: Groups that count, negative ones from the end; None for all.
-        kinds: Kind of each label, None where each label is a kind of its own.
+        kinds: Kind of each label, None for labels that do not count; None where each label is a
+            kind of its own.
 
     Raises:
         ValueError: If `at_most` is below 1.
@@ -135,7 +136,7 @@ class Distinct:
 
     at_most: int
     groups: tuple[int, ...] | None = None
-    kinds: Mapping[str, str] | None = None
+    kinds: Mapping[str, str | None] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.at_most, bool) or operator.index(self.at_most) < 1:
@@ -151,14 +152,14 @@ class Distinct:
         """The bound in words."""
         return f"at most {self.at_most} distinct choice{'s' if self.at_most > 1 else ''}"
 
-    def kind(self, label: str) -> str:
+    def kind(self, label: str) -> str | None:
         """Name the kind of an option.
 
         Args:
             label: Label of the option.
 
         Returns:
-            Its kind.
+            Its kind; None if the option does not count.
 
         Raises:
             ValueError: If `kinds` is given and does not hold the label.

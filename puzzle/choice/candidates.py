@@ -14,10 +14,9 @@ from puzzle.library.build import Library
 from puzzle.scoring.fisher_scores import FisherScores
 from puzzle.scoring.influence import block_influence
 from puzzle.stages import Run
-from search_space import FFN, Attention, Block, Layout, SearchSpace
+from search_space import Layout, SearchSpace
+from search_space.plain_layouts import EMPTY
 from solvers import ChoiceProblem, solve
-
-EMPTY = Block(Attention("none"), FFN("none")).label
 
 
 def other_candidates(
@@ -40,9 +39,9 @@ def other_candidates(
     by_gradient = dataclasses.replace(problem, score=np.array(column))
     candidates = [solve(by_gradient, solver=run.solver, seed=run.seed).labels]
     whole = own.blocks[0].label
-    if all({whole, EMPTY} <= set(row) for row in problem.groups):
+    if all({whole, EMPTY.label} <= set(row) for row in problem.groups):
         influence = block_influence(library.parent, run.text.score)
         # The limits may not be met even without any layer.
         with contextlib.suppress(ConstraintError):
-            candidates.append(whole_layers(problem, influence, full=whole, empty=EMPTY))
+            candidates.append(whole_layers(problem, influence, full=whole, empty=EMPTY.label))
     return [layout_of(own, labels) for labels in candidates]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from puzzle.choice.program import choice_problem
@@ -15,7 +15,8 @@ from puzzle.limits.constraints import Constraint, parse_constraint
 from puzzle.limits.requirements import SCORE, Column, limits, objective, requirements
 from puzzle.limits.scenario import Scenario, Workload
 from search_space import Block, Layout, SearchSpace
-from solvers import ChoiceProblem, InfeasibleError, Limit
+from search_space.plain_layouts import EMPTY
+from solvers import ChoiceProblem, Distinct, InfeasibleError, Limit, solve
 
 if TYPE_CHECKING:
     from puzzle.scoring.scores import Scores
@@ -87,7 +88,15 @@ class Goals:
         problem = choice_problem(
             self.costs, self.space.shape, self.rows, shown, goal=self.goal, scores=scores
         )
+        problem = replace(problem, distinct=self._distinct())
         return problem.with_limits(self.limits if limits is None else limits)
+
+    def _distinct(self) -> Distinct | None:
+        if self.space.distinct is None:
+            return None
+        labels = {block.label for row in self.rows for block in row}
+        kinds = {label: None if label == EMPTY.label else label for label in labels}
+        return Distinct(self.space.distinct, kinds=kinds)
 
     def refuse_unreachable(self) -> None:
         """Raises InfeasibleError, in the user's units, before any long work."""
@@ -101,6 +110,8 @@ class Goals:
                 lines.append(required.describe_infeasible(best, self.parent))
         if lines:
             raise InfeasibleError(problem, "\n".join(lines))
+        if problem.distinct is not None:
+            solve(problem)  # what single layers can reach says nothing of the same block in all
 
     def totals(self, layout: Layout, scores: Scores) -> dict[str, float]:
         """Returns a layout's predicted total of each bounded column."""

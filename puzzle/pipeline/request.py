@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from puzzle.choice.goals import Goals
@@ -41,6 +41,7 @@ class Request:
     hardware: str | os.PathLike[str] | CostModel
     minimise: str
     library: LibraryConfig | None
+    distinct: int | None = None
     executor: Executor | None = None
     solver: str = "highs"
     seed: int = 0
@@ -57,6 +58,8 @@ class Request:
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise DataError(f"executor={self.executor!r} has no submit(); give e.g. Processes(2)")
         count_of("seed", self.seed, least=0)
+        if self.distinct is not None:
+            count_of("distinct", self.distinct, least=1)
         try:
             check_settings(self.solver, self.seed)
         except ValueError as error:
@@ -80,6 +83,8 @@ class Request:
         space = self.space
         if isinstance(space, str):
             space = SearchSpace.preset(opened.run.parent.shape, space)
+        if self.distinct is not None:
+            space = replace(space, distinct=self.distinct)
         # Measuring picks the least KL, which is wrong if something else is minimised.
         effort = effort_named(self.effort) if self.minimise == SCORE else Effort()
         return Steps(
@@ -108,6 +113,7 @@ class Request:
         default = self.library in (None, LibraryConfig())
         return {
             "space": self.space if isinstance(self.space, str) else None,
+            "distinct": self.distinct,
             "effort": self.effort,
             "hardware": str(given) if isinstance(given, str | os.PathLike) else None,
             "cost_model": None if isinstance(given, str) else type(given).__name__,

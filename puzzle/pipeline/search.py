@@ -32,6 +32,7 @@ def search(
     constraints: str | Iterable[str | Constraint],
     scenario: WorkloadLike | None = None,
     space: SearchSpace | str = "small",
+    distinct: int | None = None,
     effort: str = "default",
     hardware: str | os.PathLike[str] | CostModel = "cpu",
     minimise: str = SCORE,
@@ -67,6 +68,9 @@ def search(
         scenario: Batch, prompt and generated tokens, and number formats; or several scenarios by
             name, each alone or as (scenario, weight). Speeds are reported of the first.
         space: The alternatives of each layer, or the name of a preset.
+        distinct: At most how many different blocks the child may have, beside layers that are
+            removed whole. With 1 and a space such as "plain", it is a checkpoint of the parent's
+            own `model_type`, which every engine reads: export it for "plain".
         effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
             scores; "default" measures some layouts near it and moves to better ones for a few
             minutes; "thorough" continues for longer. See `puzzle.choice.EFFORTS`.
@@ -106,6 +110,7 @@ def search(
         constraints=constraints,
         scenario=scenario,
         space=space,
+        distinct=distinct,
         effort=effort,
         hardware=hardware,
         minimise=minimise,

@@ -44,6 +44,8 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
         f"    space={_text(space)}," if space else "    space=space,  # a SearchSpace of one's own",
         f"    effort={_text(settings['effort'])},",
     ]
+    if settings.get("distinct"):
+        lines.append(f"    distinct={settings['distinct']!r},")
     if evidence.minimised != "kl":
         lines.append(f"    minimise={_text(evidence.minimised)},")
     if settings.get("hardware"):

@@ -22,8 +22,9 @@ from puzzle.serving.writers.gguf_tokenizer import (
     no_tokenizer_fields,
     tokenizer_fields,
 )
-from puzzle.serving.writers.lowering import lower
+from puzzle.serving.writers.lowering import require_layout
 from puzzle.serving.writers.nemotron_nas import plan_nemotron_nas, write_nemotron_nas
+from puzzle.serving.writers.plain_checkpoint import plain_config, write_plain
 from puzzle.serving.writers.source import Source, open_source, sources_of
 from puzzle.storage.disk import require_free
 from puzzle.storage.paths import refuse_source, user_path
@@ -36,7 +37,7 @@ from search_space import ENGINES, Layout
 from search_space.engines import engine_named, rewritings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DEFAULT_ENGINES = {"nemotron-nas": "vllm", "gguf": "llama.cpp"}
+DEFAULT_ENGINES = {"nemotron-nas": "vllm", "gguf": "llama.cpp", "plain": "plain"}
 _GGUF_OF_DTYPE = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
@@ -47,7 +48,7 @@ class Exported:
     Args:
         path: What the engine is given: a directory, or a GGUF file.
         engine: The engine it was written for.
-        format: "nemotron-nas" or "gguf".
+        format: "nemotron-nas", "gguf" or "plain".
         layout: The layout as written, after rewriting.
         rewritten: By layer of the child, what was rewritten exactly, and into what.
     """
@@ -81,11 +82,12 @@ def export(
         child: A child or its parent: the model, a `SearchResult`, or a directory of one.
         directory: Where to write. Files that puzzle wrote there before are replaced, and others are
             never; for GGUF, a name that ends in ".gguf" is that file.
-        engine: "vllm", "mlx", "tensorrt-llm", "sglang" or "llama.cpp"; by default that of the
-            format.
-        format: "nemotron-nas" (for vLLM if no engine is named) or "gguf"; by default that of the
-            engine.
-        dtype: "float32", "bfloat16" or "float16" for `nemotron-nas`; the child's if not given.
+        engine: "vllm", "mlx", "tensorrt-llm", "sglang" or "llama.cpp"; or "plain", for all that run
+            the parent, where the layers of the child are alike but for those removed whole; by
+            default that of the format.
+        format: "nemotron-nas" (for vLLM if no engine is named), "gguf" or "plain"; by default that
+            of the engine.
+        dtype: "float32", "bfloat16" or "float16" of a directory; the child's if not given.
         quantisation: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1" or "q4_0" for GGUF; the
             child's own format if not given.
         tokenizer: The tokenizer of a child in memory; by default the files in its directory.
@@ -108,7 +110,7 @@ def export(
     target, form = _target(engine, format)
     if isinstance(getattr(child, "layout", None), Layout):
         # A search result that does not fit is refused before its child is assembled.
-        lower(child.layout, target)
+        require_layout(child.layout, target)
     path = user_path(directory)
     refuse_source(path, [*sources_of(child), tokenizer_from], error=ExportError)
     if form != "gguf":
@@ -121,11 +123,11 @@ def export(
     else:
         if quantisation is not None or tokenizer_from is not None or pre is not None:
             raise ExportError(
-                "quantisation, tokenizer_from and pre are for GGUF; nemotron-nas takes dtype"
+                f"quantisation, tokenizer_from and pre are for GGUF; {form} takes dtype"
             )
         if dtype is not None and dtype not in DTYPES:
             raise ExportError(f"dtype={dtype!r}; allowed: {sorted(DTYPES)}")
-        layout = _export_nemotron_nas(source, path, target, DTYPES.get(dtype or ""))
+        layout = _export_directory(source, path, target, DTYPES.get(dtype or ""))
     return Exported(path=path, engine=target, format=form, layout=layout, rewritten=rewritten)
 
 
@@ -139,7 +141,10 @@ def _target(engine: str | None, format: str | None) -> tuple[str, str]:
     except ValueError as error:
         raise ExportError(str(error)) from error
     if target.format == "puzzle":
-        raise ExportError("transformers reads a child as it is saved; use save_pretrained")
+        raise ExportError(
+            "transformers reads a child as it is saved; use save_pretrained. Without puzzle it "
+            "reads children whose layers are alike, exported for 'plain'"
+        )
     if format not in (None, target.format):
         raise ExportError(f"{target.name} reads {target.format}, not {format}; leave format out")
     return target.name, target.format
@@ -157,13 +162,20 @@ def _gguf_kind(dtype: str | None, quantisation: str | None, source: Source) -> s
     return quantisation or _GGUF_OF_DTYPE[source.dtype]
 
 
-def _export_nemotron_nas(
+def _export_directory(
     source: Source, directory: Path, engine: str, dtype: torch.dtype | None
 ) -> Layout:
-    written, _ = plan_nemotron_nas(source, engine)
+    if engine == "plain":
+        plain_config(source, dtype or source.dtype)  # refuses what has none
+        written = source.layout
+    else:
+        written, _ = plan_nemotron_nas(source, engine)
     require_free(directory.parent, written.parameters() * (dtype or source.dtype).itemsize)
     with publishing_directory(directory, claims=MODEL_FILES, error=ExportError) as stage:
-        written = write_nemotron_nas(source, stage, engine=engine, dtype=dtype)
+        if engine == "plain":
+            written = write_plain(source, stage, dtype=dtype)
+        else:
+            written = write_nemotron_nas(source, stage, engine=engine, dtype=dtype)
         _write_companions(source, stage)
     return written
 

@@ -3,7 +3,6 @@
 import pytest
 
 from search_space import (
-    ENGINES,
     PRESETS,
     Block,
     LayerOptions,
@@ -13,6 +12,8 @@ from search_space import (
     check_layout,
     published_layout,
 )
+from search_space.engine_tables import WITH_VARIANTS
+from search_space.plain_layouts import EMPTY, odd_layers
 
 SHAPE = ModelShape(
     layers=4, hidden=48, heads=6, head_dim=8, kv_heads=3, ffn_width=160, vocab=64, tied=True
@@ -64,7 +65,7 @@ def test_the_super_space_holds_the_published_super_layout():
     assert labels(space, 0)[0] == ["gqa8", "none"]
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", WITH_VARIANTS)
 @pytest.mark.parametrize("shape", [SMOLLM2, LLAMA_70B], ids=["SmolLM2", "70B"])
 def test_an_engine_runs_every_layout_of_its_space(name, shape):
     space = SearchSpace.preset(shape, f"serving:{name}")
@@ -72,6 +73,18 @@ def test_an_engine_runs_every_layout_of_its_space(name, shape):
     for layer in (0, 1, shape.layers - 1):
         for block in space.blocks(layer):
             check_layout(parent.replace(layer, block), name)
+
+
+@pytest.mark.parametrize("name", ["depth", "uniform", "plain"])
+def test_what_plain_spaces_contain_is_plain(name):
+    space, parent = SearchSpace.preset(SHAPE, name), Layout.parent(SHAPE)
+    for block in space.blocks(0):
+        for other in space.blocks(1):
+            layout = Layout(SHAPE, (block, other, block, other))
+            kept = any(each != EMPTY for each in layout.blocks)
+            assert space.contains(layout) == (kept and not odd_layers(layout)) or not kept
+    assert not space.contains(parent.replace(1, Block.from_label("none+gated160")))
+    assert (name == "depth") == (len(space.blocks(0)) == 2)
 
 
 def test_spaces_for_vllm_and_llama_cpp_leave_out_what_costs_more_than_it_saves():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -49,6 +50,19 @@ def test_kinds_bound_the_kinds_and_leave_labels_free() -> None:
     labels = solve(problem).labels
     assert "none" not in labels
     assert len(set(labels)) == 2
+
+
+def test_labels_without_a_kind_mix_with_the_one_that_counts() -> None:
+    kinds = {"gqa8": "gqa8", "gqa2": "gqa2", "none": None}
+    for budget in range(13, 34):
+        limits = (Limit("memory", at_most=budget),)
+        problem = dataclasses.replace(LAYERS, distinct=Distinct(1, kinds=kinds), limits=limits)
+        labels = [("gqa8", "none"), ("gqa2", "none")]
+        of_one_kind = {c for pair in labels for c in itertools.product(pair, repeat=4)}
+        choices = [tuple(map(LAYERS.groups[0].index, c)) for c in of_one_kind]
+        allowed = [problem.evaluate(c)[0] for c in choices if not problem.violations(c)]
+        if allowed:
+            assert solve(problem).objective == pytest.approx(min(allowed))
 
 
 def test_a_span_takes_the_place_of_its_groups_and_is_reported() -> None:

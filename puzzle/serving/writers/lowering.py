@@ -17,6 +17,7 @@ from puzzle.errors import ExportError
 from search_space import FFN, Attention, Block, Layout, check_layout
 from search_space.engines import engine_named
 from search_space.fusion import with_blocks
+from search_space.plain_layouts import EMPTY
 
 # SiLU(16) is 16 within 1.2e-7, and 16 and 1/16 are themselves in every number format; the gate
 # where SiLU is 1, 1.2785, would be off by 0.3 % in bfloat16.
@@ -58,16 +59,18 @@ def lower(layout: Layout, engine: str, *, multiple: int = 1) -> tuple[Layout, li
     Raises:
         ExportError: The engine cannot run the layout; layer, block and what to do are named.
     """
-    try:
-        check_layout(layout, engine)
-    except ValueError as error:
-        raise ExportError(str(error)) from error
+    require_layout(layout, engine)
     layers = _LOWERINGS[engine](layout)
     layers = [_padded(layer, multiple) for layer in layers]
     return with_blocks(layout.shape, [layer.block for layer in layers]), layers
 
 
-_NOTHING = Block(Attention("none"), FFN("none"))
+def require_layout(layout: Layout, engine: str) -> None:
+    """Raises ExportError if an engine cannot run a layout, not even rewritten."""
+    try:
+        check_layout(layout, engine)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
 
 
 def _own(layout: Layout) -> list[WrittenLayer]:
@@ -92,7 +95,7 @@ def _with_a_cache(layers: list[WrittenLayer]) -> list[WrittenLayer]:
     if any(layer.block.attention.kind == "gqa" for layer in layers):
         return layers
     if layers[0].block.attention.kind != "none":
-        layers = [WrittenLayer(_NOTHING, layers[0].source, "drop", "drop"), *layers]
+        layers = [WrittenLayer(EMPTY, layers[0].source, "drop", "drop"), *layers]
     return [_zero_attention(layers[0], Attention("gqa", 1)), *layers[1:]]
 
 

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from puzzle.errors import ExportError
 from puzzle.models.checkpoint import open_checkpoint
-from puzzle.models.child_config import PuzzleConfig, config_from_layout, layout_from_config
-from puzzle.models.families import LLAMA, family_of
+from puzzle.models.child_config import ChildConfig, config_from_layout, layout_from_config
+from puzzle.models.families import family_of
+from puzzle.models.family import Family
 from puzzle.models.pretrained import load_config, load_generation_config
 from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
 from search_space import Layout
-
-OUTER = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,7 +35,7 @@ class Source:
         generation_config: Its generation config, if it has one.
     """
 
-    config: LlamaConfig
+    config: Any
     layout: Layout
     tensors: Mapping[str, torch.Tensor]
     directory: Path | None = None
@@ -46,11 +45,17 @@ class Source:
     @property
     def dtype(self) -> torch.dtype:
         """The number format of its weights."""
-        return self.tensors["model.norm.weight"].dtype
+        return self.tensors[self.family.norm].dtype
+
+    @property
+    def family(self) -> Family:
+        """The family of its parent."""
+        return family_of(self.config)
 
     def outer_tensors(self) -> dict[str, torch.Tensor]:
         """Returns embedding, final norm and, unless tied, the output head."""
-        names = OUTER[:2] if self.layout.shape.tied else OUTER
+        family = self.family
+        names = [family.embedding, family.norm, *([] if self.layout.shape.tied else [family.head])]
         return {name: self.tensors[name] for name in names}
 
 
@@ -79,12 +84,12 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
     """Opens a child.
 
     Args:
-        child: A child or a plain Llama: the model itself, a `SearchResult`, or the directory that
+        child: A child or its parent: the model itself, a `SearchResult`, or the directory that
             it was saved to.
         tokenizer: Its tokenizer; by default the files in the directory.
 
     Raises:
-        ExportError: It is none of these, or of another family.
+        ExportError: It is none of these, or of an unknown family.
     """
     if hasattr(child, "child") and hasattr(child, "library"):
         if child.library is None:
@@ -122,20 +127,11 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
     )
 
 
-def _child_config(config: Any) -> PuzzleConfig:
+def _child_config(config: Any) -> Any:
     try:
-        family = family_of(config)
-        shape = family.shape(config)
+        shape = family_of(config).shape(config)
     except ValueError as error:
         raise ExportError(f"only children and their parents can be exported: {error}") from error
-    if family is not LLAMA:
-        raise ExportError(
-            f"a child of the family {family.model_types[0]!r} cannot be exported yet: the writers "
-            "know the tensors of 'llama'. It runs in transformers as it was saved, with `import "
-            "puzzle` and AutoModelForCausalLM.from_pretrained"
-        )
-    if isinstance(config, PuzzleConfig):
+    if isinstance(config, ChildConfig):
         return config
-    config = config_from_layout(config, Layout.parent(shape))
-    assert isinstance(config, PuzzleConfig)
-    return config
+    return config_from_layout(config, Layout.parent(shape))

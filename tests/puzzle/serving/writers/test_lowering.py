@@ -13,6 +13,7 @@ from puzzle.models.assembling import assemble
 from puzzle.models.families import LLAMA
 from puzzle.serving.writers.lowering import each_layer, lower, needs_ffn_biases
 from search_space import ENGINES, Layout, UnsupportedLayoutError, check_layout
+from search_space.engine_tables import WITH_VARIANTS
 from search_space.engines import uses
 from tests.factories.children import CONFIG, MIXED, child_of, layout_of
 
@@ -44,7 +45,7 @@ def _biases(config):
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.tuples(LABELS, LABELS, LABELS),
-    st.sampled_from(sorted(ENGINES)),
+    st.sampled_from(WITH_VARIANTS),
     st.booleans(),
     st.sampled_from([1, 32]),
 )
