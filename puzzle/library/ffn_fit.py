@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 
 from puzzle.library.affine import map_of, map_tensors, map_with_bias, ones
 from puzzle.library.attention_fit import AttentionFit
-from puzzle.library.fitting import Fitting, ffn_key
+from puzzle.library.elimination import damped, elimination_order
+from puzzle.library.fitting import Fitted, Fitting, ffn_key
 from puzzle.library.least_squares import HeldOut, Moments
 from puzzle.library.local_error import LocalError
 from puzzle.library.rescaling import Pair, Rescaling
@@ -27,7 +28,8 @@ class FFNSums:
         attention: The attention.
         wide: The moments of the fitted windows and the tokens of those held out, of all channels.
         down: The parent's last map, (channels, hidden), its bias as one more row.
-        order: Channels, the most important first.
+        order: Channels, the most worth keeping first.
+        largest: Channels, those with the largest mean activation times the norm of their row first.
         power: What errors are a share of.
     """
 
@@ -35,6 +37,7 @@ class FFNSums:
     wide: tuple[Moments, HeldOut]
     down: torch.Tensor
     order: torch.Tensor
+    largest: torch.Tensor
     power: float
 
 
@@ -72,8 +75,14 @@ class FFNFit:
         wide = self.fits.collect(len(down), counted)
         whole = wide[1].power() if rescaling.neutral else self.fits.power(pair)
         power = whole if attention == self.own.attention else self.fits.update_power()
-        order = (size * down[:width].norm(dim=1)).argsort(descending=True)
-        sums = FFNSums(attention=attention, wide=wide, down=down, order=order, power=power)
+        largest = (size * down[:width].norm(dim=1)).argsort(descending=True)
+        narrowest = min((ffn.width or width for ffn in ffns if ffn.kind == "gated"), default=width)
+        order = largest
+        if narrowest < width and self.fits.config.eliminates:
+            order = self._eliminated(wide[0], down, narrowest)
+        sums = FFNSums(
+            attention=attention, wide=wide, down=down, order=order, largest=largest, power=power
+        )
         for ffn in ffns:
             if ffn.kind == "gated":
                 self._gated(ffn, sums)
@@ -84,6 +93,18 @@ class FFNFit:
             self.fits.errors[ffn_key(attention, FFN("none"))] = LocalError(
                 before=share, fitted=share
             )
+
+    def _eliminated(self, train: Moments, down: torch.Tensor, narrowest: int) -> torch.Tensor:
+        """Returns the channels in the order of elimination, down to the narrowest width."""
+        gram = train.gram
+        order = elimination_order(
+            damped(gram),
+            down,
+            train.cross - gram @ down,
+            fixed=len(down) - (self.own.ffn.width or 0),
+            least=narrowest,
+        )
+        return order.to(gram.device)
 
     def _of_a_child(self, attention: Attention, ffns: Sequence[FFN]) -> None:
         """Does what `_ffns` does where the parent, a child itself, has a linear map or no FFN."""
@@ -118,30 +139,40 @@ class FFNFit:
         return own
 
     def _gated(self, ffn: FFN, sums: FFNSums) -> None:
-        attention, down, order = sums.attention, sums.down, sums.order
-        key = ffn_key(attention, ffn)
-        if Block(attention, ffn) == self.own and not self.streams.child:
+        key = ffn_key(sums.attention, ffn)
+        if Block(sums.attention, ffn) == self.own and not self.streams.child:
             self.fits.errors[key] = LocalError(before=0.0, fitted=0.0)
             return
-        kept = order[: ffn.width].sort().values
-        bias = self.down.bias
-        columns = kept if bias is None else torch.cat([kept, kept.new_tensor([len(order)])])
+        kept = sums.order[: ffn.width].sort().values
+        weight, error = self._narrowed(kept, sums)
+        if sums.order is not sums.largest:
+            plain = sums.largest[: ffn.width].sort().values
+            before = self._narrowed(plain, sums, fitted=False)[1].before
+            error = replace(error, before=before)
+            if before < error.fitted:
+                kept = plain
+                weight, error = self._narrowed(kept, sums)
+        self.fits.errors[key] = error
+        self.fits.tensors[f"{key}/channels"] = kept.to(torch.int32)
+        name = f"{self.family.ffn.module}.{self.family.ffn.out}"
+        self.fits.store(key, map_tensors(name, weight, self.down.bias))
+
+    def _narrowed(self, kept: torch.Tensor, sums: FFNSums, *, fitted: bool = True) -> Fitted:
+        """Returns the last map of some channels, fitted or as it is, and its errors."""
+        wide, bias = len(sums.order), self.down.bias
+        columns = kept if bias is None else torch.cat([kept, kept.new_tensor([wide])])
 
         def pair(rows: Rows) -> Pair:
-            phi, target = self._pair(attention, rows)
+            phi, target = self._pair(sums.attention, rows)
             return phi[..., columns], target
 
-        train, held_out = sums.wide[0].columns(columns), sums.wide[1].columns(columns)
-        start = down[columns]
-        fitted = self.fits.fit(train, held_out, start, start, sums.power)
-        weight, self.fits.errors[key] = self.fits.in_the_stream(
-            self._rescaling, pair, start, fitted, sums.power
-        )
-        self.fits.tensors[f"{key}/channels"] = kept.to(torch.int32)
-        self.fits.store(
-            key,
-            map_tensors(f"{self.family.ffn.module}.{self.family.ffn.out}", weight, bias),
-        )
+        start, held_out = sums.down[columns], sums.wide[1].columns(columns)
+        if fitted:
+            fit = self.fits.fit(sums.wide[0].columns(columns), held_out, start, start, sums.power)
+        else:
+            missed = held_out.error(start) / max(sums.power, 1e-30)
+            fit = start, LocalError(before=missed, fitted=missed)
+        return self.fits.in_the_stream(self._rescaling, pair, start, fit, sums.power)
 
     def _linear(self, attention: Attention, power: float) -> None:
         key, slot = ffn_key(attention, FFN("linear")), self.family.ffn

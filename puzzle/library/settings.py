@@ -15,6 +15,7 @@ from search_space import Attention
 
 COUPLINGS = ("none", "removed", "all")
 STARTS = ("fitted", "puzzle")
+CHANNELS = ("eliminated", "largest")
 RIDGES = (0.01, 0.05, 0.2, 0.8, 3.0)
 
 
@@ -71,6 +72,10 @@ class LibraryConfig:
             misses: "removed" for linear and no attention, "all", or "none" (all decoupled).
         start: "fitted" in closed form; or "puzzle", the Puzzle paper's initialisation (mean-pooled
             heads, W_O W_V, W_down W_up, sliced channels) without a fit, for comparison.
+        channels: Which channels a narrower FFN keeps: "eliminated", those left when the others
+            are given up one by one, always the one whose loss the rest makes up for best; or
+            "largest", those with the largest mean activation times the norm of their weights,
+            which the start "puzzle" always takes.
         ridges: Ridges tried, as shares of the mean feature power.
         held_out: Share of the fit windows that choose ridges and stop the distillation.
         bld: Gradient steps on top; None for none.
@@ -85,13 +90,15 @@ class LibraryConfig:
 
     coupling: str = "removed"
     start: str = "fitted"
+    channels: str = "eliminated"
     ridges: tuple[float, ...] = RIDGES
     held_out: float = 0.125
     bld: BLDConfig | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
-        for name, allowed in (("coupling", COUPLINGS), ("start", STARTS)):
+        named = {"coupling": COUPLINGS, "start": STARTS, "channels": CHANNELS}
+        for name, allowed in named.items():
             if getattr(self, name) not in allowed:
                 raise DataError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         if not self.ridges or not all(math.isfinite(r) and r > 0 for r in self.ridges):
@@ -104,6 +111,11 @@ class LibraryConfig:
         if self.coupling == "removed":
             return attention.kind != "gqa"
         return self.coupling == "all"
+
+    @property
+    def eliminates(self) -> bool:
+        """Whether the channels of narrower FFNs are chosen by elimination."""
+        return self.channels == "eliminated" and self.start == "fitted"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""

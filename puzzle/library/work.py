@@ -78,6 +78,9 @@ def _fit_seconds(sizes: Sizes, config: LibraryConfig, fit: _Fit) -> float:
         solved = features**2 * (features / 3.0 + 2.0 * outputs)
         evaluated = 2.0 * config.held_out * tokens * features * outputs
         flops += len(config.ridges) * (solved + evaluated)
+    if fit.channels and config.eliminates:
+        # The inverse, the best map of all channels, and two products for each block of removals.
+        flops += fit.features**2 * (5.0 * fit.features + 4.0 * outputs)
     return flops / sizes.rates.fits
 
 

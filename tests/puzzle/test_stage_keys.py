@@ -67,6 +67,7 @@ def stages(run):
                 spec(run, space=wide),
                 spec(run, config=LibraryConfig(held_out=0.25)),
                 spec(run, config=LibraryConfig(start="puzzle")),
+                spec(run, config=LibraryConfig(channels="largest")),
                 spec(run, around=thin),
             ],
         },

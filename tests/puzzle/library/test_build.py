@@ -322,6 +322,7 @@ def test_batches_are_halved_until_the_device_can_hold_them(caplog):
     [
         (lambda: LibraryConfig(coupling="some"), "coupling"),
         (lambda: LibraryConfig(start="zero"), "start"),
+        (lambda: LibraryConfig(channels="random"), "channels"),
         (lambda: LibraryConfig(ridges=(0.0,)), "ridges"),
         (lambda: LibraryConfig(held_out=1.0), "held_out"),
         (lambda: BLDConfig(tokens=0), "tokens"),
