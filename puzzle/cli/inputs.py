@@ -94,11 +94,13 @@ class Sources:
         parent: What `open_parent` takes.
         text: What `windows` takes; None if none was needed.
         data: How much of it.
+        shorten: Whether shorter text is used as far as it goes: no size was given.
     """
 
     parent: Any
     text: Any
     data: DataConfig
+    shorten: bool = False
 
 
 def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
@@ -123,7 +125,12 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
             limit_threads(to_free=True)
         model = fetch_demo_model() if fetch else demo_model()
         return Sources(parent=model, text=demo_text() if text else None, data=data)
-    return Sources(parent=parent, text=_text_file(file) if text else None, data=data)
+    return Sources(
+        parent=parent,
+        text=_text_file(file) if text else None,
+        data=data,
+        shorten=not given.arguments(DATA).keys() - {"seed"},
+    )
 
 
 def refuse_source_files(given: Given, name: str) -> None:
@@ -207,8 +214,10 @@ def open_stages(given: Given, *, text: bool = True, method: str | None = None) -
         device=given.get("device"),
         precision=precision(given),
         data=source.data,
+        shorten=source.shorten,
     )
-    opened = pipeline.open_run(inputs, pipeline.open_workspace(given.get("out", OUT.default)))
+    place = pipeline.open_workspace(given.get("out", OUT.default))
+    opened = pipeline.open_run(inputs, place, seed=source.data.seed or 0)
     steps = steps_of(given, opened.run.parent.shape, method=method)
     return OpenStages(run=opened.run, steps=replace(steps, workload=opened.workload))
 

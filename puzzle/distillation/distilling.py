@@ -22,6 +22,7 @@ from puzzle.errors import DataError, WorkspaceError
 from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
+from puzzle.models.given_child import given_child
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.serving.file_names import CHILD_FILES, OTHER_THAN_DISTILLED
 from puzzle.serving.writers.source import sources_of
@@ -56,7 +57,7 @@ def distill(
     rounding. It writes checkpoints and, at the end, the child to `out`.
 
     Args:
-        child: A child or its directory; it is not changed.
+        child: A child, its directory, or the `SearchResult` that has it; it is not changed.
         parent: A directory, a hub id, a GGUF file, a transformers model, or an opened Parent.
         data: Text, rows with `text` or `messages`, a `datasets` data set (streamed or not), token
             windows, or the `pathlib.Path` of a .jsonl, .json or .parquet file or of one of plain
@@ -94,6 +95,7 @@ def distill(
     config = config or DistillConfig()
     parallel = Parallel(config)
     config.accumulation(parallel.size)
+    child, tokenizer = given_child(child, tokenizer)
     target = user_path(out) / "child"
     refuse_source(target, [*sources_of(child), *sources_of(parent)])
     if parallel.first:

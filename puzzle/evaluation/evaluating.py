@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tas
 from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
+from puzzle.models.given_child import given_child
 from puzzle.models.parent import Parent
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.models.trainable import filled_model, from_parent
 from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.models.watched_files import unchanged_while_read
+from puzzle.plotting.html_table import html_table
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
 from puzzle.text.given_text import check_source
@@ -105,7 +106,7 @@ class Evaluation:
         return f"Evaluation({len(self.rows())} rows)"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(self.table())}</pre>"
+        return html_table(("", "parent", "child", "kept"), self.rows())
 
 
 @own_torch_state()
@@ -127,9 +128,9 @@ def evaluate(
     """Measures a model, and its parent if there is one, on text and in tasks.
 
     Args:
-        model: A child or any other causal language model, or its directory. What is read from a
-            directory is computed in the number format it is stored in, or in float32 where the
-            device is much faster in that.
+        model: A child or any other causal language model, its directory, or a `SearchResult`.
+            What is read from a directory is computed in the number format it is stored in, or in
+            float32 where the device is much faster in that.
         parent: Its parent in any of these forms, or an opened Parent.
         data: Held-out text of the kinds that `puzzle.distill` accepts, or token windows: gives
             perplexity and, with a parent, KL, next-token and top-k agreement.
@@ -186,10 +187,11 @@ def evaluate(
 
 def _open(source: Any) -> tuple[Any, Any]:
     """Returns a model in evaluation mode and the tokenizer beside it."""
+    source, given = given_child(source)
     if isinstance(source, Parent):
         return filled_model(from_parent(source)), source.tokenizer
     if isinstance(source, PreTrainedModel):
-        return source.eval(), None
+        return source.eval(), given
     if not isinstance(source, str | os.PathLike):
         refuse_unsuitable_model(source)
         raise ParentError(

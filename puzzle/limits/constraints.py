@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from puzzle.errors import ConstraintError
 from puzzle.limits.quantities import (
@@ -193,7 +194,7 @@ def _read_at(text: str, words: str | None) -> tuple[tuple[str, int], ...]:
 
 
 def parse_constraints(
-    constraints: str | Constraint | Iterable[str | Constraint],
+    constraints: str | Constraint | Iterable[str | Constraint] | Mapping[str, str | float],
     *,
     resources: Mapping[str, str] | None = None,
 ) -> tuple[Constraint, ...]:
@@ -201,7 +202,8 @@ def parse_constraints(
 
     Args:
         constraints: One text (several parts are split at commas, semicolons or newlines), or
-            any mixture of texts and constraints.
+            any mixture of texts and constraints; or amounts by resource, in which the relation may
+            be left out where only one makes sense.
         resources: Units of the resources that the cost model names, by name.
 
     Returns:
@@ -213,7 +215,13 @@ def parse_constraints(
     Example:
         >>> [str(c) for c in parse_constraints("throughput > 2x, memory <= 80%")]
         ['throughput >= 2x', 'memory <= 0.8x']
+        >>> [str(c) for c in parse_constraints({"throughput": "2x", "kl": 0.1})]
+        ['throughput >= 2x', 'kl <= 0.1 nats']
     """
+    if isinstance(constraints, Mapping):
+        constraints = [
+            _written(name, amount, resources or {}) for name, amount in constraints.items()
+        ]
     items = [constraints] if isinstance(constraints, str | Constraint) else constraints
     if not isinstance(items, Iterable):
         raise ConstraintError(f"{items!r} is not a constraint; pass str or Constraint.")
@@ -234,3 +242,23 @@ def parse_constraints(
                 )
             by_key[part.key] = part
     return tuple(by_key.values())
+
+
+def _written(name: Any, amount: Any, resources: Mapping[str, str]) -> str:
+    """Returns the text of a constraint that is given as an amount by the name of its resource."""
+    if isinstance(amount, bool) or not isinstance(amount, str | int | float):
+        raise ConstraintError(
+            f"{name!r} is given as {amount!r}; write an amount such as '1.25x', '<= 6 GiB' or 0.1."
+        )
+    text = str(amount).strip()
+    if text.startswith(tuple(_RELATIONS)):
+        return f"{name} {text}"
+    resource = str(name).partition("(")[0].strip()
+    unit = None if resource in QUANTITIES else resources.get(resource)
+    relations = find_quantity(resource, unit).relations
+    if len(relations) > 1:
+        raise ConstraintError(
+            f"{name!r} is given as {amount!r}, and may have a lower and an upper bound; write "
+            f"'>= {text}' or '<= {text}'."
+        )
+    return f"{name} {relations[0]} {text}"

@@ -44,6 +44,7 @@ class Inputs:
             else a GPU if torch has one.
         precision: As for `puzzle.search`.
         data: How much text is used.
+        shorten: Whether shorter text is used as far as it goes.
     """
 
     parent: Any
@@ -54,6 +55,7 @@ class Inputs:
     device: str | None = None
     precision: Precision | str = "auto"
     data: DataConfig
+    shorten: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,13 @@ def open_run(
     logger.info("%s", formats)
     cut = None
     if inputs.text is not None:
-        cut = windows(inputs.text, parent.tokenizer, inputs.data, vocab=parent.shape.vocab)
+        cut = windows(
+            inputs.text,
+            parent.tokenizer,
+            inputs.data,
+            vocab=parent.shape.vocab,
+            shorten=inputs.shorten,
+        )
     weights = Layout.parent(parent.shape).parameters() * parent.dtype.itemsize
     require_free(workspace.root, 2 * weights)
     run = Run(

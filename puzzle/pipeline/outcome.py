@@ -70,6 +70,7 @@ class Outcome:
             library=self.child,
             stored_dtype=self.opened.formats.stored.name,
             evidence=self._evidence(settings),
+            validation=self.opened.run.text.validation,
         )
 
     def _evidence(self, settings: Mapping[str, Any]) -> Evidence:

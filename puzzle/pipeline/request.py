@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +34,7 @@ class Request:
         PuzzleError: The effort or a constraint is invalid.
     """
 
-    constraints: str | Iterable[str | Constraint]
+    constraints: str | Iterable[str | Constraint] | Mapping[str, str | float]
     scenario: WorkloadLike | None
     space: SearchSpace | str
     effort: str

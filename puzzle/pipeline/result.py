@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from puzzle.distillation.distill_result import DistillResult
+from puzzle.distillation.distilling import distill
 from puzzle.errors import DataError, PuzzleError
+from puzzle.evaluation.evaluating import Evaluation, evaluate
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.build import Library
-from puzzle.library.error_map import error_map
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
-from puzzle.models.generation import inherit_generation_config
+from puzzle.models.generation import Prompt, generated_text, inherit_generation_config
 from puzzle.models.parent import DTYPES
-from puzzle.models.pretrained import load_model
+from puzzle.models.pretrained import load_model, load_tokenizer
+from puzzle.pipeline.drawn_record import DrawnRecord
 from puzzle.report.card import model_card
-from puzzle.report.charts import costs_chart, frontier_chart
-from puzzle.report.cost_points import costs_of
 from puzzle.report.evidence import Evidence
-from puzzle.report.frontier import frontier_of
 from puzzle.report.page import write_report
-from puzzle.report.record import SearchRecord
 from puzzle.report.training import read_record
-from puzzle.report.verdict import verdict
+from puzzle.serving.exporting import Exported, export
 from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES, OTHER_THAN_SEARCHED, SEARCHED
 from puzzle.serving.files import copy_tokenizer, save_tokenizer
 from puzzle.serving.writers.source import sources_of
@@ -37,17 +36,12 @@ from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import publishing_directory, require_replaceable, written_files
 from puzzle.storage.temporary_places import temporary_place
-from search_space import plot_layout
-
-if TYPE_CHECKING:
-    import pandas
-    from matplotlib.figure import Figure
 
 RECORD, EVIDENCE = SEARCHED, "puzzle_evidence.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class SearchResult(SearchRecord):
+class SearchResult(DrawnRecord):
     """What a search chose, and where its child is.
 
     Args:
@@ -62,6 +56,8 @@ class SearchResult(SearchRecord):
         library: Where the weights are; None for a result read from a directory.
         stored_dtype: Number format of the child's weights; None for the one the library is in.
         saved: The directory that a result was read from, which holds its child.
+        validation: The windows of text that quality was measured on; None for a result that was
+            read.
 
     Example:
         >>> result.measured.child.kl, result.measured.ratio("throughput")  # doctest: +SKIP
@@ -71,6 +67,9 @@ class SearchResult(SearchRecord):
     library: Library | None = None
     stored_dtype: str | None = None
     saved: Path | None = None
+    validation: torch.Tensor | None = None
+    # The child that generates, assembled once.
+    _kept: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property
     def run_directory(self) -> Path | None:
@@ -112,7 +111,7 @@ class SearchResult(SearchRecord):
 
     def report(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
         distillation: DistillResult | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     ) -> Path:
@@ -122,7 +121,7 @@ class SearchResult(SearchRecord):
         constraints and how to find the result again.
 
         Args:
-            path: The file, such as "report.html".
+            path: The file; by default `report.html` in the run directory, or beside the child.
             distillation: The child's distillation, its record, or the directory it was written
                 to; by default the record in the directory that the result was read from.
 
@@ -134,72 +133,135 @@ class SearchResult(SearchRecord):
             WorkspaceError: The file cannot be written.
         """
         record = read_record(distillation, self.saved)
-        return write_report(self, path, distillation=record, saved=self.saved)
+        return write_report(
+            self, path or self.place("report.html"), distillation=record, saved=self.saved
+        )
 
-    def plot_layout(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Returns the layout drawn with matplotlib; see `search_space.plot_layout`."""
-        return plot_layout(self.layout, path)
+    @property
+    def tokenizer(self) -> Any:
+        """The child's tokenizer; None if it has none."""
+        if self.library is not None:
+            return self.library.parent.tokenizer
+        has = self.saved is not None and (self.saved / "tokenizer_config.json").is_file()
+        return load_tokenizer(str(self.saved)) if has else None
 
-    def plot_frontier(self) -> Figure:
-        """Returns quality against throughput: frontier, parent, child, pool and baselines.
-
-        If the program has no time, another limited resource takes the place of throughput.
-
-        Raises:
-            DataError: The result has no evidence.
-        """
-        self._require_evidence()
-        frontier = frontier_of(self)
-        if frontier is None:
-            raise DataError("the program has no resource to draw a frontier over")
-        return frontier_chart(frontier).figure()
-
-    def plot_scores(self) -> Figure:
-        """Returns the heat map of scores, the child's blocks framed.
+    @property
+    def parent(self) -> Any:
+        """The parent, opened, or what it was opened from for a result that was read.
 
         Raises:
-            DataError: The result has no evidence.
+            DataError: The result does not say: the parent was a model in memory.
         """
-        return self._require_evidence().scores.heat_map(self.layout).figure()
+        if self.library is not None:
+            return self.library.parent
+        run: Mapping[str, Any] = self.evidence.run if self.evidence else {}
+        source = run.get("parent", {}).get("source")
+        if source is None:
+            raise DataError("the result does not say where its parent is; give parent=")
+        return source
 
-    def plot_errors(self) -> Figure:
-        """Returns the heat map of local errors, the child's variants framed.
+    @own_torch_state()
+    def generate(self, prompt: Prompt, *, max_new_tokens: int = 64, **options: Any) -> str:
+        """Returns what the child writes after a prompt.
 
-        Raises:
-            DataError: The result has no evidence, or no local errors.
-        """
-        errors = self._require_evidence().errors
-        if not errors:
-            raise DataError("the result holds no local errors: it was not made from a library")
-        return error_map(errors, self.layout).figure()
-
-    def plot_costs(self) -> Figure:
-        """Returns measured over predicted costs of parent and child."""
-        return costs_chart(costs_of(self)).figure()
-
-    def to_dataframe(self) -> pandas.DataFrame:
-        """Returns parent and child, predicted and measured, as a pandas DataFrame.
+        Args:
+            prompt: Text, or turns with `role` and `content`, which the chat template renders.
+            max_new_tokens: The most tokens that it writes.
+            options: As for `generate` of transformers, such as `do_sample=True`; by default, the
+                child generates as its parent does.
 
         Returns:
-            One row for each of the four, by (which, how), and a column for each figure, in tokens
-            per second, seconds, bytes, nats per token and counts.
+            The text, without the prompt.
+
+        Raises:
+            DataError: There is no tokenizer, no prompt, or no chat template for turns.
+
+        Example:
+            >>> result.generate("In the beginning", max_new_tokens=16)  # doctest: +SKIP
+            ' God created the heaven and the earth.'
         """
-        import pandas
+        if "child" not in self._kept:
+            self._kept["child"] = self.child()
+        child = self._kept["child"]
+        return generated_text(
+            child, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options
+        )
 
-        rows = {
-            (who, how): getattr(part, who).with_rates()
-            for who in ("parent", "child")
-            for how, part in (("predicted", self.predicted), ("measured", self.measured))
-        }
-        index = pandas.MultiIndex.from_tuples(rows, names=("model", "source"))
-        return pandas.DataFrame(list(rows.values()), index=index)
+    def distill(
+        self,
+        text: Any,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        parent: Any = None,
+        **settings: Any,
+    ) -> DistillResult:
+        """Trains the child to match its parent; as `puzzle.distill`.
 
-    def _require_evidence(self) -> Evidence:
-        if self.evidence is None:
-            raise DataError(
-                f"the result has no evidence, which search() keeps and save() writes to {EVIDENCE}"
-            )
-        return self.evidence
+        Args:
+            text: What it is trained on; as `data` of `puzzle.distill`.
+            out: The run directory; by default `distilled` beside the child.
+            parent: By default the parent of the search.
+            settings: The other arguments of `puzzle.distill`, such as `config`. The validation text
+                is by default that of the search, which nothing was chosen with.
+
+        Returns:
+            The history, and where the distilled child is.
+
+        Raises:
+            PuzzleError: As `puzzle.distill`.
+        """
+        if self.validation is not None:
+            settings.setdefault("validation", self.validation)
+        parent = self.parent if parent is None else parent
+        return distill(self, parent, text, out=out or self.place("distilled"), **settings)
+
+    def evaluate(
+        self, data: Any = None, *, tasks: Sequence[Any] = (), parent: Any = None, **settings: Any
+    ) -> Evaluation:
+        """Measures the child beside its parent; as `puzzle.evaluate`.
+
+        Args:
+            data: Held-out text; by default, if there are no tasks either, that on which the search
+                reported, which nothing was chosen with and which a result that was read has not.
+            tasks: As for `puzzle.evaluate`.
+            parent: By default the parent of the search.
+            settings: The other arguments of `puzzle.evaluate`.
+
+        Raises:
+            DataError: There is neither text nor a task; or as `puzzle.evaluate`.
+        """
+        if data is None and not tasks:
+            data = self.validation
+        parent = self.parent if parent is None else parent
+        return evaluate(self, parent=parent, data=data, tasks=tasks, **settings)
+
+    def export(
+        self, engine: str, directory: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Exported:
+        """Writes the child in the form that a serving engine reads; as `puzzle.export`.
+
+        Args:
+            engine: Such as "vllm" or "llama.cpp".
+            directory: By default one that is named after the engine, beside the child.
+            options: The other arguments of `puzzle.export`, such as `quantisation`.
+
+        Raises:
+            ExportError: As `puzzle.export`.
+        """
+        target = directory or self.place(f"for-{engine}")
+        return export(self, target, engine=engine, **options)
+
+    def place(self, name: str) -> Path:
+        """Returns where something made from the result is written by default.
+
+        Args:
+            name: Of the file or directory: it lies in the run directory, or beside the saved child,
+                with the child's name before it unless that is "child".
+        """
+        if self.run_directory is not None:
+            return self.run_directory / name
+        saved = (self.saved or Path("child")).absolute()
+        return saved.parent / (name if saved.name == "child" else f"{saved.name}-{name}")
 
     @own_torch_state()
     def save(self, directory: str | os.PathLike[str]) -> Path:
@@ -282,10 +344,6 @@ class SearchResult(SearchRecord):
         if self.evidence is not None:
             _write_json(path / EVIDENCE, self.evidence.to_dict())
         (path / "README.md").write_text(model_card(self), encoding="utf-8")
-
-    def _repr_html_(self) -> str:
-        sentence = html.escape(verdict(self))
-        return f"<p>{sentence}</p>{self.layout._repr_html_()}<pre>{html.escape(self.table())}</pre>"
 
 
 def load_result(directory: str | os.PathLike[str]) -> SearchResult:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from puzzle.costs.by_name import require_engine
@@ -13,7 +14,7 @@ from puzzle.hardware.precision import Precision
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint
-from puzzle.limits.requirements import SCORE
+from puzzle.limits.objectives import minimised
 from puzzle.limits.scenario import WorkloadLike
 from puzzle.pipeline.opening import Inputs, open_run, open_workspace
 from puzzle.pipeline.outcome import Outcome
@@ -29,13 +30,16 @@ def search(
     parent: Any,
     text: Any,
     *,
-    constraints: str | Iterable[str | Constraint],
+    constraints: str | Iterable[str | Constraint] | Mapping[str, str | float],
     scenario: WorkloadLike | None = None,
     space: SearchSpace | str = "small",
     distinct: int | None = None,
     effort: str = "default",
     hardware: str | os.PathLike[str] | CostModel = "cpu",
-    minimise: str = SCORE,
+    minimise: str | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    objective: str | None = None,
     library: LibraryConfig | None = None,
     data: DataConfig | None = None,
     tokenizer: Any = None,
@@ -64,7 +68,8 @@ def search(
             .json or .parquet file or of one of plain text, or an iterator; streams, and files of
             more than 64 MiB, are read no further than needed. A string is text itself, never the
             name of a file.
-        constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"].
+        constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"], or as a dictionary,
+            {"throughput": "1.25x", "memory": "6 GiB"}.
         scenario: Batch, prompt and generated tokens, and number formats; or several scenarios by
             name, each alone or as (scenario, weight). Speeds are reported of the first.
         space: The alternatives of each layer, or the name of a preset.
@@ -76,10 +81,14 @@ def search(
             minutes; "thorough" continues for longer. See `puzzle.choice.EFFORTS`.
         hardware: What costs describe: "cpu" or "cuda" measured here, "roofline:h100-sxm", an engine
             to calibrate in, a profile, a table, or a cost model; see `puzzle.costs.cost_model`.
-        minimise: "kl", or a resource to minimise instead under a limit on the KL, by the scores
-            alone (as with effort "fast").
+        minimise: "kl", the default, or a resource to minimise instead under a limit on the KL, by
+            the scores alone (as with effort "fast").
+        minimize: The same as `minimise`.
+        maximize: A throughput to maximise in place of `minimise`.
+        objective: Either, such as "throughput" or "memory".
         library: How variants are fitted and distilled.
-        data: How much text is used.
+        data: How much text is used. Without it, text of fewer tokens than the defaults of
+            `DataConfig` is used as well, with a warning, down to 12 windows: 3,072 tokens.
         tokenizer: Tokenizer; by default the one beside the parent.
         device: Where the library is built, scored and measured: "cpu", "cuda" or "cuda:1". By
             default the hardware, if that is one of these, else a GPU if torch has one.
@@ -89,7 +98,7 @@ def search(
         executor: Where jobs of single layers run: anything with `submit(fn, *args) -> Future`, such
             as `puzzle.executors.Processes(2)`; by default in this process.
         solver: "highs" or "cbc".
-        seed: Seed of the solver; that of the documents is in `data`.
+        seed: Seed of the solver, and of the order of the documents unless `data` has its own.
         resume: Continue from what an earlier run left in `out`; if False, it must hold no results.
 
     Returns:
@@ -113,12 +122,15 @@ def search(
         distinct=distinct,
         effort=effort,
         hardware=hardware,
-        minimise=minimise,
+        minimise=minimised(
+            minimise=minimise, minimize=minimize, maximize=maximize, objective=objective
+        ),
         library=library,
         executor=executor,
         solver=solver,
         seed=seed,
     )
+    seeds = data.seed if data else None
     inputs = Inputs(
         parent=parent,
         text=text,
@@ -127,7 +139,8 @@ def search(
         tokenizer=tokenizer,
         device=device,
         precision=precision,
-        data=data or DataConfig(seed=request.seed),
+        data=replace(data or DataConfig(), seed=request.seed if seeds is None else seeds),
+        shorten=data is None,
     )
     require_engine(hardware)
     place = open_workspace(out, resume=resume)

@@ -77,18 +77,33 @@ class SearchRecord:
 
     def table(self) -> str:
         """Returns parent against child, predicted and measured, as text."""
-        head = ("", "parent pred.", "child pred.", "parent meas.", "child meas.")
-        rows = [head, *self.rows()]
-        for name in SPEEDS:
-            ratios = [part.ratio(name) for part in (self.predicted, self.measured)]
-            cells = ["" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
-            if any(cells):
-                rows.append((f"{name} gain", "", cells[0], "", cells[1]))
+        rows = [self.head, *self.table_rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = (
             row[0].ljust(widths[0]) + "".join("  " + row[i].rjust(widths[i]) for i in range(1, 5))
             for row in rows
         )
+        return "\n".join([*lines, *self.notes()])
+
+    @property
+    def head(self) -> tuple[str, str, str, str, str]:
+        """The names of the table's columns."""
+        return ("", "parent pred.", "child pred.", "parent meas.", "child meas.")
+
+    def table_rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Returns the rows of the table: those of `rows`, and how many times the parent's speeds
+        the child's are.
+        """
+        rows = self.rows()
+        for name in SPEEDS:
+            ratios = [part.ratio(name) for part in (self.predicted, self.measured)]
+            cells = ["" if ratio is None else f"{ratio:.2f}x" for ratio in ratios]
+            if any(cells):
+                rows.append((f"{name} gain", "", cells[0], "", cells[1]))
+        return rows
+
+    def notes(self) -> list[str]:
+        """Returns sentences on what the figures are worth, and the number formats."""
         corrections = self.evidence.corrections if self.evidence else {}
         notes = [
             f"{name} of whole layouts are predicted {c.sure}" for name, c in corrections.items()
@@ -97,7 +112,7 @@ class SearchRecord:
             notes.append("nothing was timed: the costs are not of this machine")
         if self.evidence and "formats" in self.evidence.run:
             notes.append(str(Formats.from_dict(self.evidence.run["formats"])))
-        return "\n".join([*lines, *notes])
+        return notes
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values; the evidence is written apart."""

@@ -25,10 +25,10 @@ from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.models.watched_files import unchanged_while_read
 from puzzle.serving.exporting import export
+from puzzle.serving.files import child_directory
 from puzzle.serving.writers.self_contained import is_self_contained
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.json_values import as_count, as_text
-from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import plain
 from puzzle.storage.temporary_places import temporary_place
 from search_space.engines import engine_named
@@ -118,7 +118,7 @@ class ServeCheck:
 
 @own_torch_state()
 def serve_check(
-    directory: str | os.PathLike[str],
+    directory: Any,
     *,
     engine: str,
     python: str | os.PathLike[str] | None = None,
@@ -139,7 +139,8 @@ def serve_check(
     process of its own, so that it cannot take this one down with it.
 
     Args:
-        directory: A child as `save_pretrained` or `SearchResult.save` wrote it.
+        directory: A child as `save_pretrained` or `SearchResult.save` wrote it, or the result of a
+            search or distillation; a search's child that was not saved is, in a temporary place.
         engine: "vllm", "llama.cpp", "mlx" or "transformers".
         python: The interpreter of the environment the engine is installed in; this one if not
             given. That environment need not have puzzle.
@@ -165,17 +166,20 @@ def serve_check(
         >>> print(serve_check("out/child", engine="llama.cpp"))  # doctest: +SKIP
     """
     limit_threads()
-    directory = user_path(directory)
     runner = _runner(engine)
     _require_engine(engine, python)
-    # Whatever is wrong with the child is said by puzzle, not by an engine's last words.
-    open_checkpoint(directory, load_config(directory, error=ExportError))
     if engine == "llama.cpp":
         quantisation, dtype = quantisation or "f32", None
     elif quantisation is not None:
         raise ExportError(f"quantisation={quantisation!r} is for llama.cpp; {engine} takes dtype")
     exact = dtype == "float32" or quantisation == "f32"
-    with unchanged_while_read(directory), temporary_place() as place:
+    with (
+        child_directory(directory) as directory,
+        unchanged_while_read(directory),
+        temporary_place() as place,
+    ):
+        # Whatever is wrong with the child is said by puzzle, not by an engine's last words.
+        open_checkpoint(directory, load_config(directory, error=ExportError))
         ids = TokenIds(directory, prompt, text)
         if engine == "llama.cpp" and ids.tokenizer is None:
             raise ExportError(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from puzzle.errors import ParentError
+from puzzle.models.given_child import has_child
 from puzzle.models.pretrained import load_tokenizer
 from puzzle.serving.file_names import LEGAL_FILES, TOKENIZER_FILES
+from puzzle.storage.paths import user_path
+from puzzle.storage.temporary_places import temporary_place
 
 
 def copy_tokenizer(source: str | os.PathLike[str], directory: Path) -> bool:
@@ -73,3 +78,22 @@ def _copy(source: Path, directory: Path, patterns: tuple[str, ...]) -> list[str]
         copy: Any = shutil.copytree if file.is_dir() else shutil.copyfile
         copy(file, directory / file.name)
     return [file.name for file in files]
+
+
+@contextmanager
+def child_directory(given: Any) -> Iterator[Path]:
+    """Yields the directory of a child: its own, or a temporary one for a search's child.
+
+    Args:
+        given: A directory, or the result of a search or distillation.
+    """
+    if not has_child(given):
+        yield user_path(given)
+    elif given.saved is not None:
+        yield given.saved
+    else:
+        with temporary_place() as place:
+            given.child().save_pretrained(place)
+            if given.tokenizer is not None:
+                save_tokenizer(given.tokenizer, place)
+            yield place

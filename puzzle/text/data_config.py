@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from puzzle.storage.plain_values import count_of, make_plain
 
@@ -19,21 +19,27 @@ class DataConfig:
         fit_tokens: Tokens for the closed-form fits (a quarter of them picks the ridge).
         score_tokens: Tokens for the replace-one scores.
         validation_tokens: Tokens for the reported figures.
-        seed: Order of the documents.
+        seed: Order of the documents; by default the seed of the search, which is 0.
     """
 
     window: int = 256
     fit_tokens: int = 16384
     score_tokens: int = 1024
     validation_tokens: int = 4096
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
         for name in ("window", "fit_tokens", "score_tokens", "validation_tokens"):
             count_of(name, getattr(self, name), least=2)
-        count_of("seed", self.seed, least=0)
+        if self.seed is not None:
+            count_of("seed", self.seed, least=0)
 
     def windows(self, part: str) -> int:
         """Returns the number of windows wanted for one of `PARTS`."""
         return max(MIN_WINDOWS[part], getattr(self, f"{part}_tokens") // self.window)
+
+    def shortened(self, share: float) -> DataConfig:
+        """Returns the same with a share of the tokens; no part has fewer windows than it needs."""
+        sizes = {f"{part}_tokens": int(share * self.windows(part)) * self.window for part in PARTS}
+        return replace(self, **{name: max(size, 2) for name, size in sizes.items()})

@@ -6,6 +6,7 @@ only ever used to report; nothing is chosen with it.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,11 +24,14 @@ from puzzle.text.chat import render_conversation
 from puzzle.text.containers import indexable, named_file, reading, rows_of
 from puzzle.text.data_config import PARTS, DataConfig
 
+logger = logging.getLogger(__name__)
+
 KIND, FILE = "windows", "windows.safetensors"
 # So many rows without a single token mean that there are none.
 EMPTY_ROWS = 10_000
 # Bytes of a file that is read whole, so that it gives the same windows as its content.
 WHOLE_FILE = 64 * 2**20
+_USES = {"fit": "fit", "score": "score", "validation": "report"}
 _EMPTY = "the text is empty; give some English text, a few hundred kilobytes"
 
 
@@ -112,7 +116,14 @@ def row_text(
         raise DataError(f"row {number} (from 0): {error}") from error
 
 
-def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None = None) -> Windows:
+def windows(
+    text: Any,
+    tokenizer: Any,
+    config: DataConfig,
+    *,
+    vocab: int | None = None,
+    shorten: bool = False,
+) -> Windows:
     """Cuts text into full token windows, no document appearing in more than one part.
 
     Rows that can be indexed, and those of a file of up to 64 MiB, are shuffled by the seed and
@@ -126,6 +137,8 @@ def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None 
         tokenizer: A Hugging Face tokenizer; not needed for rows of tokens.
         config: Sizes and seed.
         vocab: Rows of the model's embedding, to refuse tokens beyond them.
+        shorten: Whether text that is shorter than `config` asks for is used as far as it goes, with
+            a warning; `MIN_WINDOWS` are needed all the same.
 
     Returns:
         The windows of the three parts.
@@ -141,16 +154,19 @@ def windows(text: Any, tokenizer: Any, config: DataConfig, *, vocab: int | None 
         rows = list(reading(rows, file))
     lead = None if isinstance(rows, torch.Tensor) else leading_token(tokenizer)
     length = config.window - (lead is not None)
-    wanted = {part: config.windows(part) * length for part in PARTS}
-    deal = Deal(wanted)
+    deal = Deal({part: config.windows(part) * length for part in PARTS})
     if indexable(rows):
         order = list(range(len(rows)))
-        random.Random(config.seed).shuffle(order)
+        random.Random(config.seed or 0).shuffle(order)
         deal.fill_in_turn(((number, rows[number]) for number in order), tokenizer)
     else:
         deal.fill_evenly(enumerate(reading(rows, file)), tokenizer)
+    if shorten and not deal.full:
+        deal = deal.shortened(config, length)
     deal.require_full()
-    cut = {part: cut_windows(deal.tokens[part][: wanted[part]], length, lead) for part in PARTS}
+    cut = {
+        part: cut_windows(deal.tokens[part][: deal.wanted[part]], length, lead) for part in PARTS
+    }
     for part in PARTS:
         refuse_foreign(cut[part], vocab)
     return Windows(**cut)
@@ -164,8 +180,47 @@ class Deal:
     """
 
     def __init__(self, wanted: dict[str, int]) -> None:
-        self.wanted, self.documents = wanted, 0
+        self.wanted = wanted
         self.tokens: dict[str, list[int]] = {part: [] for part in wanted}
+        self._dealt: list[list[int]] = []
+
+    @property
+    def documents(self) -> int:
+        """How many documents were dealt out."""
+        return len(self._dealt)
+
+    @property
+    def full(self) -> bool:
+        """Whether each part has its tokens."""
+        return all(len(self.tokens[part]) >= size for part, size in self.wanted.items())
+
+    def shortened(self, config: DataConfig, length: int) -> Deal:
+        """Returns the same documents dealt out to parts that want less, as much as fits.
+
+        Args:
+            config: What was wanted.
+            length: Tokens of the text in each window.
+        """
+        size = sum(map(len, self._dealt))
+        share = size / sum(self.wanted.values())
+        while True:
+            smaller = config.shortened(share)
+            deal = Deal({part: smaller.windows(part) * length for part in PARTS})
+            rows = ((number, torch.tensor(tokens)) for number, tokens in enumerate(self._dealt))
+            deal.fill_in_turn(rows, None)
+            least = smaller == config.shortened(0)
+            if deal.full:
+                logger.warning(
+                    "the text has %s tokens instead of the %s of DataConfig's defaults: %s are "
+                    "used. Scores and figures are less certain; give more text of the kind that "
+                    "the model will see",
+                    f"{size:,}",
+                    f"{sum(self.wanted.values()):,}",
+                    ", ".join(f"{deal.wanted[part]:,} to {_USES[part]}" for part in PARTS),
+                )
+            if deal.full or least:
+                return deal
+            share *= 0.9
 
     def fill_in_turn(self, rows: Iterator[tuple[int, Any]], tokenizer: Any) -> None:
         """Fills one part after the other."""
@@ -187,7 +242,7 @@ class Deal:
             tokens = row_tokens(row, tokenizer, number=number)
             if tokens:
                 self.tokens[part].extend(tokens)
-                self.documents += 1
+                self._dealt.append(tokens)
                 return True
             if count == EMPTY_ROWS:
                 raise DataError(f"{EMPTY_ROWS} rows in a row hold no text; the last is {number}")

@@ -41,7 +41,7 @@ OWN = (CONSTRAINT, *declared_options(declared_in_source("puzzle", "search"), ski
 
 def _run(given: Given) -> Answer:
     source = sources(given)
-    arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": source.data.seed}
+    arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": source.data.seed or 0}
     if given.get("demo"):
         arguments.setdefault("effort", DEMO_EFFORT)
     target = current_run_directory(given.get("out", OUT.default)) / "child"
@@ -53,7 +53,7 @@ def _run(given: Given) -> Answer:
         scenario=scenario(given),
         precision=precision(given),
         library=library_config(given),
-        data=source.data,
+        data=None if source.shorten else source.data,
         **arguments,
     )
     # Not always --out: a run directory of another format is left alone.

@@ -16,6 +16,7 @@ from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.child_config import ChildConfig, config_from_layout, layout_from_config
 from puzzle.models.families import family_of
 from puzzle.models.family import Family
+from puzzle.models.given_child import given_child
 from puzzle.models.pretrained import load_config, load_generation_config
 from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
@@ -91,12 +92,7 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
     Raises:
         ExportError: It is none of these, or of an unknown family.
     """
-    if hasattr(child, "child") and hasattr(child, "library"):
-        if child.library is None:
-            child = child.saved
-        else:
-            tokenizer = tokenizer or child.library.parent.tokenizer
-            child = child.child()
+    child, tokenizer = given_child(child, tokenizer)
     if isinstance(child, torch.nn.Module):
         refuse_unsuitable_model(child, error=ExportError)
     if isinstance(child, PreTrainedModel):

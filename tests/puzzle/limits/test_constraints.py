@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from puzzle.errors import ConstraintError
 from puzzle.limits.constraints import Constraint, parse_constraint, parse_constraints
+from puzzle.limits.objectives import minimised
 from puzzle.limits.requirements import describe_infeasible, to_limit, to_limits
 from puzzle.limits.scenario import Scenario, rate
 from solvers import Limit
@@ -255,3 +256,44 @@ def test_infeasible_always_has_words(constraint, reached, parent):
 def test_infeasible_with_nothing_reachable():
     said = describe_infeasible(parse_constraint("throughput >= 2x"), 0.0, {})
     assert said.endswith("no value of throughput can be reached at all")
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"throughput": "1.25x", "memory": "6 GiB"}, "throughput >= 1.25x, memory <= 6 GiB"),
+        ({"memory(chat)": "<= 80% at batch 32"}, "memory(chat) <= 80% at batch 32"),
+        ({"kl": 0.1, "parameters": 100_000_000}, "kl <= 0.1, parameters <= 100M"),
+        ({"cycles": ">= 4"}, "cycles >= 4"),
+    ],
+)
+def test_constraints_as_a_mapping_are_those_that_are_written(given, same):
+    resources = {"cycles": "cycles"}
+    read = [parse_constraints(each, resources=resources) for each in (given, same)]
+    assert read[0] == read[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"cycles": 4}, "write '>= 4' or '<= 4'"),
+        ({"memory": True}, "given as True; write an amount"),
+        ({"memory": ["6 GiB"]}, "write an amount"),
+        ({"memory": ">= 6 GiB"}, "takes only an upper bound"),
+        ({"speed": "2x"}, "Unknown resource 'speed'"),
+    ],
+)
+def test_a_mapping_that_says_too_little_is_refused(given, match):
+    with pytest.raises(ConstraintError, match=match):
+        parse_constraints(given, resources={"cycles": "cycles"})
+
+
+def test_one_objective_has_several_words():
+    for name, seconds in (("throughput", "seconds"), ("prefill_throughput", "prefill_seconds")):
+        assert minimised(maximize=name) == minimised(objective=name) == seconds
+    assert minimised(objective="memory") == minimised(minimize="memory") == "memory"
+    assert minimised() == minimised(minimise="kl") == "kl"
+    with pytest.raises(ConstraintError, match="minimise='memory', or maximize one of throughput"):
+        minimised(maximize="memory")
+    with pytest.raises(ConstraintError, match="minimise='kl' and objective='memory' are given"):
+        minimised(minimise="kl", objective="memory")

@@ -362,3 +362,27 @@ def test_a_file_name_is_text_to_none_of_the_functions_that_take_text(tmp_path, m
             with pytest.raises(DataError, match="there is no text file"):
                 call(Path(name))
     assert not list(tmp_path.glob("distilled"))
+
+
+def test_text_that_is_too_short_is_used_down_to_a_stated_least(caplog):
+    """The parts keep their shares, no document is in two parts, and nothing is invented."""
+    config = DataConfig(window=16, fit_tokens=4096, score_tokens=512, validation_tokens=512)
+    cut = windows(ROWS, tokenizer(), config, shorten=True)
+    sizes = {part: len(getattr(cut, part)) for part in ("fit", "score", "validation")}
+    assert "less certain; give more text" in caplog.text
+    assert sizes["fit"] > 4 * sizes["score"] > 8
+    assert sum(sizes.values()) * 16 > 0.75 * sum(len(tokenizer()(row)["input_ids"]) for row in ROWS)
+    runs = [
+        {tuple(run) for run in getattr(cut, part).unfold(1, 8, 1).reshape(-1, 8).tolist()}
+        for part in sizes
+    ]
+    assert not runs[0] & (runs[1] | runs[2])
+    assert not runs[1] & runs[2]
+    for same in (iter(ROWS), "\n\n".join(ROWS)):
+        assert len(windows(same, tokenizer(), config, shorten=True).score) >= 2
+    with pytest.raises(DataError, match="too short"):
+        windows(ROWS, tokenizer(), config)
+    with pytest.raises(DataError, match="give about 192 tokens in at least three documents"):
+        windows(ROWS[:8], tokenizer(), config, shorten=True)
+    full = windows(ROWS, tokenizer(), DATA)
+    assert windows(ROWS, tokenizer(), DATA, shorten=True).hash("fit") == full.hash("fit")

@@ -1,0 +1,98 @@
+"""DrawnRecord: the figures and tables of a search, as notebooks show them."""
+
+from __future__ import annotations
+
+import html
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from puzzle.errors import DataError
+from puzzle.library.error_map import error_map
+from puzzle.plotting.html_table import html_table
+from puzzle.report.charts import costs_chart, frontier_chart
+from puzzle.report.cost_points import costs_of
+from puzzle.report.evidence import Evidence
+from puzzle.report.frontier import frontier_of
+from puzzle.report.record import SearchRecord
+from puzzle.report.verdict import verdict
+from search_space import plot_layout
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class DrawnRecord(SearchRecord):
+    """What a search chose, with figures and tables of it."""
+
+    def plot_layout(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Returns the layout drawn with matplotlib; see `search_space.plot_layout`."""
+        return plot_layout(self.layout, path)
+
+    def plot_frontier(self) -> Figure:
+        """Returns quality against throughput: frontier, parent, child, pool and baselines.
+
+        If the program has no time, another limited resource takes the place of throughput.
+
+        Raises:
+            DataError: The result has no evidence.
+        """
+        self._require_evidence()
+        frontier = frontier_of(self)
+        if frontier is None:
+            raise DataError("the program has no resource to draw a frontier over")
+        return frontier_chart(frontier).figure()
+
+    def plot_scores(self) -> Figure:
+        """Returns the heat map of scores, the child's blocks framed.
+
+        Raises:
+            DataError: The result has no evidence.
+        """
+        return self._require_evidence().scores.heat_map(self.layout).figure()
+
+    def plot_errors(self) -> Figure:
+        """Returns the heat map of local errors, the child's variants framed.
+
+        Raises:
+            DataError: The result has no evidence, or no local errors.
+        """
+        errors = self._require_evidence().errors
+        if not errors:
+            raise DataError("the result holds no local errors: it was not made from a library")
+        return error_map(errors, self.layout).figure()
+
+    def plot_costs(self) -> Figure:
+        """Returns measured over predicted costs of parent and child."""
+        return costs_chart(costs_of(self)).figure()
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Returns parent and child, predicted and measured, as a pandas DataFrame.
+
+        Returns:
+            One row for each of the four, by (which, how), and a column for each figure, in tokens
+            per second, seconds, bytes, nats per token and counts.
+        """
+        import pandas
+
+        rows = {
+            (who, how): getattr(part, who).with_rates()
+            for who in ("parent", "child")
+            for how, part in (("predicted", self.predicted), ("measured", self.measured))
+        }
+        index = pandas.MultiIndex.from_tuples(rows, names=("model", "source"))
+        return pandas.DataFrame(list(rows.values()), index=index)
+
+    def _require_evidence(self) -> Evidence:
+        if self.evidence is None:
+            raise DataError(
+                "the result has no evidence, which search() keeps and save() writes with the child"
+            )
+        return self.evidence
+
+    def _repr_html_(self) -> str:
+        sentence, table = html.escape(verdict(self)), html_table(self.head, self.table_rows())
+        notes = "<br>".join(map(html.escape, self.notes()))
+        return f"<p>{sentence}</p>{self.layout._repr_html_()}{table}<p><small>{notes}</small></p>"
