@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from search_space.engine_families import FAMILY_NAMES, family_support
 from search_space.engines import ENGINES, FEATURES, Support, engine_named
 
 # "plain" stands for all engines that run the parent, so it says nothing of one of them.
@@ -26,6 +27,22 @@ def engine_table(names: Iterable[str] = WITH_VARIANTS) -> str:
         "any" if e.width_multiple == 1 else f"multiples of {e.width_multiple}" for e in engines
     )
     rows.append(["FFN widths as they are", *widths])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", *(f"{n}. {text}" for text, n in notes.items())])
+
+
+def family_table(names: Iterable[str] = WITH_VARIANTS) -> str:
+    """Returns the table of families in Markdown: a row per family, a column per engine.
+
+    Example:
+        >>> print(family_table(["mlx"]).splitlines()[0])
+        | family | mlx |
+    """
+    names, notes = tuple(names), dict[str, int]()
+    rows = [["family", *names], ["---"] * (len(names) + 1)]
+    for family in FAMILY_NAMES:
+        cells = (_cell(family_support(name, family), notes) for name in names)
+        rows.append([f"`{family}`", *cells])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", *(f"{n}. {text}" for text, n in notes.items())])
 

@@ -15,6 +15,7 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_tokenizer
 from puzzle.serving.file_names import CHILD_FILES, CHILDREN, MODEL_FILES
 from puzzle.serving.files import copy_legal, copy_tokenizer, save_tokenizer
+from puzzle.serving.writers.as_llama import as_llama
 from puzzle.serving.writers.gguf import file_bytes, plan_gguf, write_gguf
 from puzzle.serving.writers.gguf_tokenizer import (
     Field,
@@ -116,6 +117,8 @@ def export(
     if form != "gguf":
         _require_directory(path, form)
     source = open_source(child, tokenizer=tokenizer)
+    if form != "plain":
+        source = as_llama(source, target)
     rewritten = rewritings(source.layout, target)
     if form == "gguf":
         kind = _gguf_kind(dtype, quantisation, source)

@@ -3,6 +3,11 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from puzzle.models.child import causal_lm_class
+from puzzle.models.child_config import config_from_layout
+from puzzle.models.families import family_of
+from search_space import Layout
+
 SIZES = {
     "num_hidden_layers": 6,
     "hidden_size": 48,
@@ -44,17 +49,30 @@ CONFIGS = {
 }
 
 
-def family_config(name):
-    return AutoConfig.for_model(name.partition("-")[0], **{**SIZES, **CONFIGS[name]})
+def family_config(name, **changes):
+    return AutoConfig.for_model(name.partition("-")[0], **{**SIZES, **CONFIGS[name], **changes})
 
 
 def family_model(name):
     """A model with biases that are not 0 and norms that are not 1, in float32."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(family_config(name)).eval()
+    return shaken(model)
+
+
+def shaken(model):
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
         else:
             parameter.data += torch.randn_like(parameter) * 0.2
     return model
+
+
+def family_child(name, layout_of, **changes):
+    """A random child of a random parent, with norms that are not 1 and biases that are not 0."""
+    config = family_config(name, **changes)
+    layout = layout_of(Layout.parent(family_of(config).shape(config)))
+    torch.manual_seed(0)
+    model = causal_lm_class(family_of(config))(config_from_layout(config, layout)).eval()
+    return shaken(model)

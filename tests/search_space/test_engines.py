@@ -16,6 +16,7 @@ from search_space import (
     engine_table,
     engines_for,
 )
+from search_space.engine_tables import family_table
 from search_space.engines import Support, engine_named, rewritings, uses
 
 SHAPE = ModelShape(layers=3, hidden=48, heads=6, head_dim=8, kv_heads=3, ffn_width=512, vocab=64)
@@ -108,7 +109,9 @@ def test_a_misspelt_engine_is_named_with_the_nearest():
         Support("rewritten")
 
 
-def test_the_table_in_the_docs_is_the_one_in_code():
+def test_the_tables_in_the_docs_are_those_in_code():
     text = DOCS.read_text(encoding="utf-8")
     begin, end = "<!-- engine table: begin -->\n", "\n<!-- engine table: end -->"
     assert text.partition(begin)[2].partition(end)[0] == engine_table()
+    begin, end = "<!-- family table: begin -->\n", "\n<!-- family table: end -->"
+    assert text.partition(begin)[2].partition(end)[0] == family_table()

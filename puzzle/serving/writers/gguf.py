@@ -1,4 +1,4 @@
-"""GGUF files of llama.cpp's `deci` architecture, whose layers may differ."""
+"""GGUF files of llama.cpp's `deci` and `openelm` architectures, whose layers may differ."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from puzzle.errors import ExportError
 from puzzle.serving.writers.gguf_tokenizer import Field
 from puzzle.serving.writers.lowering import LINEAR, WrittenLayer, each_layer, lower
+from puzzle.serving.writers.openelm import openelm_tensors, plan_openelm
 from puzzle.serving.writers.source import Source
 from puzzle.storage.temporary_places import temporary_place
 from search_space import Block, Layout
@@ -22,7 +23,6 @@ from search_space import Block, Layout
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-ARCHITECTURE = "deci"
 BLOCK = 32
 # Bits per weight of what the gguf package quantises; each in blocks of 32 weights of a row.
 QUANTISED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -70,9 +70,18 @@ def plan_gguf(source: Source, kind: str) -> tuple[Layout, list[WrittenLayer]]:
         import gguf  # noqa: F401
     except ImportError as error:
         raise ExportError('GGUF needs: pip install "puzzle-nas[gguf]"') from error
-    _rope_kind(source.config)
+    rope = _rope_kind(source.config)
     # Whole blocks in the rows of the down projection, as in those of the others.
-    return lower(source.layout, "llama.cpp", multiple=BLOCK if kind in QUANTISED else 1)
+    multiple = BLOCK if kind in QUANTISED else 1
+    if _is_openelm(source):
+        if rope == "llama3":
+            raise ExportError("llama.cpp's openelm has no rope_type='llama3'; export for 'vllm'")
+        return plan_openelm(source, multiple), []
+    return lower(source.layout, "llama.cpp", multiple=multiple)
+
+
+def _is_openelm(source: Source) -> bool:
+    return source.family.model_types[0] == "qwen3"
 
 
 def write_gguf(
@@ -96,12 +105,16 @@ def write_gguf(
     from gguf import GGUFWriter
 
     written, layers = plan_gguf(source, kind)
-    writer = GGUFWriter(file, ARCHITECTURE)
+    architecture = "openelm" if _is_openelm(source) else "deci"
+    writer = GGUFWriter(file, architecture)
     _write_header(writer, source, written, kind)
     for field in tokenizer:
         writer.add_key_value(field.key, field.value, field.kind, field.element)
     with temporary_place(file.parent) as place, (place / "tensors").open("w+b") as spool:
-        for name, tensor, type_ in _tensors(source, layers, kind, progress=progress):
+        steps = _tensors(source, layers, kind, progress=progress)
+        if _is_openelm(source):
+            steps = _openelm_tensors(source, written, kind)
+        for name, tensor, type_ in steps:
             data = _quantised(name, tensor, type_)
             writer.add_tensor(name, _on_disk(spool, data[0]), raw_dtype=data[1])
         writer.write_header_to_file()
@@ -135,6 +148,15 @@ def _tensors(
             yield f"blk.{number}.{name}", tensor, "f16" if exact else kind
 
 
+def _openelm_tensors(
+    source: Source, written: Layout, kind: str
+) -> Iterator[tuple[str, torch.Tensor, str]]:
+    for name, tensor in source.outer_tensors().items():
+        yield OUTER_NAMES[name], tensor, kind
+    for name, tensor in openelm_tensors(source, written):
+        yield name, tensor, kind
+
+
 def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str) -> None:
     from gguf import LlamaFileType
 
@@ -142,7 +164,7 @@ def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str
     heads, kv_heads, widths = [], [], []
     for block in written.blocks:
         # (heads, kv heads): (H, n) is attention, (H, 0) a linear map, (0, 0) nothing.
-        heads.append(0 if block.attention.kind == "none" else shape.heads)
+        heads.append(0 if block.attention.kind == "none" else block.attention.heads or shape.heads)
         kv_heads.append(block.attention.kv_heads or 0)
         widths.append(block.ffn.width or 0)
     writer.add_type("model")

@@ -11,15 +11,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import puzzle
 from puzzle.errors import ExportError
-from puzzle.models.child import causal_lm_class
-from puzzle.models.child_config import config_from_layout
 from puzzle.models.families import family_of
 from puzzle.serving.exporting import export
 from search_space import Block, Layout, SearchSpace
 from search_space.plain_layouts import EMPTY
 from solvers import InfeasibleError
 from tests.factories.children import child_of
-from tests.factories.families import CONFIGS, WINDOW, family_config
+from tests.factories.families import CONFIGS, WINDOW, family_child, family_config
 from tests.factories.parents import DATA, SCENARIO, parent_model, text, tokenizer
 
 WITHOUT_PUZZLE = """
@@ -37,20 +35,6 @@ for directory in map(Path, sys.argv[2:]):
 assert not {"puzzle", "puzzle_vllm", "search_space"} & set(sys.modules)
 save_file(logits, sys.argv[1])
 """
-
-
-def family_child(name, layout_of):
-    """A random child of a random parent, with norms that are not 1 and biases that are not 0."""
-    config = family_config(name)
-    layout = layout_of(Layout.parent(family_of(config).shape(config)))
-    torch.manual_seed(0)
-    model = causal_lm_class(family_of(config))(config_from_layout(config, layout)).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-        else:
-            parameter.data += torch.randn_like(parameter) * 0.2
-    return model
 
 
 def alike(layout):

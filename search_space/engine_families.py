@@ -1,0 +1,84 @@
+"""Which engine runs the children of which family: the second half of the table of engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from search_space.engines import ENGINES, Support, engine_named
+
+_ANY = Support("native")
+_READ = Support("native", tried=False)
+_FOLDED = "its multipliers are multiplied into the weights"
+_NO_WINDOW = "where no layer has a window"
+_ROPE = "where all layers have rotary positions"
+_BIAS = "with an output bias of zeros"
+_PLAIN_ONLY = Support("no", "only plain children")
+
+
+def _llamas(tried: bool) -> dict[str, Support]:
+    """Families whose children are Llamas under other names."""
+    return {
+        "llama": Support("native", tried=tried),
+        "mistral": Support("native", _NO_WINDOW, tried=tried),
+        "qwen2": Support("rewritten", f"{_BIAS}, {_NO_WINDOW}", tried=tried),
+        "granite": Support("rewritten", _FOLDED, tried=tried),
+        "smollm3": Support("native", _ROPE, tried=tried),
+    }
+
+
+# Of children of any layout that the engine supports; those of other families are plain or refused.
+FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
+    {
+        "vllm": _llamas(tried=False),
+        "llama.cpp": _llamas(tried=True)
+        | {
+            "qwen3": Support(
+                "rewritten",
+                "architecture openelm, where embedding and head are tied; no linear sublayers",
+            ),
+        },
+        "mlx": _llamas(tried=True),
+        "tensorrt-llm": _llamas(tried=False),
+        "sglang": _llamas(tried=False),
+    }
+)
+FAMILY_NAMES = (
+    *("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"),
+    *("gemma2", "gemma3_text", "olmo2", "olmo3"),
+)
+
+
+def family_support(engine: str, family: str) -> Support:
+    """Returns how an engine runs the children of a family.
+
+    Args:
+        engine: One of `ENGINES`.
+        family: The `model_type` of the parent.
+
+    Raises:
+        ValueError: There is no such engine.
+
+    Example:
+        >>> family_support("llama.cpp", "granite").how
+        'rewritten'
+    """
+    if engine_named(engine).format in ("puzzle", "plain"):
+        return _ANY
+    return FAMILIES_OF[engine].get(family, _PLAIN_ONLY)
+
+
+def require_family(engine: str, family: str) -> None:
+    """Raises ValueError if an engine cannot run the children of a family; it names what can.
+
+    Args:
+        engine: One of `ENGINES`.
+        family: The `model_type` of the parent.
+    """
+    if family_support(engine, family).how == "no":
+        able = [name for name in ENGINES if family_support(name, family).how != "no"]
+        raise ValueError(
+            f"{engine_named(engine).title} cannot run a child of the family {family!r} whose "
+            f"layers differ. Engines that can: {', '.join(able)} ('plain' stands for all that run "
+            "the parent, for a child that was searched in the space 'plain')"
+        )
