@@ -7,7 +7,7 @@ by side, as one FFN that is as wide as all of them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ from puzzle.errors import ConstraintError, DataError
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import layout_from_config
-from puzzle.models.families import LLAMA, family_of
+from puzzle.models.families import family_of
+from puzzle.models.family import Family
+from puzzle.models.slots import GATE, UP
 from search_space import FusedRun, Fusion, Layout, plan_fusion
 from search_space.fusion import candidate_runs
 
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
     from puzzle.costs.protocol import CostModel
     from puzzle.limits.scenario import Scenario
 
-PREFIX = "model.layers."
-NORM = "post_attention_layernorm.weight"
+Tensors = dict[str, torch.Tensor]
 
 
 def fuse_child(
@@ -56,14 +57,15 @@ def fuse_child(
     if norms not in ("last", "own"):
         raise ValueError(f"norms={norms!r}; allowed: 'last', 'own'")
     family = family_of(model.config)
-    if family is not LLAMA:
+    if family.ffn.after or not family.ffn.before:
         raise DataError(
-            f"layers of the family {family.model_types[0]!r} cannot be fused; allowed: 'llama', "
-            "whose norms come before the FFN and are multiplied as they are"
+            f"layers of the family {family.model_types[0]!r} cannot be fused: the norm of what its "
+            "FFNs return is of each FFN alone; allowed: families that have a norm before the FFN "
+            "and none after it"
         )
     layout = layout_from_config(model.config)
     fused = fusion.apply(layout)
-    tensors = _fused_tensors(model.state_dict(), layout.shape.layers, fusion, norms)
+    tensors = _fused_tensors(model.state_dict(), layout, fusion, _SideBySide(family, norms))
     child = assemble(model.config, fused, tensors, dtype=model.dtype).to(model.device)
     child.set_attn_implementation(model.config._attn_implementation)
     child.generation_config = copy.deepcopy(model.generation_config)
@@ -71,44 +73,62 @@ def fuse_child(
 
 
 def _fused_tensors(
-    state: Mapping[str, torch.Tensor], layers: int, fusion: Fusion, norms: str
+    state: Mapping[str, torch.Tensor], layout: Layout, fusion: Fusion, ffns: _SideBySide
 ) -> dict[str, torch.Tensor]:
-    fused = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
-    by_layer: list[dict[str, torch.Tensor]] = [{} for _ in range(layers)]
+    prefix, _, _ = ffns.family.layer_prefix.partition("{}")
+    fused = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    by_layer: list[Tensors] = [{} for _ in layout.blocks]
     for name, tensor in state.items():
-        if name.startswith(PREFIX):
-            layer, _, rest = name.removeprefix(PREFIX).partition(".")
+        if name.startswith(prefix):
+            layer, _, rest = name.removeprefix(prefix).partition(".")
             by_layer[int(layer)][rest] = tensor
     for run in reversed(fusion.runs):
-        members = by_layer[run.first : run.last + 1]
-        by_layer[run.first : run.last + 1] = [_side_by_side(members, norms)]
+        members = slice(run.first, run.last + 1)
+        by_layer[members] = [ffns.fused(by_layer[members], run.widths)]
     for index, tensors in enumerate(by_layer):
-        fused |= {f"{PREFIX}{index}.{name}": tensor for name, tensor in tensors.items()}
+        fused |= {f"{prefix}{index}.{name}": tensor for name, tensor in tensors.items()}
     return fused
 
 
-def _side_by_side(members: list[dict[str, torch.Tensor]], norms: str) -> dict[str, torch.Tensor]:
-    """Returns the tensors of the layer that computes the FFNs of the members in parallel."""
-    if norms == "own":
-        # W norm_j(x) = (W diag(n_j)) x / rms(x), so a norm of ones serves them all.
-        members = [_without_norm(tensors) for tensors in members]
-    wide = {NORM: members[-1][NORM]}
-    for name in members[-1]:
-        parts = [tensors[name] for tensors in members]
-        if name.startswith("mlp.down_proj"):
-            weight = name.endswith("weight")
-            wide[name] = torch.cat(parts, 1) if weight else torch.stack(parts).sum(0)
-        elif name.startswith("mlp."):
-            wide[name] = torch.cat(parts, 0)
-    return wide
+class _SideBySide:
+    """The FFNs of several layers in parallel, as one.
 
+    Args:
+        family: The child's family.
+        norms: As in `fuse_child`.
+    """
 
-def _without_norm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    scale = tensors[NORM]
-    scaled = {
-        name: tensors[name] * scale for name in ("mlp.gate_proj.weight", "mlp.up_proj.weight")
-    }
-    return {**tensors, **scaled, NORM: torch.ones_like(scale)}
+    def __init__(self, family: Family, norms: str) -> None:
+        self.family, self.norms = family, norms
+        self.prefix, self.norm = f"{family.ffn.module}.", f"{family.ffn.before}.weight"
+
+    def fused(self, members: list[Tensors], widths: Sequence[int]) -> Tensors:
+        """Returns the tensors of the layer that computes the FFNs of the members in parallel."""
+        slot, gain = self.family.ffn, members[-1][self.norm]
+        ffns = [self._ffn(tensors, width) for tensors, width in zip(members, widths, strict=True)]
+        if self.norms == "own":
+            gain = torch.ones_like(gain)
+        wide = {}
+        for name, parts in ffns[-1].items():
+            rows = [torch.cat([ffn[name][part] for ffn in ffns]) for part in parts]
+            wide[f"{self.prefix}{name}"] = torch.cat(rows)
+        out = [f"{self.prefix}{slot.out}.{kind}" for kind in ("weight", "bias")]
+        wide[out[0]] = torch.cat([tensors[out[0]] for tensors in members], 1)
+        if out[1] in members[-1]:
+            wide[out[1]] = torch.stack([tensors[out[1]] for tensors in members]).sum(0)
+        return {self.norm: gain, **wide}
+
+    def _ffn(self, tensors: Tensors, width: int) -> dict[str, dict[str, torch.Tensor]]:
+        """Returns the rows of a member's maps by what they are, its norm in them if it is own."""
+        sizes = {GATE: width, UP: width}
+        inner = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        rows = self.family.ffn.rows(inner, sizes)
+        if self.norms == "own":
+            # W norm_j(x) = (W diag(n_j)) x / rms(x), so a norm of ones serves them all.
+            for name, parts in rows.items():
+                if name.endswith("weight"):
+                    rows[name] = {part: own * tensors[self.norm] for part, own in parts.items()}
+        return rows
 
 
 @torch.no_grad()

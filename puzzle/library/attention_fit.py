@@ -21,6 +21,7 @@ from puzzle.library.kv_merging import (
 from puzzle.library.local_error import LocalError
 from puzzle.library.rescaling import Pair, Rescaling
 from puzzle.library.streams import Rows
+from puzzle.models.slots import KEY, QUERY, VALUE
 from search_space import Attention
 
 # Fitted windows that choose between merges of KV heads.
@@ -82,7 +83,7 @@ class AttentionFit:
             merges = promising_merges(merges, self._lost_power(merges))
         fits: dict[HeadMerge, Fitted] = {}
         for merge in merges:
-            pair = partial(self._pair, self._with(self._merged(merge)))
+            pair = partial(self._pair, self._with(self._merged(merge), len(merge)))
             sums = self.fits.collect(len(prior), self.fits.undone(rescaling, self._own, pair))
             fitted = self.fits.fit(*sums, prior, prior)
             fits[merge] = self.fits.in_the_stream(rescaling, pair, prior, fitted, 0.0)
@@ -108,16 +109,17 @@ class AttentionFit:
         """Returns W_O W_V, what the attention does if each token attends to itself alone."""
         if self.own.attention.kind == "linear":
             return map_of(self.attention)
-        value: Any = getattr(self.attention, self.family.attention.maps[-1])
-        by_head = value.weight.float().unflatten(0, (-1, self.fits.parent.shape.head_dim))
-        copies = self.out.weight.shape[1] // value.weight.shape[0]
+        tensors = self.attention.state_dict()
+        value = self.family.attention.part(tensors, VALUE, self._row_counts)["weight"].float()
+        by_head = value.unflatten(0, (-1, self.fits.parent.shape.head_dim))
+        copies = self.out.weight.shape[1] // len(value)
         return (self.out.weight.float() @ by_head.repeat_interleave(copies, 0).flatten(0, 1)).T
 
     def _lost_power(self, merges: Sequence[HeadMerge]) -> torch.Tensor:
         """Returns the power that each new head loses in each merge, unfitted, (merges, heads)."""
         shape = self.fits.parent.shape
         out = self.out.weight.T.unflatten(0, (len(merges[0]), -1)).float()
-        merged = [self._with(self._merged(merge)) for merge in merges]
+        merged = [self._with(self._merged(merge), len(merge)) for merge in merges]
 
         def lost(rows: Rows) -> torch.Tensor:
             own = self.family.attention_features(self.layer, rows.x, self.fits.rope)
@@ -132,22 +134,35 @@ class AttentionFit:
         return torch.stack([loss for _, loss in self.streams.batches(lost, most=SCREENED)]).sum(0)
 
     def _merged(self, merge: HeadMerge) -> Tensors:
-        shape, slot = self.fits.parent.shape, self.family.attention
-        merged = {}
-        for name, tensor in self.attention.state_dict().items():
-            # A norm over the keys of all heads at once has as many channels as they have.
-            keys = (self.own.attention.kv_heads or 1) * shape.head_dim
-            spans_heads = "k_norm" in name and len(tensor) == keys
-            if name.rpartition(".")[0] in slot.maps or spans_heads:
-                merged[f"{slot.module}.{name}"] = merge_kv_heads(tensor, merge, shape.head_dim)
-        return merged
+        slot, sizes, head_dim = (
+            self.family.attention,
+            self._row_counts,
+            self.fits.parent.shape.head_dim,
+        )
+        own = self.attention.state_dict()
 
-    def _with(self, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
-        """Returns the stock attention with other keys and values."""
+        def change(part: str, rows: torch.Tensor) -> torch.Tensor:
+            return rows if part == QUERY else merge_kv_heads(rows, merge, head_dim)
+
+        # Queries of a map of their own stay the parent's.
+        shared = {name for name, parts in slot.maps if parts == (QUERY,)}
+        maps = {n: t for n, t in own.items() if n.rpartition(".")[0] not in shared}
+        merged = slot.changed(maps, sizes, change)
+        for name, tensor in own.items():
+            # A norm over the keys of all heads at once has as many channels as they have.
+            if "k_norm" in name and len(tensor) == sizes[KEY]:
+                merged[name] = merge_kv_heads(tensor, merge, head_dim)
+        return {f"{slot.module}.{name}": tensor for name, tensor in merged.items()}
+
+    @property
+    def _row_counts(self) -> dict[str, int]:
+        return self.family.row_counts(self.fits.parent.shape, self.own.attention)
+
+    def _with(self, tensors: Mapping[str, torch.Tensor], kv_heads: int) -> nn.Module:
+        """Returns the stock attention with other keys and values of so many heads."""
         slot = self.family.attention
         state = dict(self.attention.state_dict())
         state |= {name.removeprefix(f"{slot.module}."): t for name, t in tensors.items()}
-        kv_heads = len(state[f"{slot.maps[0]}.weight"]) // self.fits.parent.shape.head_dim
         sizes = self.family.layer_config(self.fits.parent.config, Attention("gqa", kv_heads))
         with torch.device("meta"):
             attention: nn.Module = self.family.stock("Attention")(sizes, self.attention.layer_idx)
@@ -176,6 +191,6 @@ class AttentionFit:
         last = f"{slot.module}.{slot.out}"
         weight, bias = tensors.pop(f"{last}.weight"), tensors.pop(f"{last}.bias", None)
         if prefix not in self._built:
-            self._built[prefix] = self._with(tensors)
+            self._built[prefix] = self._with(tensors, attention.kv_heads or 1)
         out = nn.functional.linear(self._context(rows.x, self._built[prefix]), weight, bias)
         return self.family.added(self.layer, slot, out, self.fits.parent.config).float()

@@ -17,6 +17,7 @@ from puzzle.library.least_squares import HeldOut, Moments
 from puzzle.library.local_error import LocalError
 from puzzle.library.rescaling import Pair, Rescaling
 from puzzle.library.streams import Rows
+from puzzle.models.slots import UP
 from search_space import FFN, Attention, Block
 
 
@@ -179,8 +180,9 @@ class FFNFit:
         if self.own.ffn.kind == "linear":
             start = map_of(self.ffn)
         else:
-            up = getattr(self.ffn, slot.maps[-1])
-            start = (self.down.weight.float() @ up.weight.float()).T
+            sizes = self.family.row_counts(self.fits.parent.shape, self.own.ffn)
+            up = slot.part(self.ffn.state_dict(), UP, sizes)["weight"]
+            start = (self.down.weight.float() @ up.float()).T
 
         def features(rows: Rows) -> Pair:
             added = self.attentions.output(attention, rows)

@@ -103,10 +103,11 @@ class Variants:
         own = tensors_of(self.own, names)
         if "channels" in changed:
             kept = changed.pop("channels").long()
-            by_channel = {f"{slot.module}.{name}" for name in slot.maps}
-            for name, tensor in own.items():
-                if name.rpartition(".")[0] in by_channel:
-                    own[name] = tensor[kept]
+            prefix = f"{slot.module}."
+            inner = {n.removeprefix(prefix): t for n, t in own.items() if n.startswith(prefix)}
+            sizes = self.parent.family.row_counts(self.parent.shape, self._parents.ffn)
+            narrower = slot.changed(inner, sizes, lambda _, rows: rows[kept])
+            own |= {prefix + name: tensor for name, tensor in narrower.items()}
         return {**own, **changed}
 
     def _below(self, key: str) -> Tensors:

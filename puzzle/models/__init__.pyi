@@ -11,7 +11,7 @@ from puzzle.models.child_config import shape_of as shape_of
 from puzzle.models.families import FAMILIES as FAMILIES
 from puzzle.models.families import family_of as family_of
 from puzzle.models.family import Family as Family
-from puzzle.models.family import Slot as Slot
 from puzzle.models.parent import Parent as Parent
 from puzzle.models.parent import open_parent as open_parent
 from puzzle.models.pretrained import load_config as load_config
+from puzzle.models.slots import Slot as Slot

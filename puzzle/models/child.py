@@ -39,7 +39,8 @@ from puzzle.errors import PuzzleError
 from puzzle.models.child_config import ChildConfig, PuzzleConfig, config_class
 from puzzle.models.child_saving import ChildSaving
 from puzzle.models.families import FAMILIES, LLAMA, family_of
-from puzzle.models.family import Family, Slot
+from puzzle.models.family import Family
+from puzzle.models.slots import QUERY, Slot
 
 
 class LinearSublayer(nn.Module):
@@ -103,22 +104,25 @@ class LayerMasks:
 
 
 class RepeatedHeads(nn.Module):
-    """A map to keys or values that gives each head several times in a row.
+    """A map to keys and values that gives each head several times in a row.
 
     Args:
         linear: The map.
         head_dim: Channels per head.
         times: How often each head is given.
+        queries: Heads of queries that come before them, once.
     """
 
-    def __init__(self, linear: nn.Module, head_dim: int, times: int) -> None:
+    def __init__(self, linear: nn.Module, head_dim: int, times: int, queries: int = 0) -> None:
         super().__init__()
-        self.linear, self.head_dim, self.times = linear, head_dim, times
+        self.linear, self.head_dim, self.times, self.queries = linear, head_dim, times, queries
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Returns the repeated heads, (B, L, heads * times * head_dim)."""
+        """Returns the repeated heads, (B, L, (queries + heads * times) * head_dim)."""
         heads_BLHD = self.linear(hidden_states).unflatten(-1, (-1, self.head_dim))
-        return heads_BLHD.repeat_interleave(self.times, dim=-2).flatten(-2)
+        queries, rest = heads_BLHD[..., : self.queries, :], heads_BLHD[..., self.queries :, :]
+        repeated = rest.repeat_interleave(self.times, dim=-2)
+        return torch.cat([queries, repeated], dim=-2).flatten(-2)
 
 
 class PuzzleDecoderLayer(GradientCheckpointingLayer):
@@ -192,10 +196,11 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
         # Of the same modules; the copy alone is changed.
         other: Any = copy.copy(attention)
         other._modules = dict(attention._modules)
-        for name in slot.maps:
-            linear = attention._modules[name]
-            other._modules[name] = RepeatedHeads(linear, attention.head_dim, times)
-        other.num_key_value_groups = heads // kv_heads
+        for name, parts in slot.maps:
+            if parts != (QUERY,):
+                linear, queries = attention._modules[name], heads if QUERY in parts else 0
+                other._modules[name] = RepeatedHeads(linear, attention.head_dim, times, queries)
+        other.num_key_value_groups, other.num_key_value_heads = heads // kv_heads, kv_heads
         return other
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from puzzle.errors import ParentError
 from puzzle.models.family import Family
+from puzzle.models.slots import GATE, KEY, QUERY, UP, VALUE
 
 LLAMA = Family(model_types=("llama",), package="llama", classes="Llama")
 GEMMA2 = Family(
@@ -34,6 +35,13 @@ KNOWN = (
     Family(model_types=("qwen2",), package="qwen2", classes="Qwen2"),
     Family(model_types=("qwen3",), package="qwen3", classes="Qwen3"),
     Family(model_types=("smollm3",), package="smollm3", classes="SmolLM3"),
+    Family(
+        model_types=("phi3",),
+        package="phi3",
+        classes="Phi3",
+        attention=replace(LLAMA.attention, maps=(("qkv_proj", (QUERY, KEY, VALUE)),)),
+        ffn=replace(LLAMA.ffn, maps=(("gate_up_proj", (GATE, UP)),)),
+    ),
     Family(
         model_types=("granite",),
         package="granite",

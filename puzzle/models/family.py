@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from puzzle.errors import ParentError
+from puzzle.models.slots import ATTENTION, GATE, GATED, KEY, QUERY, UP, VALUE, Slot
 from search_space import FFN, Attention, ModelShape, SublayerCounts
 from search_space.counting import sublayer_counts
 
@@ -27,38 +28,6 @@ def map_rope(rope: Rope, change: Callable[[torch.Tensor], torch.Tensor]) -> Rope
     if isinstance(rope, Mapping):
         return {kind: (change(cos), change(sin)) for kind, (cos, sin) in rope.items()}
     return change(rope[0]), change(rope[1])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """Where one half of a decoder layer is, and the norms around it, as names within the layer.
-
-    Args:
-        module: The half.
-        maps: Its maps whose rows are the heads of keys and values, or the channels, that a variant
-            has fewer of.
-        out: Its last map.
-        queries: Its map whose rows are the query heads; None in an FFN.
-        before: The norm of what enters it; None where the residual stream enters as it is.
-        after: The norm of what it returns; None where that is added as it is.
-    """
-
-    module: str
-    maps: tuple[str, ...]
-    out: str
-    queries: str | None = None
-    before: str | None = None
-    after: str | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The modules of a layer that belong to the half, the norm before it first."""
-        return tuple(name for name in (self.before, self.module, self.after) if name)
-
-    @property
-    def norms_before(self) -> tuple[str, ...]:
-        """The norm before the half, if there is one."""
-        return self.names[: self.before is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,19 +65,8 @@ class Family:
     package: str
     classes: str
     text_model: str | None = None
-    attention: Slot = Slot(
-        module="self_attn",
-        maps=("k_proj", "v_proj"),
-        out="o_proj",
-        queries="q_proj",
-        before="input_layernorm",
-    )
-    ffn: Slot = Slot(
-        module="mlp",
-        maps=("gate_proj", "up_proj"),
-        out="down_proj",
-        before="post_attention_layernorm",
-    )
+    attention: Slot = ATTENTION
+    ffn: Slot = GATED
     activations: tuple[str, ...] = ("silu",)
     residual_multiplier: str | None = None
     embedding_multiplier: str | None = None
@@ -182,8 +140,9 @@ class Family:
         if shape.kv_heads > 1:
             head = (attention - least) // (shape.kv_heads - 1)
         else:
-            maps = [getattr(getattr(layer, self.attention.module), m) for m in self.attention.maps]
-            head = sum(parameter.numel() for m in maps for parameter in m.parameters())
+            tensors, sizes = _tensors(layer, self.attention), self.row_counts(shape, Attention("gqa", 1))
+            parts = [self.attention.part(tensors, part, sizes) for part in (KEY, VALUE)]
+            head = sum(tensor.numel() for part in parts for tensor in part.values())
         return SublayerCounts(
             attention=attention - head * shape.kv_heads,
             kv_head=head,
@@ -217,6 +176,14 @@ class Family:
         if isinstance(half, FFN) and half.width is not None:
             sizes.intermediate_size = half.width
         return sizes
+
+    def row_counts(self, shape: ModelShape, half: Attention | FFN) -> dict[str, int]:
+        """Returns how many rows of each kind the maps of half a layer have."""
+        if isinstance(half, FFN):
+            return dict.fromkeys((GATE, UP), half.width or 0)
+        heads, kv_heads = half.heads or shape.heads, half.kv_heads or 0
+        keys = kv_heads * shape.head_dim
+        return {QUERY: heads * shape.head_dim, KEY: keys, VALUE: keys}
 
     def residual_scale(self, config: Any) -> float:
         """Returns what the output of a half is multiplied by before it is added."""
@@ -388,6 +355,12 @@ def _replaced(module: nn.Module, name: str, other: nn.Module) -> Iterator[None]:
         yield
     finally:
         module._modules[name] = own
+
+
+def _tensors(layer: nn.Module, slot: Slot) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a half by their names within it."""
+    tensors: dict[str, torch.Tensor] = getattr(layer, slot.module).state_dict()
+    return tensors
 
 
 def _size(layer: nn.Module, names: tuple[str, ...]) -> int:

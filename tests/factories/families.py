@@ -36,6 +36,15 @@ CONFIGS = {
     },
     "qwen3": {"head_dim": 16, "tie_word_embeddings": True},
     "smollm3": {"no_rope_layer_interval": 4},
+    "phi3": {},
+    "phi3-partial-windowed": {
+        "sliding_window": WINDOW,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+        },
+    },
     "granite": {
         "residual_multiplier": 0.3,
         "embedding_multiplier": 7.0,

@@ -7,6 +7,7 @@ takes it off, and nobody adds one.
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
@@ -67,6 +68,19 @@ def test_solvers_and_search_space_import_neither_each_other_nor_puzzle():
             others = {i.target for i in module.imports if i.target.split(".")[0] != package}
             broken += [f"{name} imports {other}" for other in others]
     check(broken)
+
+
+def test_only_descriptions_of_families_name_the_modules_of_a_decoder():
+    names = re.compile(
+        r"self_attn|(?:gate|up|down|gate_up|[qkvo]|qkv)_proj|input_layernorm|layernorm\.weight|\bmlp\."
+    )
+    broken = []
+    for name, module in modules().items():
+        if name.startswith("puzzle.") and wing(name) != "models":
+            broken += [name] if names.search(module.path.read_text(encoding="utf-8")) else []
+    # What these write is read by engines that have the same names for their own tensors.
+    known = ["gguf", "lowering", "nemotron_nas"]
+    check(broken, [f"puzzle.serving.writers.{name}" for name in known])
 
 
 def test_no_modules_import_each_other_in_a_circle():

@@ -19,6 +19,7 @@ import puzzle.models.child_config
 import puzzle.models.child_saving
 import puzzle.models.families
 import puzzle.models.family
+import puzzle.models.slots
 import search_space.blocks
 from puzzle.errors import ExportError
 from puzzle.storage.json_files import read_object
@@ -90,7 +91,7 @@ def is_self_contained(directory: str | os.PathLike[str]) -> bool:
 def modelling_source() -> str:
     """Returns the source of the modelling file."""
     models = puzzle.models
-    described = (search_space.blocks, models.family, models.families)
+    described = (search_space.blocks, models.slots, models.family, models.families)
     own = (models.child_config, models.child_saving, models.child)
     modules = (puzzle.errors, *described, *own)
     imports: list[str] = []

@@ -1,0 +1,112 @@
+"""Slot: where one half of a decoder layer is, and what the rows of its maps are, as names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+# A map's name within its half, and what its rows are, in their order: heads of queries, keys and
+# values, or channels of gate and up.
+Rows = tuple[str, tuple[str, ...]]
+QUERY, KEY, VALUE, GATE, UP = "query", "key", "value", "gate", "up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Where one half of a decoder layer is, and the norms around it, as names within the layer.
+
+    Args:
+        module: The half.
+        maps: Its maps except the last, with what their rows are.
+        out: Its last map.
+        before: The norm of what enters it; None where the residual stream enters as it is.
+        after: The norm of what it returns; None where that is added as it is.
+
+    Example:
+        >>> fused = Slot(module="mlp", maps=(("gate_up_proj", ("gate", "up")),), out="down_proj")
+        >>> rows = {"gate_up_proj.weight": torch.arange(6.0)[:, None]}
+        >>> sizes = {"gate": 3, "up": 3}
+        >>> fused.part(rows, "up", sizes)["weight"].flatten()
+        tensor([3., 4., 5.])
+        >>> fused.changed(rows, sizes, lambda part, rows: rows[:1])["gate_up_proj.weight"].flatten()
+        tensor([0., 3.])
+    """
+
+    module: str
+    maps: tuple[Rows, ...]
+    out: str
+    before: str | None = None
+    after: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modules of a layer that belong to the half, the norm before it first."""
+        return tuple(name for name in (self.before, self.module, self.after) if name)
+
+    @property
+    def norms_before(self) -> tuple[str, ...]:
+        """The norm before the half, if there is one."""
+        return self.names[: self.before is not None]
+
+    def part(
+        self, tensors: Mapping[str, torch.Tensor], part: str, sizes: Mapping[str, int]
+    ) -> dict[str, torch.Tensor]:
+        """Returns the weight, and the bias if there is one, of some rows.
+
+        Args:
+            tensors: The tensors of the half, by name within it.
+            part: What the rows are.
+            sizes: How many rows of each kind there are.
+        """
+        return {
+            name.rpartition(".")[2]: rows[part]
+            for name, rows in self.rows(tensors, sizes).items()
+            if part in rows
+        }
+
+    def changed(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int],
+        change: Callable[[str, torch.Tensor], torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Returns the tensors of the maps after a change of their rows.
+
+        Args:
+            tensors: The tensors of the half, by name within it.
+            sizes: How many rows of each kind there are.
+            change: Called with what rows are and with them.
+        """
+        return {
+            name: torch.cat([change(part, own) for part, own in rows.items()])
+            for name, rows in self.rows(tensors, sizes).items()
+        }
+
+    def rows(
+        self, tensors: Mapping[str, torch.Tensor], sizes: Mapping[str, int]
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """Returns the rows of the maps' tensors by name and by what they are; as `changed`."""
+        parts, maps = dict(self.maps), {}
+        for name, tensor in tensors.items():
+            of = parts.get(name.rpartition(".")[0])
+            if of:
+                pieces = tensor.split([sizes[part] for part in of])
+                maps[name] = dict(zip(of, pieces, strict=True))
+        return maps
+
+
+# Those of a Llama, and of most families.
+ATTENTION = Slot(
+    module="self_attn",
+    maps=(("q_proj", (QUERY,)), ("k_proj", (KEY,)), ("v_proj", (VALUE,))),
+    out="o_proj",
+    before="input_layernorm",
+)
+GATED = Slot(
+    module="mlp",
+    maps=(("gate_proj", (GATE,)), ("up_proj", (UP,))),
+    out="down_proj",
+    before="post_attention_layernorm",
+)
