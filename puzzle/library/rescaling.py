@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from puzzle.models.family import Slot
 from puzzle.models.parent import Parent
+from puzzle.models.slots import Slot
 
 # Channels that a norm scales by less are not fitted to.
 SMALLEST_GAIN = 1e-3
