@@ -41,18 +41,7 @@ from puzzle.models.child_saving import ChildSaving
 from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family
 from puzzle.models.slots import QUERY, Slot
-
-
-class LinearSublayer(nn.Module):
-    """One linear map of the normed residual stream, in place of an attention or an FFN."""
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.linear_proj = nn.Linear(hidden, hidden, bias=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Returns the map of the input, (B, L, hidden)."""
-        return self.linear_proj(hidden_states)
+from puzzle.models.sublayers import LayerConfig, LinearSublayer, RepeatedHeads
 
 
 def record_length(cache: Cache, hidden_states: torch.Tensor, layer: int = 0) -> None:
@@ -103,28 +92,6 @@ class LayerMasks:
         return self.made[str(window)]
 
 
-class RepeatedHeads(nn.Module):
-    """A map to keys and values that gives each head several times in a row.
-
-    Args:
-        linear: The map.
-        head_dim: Channels per head.
-        times: How often each head is given.
-        queries: Heads of queries that come before them, once.
-    """
-
-    def __init__(self, linear: nn.Module, head_dim: int, times: int, queries: int = 0) -> None:
-        super().__init__()
-        self.linear, self.head_dim, self.times, self.queries = linear, head_dim, times, queries
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Returns the repeated heads, (B, L, (queries + heads * times) * head_dim)."""
-        heads_BLHD = self.linear(hidden_states).unflatten(-1, (-1, self.head_dim))
-        queries, rest = heads_BLHD[..., : self.queries, :], heads_BLHD[..., self.queries :, :]
-        repeated = rest.repeat_interleave(self.times, dim=-2)
-        return torch.cat([queries, repeated], dim=-2).flatten(-2)
-
-
 class PuzzleDecoderLayer(GradientCheckpointingLayer):
     """A decoder layer with the sublayers its block names; a missing one has no parameters.
 
@@ -154,7 +121,9 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
                 setattr(self, slot.module, LinearSublayer(config.hidden_size))
         if self.attention_kind == "gqa":
             # Only its sizes are the layer's own: `set_attn_implementation` changes the model's.
-            getattr(self, self.family.attention.module).config = config
+            heads = block.attention.heads
+            own = config if heads is None else LayerConfig(config, num_attention_heads=heads)
+            getattr(self, self.family.attention.module).config = own
 
     def _slots(self) -> tuple[tuple[Slot, str], tuple[Slot, str]]:
         return (self.family.attention, self.attention_kind), (self.family.ffn, self.ffn_kind)

@@ -140,7 +140,10 @@ class Family:
         if shape.kv_heads > 1:
             head = (attention - least) // (shape.kv_heads - 1)
         else:
-            tensors, sizes = _tensors(layer, self.attention), self.row_counts(shape, Attention("gqa", 1))
+            tensors, sizes = (
+                _tensors(layer, self.attention),
+                self.row_counts(shape, Attention("gqa", 1)),
+            )
             parts = [self.attention.part(tensors, part, sizes) for part in (KEY, VALUE)]
             head = sum(tensor.numel() for part in parts for tensor in part.values())
         return SublayerCounts(
