@@ -37,11 +37,11 @@ from transformers.models.llama.modeling_llama import (
 
 from puzzle.errors import PuzzleError
 from puzzle.models.child_config import ChildConfig, PuzzleConfig, config_class
+from puzzle.models.child_modules import LayerConfig, LinearSublayer, RepeatedHeads
 from puzzle.models.child_saving import ChildSaving
 from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family
 from puzzle.models.slots import QUERY, Slot
-from puzzle.models.sublayers import LayerConfig, LinearSublayer, RepeatedHeads
 
 
 def record_length(cache: Cache, hidden_states: torch.Tensor, layer: int = 0) -> None:

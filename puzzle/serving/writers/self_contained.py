@@ -16,6 +16,7 @@ from types import ModuleType
 import puzzle.errors
 import puzzle.models.child
 import puzzle.models.child_config
+import puzzle.models.child_modules
 import puzzle.models.child_saving
 import puzzle.models.families
 import puzzle.models.family
@@ -92,7 +93,7 @@ def modelling_source() -> str:
     """Returns the source of the modelling file."""
     models = puzzle.models
     described = (search_space.blocks, models.slots, models.family, models.families)
-    own = (models.child_config, models.child_saving, models.child)
+    own = (models.child_modules, models.child_config, models.child_saving, models.child)
     modules = (puzzle.errors, *described, *own)
     imports: list[str] = []
     parts: list[str] = []
