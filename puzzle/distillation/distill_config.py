@@ -60,7 +60,11 @@ class DistillConfig:
             long as the child has as many layers: one that lost both sublayers keeps its place. A
             child with fused layers needs this; see `boundary_pairs`.
         thinking: For `messages` and a chat template with a thinking switch: "both" alternates
-            between the modes, "on" or "off" uses one.
+            between the modes, "on" or "off" uses one. "off" leaves thoughts out; "on" reads only
+            rows with one; a row that names its mode (`reasoning`, or `enable_thinking` in
+            `chat_template_kwargs`) is read in that.
+        system_prompts: For a model whose switch is a system prompt rather than the template: that
+            of each mode, such as {"on": "detailed thinking on", "off": "detailed thinking off"}.
         shuffle_buffer: Documents among which a streamed data set is shuffled.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: How many of the newest checkpoints are kept.
@@ -91,6 +95,7 @@ class DistillConfig:
     shard: bool | None = None
     boundaries: tuple[tuple[int, int], ...] | None = None
     thinking: str = "both"
+    system_prompts: Mapping[str, str] | None = None
     shuffle_buffer: int = 1000
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
@@ -123,6 +128,10 @@ class DistillConfig:
             )
         if self.thinking not in THINKING:
             raise DataError(f"thinking={self.thinking!r}; allowed: {THINKING}")
+        if self.system_prompts is not None and set(self.system_prompts) != {"on", "off"}:
+            raise DataError(
+                f"system_prompts={self.system_prompts!r}; give a text for each of 'on' and 'off'"
+            )
 
     def _check_losses(self) -> None:
         if not self.losses or any(name not in LOSSES for name in self.losses):

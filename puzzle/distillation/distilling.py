@@ -179,6 +179,7 @@ def _stream(
         length=config.length,
         seed=config.seed,
         thinking=config.thinking,
+        system_prompts=config.system_prompts,
         buffer=config.shuffle_buffer,
         vocab=vocab,
         resumable=resumable,

@@ -10,11 +10,14 @@ from typing import Any
 
 from puzzle.errors import DataError
 from puzzle.text.paragraphs import BYTE_ORDER_MARK
+from puzzle.text.thoughts import named_mode
 from puzzle.text.turns import Conversation, json_types
 
 # The columns that are read. Others may hold anything.
 COLUMNS = ("text", "messages")
 FIELDS = (*COLUMNS, "tools", "documents")
+# What may name the mode of thinking that a row is an example of.
+MODE_FIELDS = ("reasoning", "chat_template_kwargs")
 
 
 def parse_row(row: Any, number: int | None = None) -> str | Conversation:
@@ -54,7 +57,7 @@ def _parse(row: Any) -> str | Conversation:
             return _clean(str(row["text"]))
         if filled == ["messages"]:
             given = {name: _optional(row.get(name)) for name in ("tools", "documents")}
-            conversation = Conversation.of(row["messages"], **given)
+            conversation = Conversation.of(row["messages"], **given, mode=named_mode(row))
             _require_unicode(json.dumps(vars_of(conversation), ensure_ascii=False))
             return conversation
         if present and not filled:
@@ -123,6 +126,8 @@ def update_digest(digest: Any, row: Any) -> None:
     value = row
     if isinstance(row, Mapping):
         value = {name: row[name] for name in FIELDS if name in row}
+        if "messages" in row:
+            value |= {name: row[name] for name in MODE_FIELDS if name in row}
     try:
         data = json.dumps(json_types(value, "row"), sort_keys=True).encode()
     except DataError:

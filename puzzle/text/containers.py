@@ -12,7 +12,7 @@ import torch
 
 from puzzle.errors import DataError
 from puzzle.storage.paths import user_path
-from puzzle.text.cells import COLUMNS, FIELDS
+from puzzle.text.cells import COLUMNS, FIELDS, MODE_FIELDS
 from puzzle.text.given_text import FORMATS, check_source, refuse_paths
 from puzzle.text.paragraphs import read_documents, split_documents
 from puzzle.text.turns import without_fill
@@ -33,7 +33,8 @@ class ColumnRows(Sequence[dict[str, Any]]):
     """
 
     def __init__(self, columns: Mapping[Any, Any]) -> None:
-        self._columns = {name: _cells(name, columns[name]) for name in FIELDS if name in columns}
+        read = [name for name in (*FIELDS, *MODE_FIELDS) if name in columns]
+        self._columns = {name: _cells(name, columns[name]) for name in read}
         sizes = {name: len(cells) for name, cells in self._columns.items()}
         if len(set(sizes.values())) > 1:
             raise DataError(f"the columns differ in length: {sizes}; give one cell per row")

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from puzzle.errors import DataError
-from puzzle.text.chat import MODES, thinking_switch
+from puzzle.text.chat import thinking_switch
 from puzzle.text.rows import open_rows
+from puzzle.text.thoughts import MODES
 from puzzle.text.windows import EMPTY_ROWS, cut_windows, leading_token, refuse_foreign, row_tokens
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,9 @@ class PackedStream:
         length: Tokens per window.
         seed: Seed of the order.
         thinking: "both" renders conversations in each mode of the chat template in turn, "on" or
-            "off" in one; without a switch in the template there is one mode.
+            "off" in one; without a switch there is one mode. Rows that are no example of the mode
+            whose turn it is are passed over.
+        system_prompts: The system prompt of each mode, where that is the switch.
         buffer: Documents among which a streamed dataset is shuffled.
         vocab: Size of the models' vocabulary; tokens outside it are refused.
 
@@ -51,6 +54,7 @@ class PackedStream:
         buffer: int = 1000,
         vocab: int | None = None,
         resumable: bool = True,
+        system_prompts: Mapping[str, str] | None = None,
     ) -> None:
         if tokenizer is None and not isinstance(data, torch.Tensor):
             raise DataError("the parent has no tokenizer; pass one with tokenizer=")
@@ -58,7 +62,9 @@ class PackedStream:
         if isinstance(data, torch.Tensor):
             refuse_foreign(data, vocab)
         self.tokenizer, self.length, self.seed, self.vocab = tokenizer, length, seed, vocab
-        self.modes = _modes(tokenizer, thinking)
+        self.system_prompts = system_prompts
+        switched = bool(system_prompts or (thinking == "both" and thinking_switch(tokenizer)))
+        self.modes = _modes(thinking, switched)
         self.lead = None if isinstance(data, torch.Tensor) else leading_token(tokenizer)
         # What is read once is read no further than needed.
         self.buffer = buffer if resumable and not self.rows.shuffled else 1
@@ -125,13 +131,20 @@ class PackedStream:
             if tokens:
                 self._begun = True
                 return tokens
-        raise DataError(f"{EMPTY_ROWS} consecutive rows hold no text")
+        more = "" if self.modes == (None,) else f", or are no examples of thinking {self.modes}"
+        raise DataError(f"{EMPTY_ROWS} consecutive rows hold no text{more}")
 
     def _tokens_of(self, row: Any) -> list[int]:
         # The epoch is part of the turn, so that every row is read in every mode.
         number = self.rows.number
         mode = self.modes[(number + self.rows.epoch) % len(self.modes)]
-        tokens = row_tokens(row, self.tokenizer, thinking=mode, number=number)
+        tokens = row_tokens(
+            row,
+            self.tokenizer,
+            thinking=mode,
+            number=number,
+            system_prompts=self.system_prompts,
+        )
         if self.vocab is not None and tokens and not 0 <= min(tokens) <= max(tokens) < self.vocab:
             raise DataError(
                 f"row {number} (from 0): the data holds a token outside the models' vocabulary of "
@@ -161,7 +174,7 @@ class PackedStream:
         self._waiting = [part.tolist() for part in parts] if len(tensors["waiting_sizes"]) else []
 
 
-def _modes(tokenizer: Any, thinking: str) -> tuple[str | None, ...]:
+def _modes(thinking: str, switched: bool) -> tuple[str | None, ...]:
     if thinking != "both":
         return (thinking,)
-    return MODES if thinking_switch(tokenizer) else (None,)
+    return MODES if switched else (None,)

@@ -20,14 +20,18 @@ class Conversation:
         turns: Mappings with `role` and, except where there are tool calls, a text as `content`.
         tools: Descriptions of the tools that the assistant may call.
         documents: Documents that the assistant may quote.
+        mode: The one mode of thinking, "on" or "off", that it is an example of; None for any.
     """
 
     turns: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     documents: list[dict[str, Any]] | None = None
+    mode: str | None = None
 
     @classmethod
-    def of(cls, messages: Any, *, tools: Any = None, documents: Any = None) -> Conversation:
+    def of(
+        cls, messages: Any, *, tools: Any = None, documents: Any = None, mode: str | None = None
+    ) -> Conversation:
         """Returns a conversation from what rows of data hold.
 
         Args:
@@ -35,6 +39,7 @@ class Conversation:
                 are text.
             tools: A list of descriptions, or the same as JSON.
             documents: Likewise.
+            mode: The mode that the row names.
 
         Raises:
             DataError: A turn lacks its role or content, or has a part that is no text.
@@ -48,6 +53,7 @@ class Conversation:
             turns=[_turn(turn) for turn in turns],
             tools=_mappings(tools, "tools"),
             documents=_mappings(documents, "documents"),
+            mode=mode,
         )
 
 
@@ -148,7 +154,7 @@ def without_fill(row: Any) -> Any:
     """
     if not isinstance(row, Mapping):
         return row
-    nested = ("messages", "tools", "documents")
+    nested = ("messages", "tools", "documents", "chat_template_kwargs")
     return {key: _pruned(value) if key in nested else value for key, value in row.items()}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,15 +92,23 @@ def documents(text: Any, tokenizer: Any = None) -> list[str]:
 
 
 def row_text(
-    row: Any, tokenizer: Any = None, *, thinking: str | None = None, number: int | None = None
+    row: Any,
+    tokenizer: Any = None,
+    *,
+    thinking: str | None = None,
+    number: int | None = None,
+    system_prompts: Mapping[str, str] | None = None,
 ) -> str:
     """Returns the text of one row: a string, or a mapping with `text` or `messages`.
+
+    A row that is no example of the mode has none.
 
     Args:
         row: The row. `tools` and `documents` beside `messages` are given to the template.
         tokenizer: Renders `messages`, as in `puzzle.text.chat.render_chat`.
         thinking: Mode in which `messages` are rendered.
         number: The row's number, for the message.
+        system_prompts: The switch, as in `puzzle.text.chat.render_chat`.
 
     Raises:
         DataError: The row is none of these, or the template rejects it.
@@ -109,7 +117,10 @@ def row_text(
     if isinstance(parsed, str):
         return parsed
     try:
-        return render_conversation(parsed, tokenizer, thinking=thinking)
+        return (
+            render_conversation(parsed, tokenizer, thinking=thinking, system_prompts=system_prompts)
+            or ""
+        )
     except DataError as error:
         if number is None:
             raise
@@ -267,23 +278,20 @@ class Deal:
             )
 
 
-def row_tokens(
-    row: Any, tokenizer: Any, *, thinking: str | None = None, number: int | None = None
-) -> list[int]:
+def row_tokens(row: Any, tokenizer: Any, **how: Any) -> list[int]:
     """Returns the tokens of a row, with the end-of-text token; none if it holds no text.
 
     Args:
         row: What `row_text` accepts, or a vector of tokens, which is taken as it is.
         tokenizer: A Hugging Face tokenizer.
-        thinking: Mode in which `messages` are rendered.
-        number: The row's number, for the message.
+        **how: `thinking`, `number` and `system_prompts` of `row_text`.
 
     Raises:
         DataError: The row is unusable.
     """
     if isinstance(row, torch.Tensor):
         return [int(token) for token in row]
-    text = row_text(row, tokenizer, thinking=thinking, number=number)
+    text = row_text(row, tokenizer, **how)
     if not text:
         return []
     tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -37,6 +37,7 @@ OTHER = {
     "shard": None,
     "boundaries": ((0, 0),),
     "thinking": "on",
+    "system_prompts": {"on": "think", "off": "answer"},
     "shuffle_buffer": 10,
     "checkpoint_every": None,
     "keep_checkpoints": None,

@@ -10,6 +10,7 @@ from puzzle.serving.files import save_tokenizer
 from puzzle.text.chat import _warn_once, render_chat, thinking_switch
 from puzzle.text.windows import documents
 from tests.factories.parents import tokenizer
+from tests.factories.templates import Template
 
 PLAIN = """{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>
 {% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"""
@@ -32,25 +33,7 @@ CHAT = [
     {"role": "user", "content": "two and two"},
     {"role": "assistant", "content": "four"},
 ]
-
-
-class Template:
-    """A tokenizer as far as chat templates go: transformers' own renderer, no vocabulary."""
-
-    def __init__(self, chat_template):
-        self.chat_template = chat_template
-
-    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt, **arguments):
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        assert not tokenize
-        rendered, _ = render_jinja_template(
-            [messages],
-            chat_template=self.chat_template,
-            add_generation_prompt=add_generation_prompt,
-            **arguments,
-        )
-        return rendered[0]
+THOUGHT = [CHAT[0], {"role": "assistant", "content": "<think>2+2=4</think>four"}]
 
 
 @pytest.mark.parametrize(
@@ -71,8 +54,10 @@ def test_a_switch_in_the_prompt_stands_before_the_last_answer():
     tokenizer = Template(ARGUMENT)
     off = render_chat(CHAT, tokenizer, thinking="off")
     assert off == "<|user|>two and two<|end|>\n<|assistant|><think></think>four<|end|>\n"
-    on = render_chat(CHAT, tokenizer, thinking="on")
-    assert on == off.replace("<think></think>", "")
+    on = render_chat(THOUGHT, tokenizer, thinking="on")
+    thought = "<think>\n2+2=4\n</think>\n\n"
+    assert on == off.replace("<think></think>", thought)
+    assert render_chat(THOUGHT, tokenizer, thinking="off") == off
     # A conversation that ends with a question has no answer to put it before.
     assert "<think>" not in render_chat(CHAT[:1], tokenizer, thinking="off")
 
@@ -83,8 +68,9 @@ def test_a_switch_in_the_system_message_is_put_there_and_stripped():
         assert "no_think" not in off
         assert off.endswith("<|assistant|><think></think>four<|end|>\n")
         assert off.startswith("<|system|>Be brief." if system else "<|system|><|end|>")
-        on = render_chat([*system, *CHAT], Template(SYSTEM), thinking="on")
-        assert on.endswith("<|assistant|><think>four<|end|>\n")
+        on = render_chat([*system, *THOUGHT], Template(SYSTEM), thinking="on")
+        assert on.endswith("<|assistant|><think>2+2=4\n</think>\n\nfour<|end|>\n")
+        assert render_chat([*system, *THOUGHT], Template(SYSTEM), thinking="off") == off
 
 
 def test_a_search_reads_conversations_through_the_template():

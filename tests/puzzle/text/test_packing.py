@@ -159,24 +159,26 @@ def test_text_without_a_tokenizer_is_refused():
 
 # The switch shows as one more word before the answer.
 SWITCH = (
-    "{% for m in messages %}{{ m.content }} {% endfor %}"
+    "{% for m in messages %}{{ m.reasoning_content }} {{ m.content }} {% endfor %}"
     "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
     "w59 {% endif %}"
 )
 
 
 def test_every_conversation_is_read_in_both_thinking_modes_within_two_epochs():
-    rows = [
-        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "w58"}]}
-        for q in WORDS[:7]
+    answer = {"role": "assistant", "content": "w58", "reasoning_content": "w57 w56"}
+    rows = [{"messages": [{"role": "user", "content": q}, answer]} for q in WORDS[:7]]
+    # No example of thinking.
+    rows += [
+        {"messages": [{"role": "user", "content": "w55"}, {**answer, "reasoning_content": ""}]}
     ]
     found = {}
     for thinking in ("both", "on", "off"):
         stream = PackedStream(rows, tokenizer(SWITCH), length=1, thinking=thinking)
-        tokens_each = {"on": 3 * 14, "off": 4 * 14, "both": 7 * 7}[thinking]
+        tokens_each = {"on": 5 * 14, "off": 4 * 16, "both": 7 * 9 + 4}[thinking]
         text = " ".join(["<eos>", "<unk>", *WORDS][i] for i in stream.take(tokens_each)[:, 0])
         found[thinking] = Counter(part.strip() for part in text.split("<eos>") if part.strip())
-    assert found["on"] == {f"{q} w58": 2 for q in WORDS[:7]}
-    assert found["off"] == {f"{q} w59 w58": 2 for q in WORDS[:7]}
+    assert found["on"] == {f"{q} w57 w56 w58": 2 for q in WORDS[:7]}
+    assert found["off"] == {f"{q} w59 w58": 2 for q in [*WORDS[:7], "w55"]}
     assert set(found["both"]) == set(found["on"]) | set(found["off"])
     assert set(found["both"].values()) == {1}
