@@ -35,8 +35,9 @@ class WrittenLayer:
     Args:
         block: Its block in the config that the engine reads.
         source: The child's layer that it comes from.
-        attention: "own", "zeros" (a new attention that adds nothing), "repeat" (its KV heads
-            repeated) or "drop" (written elsewhere, or absent).
+        attention: "own" (with heads of zeros where the block has more of them), "zeros" (a new
+            attention that adds nothing), "repeat" (its KV heads repeated) or "drop" (written
+            elsewhere, or absent).
         ffn: "own" (padded with zero channels up to the block's width), "zeros", "linear" (the
             FFN's linear map as a gated FFN), "attention" (the attention's linear map as a gated
             FFN) or "drop".
@@ -106,9 +107,21 @@ def _linear_ffn_as_gated(layer: WrittenLayer, hidden: int) -> WrittenLayer:
     return replace(layer, block=block, ffn="linear")
 
 
+def _with_all_heads(layers: list[WrittenLayer], heads: int) -> list[WrittenLayer]:
+    """Returns layers whose removed groups of heads are there again, made of zeros."""
+    written = []
+    for layer in layers:
+        own = layer.block.attention
+        if own.heads is not None:
+            whole = Attention("gqa", heads * (own.kv_heads or 1) // own.heads)
+            layer = replace(layer, block=Block(whole, layer.block.ffn))
+        written.append(layer)
+    return written
+
+
 def _for_vllm(layout: Layout) -> list[WrittenLayer]:
     hidden, layers = layout.shape.hidden, []
-    for layer in _own(layout):
+    for layer in _with_all_heads(_own(layout), layout.shape.heads):
         if layer.block.attention.kind == "linear":
             extra = Block(Attention("none"), FFN("gated", hidden))
             layers.append(WrittenLayer(extra, layer.source, "drop", "attention"))
@@ -135,14 +148,18 @@ def _for_llama_cpp(layout: Layout) -> list[WrittenLayer]:
 
 
 def _for_mlx(layout: Layout) -> list[WrittenLayer]:
-    return _with_a_cache(_own(layout))
+    return _with_a_cache(_with_all_heads(_own(layout), layout.shape.heads))
+
+
+def _for_tensorrt_llm(layout: Layout) -> list[WrittenLayer]:
+    return _with_all_heads(_own(layout), layout.shape.heads)
 
 
 def _for_sglang(layout: Layout) -> list[WrittenLayer]:
-    counts = [block.attention.kv_heads for block in layout.blocks if block.attention.kv_heads]
-    common = math.lcm(*counts)
+    own = _with_all_heads(_own(layout), layout.shape.heads)
+    common = math.lcm(*(layer.block.attention.kv_heads or 1 for layer in own))
     layers = []
-    for layer in _own(layout):
+    for layer in own:
         if layer.block.attention.kv_heads not in (None, common):
             block = Block(Attention("gqa", common), layer.block.ffn)
             layer = replace(layer, block=block, attention="repeat")
@@ -155,7 +172,7 @@ _LOWERINGS = {
     "vllm": _for_vllm,
     "llama.cpp": _for_llama_cpp,
     "mlx": _for_mlx,
-    "tensorrt-llm": _own,
+    "tensorrt-llm": _for_tensorrt_llm,
     "sglang": _for_sglang,
 }
 
@@ -220,13 +237,32 @@ def _attention_tensors(
     if layer.attention == "zeros":
         return _zero_attention_tensors(layout, layer.block.attention, like)
     written = {n: t for n, t in tensors.items() if n.startswith(("self_attn.", "input_"))}
+    source, shape = layout.blocks[layer.source].attention, layout.shape
+    own = source.kv_heads or 1
+    if source.heads is not None and layer.block.attention.heads is None:
+        group, own = source.heads // own, shape.heads * own // source.heads
+        rows = {"q": own * group, "k": own, "v": own}
+        written = {n: _with_zero_heads(n, t, rows, shape.head_dim) for n, t in written.items()}
     if layer.attention == "repeat":
-        own = layout.blocks[layer.source].attention.kv_heads or 1
         times = (layer.block.attention.kv_heads or own) // own
         for name in [n for n in written if n.startswith(("self_attn.k_", "self_attn.v_"))]:
-            heads = written[name].unflatten(0, (own, layout.shape.head_dim))
+            heads = written[name].unflatten(0, (own, shape.head_dim))
             written[name] = heads.repeat_interleave(times, 0).flatten(0, 1)
     return written
+
+
+def _with_zero_heads(
+    name: str, tensor: torch.Tensor, heads: Mapping[str, int], head_dim: int
+) -> torch.Tensor:
+    """Returns a tensor of an attention with heads of zeros added up to some numbers of them."""
+    part = name.removeprefix("self_attn.")[0]
+    if name == "self_attn.o_proj.weight":
+        missing = heads["q"] * head_dim - tensor.shape[1]
+        return torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing)], 1)
+    if not name.startswith("self_attn.") or part not in heads:
+        return tensor
+    missing = heads[part] * head_dim - tensor.shape[0]
+    return torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])])
 
 
 def _zero_attention_tensors(

@@ -25,7 +25,9 @@ MODULES = {"llama.cpp": "xllamacpp", "mlx": "mlx_lm"}
 # vLLM lives in an environment of its own; benchmarks/serve_vllm.sh makes one and sets this.
 VLLM_PYTHON = os.environ.get("PUZZLE_VLLM_PYTHON")
 EVERY_CHILD = os.environ.get("PUZZLE_EVERY_CHILD")
-EVERYTHING = LayerOptions(ffn_shares=(0.5, 0.066), multiple=1)
+EVERYTHING = LayerOptions(
+    attention=("gqa", "groups", "linear", "none"), ffn_shares=(0.5, 0.066), multiple=1
+)
 # By layer of 30: every kind of each half, in the first layer, the last, and next to each other.
 CHILDREN = {
     "no attention first, no FFN last": {
@@ -51,6 +53,14 @@ CHILDREN = {
         14: "linear+none",
         28: "none+linear",
         29: "linear+none",
+    },
+    "heads removed first, last and between others": {
+        0: "gqa1h3+gated1536",
+        11: "gqa2h6+gated768",
+        12: "gqa2h6+none",
+        13: "gqa1+gated1536",
+        14: "gqa1h3+linear",
+        29: "gqa2h6+none",
     },
     "mixed": {
         0: "none+linear",

@@ -27,6 +27,19 @@ def test_a_gguf_says_what_llama_cpp_reads(tmp_path):
     assert names["blk.2.ffn_down.weight"] == [32, 48]
 
 
+def test_removed_heads_are_in_no_tensor_of_a_gguf(tmp_path):
+    done = export(
+        child_of(["gqa2h4+gated64", "gqa1h2+none", *MIXED[:1]]), tmp_path, engine="llama.cpp"
+    )
+    reader = GGUFReader(str(done.path))
+    fields = {key: field.contents() for key, field in reader.fields.items()}
+    assert fields["deci.attention.head_count"] == [4, 2, 0]
+    assert fields["deci.attention.head_count_kv"] == [2, 1, 0]
+    names = {tensor.name: list(map(int, tensor.shape)) for tensor in reader.tensors}
+    assert names["blk.0.attn_q.weight"] == names["blk.0.attn_output.weight"][::-1] == [48, 32]
+    assert names["blk.1.attn_k.weight"] == [48, 8]
+
+
 def test_queries_and_keys_are_interleaved_head_by_head(tmp_path):
     model = child_of(["gqa1+gated64"] * 3)
     done = export(model, tmp_path, engine="llama.cpp")

@@ -18,7 +18,7 @@ from search_space.engines import uses
 from tests.factories.children import CONFIG, MIXED, child_of, layout_of
 
 LABELS = st.tuples(
-    st.sampled_from(["gqa3", "gqa1", "linear", "none"]),
+    st.sampled_from(["gqa3", "gqa1", "gqa2h4", "linear", "none"]),
     st.sampled_from(["gated64", "gated9", "linear", "none"]),
 ).map("+".join)
 
