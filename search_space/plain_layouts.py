@@ -41,6 +41,8 @@ def odd_layers(layout: Layout) -> dict[int, str]:
         block = layout.blocks[layer]
         if not _is_whole(block):
             reasons[layer] = "only whole layers can be removed, and no half is a linear map"
+        elif block.attention.window is not None:
+            reasons[layer] = "the configs of most families have no place for a window"
         elif block != common:
             reasons[layer] = f"most layers are {common.label}, and all have to be"
     if not kept_layers(layout):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from puzzle.library.affine import map_of, map_tensors, map_with_bias, ones
+from puzzle.library.elimination import damped, elimination_order
 from puzzle.library.fitting import Fitted, Fitting, Tensors, attention_key
+from puzzle.library.head_groups import GROUPS, of_groups, spans_heads
 from puzzle.library.kv_merging import (
     HeadMerge,
     candidate_merges,
@@ -18,6 +21,7 @@ from puzzle.library.kv_merging import (
     merge_kv_heads,
     promising_merges,
 )
+from puzzle.library.least_squares import HeldOut, Moments
 from puzzle.library.local_error import LocalError
 from puzzle.library.rescaling import Pair, Rescaling
 from puzzle.library.streams import Rows
@@ -43,7 +47,9 @@ class AttentionFit:
         # A layer of a child may lack a half, or have a linear map in its place.
         self.attention: Any = getattr(fits.layer, slot.module, None)
         self.out: Any = getattr(self.attention, slot.out, None)
+        self.heads = self.own.attention.heads or fits.parent.shape.heads
         self._built: dict[str, nn.Module] = {}
+        self._sums: dict[int | None, tuple[Moments, HeldOut]] = {}
 
     def build(self, attention: Attention) -> None:
         """Makes one attention variant, into the tensors and errors of the layer."""
@@ -66,24 +72,26 @@ class AttentionFit:
                 train, held_out, start, torch.zeros_like(start)
             )
             self.fits.store(key, {f"{self.family.attention.module}.linear_proj.weight": weight.T})
+        elif attention.heads == self.own.attention.heads:
+            self._with_merged_heads(key, attention)
         else:
-            self._grouped(key, attention.kv_heads or 1)
+            self._with_fewer_groups(key, attention)
 
-    def _grouped(self, key: str, kv_heads: int) -> None:
+    def _with_merged_heads(self, key: str, attention: Attention) -> None:
         """Fits the output map for each promising merge of KV heads, and keeps the best."""
-        shape, out = self.fits.parent.shape, self.out
+        out, window = self.out, attention.window
         prior = map_with_bias(out.weight, out.bias)
         rescaling = Rescaling(self.fits.parent, self.layer, self.family.attention)
         own = self.own.attention.kv_heads or 1
-        merges = candidate_merges(head_options(shape.heads, own, kv_heads))
+        merges = candidate_merges(head_options(self.heads, own, attention.kv_heads or 1))
         pooled = merges[-1]
         if self.fits.config.start == "puzzle":
             merges = [pooled]
         elif len(merges) > 1:
-            merges = promising_merges(merges, self._lost_power(merges))
+            merges = promising_merges(merges, self._lost_power(merges, window))
         fits: dict[HeadMerge, Fitted] = {}
         for merge in merges:
-            pair = partial(self._pair, self._with(self._merged(merge), len(merge)))
+            pair = partial(self._pair, self._with(self._merged(merge), attention), window)
             sums = self.fits.collect(len(prior), self.fits.undone(rescaling, self._own, pair))
             fitted = self.fits.fit(*sums, prior, prior)
             fits[merge] = self.fits.in_the_stream(rescaling, pair, prior, fitted, 0.0)
@@ -92,12 +100,67 @@ class AttentionFit:
         self.fits.errors[key] = LocalError(
             before=fits[pooled][1].before, fitted=error.fitted, ridge=error.ridge
         )
-        name = f"{self.family.attention.module}.{self.family.attention.out}"
-        self.fits.store(key, {**self._merged(best), **map_tensors(name, weight, out.bias)})
+        self.fits.store(key, {**self._merged(best), **self._out_tensors(weight)})
 
-    def _pair(self, attention: nn.Module, rows: Rows) -> Pair:
-        """Returns what enters the last map of another attention, and what it should add."""
-        return ones(self._context(rows.x, attention), self.out.bias), rows.attention
+    def _with_fewer_groups(self, key: str, attention: Attention) -> None:
+        """Removes whole groups of heads, each time those that are missed least by the others."""
+        slot, window = self.family.attention, attention.window
+        rescaling = Rescaling(self.fits.parent, self.layer, slot)
+        prior = map_with_bias(self.out.weight, self.out.bias)
+        train, held_out = self._own_sums(rescaling, window)
+        most, bias = self.own.attention.kv_heads or 1, len(prior) - self.out.weight.shape[1]
+        size = self.out.weight.shape[1] // most
+        # Where a child's stream enters, the map that does best with all heads is another one.
+        residual = train.cross - train.gram @ prior if self.streams.child else None
+        order = elimination_order(damped(train.gram), prior, residual, size=size, fixed=bias)
+        kept = order[: attention.kv_heads].sort().values.to(prior.device)
+        columns = (kept[:, None] * size + torch.arange(size, device=kept.device)).flatten()
+        columns = torch.cat([columns, columns.new_tensor([len(prior) - 1] * bias)])
+        start, reduced = prior[columns], self._with(self._of(kept), attention)
+        pair = partial(self._pair, reduced, window)
+        if self._spans_heads():  # the norm of the heads that stay is another one without the rest
+            sums = self.fits.collect(len(columns), self.fits.undone(rescaling, self._own, pair))
+        else:
+            sums = train.columns(columns), held_out.columns(columns)
+        fitted = self.fits.fit(*sums, start, start)
+        weight, error = self.fits.in_the_stream(rescaling, pair, start, fitted, 0.0)
+        self.fits.errors[key] = error
+        self.fits.tensors[f"{key}/{GROUPS}"] = kept.to(torch.int32)
+        self.fits.store(key, self._out_tensors(weight))
+
+    def _own_sums(self, rescaling: Rescaling, window: int | None) -> tuple[Moments, HeldOut]:
+        """Returns the moments and held-out tokens of the features of all heads."""
+        if window not in self._sums:
+            width = self.out.weight.shape[1] + (self.out.bias is not None)
+            pair = self.fits.undone(rescaling, self._own, partial(self._pair, None, window))
+            self._sums[window] = self.fits.collect(width, pair)
+        return self._sums[window]
+
+    def _spans_heads(self) -> bool:
+        head_dim = self.fits.parent.shape.head_dim
+        state = self.attention.state_dict().items()
+        return any("_norm" in name and spans_heads(tensor, head_dim) for name, tensor in state)
+
+    def _of(self, kept: torch.Tensor) -> Tensors:
+        """Returns the tensors of some groups of heads, the last map left out."""
+        slot = self.family.attention
+        tensors = of_groups(
+            self.attention.state_dict(),
+            kept,
+            slot,
+            self._row_counts,
+            groups=self.own.attention.kv_heads or 1,
+            head_dim=self.fits.parent.shape.head_dim,
+        )
+        return {f"{slot.module}.{name}": tensor for name, tensor in tensors.items()}
+
+    def _out_tensors(self, weight: torch.Tensor) -> Tensors:
+        name = f"{self.family.attention.module}.{self.family.attention.out}"
+        return map_tensors(name, weight, self.out.bias)
+
+    def _pair(self, attention: nn.Module | None, window: int | None, rows: Rows) -> Pair:
+        """Returns what enters the last map of an attention, and what it should add."""
+        return ones(self._context(rows.x, attention, window), self.out.bias), rows.attention
 
     def _own(self, rows: Rows, _: torch.Tensor) -> torch.Tensor:
         own: torch.Tensor = self.out(
@@ -115,22 +178,22 @@ class AttentionFit:
         copies = self.out.weight.shape[1] // len(value)
         return (self.out.weight.float() @ by_head.repeat_interleave(copies, 0).flatten(0, 1)).T
 
-    def _lost_power(self, merges: Sequence[HeadMerge]) -> torch.Tensor:
+    def _lost_power(self, merges: Sequence[HeadMerge], window: int | None) -> torch.Tensor:
         """Returns the power that each new head loses in each merge, unfitted, (merges, heads)."""
-        shape = self.fits.parent.shape
+        sizes = replace(self.own.attention, kv_heads=len(merges[0]))
         out = self.out.weight.T.unflatten(0, (len(merges[0]), -1)).float()
-        merged = [self._with(self._merged(merge), len(merge)) for merge in merges]
+        merged = [self._with(self._merged(merge), sizes) for merge in merges]
 
         def lost(rows: Rows) -> torch.Tensor:
-            own = self.family.attention_features(self.layer, rows.x, self.fits.rope)
+            own = self._context(rows.x, None, window)
             losses = []
             for attention in merged:
-                change = (self._context(rows.x, attention) - own).float()
+                change = (self._context(rows.x, attention, window) - own).float()
                 by_head = change.unflatten(-1, (out.shape[0], -1))
                 losses.append(torch.einsum("blhk,hkd->blhd", by_head, out).square().sum((0, 1, 3)))
             return torch.stack(losses)
 
-        assert shape.heads % len(merges[0]) == 0
+        assert self.heads % len(merges[0]) == 0
         return torch.stack([loss for _, loss in self.streams.batches(lost, most=SCREENED)]).sum(0)
 
     def _merged(self, merge: HeadMerge) -> Tensors:
@@ -158,21 +221,26 @@ class AttentionFit:
     def _row_counts(self) -> dict[str, int]:
         return self.family.row_counts(self.fits.parent.shape, self.own.attention)
 
-    def _with(self, tensors: Mapping[str, torch.Tensor], kv_heads: int) -> nn.Module:
-        """Returns the stock attention with other keys and values of so many heads."""
+    def _with(self, tensors: Mapping[str, torch.Tensor], sizes: Attention) -> nn.Module:
+        """Returns the stock attention with other tensors, of other sizes; its last map is none."""
         slot = self.family.attention
         state = dict(self.attention.state_dict())
         state |= {name.removeprefix(f"{slot.module}."): t for name, t in tensors.items()}
-        sizes = self.family.layer_config(self.fits.parent.config, Attention("gqa", kv_heads))
+        config = self.family.layer_config(self.fits.parent.config, sizes)
         with torch.device("meta"):
-            attention: nn.Module = self.family.stock("Attention")(sizes, self.attention.layer_idx)
+            attention: nn.Module = self.family.stock("Attention")(config, self.attention.layer_idx)
+        attention._modules[slot.out] = nn.Identity()
+        last = (f"{slot.out}.weight", f"{slot.out}.bias")
+        state = {name: tensor for name, tensor in state.items() if name not in last}
         attention.load_state_dict(state, assign=True)
         return attention.eval().requires_grad_(False)
 
-    def _context(self, x_BLD: torch.Tensor, attention: nn.Module) -> torch.Tensor:
-        """Returns what enters the last map of another attention in the place of the layer's own."""
+    def _context(
+        self, x_BLD: torch.Tensor, attention: nn.Module | None, window: int | None
+    ) -> torch.Tensor:
+        """Returns what enters the last map of an attention; by default of the layer's own."""
         return self.family.attention_features(
-            self.layer, x_BLD, self.fits.rope, attention=attention
+            self.layer, x_BLD, self.fits.rope, attention=attention, window=window
         )
 
     def output(self, attention: Attention, rows: Rows) -> torch.Tensor:
@@ -190,7 +258,10 @@ class AttentionFit:
             return nn.functional.linear(h, tensors[f"{slot.module}.linear_proj.weight"]).float()
         last = f"{slot.module}.{slot.out}"
         weight, bias = tensors.pop(f"{last}.weight"), tensors.pop(f"{last}.bias", None)
+        if (kept := tensors.pop(GROUPS, None)) is not None:
+            tensors |= self._of(kept)
         if prefix not in self._built:
-            self._built[prefix] = self._with(tensors, attention.kv_heads or 1)
-        out = nn.functional.linear(self._context(rows.x, self._built[prefix]), weight, bias)
+            self._built[prefix] = self._with(tensors, attention)
+        context = self._context(rows.x, self._built[prefix], attention.window)
+        out = nn.functional.linear(context, weight, bias)
         return self.family.added(self.layer, slot, out, self.fits.parent.config).float()

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from puzzle.library.fitting import attention_key
+from puzzle.library.head_groups import GROUPS
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import BLDConfig
 from puzzle.library.streams import Rows, Streams
@@ -102,6 +103,7 @@ class LayerDistill:
         trained = dict(errors)
         for key, student in self.students.items():
             tensors.pop(f"{key}/channels", None)
+            tensors.pop(f"{key}/{GROUPS}", None)
             for name, tensor in student.best.items():
                 tensors[f"{key}/{name}"] = tensor.to(self.parent.dtype).cpu()
             trained[key] = errors[key].after(student.error)

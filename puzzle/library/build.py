@@ -20,6 +20,7 @@ from puzzle.library.layers import ERRORS, ChildBoundary, LibrarySpec
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
+from puzzle.library.text_length import advice, require_longer_text
 from puzzle.library.variants import Variants
 from puzzle.library.work import healing_work, library_work
 from puzzle.models.parent import Parent
@@ -111,10 +112,11 @@ class BlockLibrary(Stage[Library]):
 
     def result(self, run: Run) -> Library:
         """Returns the library, with every layer built."""
+        require_longer_text(self.spec.space, run.text.fit.shape[1])
         depth = run.parent.shape.layers
         stages = [self.spec.layer(layer) for layer in range(depth)]
         if not all(run.artifact(stage).sound() for stage in stages):
-            _warn_of_little_text(run, self.spec.config)
+            _warn_of_little_text(run, self.spec)
             self._build(run, stages)
         # Also those of a run that was killed between its last layer and their deletion.
         for layer in range(depth + 1):
@@ -202,9 +204,11 @@ def heal(
     return build_library(parent, layout, windows, workspace=workspace, config=config, around=layout)
 
 
-def _warn_of_little_text(run: Run, config: LibraryConfig) -> None:
+def _warn_of_little_text(run: Run, spec: LibrarySpec) -> None:
     count, length = run.text.fit.shape
-    tokens, shape = Streams.split(count, config.held_out) * length, run.parent.shape
+    tokens, shape = Streams.split(count, spec.config.held_out) * length, run.parent.shape
+    if spec.around is None and (said := advice(spec.space, length)):
+        logger.warning("%s", said)
     widest = max(shape.ffn_width, shape.heads * shape.head_dim)
     if tokens < widest:
         logger.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -9,8 +10,10 @@ from torch import nn
 
 from puzzle.errors import PuzzleError
 from puzzle.library.fitting import attention_key, ffn_key
+from puzzle.library.head_groups import GROUPS, of_groups
 from puzzle.models.assembling import layer_from_block
 from puzzle.models.parent import Parent
+from puzzle.models.slots import Slot
 from puzzle.storage.workspace import Artifact
 from search_space import Block
 
@@ -89,7 +92,21 @@ class Variants:
             raise self._missing(block)
         slot = self.parent.family.attention
         names = slot.names if kind == self._parents.attention.kind else slot.norms_before
-        return {**tensors_of(self.own, names), **changed}
+        own = tensors_of(self.own, names)
+        if (kept := changed.pop(GROUPS, None)) is not None:
+            own |= self._with_rows(
+                own,
+                slot,
+                lambda inner: of_groups(
+                    inner,
+                    kept,
+                    slot,
+                    self.parent.family.row_counts(self.parent.shape, self._parents.attention),
+                    groups=self._parents.attention.kv_heads or 1,
+                    head_dim=self.parent.shape.head_dim,
+                ),
+            )
+        return {**own, **changed}
 
     def _ffn(self, block: Block) -> Tensors:
         kind = block.ffn.kind
@@ -103,12 +120,21 @@ class Variants:
         own = tensors_of(self.own, names)
         if "channels" in changed:
             kept = changed.pop("channels").long()
-            prefix = f"{slot.module}."
-            inner = {n.removeprefix(prefix): t for n, t in own.items() if n.startswith(prefix)}
             sizes = self.parent.family.row_counts(self.parent.shape, self._parents.ffn)
-            narrower = slot.changed(inner, sizes, lambda _, rows: rows[kept])
-            own |= {prefix + name: tensor for name, tensor in narrower.items()}
+            own |= self._with_rows(
+                own,
+                slot,
+                lambda inner: slot.changed(inner, sizes, lambda _, rows: rows[kept]),
+            )
         return {**own, **changed}
+
+    def _with_rows(
+        self, tensors: Tensors, slot: Slot, change: Callable[[Tensors], Tensors]
+    ) -> Tensors:
+        """Returns what a change makes of the tensors of a half, by their names within the layer."""
+        prefix = f"{slot.module}."
+        inner = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return {prefix + name: tensor for name, tensor in change(inner).items()}
 
     def _below(self, key: str) -> Tensors:
         prefix = f"{key}/"

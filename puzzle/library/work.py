@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.settings import LibraryConfig
-from search_space import FFN, Attention, Block, ModelShape
+from search_space import FFN, Attention, Block, ModelShape, counting
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +88,23 @@ def _fits(
     shape: ModelShape, own: Block, blocks: tuple[Block, ...], config: LibraryConfig
 ) -> Iterator[_Fit]:
     """Yields what is fitted in one layer, the parent's own block of which is given."""
-    hidden, context = shape.hidden, shape.heads * shape.head_dim
-    for attention in dict.fromkeys(block.attention for block in blocks):
+    hidden, context = shape.hidden, counting.query_heads(shape, own.attention) * shape.head_dim
+    attentions = dict.fromkeys(block.attention for block in blocks)
+    reduced: dict[int | None, list[int]] = {}
+    for attention in attentions:
+        queries = counting.query_heads(shape, attention) * shape.head_dim
         if attention.kind == "linear":
             yield _Fit(hidden, 0.5, (hidden,), hidden**2)
+        elif attention.kind == "gqa" and queries != context:
+            reduced.setdefault(attention.window, []).append(queries)
         elif attention.kind == "gqa" and attention != own.attention:
             kv = 2 * (attention.kv_heads or 0) * shape.head_dim
             yield _Fit(context, 1.0, (context,), (context + kv) * hidden)
             # A second promising way of merging the heads, which is not stored.
             yield _Fit(context, 1.0, (context,), 0)
+    for widths_left in reduced.values():
+        # All numbers of heads share the sums over the text.
+        yield _Fit(context, 1.0, tuple(widths_left), sum(widths_left) * hidden)
     groups: dict[Attention, dict[FFN, None]] = {}
     for block in blocks:
         coupled = config.coupled(block.attention)

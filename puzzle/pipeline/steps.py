@@ -20,6 +20,7 @@ from puzzle.evaluation.child_quality import ChildQuality
 from puzzle.library.build import BlockLibrary, Library
 from puzzle.library.layers import LibrarySpec
 from puzzle.library.settings import LibraryConfig
+from puzzle.library.text_length import require_longer_text
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.scoring.exact_scores import ExactScores
 from puzzle.scoring.fisher_scores import FisherScores
@@ -76,7 +77,12 @@ class Steps:
         """Returns the costs in all scenarios.
 
         Costs measured on a device are corrected by whole layouts, where the effort measures.
+
+        Raises:
+            DataError: The text is too short to tell what a window of the space loses.
         """
+        if run.windows is not None:
+            require_longer_text(self.space, run.windows.fit.shape[1])
         scenarios = tuple(self.workload.scenarios.values())
         own = {scenario: run.get(self.costs(scenario)) for scenario in scenarios}
         shape = self.space.shape

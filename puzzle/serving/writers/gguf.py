@@ -216,7 +216,7 @@ def _renamed(
     layout: Layout, block: Block, tensors: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     rotary_heads = {
-        "self_attn.q_proj": layout.shape.heads,
+        "self_attn.q_proj": block.attention.heads or layout.shape.heads,
         "self_attn.k_proj": block.attention.kv_heads or 0,
     }
     for name, tensor in tensors.items():

@@ -16,7 +16,14 @@ from tests.factories.parents import DATA, SCENARIO, parent_model, text, tokenize
 
 MODEL = parent_model()
 SHAPE = LLAMA.shape(MODEL.config)
-ATTENTIONS = [Attention("gqa", 1), Attention("linear"), Attention("none")]
+ATTENTIONS = [
+    Attention("gqa", 1),
+    Attention("gqa", 2, heads=4),
+    Attention("gqa", 1, heads=2, window=3),
+    Attention("gqa", 3, window=4),
+    Attention("linear"),
+    Attention("none"),
+]
 FFNS = [FFN("gated", 40), FFN("gated", 24), FFN("linear"), FFN("none")]
 LIMITS = st.dictionaries(
     st.sampled_from(["parameters", "memory", "kv_cache", "flops"]),

@@ -39,7 +39,7 @@ save_file(logits, sys.argv[1])
 
 def alike(layout):
     """One smaller block in all layers but two, which are removed; the first is among them."""
-    blocks = [Block.from_label("gqa1+gated56")] * layout.shape.layers
+    blocks = [Block.from_label("gqa1h2+gated56")] * layout.shape.layers
     blocks[0] = blocks[3] = EMPTY
     return Layout(layout.shape, tuple(blocks))
 
@@ -114,3 +114,5 @@ def test_layers_that_differ_are_named():
     assert "Search again in the space 'plain', or export for" in str(error.value)
     with pytest.raises(ExportError, match=r"layer 2 \(gqa1\+gated64\): most layers are gqa3"):
         export(child_of([*labels[:2], "gqa1+gated64"]), "out", engine="plain")
+    with pytest.raises(ExportError, match=r"layer 1 \(gqa3w8\+gated64\): .*no place for a window"):
+        export(child_of(["gqa3w8+gated64"] * 3), "out", engine="plain")
