@@ -26,9 +26,11 @@ from puzzle.limits.scenario import Scenario as Scenario
 from puzzle.limits.scenario import Workload as Workload
 from puzzle.models.child import PuzzleForCausalLM as PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig as PuzzleConfig
+from puzzle.pipeline.comparing import compare as compare
 from puzzle.pipeline.result import SearchResult as SearchResult
 from puzzle.pipeline.result import load_result as load_result
 from puzzle.pipeline.search import search as search
+from puzzle.report.compared_runs import RunComparison as RunComparison
 from puzzle.report.comparison import Comparison as Comparison
 from puzzle.report.comparison import Figures as Figures
 from puzzle.serving.check import ServeCheck as ServeCheck

@@ -2,7 +2,7 @@
 
 from search_space import counting, formats
 from search_space.blocks import FFN, Attention, Block
-from search_space.drawing import layout_svg, plot_layout
+from search_space.drawing import diff_svg, layout_svg, plot_diff, plot_layout
 from search_space.engine_tables import engine_table
 from search_space.engines import (
     ENGINES,
@@ -47,6 +47,7 @@ __all__ = [
     "candidate_runs",
     "check_layout",
     "counting",
+    "diff_svg",
     "engine_table",
     "engines_for",
     "formats",
@@ -55,6 +56,7 @@ __all__ = [
     "insert_identity_layers",
     "layout_svg",
     "plan_fusion",
+    "plot_diff",
     "plot_layout",
     "published_layout",
     "published_names",

@@ -159,6 +159,71 @@ def plot_layout(
     return figure
 
 
+def diff_svg(
+    one: LayoutLike,
+    other: LayoutLike,
+    *,
+    names: tuple[str, str] = ("one", "other"),
+    paper: str | None = None,
+) -> str:
+    """Returns two layouts of one parent drawn below each other, the layers that differ shaded.
+
+    Args:
+        one: A layout.
+        other: Another of the same parent.
+        names: What to call them.
+        paper: Colour of the background, for a file of its own.
+
+    Raises:
+        ValueError: They are of different parents.
+    """
+    figure = plot_diff(one, other, names=names)
+    return figure_svg(figure, title=f"{names[0]} and {names[1]}", paper=paper)
+
+
+def plot_diff(
+    one: LayoutLike, other: LayoutLike, *, names: tuple[str, str] = ("one", "other")
+) -> Figure:
+    """Returns the picture of `diff_svg` as matplotlib draws it; arguments are the same."""
+    if one.shape != other.shape:
+        raise ValueError("the two layouts have different shapes; compare within one parent")
+    pairs = enumerate(zip(one.blocks, other.blocks, strict=True))
+    different = [layer for layer, (a, b) in pairs if a != b]
+    kinds = [kind for kind in LEGEND if kind in {*_kinds(one), *_kinds(other)}]
+    layers, half = one.shape.layers, HEIGHT - 20
+    width = SIDES + max(320.0, layers * max(6.0, min(PITCH, 760 / layers)))
+    columns = legend_columns([LEGEND[kind] for kind in kinds], width)
+    with house_style():
+        figure = drawn_figure(width, 2 * half + LINE * -(-len(kinds) // columns))
+        axes = figure.subplots(4, 1, sharex=True)
+        rows = [row for layout in (one, other) for row in bars(layout)]
+        for axis, label, row in zip(axes, ("attention", "FFN") * 2, rows, strict=True):
+            _draw_row(axis, row)
+            axis.set_ylabel(label)
+            for layer in different:
+                axis.axvspan(layer - 0.5, layer + 0.5, color=INK, alpha=0.12, linewidth=0)
+        for axis, layout, name in zip(axes[::2], (one, other), names, strict=True):
+            axis.set_title(printable(f"{name}: {_size(layout)}"), loc="left")
+        _finish(figure, axes[3], kinds, (layers, width, columns))
+    return figure
+
+
+def _finish(figure: Figure, lowest: Axes, kinds: list[str], sizes: tuple[int, float, int]) -> None:
+    """Adds the axis of layers and the legend."""
+    layers, width, columns = sizes
+    # A few layers are no reason for bars as wide as a page.
+    lowest.set_xlim(-0.5, max(layers, (width - SIDES) / PITCH) - 0.5)
+    lowest.set_xticks(range(0, layers, layer_step(layers)))
+    lowest.set_xlabel("layer", loc="left")
+    figure.legend(
+        handles=[_handle(kind) for kind in kinds],
+        loc="outside lower left",
+        ncols=columns,
+        handlelength=1.0,
+        columnspacing=1.4,
+    )
+
+
 def _size(layout: LayoutLike) -> str:
     return f"{layout.shape.layers} layers, {layout.parameters():,} parameters"
 
@@ -178,18 +243,8 @@ def _figure(layout: LayoutLike, title: str, width: float | None) -> Figure:
         for axis, label, row in zip(axes, ("attention", "FFN"), bars(layout), strict=True):
             _draw_row(axis, row)
             axis.set_ylabel(label)
-        # A few layers are no reason for bars as wide as a page.
-        axes[1].set_xlim(-0.5, max(layers, (width - SIDES) / PITCH) - 0.5)
-        axes[1].set_xticks(range(0, layers, layer_step(layers)))
-        axes[1].set_xlabel("layer", loc="left")
         axes[0].set_title(printable(title), loc="left")
-        figure.legend(
-            handles=[_handle(kind) for kind in kinds],
-            loc="outside lower left",
-            ncols=columns,
-            handlelength=1.0,
-            columnspacing=1.4,
-        )
+        _finish(figure, axes[1], kinds, (layers, width, columns))
     return figure
 
 

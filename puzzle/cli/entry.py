@@ -17,6 +17,7 @@ from puzzle.cli.flags import Given
 from puzzle.cli.interruption import exit_code, signals_interrupt
 from puzzle.cli.printing import forgiving_streams
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
+from puzzle.cli.tables import csv_text, latex_text
 from puzzle.errors import PuzzleError
 from puzzle.storage.temporary_places import clean_up
 from solvers import InfeasibleError, SolverError
@@ -47,7 +48,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     values = vars(parser.parse_args(arguments))
     command = COMMANDS[values.pop("command")]
     own = command.name
-    as_json, dry = values.pop("json", False), values.pop("dry_run", False)
+    form = "json" if values.pop("json", False) else values.pop("as", "text")
+    values.pop("as", None)
+    dry = values.pop("dry_run", False)
     verbosity = values.pop("verbose", 0) - values.pop("quiet", 0)
     logging.basicConfig(level=logging.WARNING - 10 * verbosity)
     try:
@@ -56,6 +59,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         given = Given({**file, **values})
         check_values(command, given)
         answer = command.plan(given) if dry and command.plan else command.run(given)
+        text = _written(answer, form)
     except UsageError as error:
         print(f"puzzle {own}: error: {error} (puzzle {own} --help)", file=sys.stderr)
         return 2
@@ -65,14 +69,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (PuzzleError, SolverError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return answer.code if _print(answer, as_json) else 1
+    return answer.code if _print(text) else 1
 
 
-def _print(answer: Answer, as_json: bool) -> bool:
+def _written(answer: Answer, form: str) -> str:
+    if form == "json":
+        return json.dumps(answer.values, default=str)
+    if form == "text":
+        return answer.text
+    if not answer.rows:
+        raise UsageError(f"--as {form}: there is no table here; allowed: text, json")
+    return (csv_text if form == "csv" else latex_text)(answer.rows)
+
+
+def _print(text: str) -> bool:
     """Prints an answer; returns False if the disk that stdout goes to refuses it."""
     # Of the processes that a launcher starts, only the first prints.
     if os.environ.get("RANK", "0") == "0":
-        text = json.dumps(answer.values, default=str) if as_json else answer.text
         try:
             print(text, flush=True)
         except OSError as error:
@@ -119,5 +132,11 @@ def _add(
             help="print the plan with its estimated time, memory and disk, and stop",
         )
     parser.add_argument("--json", action="store_true", help="print only JSON on stdout")
+    parser.add_argument(
+        "--as",
+        default=absent,
+        choices=("text", "json", "csv", "latex"),
+        help="how the answer is printed; csv and latex print its table alone",
+    )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
     parser.add_argument("-q", "--quiet", action="count", default=0, help="log less")

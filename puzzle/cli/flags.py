@@ -45,7 +45,8 @@ class Option:
         help_text = (self.help + shown).replace("%", "%%")
         common: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
         if self.positional:
-            parser.add_argument(self.name, nargs="?", type=self.type, **common)
+            nargs = "*" if self.many else "?"
+            parser.add_argument(self.name, nargs=nargs, type=self.type, **common)
         elif self.type is bool:
             action = argparse.BooleanOptionalAction if self.default else "store_true"
             parser.add_argument(f"--{self.name}", dest=self.name, action=action, **common)

@@ -23,6 +23,7 @@ from puzzle.text.given_text import check_source
 from search_space import PRESETS, SearchSpace
 
 if TYPE_CHECKING:
+    from puzzle.pipeline.opening import Opened
     from puzzle.pipeline.steps import Steps
     from puzzle.stages import Run
     from search_space import ModelShape
@@ -219,7 +220,7 @@ def open_stages(given: Given, *, text: bool = True, method: str | None = None) -
     place = pipeline.open_workspace(given.get("out", OUT.default))
     opened = pipeline.open_run(inputs, place, seed=source.data.seed or 0)
     steps = steps_of(given, opened.run.parent.shape, method=method)
-    return OpenStages(run=opened.run, steps=replace(steps, workload=opened.workload))
+    return OpenStages(run=opened.run, steps=replace(steps, workload=opened.workload), opened=opened)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -229,10 +230,12 @@ class OpenStages:
     Args:
         run: The run.
         steps: The search.
+        opened: The run with its number formats.
     """
 
     run: Run
     steps: Steps
+    opened: Opened
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,13 @@ class Answer:
         values: JSON values, for --json.
         text: The same for people.
         code: Exit code.
+        rows: Its table, the first row naming the columns; empty if it has none.
     """
 
     values: Any
     text: str
     code: int = 0
+    rows: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

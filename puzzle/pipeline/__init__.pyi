@@ -1,3 +1,5 @@
+from puzzle.pipeline.layout_child import LayoutChild as LayoutChild
+from puzzle.pipeline.layout_child import child_of as child_of
 from puzzle.pipeline.opening import Inputs as Inputs
 from puzzle.pipeline.opening import Opened as Opened
 from puzzle.pipeline.opening import open_run as open_run

@@ -1,6 +1,8 @@
 """The subcommands, in the order of their work."""
 
 from puzzle.cli.commands.build_command import BUILD
+from puzzle.cli.commands.child_command import CHILD
+from puzzle.cli.commands.compare_command import COMPARE
 from puzzle.cli.commands.devices_command import DEVICES
 from puzzle.cli.commands.distill_command import DISTILL
 from puzzle.cli.commands.doctor_command import DOCTOR
@@ -16,9 +18,9 @@ from puzzle.cli.commands.serve_check_command import SERVE_CHECK
 from puzzle.cli.commands.solve_command import SOLVE
 from puzzle.cli.subcommand import Subcommand
 
-_STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE)
+_STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE, CHILD)
 _CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT)
-_ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES, RUNS, DOCTOR)
+_ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR)
 COMMANDS: dict[str, Subcommand] = {command.name: command for command in _ALL}
 
 __all__ = ["COMMANDS"]

@@ -22,7 +22,7 @@ def _run(given: Given) -> Answer:
         rows.append((str(index), str(len(values)), f"{middle:.3f}", f"{worst:.3f}"))
         layers.append({"directory": str(artifact.path), "errors": errors})
     note = "error: held-out squared error as a share of the output's power; 1 is as bad as nothing"
-    return Answer(values={"layers": layers}, text=f"{table(rows)}\n{note}")
+    return Answer(values={"layers": layers}, text=f"{table(rows)}\n{note}", rows=rows)
 
 
 BUILD = Subcommand(

@@ -63,7 +63,11 @@ def _run(given: Given) -> Answer:
         **given.arguments(OWN),
     )
     values = {**result.to_dict(), "path": str(result.path)}
-    return Answer(values=values, text=f"{result.table()}\nchild: {result.path}")
+    return Answer(
+        values=values,
+        text=f"{result.table()}\nchild: {result.path}",
+        rows=[("", "start", "end"), *result.rows()],
+    )
 
 
 def _loss(text: str) -> tuple[str, float]:

@@ -48,7 +48,8 @@ def _run(given: Given) -> Answer:
         ],
         **arguments,
     )
-    return Answer(values=evaluation.to_dict(), text=evaluation.table())
+    rows = [("", "parent", "child", "kept"), *evaluation.rows()]
+    return Answer(values=evaluation.to_dict(), text=evaluation.table(), rows=rows)
 
 
 EVALUATE = Subcommand(

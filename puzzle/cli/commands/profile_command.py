@@ -39,10 +39,11 @@ def _run(given: Given) -> Answer:
     file = given.get("save")
     if file is not None:
         profile.save(file)
-    return Answer(values=profile.to_dict(), text=_text(profile))
+    rows = _rows(profile)
+    return Answer(values=profile.to_dict(), text=_text(profile, rows), rows=rows)
 
 
-def _text(profile: Profile) -> str:
+def _rows(profile: Profile) -> list[tuple[str, ...]]:
     own = profile.shape.parent_blocks[0].label
     names = list(profile.resources)
     shown = [(f"{n} ({unit})" if unit else n) for n, unit in profile.resources.items()]
@@ -51,6 +52,10 @@ def _text(profile: Profile) -> str:
     for label, cost in profile.rows[0].items():
         mark = f"{Block.from_label(label).label}{' (parent)' if label == own else ''}"
         rows.append((mark, *(f"{cost[n]:.4g}" for n in names)))
+    return rows
+
+
+def _text(profile: Profile, rows: list[tuple[str, ...]]) -> str:
     layers = profile.layers.count(0)
     where = "" if len(profile.rows) == 1 else f"; as in {layers} of {len(profile.layers)} layers"
     return f"{table(rows)}\none layer, whole scenario, on {profile.name}{where}"

@@ -19,7 +19,7 @@ def _run(given: Given) -> Answer:
     rows: list[tuple[str, ...]] = [("run", "status", "constraints", "result", "changed")]
     rows += [_row(entry) for entry in entries]
     text = table(rows) if entries else "no run directories here; give the directory they are in"
-    return Answer(values=[entry.to_dict() for entry in entries], text=text)
+    return Answer(values=[entry.to_dict() for entry in entries], text=text, rows=rows)
 
 
 def _row(entry: RunEntry) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def _run(given: Given) -> Answer:
         cells = (f"{row[label].kl:.3f}" if label in row else "" for row in scores.layers)
         rows.append((label, *cells))
     note = f"KL in nats per token with one block replaced, by layer; {scores!r}"
-    return Answer(values=values, text=f"{table(rows)}\n{note}")
+    return Answer(values=values, text=f"{table(rows)}\n{note}", rows=rows)
 
 
 SCORE = Subcommand(

@@ -64,7 +64,7 @@ def _run(given: Given) -> Answer:
         "load it with: import puzzle; from transformers import AutoModelForCausalLM; "
         f'model = AutoModelForCausalLM.from_pretrained("{path}")'
     )
-    return Answer(values=result.to_dict(), text=text)
+    return Answer(values=result.to_dict(), text=text, rows=[result.head, *result.table_rows()])
 
 
 SEARCH = Subcommand(

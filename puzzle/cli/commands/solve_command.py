@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,16 @@ from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.inputs import table
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
+from puzzle.cli.tables import csv_text
 from puzzle.costs.profile import Profile
 from puzzle.errors import ConstraintError
 from puzzle.limits.constraints import parse_constraints
 from puzzle.scoring.score_table import ScoreTable
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.paths import user_path
-from search_space import Block, Layout
-from solvers import ChoiceProblem, Solution, solve
+from puzzle.storage.publishing import publish_text
+from search_space import Block, Layout, ModelShape
+from solvers import ChoiceProblem, Solution, frontier, pool, solve
 
 if TYPE_CHECKING:
     from puzzle.scoring.scores import Scores
@@ -49,6 +52,23 @@ OWN = (
         default="kl_div",
         help="column of the table whose sum is minimised",
     ),
+    Option(
+        name="pool",
+        parameter="pool",
+        type=int,
+        help="so many near-optimal solutions that differ in a tenth of the layers, not one",
+    ),
+    Option(
+        name="frontier",
+        parameter="frontier",
+        help="the best solution for each of ten budgets of this resource, such as seconds",
+    ),
+    Option(
+        name="save",
+        parameter="save",
+        help="write the solution to this JSON file, which puzzle child takes",
+    ),
+    Option(name="csv", parameter="csv", help="write the table of the answer to this CSV file"),
 )
 
 
@@ -67,12 +87,68 @@ def _run(given: Given) -> Answer:
             constraints = parse_constraints(constraints, resources=profile.resources)
         problem = program_of(_scores(file), profile, profile.shape, profile.scenario, constraints)
         shape = profile.shape
-    solution = solve(problem, **given.arguments(SOLVER))
+    several = _several(given, problem)
+    if several is not None:
+        rows = _sweep(several)
+        solutions = [_values(each, shape) for each in several]
+        answer = Answer(values={"solutions": solutions}, text=table(rows), rows=rows)
+    else:
+        solution = solve(problem, **given.arguments(SOLVER))
+        values, rows = _values(solution, shape), _chosen(problem, solution)
+        answer = Answer(values=values, text=_text(problem, solution), rows=rows)
+    if given.get("save") is not None:
+        publish_text(user_path(given.get("save")), json.dumps(answer.values, indent=1) + "\n")
+    if given.get("csv") is not None:
+        publish_text(user_path(given.get("csv")), csv_text(answer.rows) + "\n")
+    return answer
+
+
+def _several(given: Given, problem: ChoiceProblem) -> tuple[Solution, ...] | None:
+    count, resource = given.get("pool"), given.get("frontier")
+    if count is not None and resource is not None:
+        raise UsageError("--pool and --frontier are two questions; give one of them")
+    settings = given.arguments(SOLVER)
+    if resource is not None:
+        if resource not in problem.resources:
+            known = ", ".join(problem.resources)
+            raise UsageError(f"--frontier {resource}: allowed: {known}")
+        return frontier(problem, resource, **settings)
+    if count is None:
+        return None
+    if count < 1:
+        raise UsageError(f"--pool {count}: give a whole number from 1")
+    return pool(problem, count, max(1, len(problem.groups) // 10), **settings)
+
+
+def _values(solution: Solution, shape: ModelShape | None) -> dict[str, Any]:
     values: dict[str, Any] = solution.to_dict()
     if shape is not None:
         layout = Layout(shape, tuple(map(Block.from_label, solution.labels)))
         values["layout"] = layout.to_dict()
-    return Answer(values=values, text=_text(problem, solution))
+    return values
+
+
+def _chosen(problem: ChoiceProblem, solution: Solution) -> list[tuple[str, ...]]:
+    """Returns a row for each layer: its block, what it scores and what it takes."""
+    rows: list[tuple[str, ...]] = [("layer", "block", "score", *problem.resources)]
+    start = 0
+    for layer, (labels, chosen) in enumerate(zip(problem.groups, solution.labels, strict=True)):
+        if chosen in labels:
+            at = start + labels.index(chosen)
+            taken = (f"{column[at]:.6g}" for column in problem.resources.values())
+            rows.append((str(layer), chosen, f"{problem.score[at]:.6g}", *taken))
+        else:  # merged with its neighbours
+            rows.append((str(layer), chosen, *[""] * (1 + len(problem.resources))))
+        start += len(labels)
+    return rows
+
+
+def _sweep(solutions: Sequence[Solution]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("solution", "score", *solutions[0].resources, "status")]
+    for number, each in enumerate(solutions):
+        taken = (f"{total:.6g}" for total in each.resources.values())
+        rows.append((str(number), f"{each.objective:.6f}", *taken, str(each.status)))
+    return rows
 
 
 @contextmanager
