@@ -201,7 +201,7 @@ def plot_diff(
             _draw_row(axis, row)
             axis.set_ylabel(label)
             for layer in different:
-                axis.axvspan(layer - 0.5, layer + 0.5, color=INK, alpha=0.12, linewidth=0)
+                axis.axvspan(layer - 0.5, layer + 0.5, color=INK, alpha=0.12, linewidth=0, zorder=0)
         for axis, layout, name in zip(axes[::2], (one, other), names, strict=True):
             axis.set_title(printable(f"{name}: {_size(layout)}"), loc="left")
         _finish(figure, axes[3], kinds, (layers, width, columns))

@@ -49,7 +49,7 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 def test_every_option_that_the_docs_give_to_a_subcommand_exists():
-    common = {"config", "json", "dry-run", "verbose", "help", "version"}
+    common = {"config", "json", "as", "dry-run", "verbose", "help", "version"}
     for page in PAGES:
         blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         text = "\n".join(blocks).replace("\\\n", " ")
