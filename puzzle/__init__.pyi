@@ -26,6 +26,7 @@ from puzzle.limits.scenario import Scenario as Scenario
 from puzzle.limits.scenario import Workload as Workload
 from puzzle.models.child import PuzzleForCausalLM as PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig as PuzzleConfig
+from puzzle.models.thinking_budget import ThinkingBudget as ThinkingBudget
 from puzzle.pipeline.comparing import compare as compare
 from puzzle.pipeline.result import SearchResult as SearchResult
 from puzzle.pipeline.result import load_result as load_result
@@ -37,7 +38,10 @@ from puzzle.serving.check import ServeCheck as ServeCheck
 from puzzle.serving.check import serve_check as serve_check
 from puzzle.serving.exporting import Exported as Exported
 from puzzle.serving.exporting import export as export
+from puzzle.serving.thinking_flags import ThinkingFlags as ThinkingFlags
+from puzzle.serving.thinking_flags import serving_flags as serving_flags
 from puzzle.text.data_config import DataConfig as DataConfig
+from puzzle.text.switch import add_thinking_switch as add_thinking_switch
 from puzzle.upkeep.diagnosis import Diagnosis as Diagnosis
 from puzzle.upkeep.diagnosis import Finding as Finding
 from puzzle.upkeep.diagnosis import doctor as doctor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -10,7 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from puzzle.hardware.guarding import guarded_process
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.checkpoint import open_checkpoint
-from puzzle.models.pretrained import load_config, load_model, load_tokenizer
+from puzzle.models.pretrained import load_config, load_model
 from puzzle.models.watched_files import unchanged_while_read
 from puzzle.serving.exporting import export
 from puzzle.serving.files import child_directory
+from puzzle.serving.token_ids import TokenIds
 from puzzle.serving.writers.self_contained import is_self_contained
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.json_values import as_count, as_text
@@ -54,6 +54,7 @@ class EngineRun:
         top: Per position, (token id, log-probability) of the likeliest next tokens.
         prefill: Prompt tokens per second, one value per repeat.
         decode: Generated tokens per second, likewise.
+        limited: Greedy tokens with a budget of thought.
     """
 
     version: str
@@ -61,6 +62,7 @@ class EngineRun:
     top: tuple[tuple[tuple[int, float], ...], ...]
     prefill: tuple[float, ...] = ()
     decode: tuple[float, ...] = ()
+    limited: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,8 @@ class ServeCheck:
         torch_text: Greedy text in torch, likewise.
         prefill: Median prompt tokens per second in the engine, if measured.
         decode: Median generated tokens per second in the engine, if measured.
+        budget: Tokens after which the engine was to end a thought, if that was tried.
+        thought: Tokens that stood between its start and its end; None if it did not end.
     """
 
     engine: str
@@ -93,11 +97,13 @@ class ServeCheck:
     torch_text: str
     prefill: float | None = None
     decode: float | None = None
+    budget: int | None = None
+    thought: int | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether at least 99 % of the positions agree."""
-        return self.agreement >= 0.99
+        """Whether at least 99 % of the positions agree, and a thought ended at its budget."""
+        return self.agreement >= 0.99 and self.thought == self.budget
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -108,6 +114,8 @@ class ServeCheck:
         speed = ""
         if self.prefill is not None and self.decode is not None:
             speed = f"; prefill {self.prefill:.1f}, decode {self.decode:.1f} tokens/s"
+        if self.budget is not None:
+            speed += f"; a thought of at most {self.budget} tokens had {self.thought}"
         return (
             f"{self.version}: {'same as' if self.passed else 'DIFFERS from'} torch at "
             f"{self.agreement:.1%} of {self.positions} positions (log-probabilities within "
@@ -132,6 +140,7 @@ def serve_check(
     prompt_tokens: int = 128,
     threads: int = 1,
     timeout: float = 1800,
+    budget: int | None = None,
 ) -> ServeCheck:
     """Loads a child in an engine, generates, compares with torch and measures tokens per second.
 
@@ -155,6 +164,8 @@ def serve_check(
         prompt_tokens: Length of the prompt in that measurement; as many tokens are generated.
         threads: CPU threads of the engine.
         timeout: Seconds after which the engine is stopped.
+        budget: For llama.cpp: tokens after which it has to end a thought, which is taken to start
+            with the first token of the greedy text; None does not try it.
 
     Raises:
         ExportError: The engine is missing (the message says what to install), cannot run the
@@ -172,6 +183,7 @@ def serve_check(
         quantisation, dtype = quantisation or "f32", None
     elif quantisation is not None:
         raise ExportError(f"quantisation={quantisation!r} is for llama.cpp; {engine} takes dtype")
+    _require_budget(engine, budget)
     exact = dtype == "float32" or quantisation == "f32"
     with (
         child_directory(directory) as directory,
@@ -202,54 +214,27 @@ def serve_check(
             "first": FIRST,
             "top": TOP,
             "new_tokens": new_tokens,
-            "speed": None
-            if not speed
-            else {"prompt_tokens": prompt_tokens, "new_tokens": prompt_tokens, "repeats": repeats},
+            "speed": _speed(prompt_tokens, repeats) if speed else None,
             "context": max(len(ids.text), len(ids.prompt), prompt_tokens) * 2 + new_tokens + 8,
             "threads": threads,
             "end": next(iter(ids.ends), None),
             "exact": exact,
             "own_code": engine == "transformers" and is_self_contained(path),
         }
-        answer = run_engine(runner, plain(request), python=python, timeout=timeout)
         reference = torch_run(directory, ids.prompt, ids.text, new_tokens)
-    return compare_runs(engine, directory, answer, reference, ids)
+        request["budget"] = ids.budget(budget, reference.greedy)
+        answer = run_engine(runner, plain(request), python=python, timeout=timeout)
+    check = compare_runs(engine, directory, answer, reference, ids)
+    return replace(check, budget=budget, thought=ids.thought(answer.limited))
 
 
-class TokenIds:
-    """Prompt and text as token ids; random ones for a child without a tokenizer."""
-
-    def __init__(self, directory: Path, prompt: str, text: str) -> None:
-        self.ends = _end_tokens(directory)
-        self.tokenizer: Any = None
-        if any(directory.glob("tokenizer*")):
-            self.tokenizer = load_tokenizer(directory)
-            self.prompt, self.text = (self.tokenizer(t)["input_ids"] for t in (prompt, text))
-        else:
-            file = directory / "config.json"
-            with interpreting(file, "a model's config", ExportError):
-                config = read_object(file, "a model's config", error=ExportError)
-                vocab = as_count(config["vocab_size"], "vocab_size", least=1)
-            generator = torch.Generator().manual_seed(0)
-            ids = torch.randint(vocab, (64,), generator=generator).tolist()
-            self.prompt, self.text = ids[:8], ids
-
-    def decoded(self, ids: Sequence[int]) -> str:
-        """Returns the text of ids, or their list if there is no tokenizer."""
-        return self.tokenizer.decode(ids) if self.tokenizer is not None else str(list(ids))
-
-    def until_end(self, ids: Sequence[int]) -> list[int]:
-        """Returns the ids before the first that ends a text, after which some engines continue."""
-        return list(itertools.takewhile(lambda token: token not in self.ends, ids))
+def _speed(tokens: int, repeats: int) -> dict[str, int]:
+    return {"prompt_tokens": tokens, "new_tokens": tokens, "repeats": repeats}
 
 
-def _end_tokens(directory: Path) -> set[int]:
-    file = directory / "generation_config.json"
-    file = file if file.is_file() else directory / "config.json"
-    with interpreting(file, "a model's config", ExportError):
-        ends = read_object(file, "a model's config", error=ExportError).get("eos_token_id")
-        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        return {as_count(end, "eos_token_id") for end in listed}
+def _require_budget(engine: str, budget: int | None) -> None:
+    if budget is not None and engine != "llama.cpp":
+        raise ExportError(f"budget={budget!r} is for llama.cpp; it cannot be tried in {engine}")
 
 
 def _runner(engine: str) -> Path:
@@ -323,6 +308,7 @@ def run_engine(
             top=tuple(tuple((int(i), float(p)) for i, p in row) for row in answer["top"]),
             prefill=tuple(answer["prefill"]),
             decode=tuple(answer["decode"]),
+            limited=tuple(as_count(token, "a token") for token in answer.get("limited", ())),
         )
 
 

@@ -10,9 +10,12 @@ engine lives in, without puzzle. The request holds
 - speed: {"prompt_tokens", "new_tokens", "repeats"}, or null;
 - end: a token that ends a text, or null;
 - clock: "cpu" (llama.cpp only) to have tokens per CPU-second of the process, not per second;
+- budget: {"tokens", "start", "end"} (llama.cpp only): after so many tokens of a thought, which
+  starts with the ids of `start`, those of `end` are forced; or missing;
 - own_code: whether the checkpoint's code is puzzle's own file (transformers only);
 - threads, exact (full precision where the engine would otherwise round its cache).
 
 The answer holds `version`, `greedy` (ids), `top` (per position, [[id, log-probability], ...] with
-the most likely first) and `prefill` and `decode` (tokens per second, one value per repeat).
+the most likely first) and `prefill` and `decode` (tokens per second, one value per repeat),
+and `limited` (ids written with the budget, if there is one).
 """

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
 
 
-def _server(request: dict[str, Any]) -> Any:
+def _server(request: dict[str, Any], *, limited: bool = False) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -25,7 +25,25 @@ def _server(request: dict[str, Any]) -> Any:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         off = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.flash_attn_type = off
+    budget = request.get("budget")
+    if limited and budget:
+        sampling = params.sampling
+        sampling.reasoning_budget_tokens = budget["tokens"]
+        sampling.reasoning_budget_start = budget["start"]
+        sampling.reasoning_budget_end = [budget["end"]]
+        sampling.reasoning_budget_forced = budget["end"]
+        params.sampling = sampling
     return xllamacpp.Server(params)
+
+
+def _limited(request: dict[str, Any]) -> list[int]:
+    """Returns greedy tokens of a server that ends thoughts, none if none was wanted."""
+    budget = request.get("budget")
+    if not budget:
+        return []
+    tokens = budget["tokens"] + len(budget["end"]) + 1
+    options = {"return_tokens": True, "ignore_eos": True}
+    return _complete(_server(request, limited=True), request["prompt"], tokens, **options)["tokens"]
 
 
 def _complete(server: Any, prompt: list[int], tokens: int, **options: Any) -> dict[str, Any]:
@@ -85,7 +103,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     prefill, decode = ([rate[part] for rate in rates] for part in (0, 1))
     named = f"llama.cpp in xllamacpp {version('xllamacpp')}"
     greedy = answer["tokens"]
-    return {"version": named, "greedy": greedy, "top": top, "prefill": prefill, "decode": decode}
+    answer = {"version": named, "greedy": greedy, "top": top, "prefill": prefill, "decode": decode}
+    del server
+    return {**answer, "limited": _limited(request)}
 
 
 if __name__ == "__main__":

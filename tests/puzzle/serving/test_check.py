@@ -12,7 +12,8 @@ from puzzle.errors import ExportError
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.families import LLAMA
-from puzzle.serving.check import EngineRun, TokenIds, compare_runs, run_engine
+from puzzle.serving.check import EngineRun, compare_runs, run_engine
+from puzzle.serving.token_ids import TokenIds
 from search_space import Block, Layout
 
 CONFIG = LlamaConfig(
