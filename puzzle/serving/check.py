@@ -132,6 +132,7 @@ def serve_check(
     python: str | os.PathLike[str] | None = None,
     quantisation: str | None = None,
     dtype: str | None = "float32",
+    exported: bool = True,
     prompt: str = PROMPT,
     text: str = TEXT,
     new_tokens: int = 24,
@@ -156,6 +157,8 @@ def serve_check(
         quantisation: For llama.cpp, as in `export`; "f32" if not given.
         dtype: For the others, number format of the weights; the child's own if None. With
             "float32" the engine also computes in it, so that rounding explains no difference.
+        exported: Whether the child is exported first. Without, the engine is given the directory
+            as it was saved, which vLLM reads with puzzle in its environment, for every family.
         prompt: What greedy text continues.
         text: Text whose next tokens are compared.
         new_tokens: Tokens of greedy text.
@@ -199,7 +202,7 @@ def serve_check(
                 "save the parent's beside the child"
             )
         path = directory
-        if engine != "transformers":
+        if engine != "transformers" and exported:
             path = export(
                 directory,
                 place / "model",

@@ -1,0 +1,174 @@
+"""Children in vLLM: its own model of the family, over its own decoder layers of each layer's sizes.
+
+A half that a layer does not have is absent, and has no KV cache.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.linear import ReplicatedLinear
+from vllm.model_executor.models.utils import extract_layer_index, make_layers, maybe_prefix
+
+from puzzle.models.families import family_of
+from puzzle_vllm.children import STOCK, class_name
+
+
+class LinearHalf(nn.Module):
+    """One linear map in place of an attention or an FFN."""
+
+    def __init__(self, hidden: int, prefix: str) -> None:
+        super().__init__()
+        self.linear_proj = ReplicatedLinear(
+            hidden, hidden, bias=False, prefix=f"{prefix}.linear_proj"
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Returns the map of the input, of the same shape."""
+        update, _ = self.linear_proj(hidden_states)
+        return update
+
+
+class NoPositions(nn.Module):
+    """The rotary embedding of a layer that has none."""
+
+    def forward(
+        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns queries and keys as they are."""
+        return query, key
+
+
+class ChildLayer(nn.Module):
+    """A decoder layer of vLLM's with the halves that its block names.
+
+    Args:
+        stock: vLLM's decoder layer class of the family.
+        vllm_config: The engine's settings.
+        prefix: The layer's name within the model.
+    """
+
+    def __init__(self, stock: type[nn.Module], vllm_config: VllmConfig, prefix: str) -> None:
+        super().__init__()
+        config, index = vllm_config.model_config.hf_config, extract_layer_index(prefix)
+        family, block = family_of(config), config.block(index)
+        sizes = _sizes(config, index)
+        layer = _stock_layer(stock, vllm_config, prefix, sizes)
+        # Whether the model's loop carries the stream beside the last update, or their sum.
+        self.pairs = "residual" in inspect.signature(stock.forward).parameters
+        scale = family.residual_scale(config)
+        self.halves: list[tuple[str, str | None, str | None, str, float]] = []
+        for slot, kind in ((family.attention, block.attention.kind), (family.ffn, block.ffn.kind)):
+            linear = kind == "linear"
+            if kind == "none" or linear:
+                _forget(vllm_config, f"{prefix}.{slot.module}")
+            if kind == "none":
+                continue
+            for name in slot.norms_before if linear else slot.names:
+                setattr(self, name, getattr(layer, name))
+            if linear:
+                half = LinearHalf(config.hidden_size, f"{prefix}.{slot.module}")
+                setattr(self, slot.module, half)
+            after = None if linear else slot.after
+            self.halves.append((slot.module, slot.before, after, kind, 1.0 if linear else scale))
+        ropes = getattr(config, "no_rope_layers", None)
+        if block.attention.kind == "gqa" and ropes and not ropes[index]:
+            getattr(self, family.attention.module).rotary_emb = NoPositions()
+
+    def forward(
+        self,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Returns the last update and the stream before it, or their sum, as the family's loop."""
+        update, stream = hidden_states, residual
+        for name, before, after, kind, scale in self.halves:
+            if before is None:
+                stream = update if stream is None else stream + update
+                normed = stream
+            elif stream is None:
+                stream, normed = update, getattr(self, before)(update)
+            else:
+                normed, stream = getattr(self, before)(update, stream)
+            if kind == "gqa":
+                update = getattr(self, name)(positions=positions, hidden_states=normed)
+            else:
+                update = getattr(self, name)(normed)
+            if after is not None:
+                update = getattr(self, after)(update)
+            if scale != 1.0:
+                update = update * scale
+        if not self.pairs:
+            return update if stream is None else stream + update
+        return (torch.zeros_like(update), update) if stream is None else (update, stream)
+
+
+def _sizes(config: Any, index: int) -> Any:
+    """Returns the config of one layer, with its window where vLLM's layers read it."""
+    sizes, window = config.layer_config(index), config.block(index).attention.window
+    if window is not None:
+        kinds = list(getattr(config, "layer_types", None) or [])
+        kinds = kinds or ["full_attention"] * config.num_hidden_layers
+        kinds[index] = "sliding_attention"
+        sizes.layer_types, sizes.sliding_window = kinds, window
+    return sizes
+
+
+def _stock_layer(
+    stock: type[nn.Module], vllm_config: VllmConfig, prefix: str, sizes: Any
+) -> nn.Module:
+    if "vllm_config" in inspect.signature(stock.__init__).parameters:
+        return stock(vllm_config=vllm_config, prefix=prefix, config=sizes)
+    return stock(
+        config=sizes,
+        cache_config=vllm_config.cache_config,
+        quant_config=vllm_config.quant_config,
+        prefix=prefix,
+    )
+
+
+def _forget(vllm_config: VllmConfig, prefix: str) -> None:
+    """Takes an attention that is not kept off the list that KV caches are made from."""
+    known = vllm_config.compilation_config.static_forward_context
+    for name in [name for name in known if name.startswith(f"{prefix}.")]:
+        del known[name]
+
+
+class Child:
+    """What the children of all families are in vLLM: the stock model, its layers replaced."""
+
+    stock_layer: type[nn.Module]
+    model: Any
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        config = vllm_config.model_config.hf_config
+        layers, config.num_hidden_layers = config.num_hidden_layers, 0
+        try:
+            # The stock constructor would build layers that are all alike.
+            super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        finally:
+            config.num_hidden_layers = layers
+        self.model.start_layer, self.model.end_layer, self.model.layers = make_layers(
+            layers,
+            lambda prefix: ChildLayer(self.stock_layer, vllm_config, prefix),
+            prefix=f"{maybe_prefix(prefix, 'model')}.layers",
+        )
+
+
+def _made(family: str) -> Any:
+    module, prefix = STOCK[family]
+    models = importlib.import_module(f"vllm.model_executor.models.{module}")
+    name = class_name(family)
+    members = {"__module__": __name__, "stock_layer": getattr(models, f"{prefix}DecoderLayer")}
+    return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
+
+
+for _family in STOCK:
+    globals()[class_name(_family)] = _made(_family)
