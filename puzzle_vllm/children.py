@@ -1,6 +1,6 @@
 """The plugin that lets vLLM serve children as they are saved: one class for each family.
 
-`register` is called in every process of vLLM; the classes are imported where a model is built.
+`register_children` is called in every process of vLLM; the classes are imported where a model is built.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def class_name(family: str) -> str:
     return f"Puzzle{prefix}ForCausalLM"
 
 
-def register() -> None:
+def register_children() -> None:
     """Makes the children of every family known to vLLM; vLLM calls it when it starts."""
     from vllm import ModelRegistry
 

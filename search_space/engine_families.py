@@ -27,10 +27,18 @@ def _llamas(tried: bool) -> dict[str, Support]:
     }
 
 
+# Families whose children can be written as Llamas, in the formats for layers that differ.
+AS_LLAMAS = tuple(_llamas(tried=True))
+_SAVED = "as saved, with puzzle in vLLM's environment"
 # Of children of any layout that the engine supports; those of other families are plain or refused.
 FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
     {
-        "vllm": _llamas(tried=False),
+        "vllm": {"llama": _ANY}
+        | {
+            family: Support("native", _SAVED)
+            for family in ("mistral", "qwen3", "smollm3", "granite", "gemma2", "gemma3_text")
+        }
+        | {"qwen2": Support("native", f"{_SAVED}, {_NO_WINDOW}")},
         "llama.cpp": _llamas(tried=True)
         | {
             "qwen3": Support(

@@ -18,7 +18,7 @@ from puzzle.errors import ExportError
 from puzzle.models.child_config import config_from_layout
 from puzzle.serving.writers.source import Source
 from search_space import Layout
-from search_space.engine_families import require_family
+from search_space.engine_families import AS_LLAMAS, require_family
 
 _COPIED = (
     "vocab_size",
@@ -60,6 +60,11 @@ def as_llama(source: Source, engine: str) -> Source:
         raise ExportError(str(error)) from error
     if family == "llama" or (engine, family) in AS_THEY_ARE:
         return source
+    if family not in AS_LLAMAS:
+        raise ExportError(
+            f"{engine} serves children of {family!r} as they are saved, without an export: install "
+            "puzzle-nas in its environment and give it the child's directory (vllm serve DIR)"
+        )
     _refuse_other_functions(config, engine)
     shape = source.layout.shape
     names = {name: getattr(config, name) for name in _COPIED if hasattr(config, name)}

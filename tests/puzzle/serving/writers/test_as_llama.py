@@ -47,6 +47,7 @@ def test_the_llama_that_is_written_computes_what_the_child_computes(name):
         ("smollm3", "vllm", "has layers without rotary positions"),
         ("gemma3_text", "llama.cpp", "cannot run a child of the family 'gemma3_text'"),
         ("olmo2", "vllm", "Engines that can: transformers, .*plain"),
+        ("gemma3_text", "vllm", "serves children of 'gemma3_text' as they are saved"),
         ("qwen3", "mlx", r"cannot run .*'qwen3' .*: transformers, .*llama\.cpp"),
     ],
 )
