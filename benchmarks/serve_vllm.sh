@@ -32,4 +32,7 @@ export PUZZLE_VLLM_PYTHON="$(realpath -s "$python")"
 "$python" -m pip uninstall -q -y puzzle-nas
 pytest -m slow tests/puzzle/serving/test_engines_slow.py -k "vllm and mixed"
 "$python" -m pip install -q --no-deps .
+"$python" -m pip install -q wrapt
 pytest -m slow tests/puzzle/serving/test_engines_slow.py -k vllm
+# Children of each family as they were saved, by the plugin's own classes.
+pytest -m slow tests/puzzle/serving/test_vllm_plugin_slow.py
