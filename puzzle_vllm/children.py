@@ -1,6 +1,7 @@
 """The plugin that lets vLLM serve children as they are saved: one class for each family.
 
-`register_children` is called in every process of vLLM; the classes are imported where a model is built.
+`register_children` is called in every process of vLLM; the classes are imported where a model is
+built.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from puzzle.models.child_config import config_class
 from puzzle.models.families import FAMILIES
 
 # The modules of vLLM that hold a family's own classes, and the prefix of these. SmolLM3 is a Llama
-# of which some layers have no rotary positions.
+# of which some layers have no rotary positions, and Phi 3 has the layers of a Llama.
 STOCK = {
     "llama": ("llama", "Llama"),
     "mistral": ("mistral", "Mistral"),
     "qwen2": ("qwen2", "Qwen2"),
     "qwen3": ("qwen3", "Qwen3"),
     "smollm3": ("llama", "Llama"),
+    "phi3": ("phi3", "Phi3"),
     "granite": ("granite", "Granite"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3_text": ("gemma3", "Gemma3"),

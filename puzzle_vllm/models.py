@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.linear import ReplicatedLinear
+from vllm.model_executor.models.llama import LlamaDecoderLayer
 from vllm.model_executor.models.utils import extract_layer_index, make_layers, maybe_prefix
 
 from puzzle.models.families import family_of
@@ -166,7 +167,8 @@ def _made(family: str) -> Any:
     module, prefix = STOCK[family]
     models = importlib.import_module(f"vllm.model_executor.models.{module}")
     name = class_name(family)
-    members = {"__module__": __name__, "stock_layer": getattr(models, f"{prefix}DecoderLayer")}
+    layer = getattr(models, f"{prefix}DecoderLayer", LlamaDecoderLayer)
+    members = {"__module__": __name__, "stock_layer": layer}
     return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
 
 

@@ -12,6 +12,7 @@ _READ = Support("native", tried=False)
 _FOLDED = "its multipliers are multiplied into the weights"
 _NO_WINDOW = "where no layer has a window"
 _ROPE = "where all layers have rotary positions"
+_WHOLE = "where heads are rotated whole and no layer has a window"
 _BIAS = "with an output bias of zeros"
 _PLAIN_ONLY = Support("no", "only plain children")
 
@@ -24,6 +25,7 @@ def _llamas(tried: bool) -> dict[str, Support]:
         "qwen2": Support("rewritten", f"{_BIAS}, {_NO_WINDOW}", tried=tried),
         "granite": Support("rewritten", _FOLDED, tried=tried),
         "smollm3": Support("native", _ROPE, tried=tried),
+        "phi3": Support("rewritten", f"fused maps cut, {_WHOLE}", tried=tried),
     }
 
 
@@ -36,7 +38,15 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
         "vllm": {"llama": _ANY}
         | {
             family: Support("native", _SAVED)
-            for family in ("mistral", "qwen3", "smollm3", "granite", "gemma2", "gemma3_text")
+            for family in (
+                "mistral",
+                "qwen3",
+                "smollm3",
+                "phi3",
+                "granite",
+                "gemma2",
+                "gemma3_text",
+            )
         }
         | {"qwen2": Support("native", f"{_SAVED}, {_NO_WINDOW}")},
         "llama.cpp": _llamas(tried=True)
@@ -52,7 +62,7 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
     }
 )
 FAMILY_NAMES = (
-    *("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"),
+    *("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite"),
     *("gemma2", "gemma3_text", "olmo2", "olmo3"),
 )
 

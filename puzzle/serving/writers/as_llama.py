@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,6 +76,8 @@ def as_llama(source: Source, engine: str) -> Source:
     tensors: Mapping[str, torch.Tensor] = source.tensors
     if family == "granite":
         tensors = ChangedTensors(tensors, _granite_changes(config, shape.head_dim))
+    if family == "phi3":
+        tensors = _unfused(tensors, layout)
     if family == "qwen2":
         tensors = ChangedTensors(tensors, added=_output_biases(tensors, shape.hidden))
     plain.num_hidden_layers = shape.layers
@@ -82,6 +85,12 @@ def as_llama(source: Source, engine: str) -> Source:
 
 
 def _refuse_other_functions(config: Any, engine: str) -> None:
+    rotary = config.rope_parameters.get("partial_rotary_factor", 1.0)
+    if rotary != 1.0:
+        raise ExportError(
+            f"this {config.parent_type} rotates {rotary:.0%} of each head, which the format of "
+            f"{engine} cannot say. {_INSTEAD}"
+        )
     kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
     windowed = "sliding_attention" in kinds or (not kinds and window is not None)
@@ -111,11 +120,13 @@ class ChangedTensors(Mapping[str, torch.Tensor]):
         tensors: The tensors.
         changes: What is done to a tensor, by the end of its name.
         added: Further tensors, by name.
+        names: Those of the tensors that are kept; all if None.
     """
 
     tensors: Mapping[str, torch.Tensor]
     changes: Mapping[str, Change] | None = None
     added: Mapping[str, Callable[[], torch.Tensor]] | None = None
+    names: tuple[str, ...] | None = None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if self.added and name in self.added:
@@ -127,11 +138,11 @@ class ChangedTensors(Mapping[str, torch.Tensor]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.tensors
+        yield from self.tensors if self.names is None else self.names
         yield from self.added or ()
 
     def __len__(self) -> int:
-        return len(self.tensors) + len(self.added or ())
+        return sum(1 for _ in self)
 
 
 def _times(factor: float) -> Change:
@@ -159,6 +170,39 @@ def _granite_changes(config: Any, head_dim: int) -> dict[str, Change]:
         for module, factor in factors.items()
         for part in ("weight", "bias")
     }
+
+
+def _unfused(tensors: Mapping[str, torch.Tensor], layout: Layout) -> ChangedTensors:
+    """Returns the tensors of Phi 3 with fused maps cut into those of a Llama."""
+    added: dict[str, Callable[[], torch.Tensor]] = {}
+    for name in tensors:
+        start, _, end = name.rpartition(".qkv_proj.")
+        if start:
+            layer = int(name.split(".")[2])
+            sizes = _head_rows(layout, layer)
+            for number, part in enumerate("qkv"):
+                added[f"{start}.{part}_proj.{end}"] = partial(_cut, tensors, name, sizes, number)
+        start, _, end = name.rpartition(".gate_up_proj.")
+        if start:
+            for number, part in enumerate(("gate", "up")):
+                added[f"{start}.{part}_proj.{end}"] = partial(_cut, tensors, name, None, number)
+    fused = (".qkv_proj.", ".gate_up_proj.")
+    kept = tuple(name for name in tensors if not any(part in name for part in fused))
+    return ChangedTensors(tensors, added=added, names=kept)
+
+
+def _head_rows(layout: Layout, layer: int) -> list[int]:
+    attention, shape = layout.blocks[layer].attention, layout.shape
+    kv_rows = (attention.kv_heads or 0) * shape.head_dim
+    return [(attention.heads or shape.heads) * shape.head_dim, kv_rows, kv_rows]
+
+
+def _cut(
+    tensors: Mapping[str, torch.Tensor], name: str, sizes: list[int] | None, number: int
+) -> torch.Tensor:
+    """Returns one part of the rows of a tensor; of two halves if there are no sizes."""
+    tensor = tensors[name]
+    return tensor.split(sizes or tensor.shape[0] // 2)[number]
 
 
 def _output_biases(

@@ -23,6 +23,7 @@ SIZES = {
 }
 CHANGES = {
     "smollm3": {"no_rope_layers": [1] * 6},
+    "phi3": {},
     "qwen3": {"tie_word_embeddings": True},
     "granite": {"tie_word_embeddings": True, "attention_multiplier": 0.3},
 }
@@ -33,7 +34,9 @@ def mixed(layout):
     return Layout(layout.shape, tuple(map(Block.from_label, LABELS)))
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "smollm3", "granite", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["llama", "mistral", "qwen2", "smollm3", "phi3", "granite", "qwen3"]
+)
 @pytest.mark.parametrize("engine", MODULES)
 def test_an_engine_says_of_each_family_what_torch_says(engine, family, tmp_path):
     if engine == "mlx" and family == "qwen3":

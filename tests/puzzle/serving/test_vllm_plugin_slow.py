@@ -36,8 +36,9 @@ FAMILIES = {
     "qwen2": {},
     "qwen3": {"tie_word_embeddings": True},
     "smollm3": {},
+    "phi3": {},
     "granite": {"attention_multiplier": 0.3},
-    "gemma2": {},
+    "gemma2": {"tie_word_embeddings": True},  # as all are; vLLM's has no head of its own
     "gemma3_text": {},
 }
 

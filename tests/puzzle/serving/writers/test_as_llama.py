@@ -19,6 +19,7 @@ DRESSES = {
     "qwen2": {},
     "smollm3": {"no_rope_layers": [1] * 6},
     "granite": {},
+    "phi3": {},
     "granite-tied": {"tie_word_embeddings": True},
 }
 
@@ -44,6 +45,7 @@ def test_the_llama_that_is_written_computes_what_the_child_computes(name):
     [
         ("mistral-windowed", "llama.cpp", "attends within a window of 12 tokens"),
         ("qwen2-windowed", "mlx", "attends within a window of 12 tokens"),
+        ("phi3-partial-windowed", "mlx", "rotates 50% of each head"),
         ("smollm3", "vllm", "has layers without rotary positions"),
         ("gemma3_text", "llama.cpp", "cannot run a child of the family 'gemma3_text'"),
         ("olmo2", "vllm", "Engines that can: transformers, .*plain"),
