@@ -71,6 +71,7 @@ def test_a_search_result_is_exported_from_memory_or_from_where_it_was_saved(tmp_
         layout: Layout
         library: object = None
         saved: object = tmp_path / "child"
+        tokenizer: object = None
 
         def child(self):
             raise AssertionError("not needed")
