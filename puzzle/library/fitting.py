@@ -42,6 +42,8 @@ class Fitting:
         layer: The parent's layer, loaded.
         streams: What enters the layer, and what it should return.
         config: How variants are made.
+        final: Whether nothing is chosen with the held-out windows any more once ridges are, so
+            that they are fitted, too.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class Fitting:
         layer: nn.Module,
         streams: Streams,
         config: LibraryConfig,
+        *,
+        final: bool = False,
     ) -> None:
-        self.parent, self.streams, self.config = parent, streams, config
+        self.parent, self.streams, self.config, self.final = parent, streams, config, final
         self.layer: Any = layer
         self.own = parent.shape.parent_blocks[index]
         self.family, self.rope = parent.family, parent.rope(streams.x.shape[1])
@@ -128,7 +132,7 @@ class Fitting:
         before = held_out.error(start) / power
         if self.config.start == "puzzle":
             return start, LocalError(before=before, fitted=before)
-        solved = least_squares_fit(train, held_out, prior, self.config.ridges)
+        solved = least_squares_fit(train, held_out, prior, self.config.ridges, refit=self.final)
         if before * power < solved.error:
             return start, LocalError(before=before, fitted=before)
         error = LocalError(before=before, fitted=solved.error / power, ridge=solved.ridge)

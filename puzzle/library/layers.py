@@ -50,6 +50,12 @@ class LibrarySpec:
     config: LibraryConfig = field(default_factory=LibraryConfig)
     around: Layout | None = None
 
+    @property
+    def final(self) -> bool:
+        """Whether these are the weights of a child: one block a layer, and no steps to follow."""
+        alone = isinstance(self.space, Layout) and self.around is not None
+        return alone and self.config.bld is None
+
     def row(self, layer: int) -> tuple[Block, ...]:
         """Returns the blocks of a layer."""
         if isinstance(self.space, Layout):
@@ -72,7 +78,7 @@ class FittedLayer(ArtifactStage[Artifact]):
     """
 
     kind: ClassVar[str] = "library-layer"
-    format: ClassVar[int] = 3
+    format: ClassVar[int] = 4
     library: LibrarySpec
     layer: int
 
@@ -93,7 +99,8 @@ class FittedLayer(ArtifactStage[Artifact]):
         """Fits every variant of the layer."""
         with run.workspace.scratch() as scratch:
             layer, streams = self.streams(run, scratch)
-            fits = Fitting(run.parent, self.layer, layer, streams, self.library.config)
+            config, final = self.library.config, self.library.final
+            fits = Fitting(run.parent, self.layer, layer, streams, config, final=final)
             with torch.no_grad():
                 LayerFit(fits).build(self.library.row(self.layer))
             write_variants(directory, fits.tensors, fits.errors)

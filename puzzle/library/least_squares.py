@@ -9,7 +9,7 @@ were not summed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -62,6 +62,15 @@ class Moments:
         part.tokens = self.tokens
         return part
 
+    def joined(self, held_out: HeldOut) -> Moments:
+        """Returns the moments of these tokens and of those that were held out."""
+        whole = Moments(0, 0)
+        whole._lower, whole.cross = self._lower.clone(), self.cross.clone()
+        whole.tokens = self.tokens
+        for phi, target in zip(held_out.phi, held_out.target, strict=True):
+            whole.add(phi, target)
+        return whole
+
 
 class HeldOut:
     """Features and targets of the tokens that choose between fits."""
@@ -97,7 +106,7 @@ class Fit:
 
     Args:
         weight: The map, (k, d).
-        error: ||Phi W - Y||^2 on held-out tokens.
+        error: ||Phi W - Y||^2 on held-out tokens, of the map fitted without them.
         ridge: The ridge chosen; None where the prior was not beaten.
     """
 
@@ -111,6 +120,8 @@ def fit(
     held_out: HeldOut,
     prior_KD: torch.Tensor,
     ridges: Sequence[float] = RIDGES,
+    *,
+    refit: bool = False,
 ) -> Fit:
     """Returns the ridge fit around a prior that does best on held-out tokens.
 
@@ -122,6 +133,8 @@ def fit(
         held_out: The tokens that choose the ridge.
         prior_KD: Map to start from, (k, d).
         ridges: Ridges tried, as shares of the mean feature power.
+        refit: Whether the map that is returned is fitted once more with the ridge that was
+            chosen, to all tokens: for weights that nothing is chosen with any more.
 
     Example:
         >>> train, held_out = Moments(1, 1), HeldOut()
@@ -152,4 +165,16 @@ def fit(
         if error > last:
             break
         last = error
+    if refit and best.ridge is not None:
+        return replace(best, weight=_refitted(train.joined(held_out), prior_KD, best))
     return best
+
+
+def _refitted(whole: Moments, prior_KD: torch.Tensor, best: Fit) -> torch.Tensor:
+    """Returns the map fitted to all tokens, or the best as it is if that cannot be solved."""
+    gram = whole.gram
+    target = whole.cross - gram @ prior_KD
+    power = gram.diagonal()
+    power.add_((best.ridge or 0.0) * float(power.mean()))
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    return best.weight if failed else prior_KD + torch.cholesky_solve(target, factor)

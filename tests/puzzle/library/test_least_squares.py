@@ -28,3 +28,20 @@ def test_a_fit_never_loses_to_its_prior_on_held_out_tokens():
         assert held_out.error(unguarded) > held_out.error(prior)
         found = fit(train, held_out, prior)
         assert found.error == held_out.error(found.weight) <= held_out.error(prior)
+
+
+def test_a_refit_is_the_closed_form_of_all_tokens_with_the_ridge_that_was_chosen():
+    generator = torch.Generator().manual_seed(0)
+    phi, noise = (torch.randn(80, n, generator=generator) for n in (12, 3))
+    prior = torch.randn(12, 3, generator=generator)
+    y = phi @ torch.randn(12, 3, generator=generator) + noise
+    train, held_out = Moments(12, 3), HeldOut()
+    train.add(phi[:60], y[:60])
+    held_out.add(phi[60:], y[60:])
+    chosen, again = fit(train, held_out, prior), fit(train, held_out, prior, refit=True)
+    assert chosen.ridge == again.ridge is not None
+    assert chosen.error == again.error == held_out.error(chosen.weight)
+    gram = phi.T @ phi
+    gram += chosen.ridge * gram.diagonal().mean() * torch.eye(12)
+    expected = prior + torch.linalg.solve(gram, phi.T @ (y - phi @ prior))
+    torch.testing.assert_close(again.weight, expected)
