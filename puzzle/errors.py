@@ -2,7 +2,7 @@
 
 __all__ = ["ConstraintError", "CostModelError", "DamagedArtifactError", "DataError"]
 __all__ += ["DivergedError", "EngineError", "ExportError", "ParentError", "PuzzleError"]
-__all__ += ["WorkspaceError"]
+__all__ += ["SettingError", "WorkspaceError"]
 
 
 class PuzzleError(Exception):
@@ -23,6 +23,10 @@ class ParentError(PuzzleError, ValueError):
 
 class DataError(PuzzleError, ValueError):
     """A data set, or a value that has to be stored, is unusable."""
+
+
+class SettingError(DataError):
+    """An argument has a value that is not allowed, whatever the model and the text are."""
 
 
 class DivergedError(PuzzleError):

@@ -11,7 +11,7 @@ from puzzle.cli.subcommand import Subcommand, UsageError
 from puzzle.errors import PuzzleError
 from puzzle.limits.constraints import parse_constraints
 from puzzle.storage.paths import user_path
-from search_space import PRESETS
+from search_space import ENGINES, PRESETS
 
 
 def check_values(command: Subcommand, given: Given) -> None:
@@ -75,6 +75,13 @@ def _constraint(given: Given) -> None:
     parse_constraints(given.get("constraint", []))
 
 
+def _engine(given: Given) -> None:
+    if "engine" in given.values:
+        _one_of("engine", given.get("engine"), ENGINES)
+    if "format" in given.values:
+        _one_of("format", given.get("format"), sorted({e.format for e in ENGINES.values()}))
+
+
 # By the options that a subcommand has to have.
 CHECKS: tuple[tuple[frozenset[str], Callable[[Given], object]], ...] = (
     (frozenset({"space"}), _space),
@@ -84,4 +91,5 @@ CHECKS: tuple[tuple[frozenset[str], Callable[[Given], object]], ...] = (
     (frozenset({"batch", "dtype"}), scenario),
     (frozenset({"dtype"}), precision),
     (frozenset({"coupling"}), library_config),
+    (frozenset({"engine"}), _engine),
 )

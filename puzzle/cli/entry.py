@@ -18,7 +18,7 @@ from puzzle.cli.interruption import exit_code, signals_interrupt
 from puzzle.cli.printing import forgiving_streams
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.cli.tables import csv_text, latex_text
-from puzzle.errors import PuzzleError
+from puzzle.errors import ConstraintError, PuzzleError, SettingError
 from puzzle.storage.temporary_places import clean_up
 from solvers import InfeasibleError, SolverError
 
@@ -60,7 +60,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         check_values(command, given)
         answer = command.plan(given) if dry and command.plan else command.run(given)
         text = _written(answer, form)
-    except UsageError as error:
+    except (UsageError, SettingError, ConstraintError) as error:
         print(f"puzzle {own}: error: {error} (puzzle {own} --help)", file=sys.stderr)
         return 2
     except InfeasibleError as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from puzzle.errors import DataError
+from puzzle.errors import SettingError
 from puzzle.storage.plain_values import count_of, make_plain
 
 LOSSES = ("cosine", "mse", "kl", "reverse_kl", "lm")
@@ -75,7 +75,7 @@ class DistillConfig:
         seed: Order of the documents.
 
     Raises:
-        DataError: A value is not allowed; the message says which ones are.
+        SettingError: A value is not allowed; the message says which ones are.
     """
 
     losses: Mapping[str, float] = field(default_factory=lambda: {"cosine": 1.0, "kl": 1.0})
@@ -120,31 +120,33 @@ class DistillConfig:
         self._check_number("warmup", 0.0, 1.0)
         self._check_number("final_share", 0.0, 1.0)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise DataError(f"betas={self.betas!r}; allowed: two numbers from 0 to below 1")
+            raise SettingError(f"betas={self.betas!r}; allowed: two numbers from 0 to below 1")
         if self.mixed_precision not in (None, *PRECISIONS):
-            raise DataError(
+            raise SettingError(
                 f"mixed_precision={self.mixed_precision!r}; allowed: 'bf16', 'no' or None (fp16 "
                 "would need its loss scaled and is not supported)"
             )
         if self.thinking not in THINKING:
-            raise DataError(f"thinking={self.thinking!r}; allowed: {THINKING}")
+            raise SettingError(f"thinking={self.thinking!r}; allowed: {THINKING}")
         if self.system_prompts is not None and set(self.system_prompts) != {"on", "off"}:
-            raise DataError(
+            raise SettingError(
                 f"system_prompts={self.system_prompts!r}; give a text for each of 'on' and 'off'"
             )
 
     def _check_losses(self) -> None:
         if not self.losses or any(name not in LOSSES for name in self.losses):
-            raise DataError(f"losses={dict(self.losses)!r}; allowed: weights by name of {LOSSES}")
+            raise SettingError(
+                f"losses={dict(self.losses)!r}; allowed: weights by name of {LOSSES}"
+            )
         bad = {k: w for k, w in self.losses.items() if not (math.isfinite(w) and w > 0)}
         if bad:
-            raise DataError(f"weights of losses {bad}; allowed: positive numbers")
+            raise SettingError(f"weights of losses {bad}; allowed: positive numbers")
 
     def _check_number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
         value = getattr(self, name)
         inside = isinstance(value, int | float) and math.isfinite(value) and low <= value <= high
         if not inside or (open_low and value == low):
-            raise DataError(
+            raise SettingError(
                 f"{name}={value!r}; allowed: numbers {'above' if open_low else 'from'} {low:g}"
                 + ("" if high == math.inf else f" to {high:g}")
             )
@@ -173,11 +175,11 @@ class DistillConfig:
         """Returns the number of forward passes of each process per step.
 
         Raises:
-            DataError: The batch cannot be divided evenly.
+            SettingError: The batch cannot be divided evenly.
         """
         passes, rest = divmod(self.batch, self.micro_batch * processes)
         if rest or not passes:
-            raise DataError(
+            raise SettingError(
                 f"batch={self.batch} cannot be divided among {processes} process(es) with "
                 f"micro_batch={self.micro_batch}; allowed: multiples of "
                 f"{self.micro_batch * processes}"

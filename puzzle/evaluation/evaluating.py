@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from puzzle.errors import DataError, ParentError
+from puzzle.errors import DataError, ParentError, SettingError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, flat, ratio, text_metrics
 from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tasks
 from puzzle.hardware.format_speed import computing_format
@@ -160,7 +160,7 @@ def evaluate(
         >>> print(result.table())  # doctest: +SKIP
     """
     if data is None and not tasks:
-        raise DataError("there is nothing to measure; give data=, tasks= or both")
+        raise SettingError("there is nothing to measure; give data=, tasks= or both")
     check_source(data)
     windows, length = count_of("windows", windows), count_of("length", length, least=2)
     top_k = count_of("top_k", top_k)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from puzzle.errors import DataError
+from puzzle.errors import DataError, SettingError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
 from puzzle.evaluation.questions import ChoiceTask, mmlu_dev, read_task
 from puzzle.storage.plain_values import count_of, make_plain
@@ -42,7 +42,7 @@ def open_tasks(tasks: Sequence[Any]) -> list[Any]:
     """Returns the tasks that a user names, as ChoiceTasks and names that lm-eval knows.
 
     Raises:
-        DataError: A task is neither.
+        SettingError: A task is neither.
     """
     opened: list[Any] = []
     for task in tasks:
@@ -51,14 +51,14 @@ def open_tasks(tasks: Sequence[Any]) -> list[Any]:
         elif task == MMLU_DEV:
             task = mmlu_dev()
         elif not isinstance(task, ChoiceTask | str):
-            raise DataError(
+            raise SettingError(
                 f"task {task!r:.80}; allowed: a name that lm-eval knows, 'mmlu-dev', the "
                 "pathlib.Path of a file of questions, or a ChoiceTask"
             )
         opened.append(task)
     names = [task if isinstance(task, str) else task.name for task in opened]
     if len(set(names)) < len(names):
-        raise DataError(f"two tasks have the same name: {sorted(names)}")
+        raise SettingError(f"two tasks have the same name: {sorted(names)}")
     return opened
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from puzzle.errors import DataError
+from puzzle.errors import SettingError
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.json_values import as_number, field_values
 from puzzle.storage.plain_values import count_of, make_plain
@@ -35,7 +35,7 @@ class BLDConfig:
         seed: Order of the windows.
 
     Raises:
-        DataError: A value is not allowed.
+        SettingError: A value is not allowed.
     """
 
     tokens: int = 65536
@@ -56,11 +56,11 @@ class BLDConfig:
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise DataError(f"{name}={value!r}; allowed: numbers above 0")
+                raise SettingError(f"{name}={value!r}; allowed: numbers above 0")
         if not 0.0 <= self.warm_up < 1.0:
-            raise DataError(f"warm_up={self.warm_up!r}; allowed: 0 or more, below 1")
+            raise SettingError(f"warm_up={self.warm_up!r}; allowed: 0 or more, below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise DataError(f"weight_decay={self.weight_decay!r}; allowed: 0 or more")
+            raise SettingError(f"weight_decay={self.weight_decay!r}; allowed: 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ class LibraryConfig:
         bld: Gradient steps on top; None for none.
 
     Raises:
-        DataError: A value is not allowed.
+        SettingError: A value is not allowed.
 
     Example:
         >>> LibraryConfig(coupling="all").coupled(Attention("gqa", 1))
@@ -100,11 +100,11 @@ class LibraryConfig:
         named = {"coupling": COUPLINGS, "start": STARTS, "channels": CHANNELS}
         for name, allowed in named.items():
             if getattr(self, name) not in allowed:
-                raise DataError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+                raise SettingError(f"{name}={getattr(self, name)!r}; allowed: {', '.join(allowed)}")
         if not self.ridges or not all(math.isfinite(r) and r > 0 for r in self.ridges):
-            raise DataError(f"ridges={self.ridges!r}; allowed: one or more numbers above 0")
+            raise SettingError(f"ridges={self.ridges!r}; allowed: one or more numbers above 0")
         if not 0.0 < self.held_out < 1.0:
-            raise DataError(f"held_out={self.held_out!r}; allowed: between 0 and 1")
+            raise SettingError(f"held_out={self.held_out!r}; allowed: between 0 and 1")
 
     def coupled(self, attention: Attention) -> bool:
         """Returns whether an attention variant gets FFNs of its own."""
@@ -126,7 +126,7 @@ class LibraryConfig:
         """Returns the config that `to_dict` wrote.
 
         Raises:
-            DataError: A value is missing, unknown, or of another kind.
+            SettingError: A value is missing, unknown, or of another kind.
         """
         with interpreting("the values", "the settings of a library"):
             given = field_values(cls, values, skip=("ridges", "bld"))

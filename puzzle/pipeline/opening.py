@@ -102,7 +102,7 @@ def open_run(
         workspace=workspace,
         tokenizer=inputs.tokenizer,
         dtype=Precision.of(inputs.precision).working,
-        device=torch.device(device),
+        device=device,
     )
     _require_positions(inputs, parent)
     formats = choose_formats(inputs.precision, inputs.workload, inputs.hardware, parent, workspace)

@@ -11,7 +11,7 @@ from puzzle.choice.goals import Goals
 from puzzle.choice.layout_choice import Effort, effort_named
 from puzzle.costs.by_name import is_run_here, require_hardware
 from puzzle.costs.protocol import STANDARD_UNITS, CostModel
-from puzzle.errors import DataError
+from puzzle.errors import SettingError
 from puzzle.executors import Executor
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint, parse_constraints
@@ -54,16 +54,20 @@ class Request:
         object.__setattr__(self, "constraints", parsed)
         effort_named(self.effort)
         if isinstance(self.space, str) and self.space not in PRESETS:
-            raise DataError(f"space={self.space!r}; allowed: a SearchSpace, {', '.join(PRESETS)}")
+            raise SettingError(
+                f"space={self.space!r}; allowed: a SearchSpace, {', '.join(PRESETS)}"
+            )
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
-            raise DataError(f"executor={self.executor!r} has no submit(); give e.g. Processes(2)")
+            raise SettingError(
+                f"executor={self.executor!r} has no submit(); give e.g. Processes(2)"
+            )
         count_of("seed", self.seed, least=0)
         if self.distinct is not None:
             count_of("distinct", self.distinct, least=1)
         try:
             check_settings(self.solver, self.seed)
         except ValueError as error:
-            raise DataError(str(error)) from error
+            raise SettingError(str(error)) from error
         if units is not None or is_run_here(self.hardware) or _is_modelled(self.hardware):
             known = units or STANDARD_UNITS  # a file may have resources of its own
             objective(self.minimise, self.workload, constraints=parsed, resources=known)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import puzzle.serving.runners
-from puzzle.errors import ExportError
+from puzzle.errors import ExportError, SettingError
 from puzzle.hardware.guarding import guarded_process
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
@@ -25,16 +25,15 @@ from puzzle.models.pretrained import load_config, load_model
 from puzzle.models.watched_files import unchanged_while_read
 from puzzle.serving.exporting import export
 from puzzle.serving.files import child_directory
-from puzzle.serving.token_ids import TokenIds
+from puzzle.serving.token_ids import FIRST, TokenIds
 from puzzle.serving.writers.self_contained import is_self_contained
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.json_values import as_count, as_text
-from puzzle.storage.plain_values import plain
+from puzzle.storage.plain_values import count_of, plain
 from puzzle.storage.temporary_places import temporary_place
 from search_space.engines import engine_named
 
 TOP = 5
-FIRST = 2
 PROMPT = "The capital of France is"
 TEXT = (
     "In the beginning the river was narrow, and the people who lived beside it crossed on stones. "
@@ -171,6 +170,7 @@ def serve_check(
             with the first token of the greedy text; None does not try it.
 
     Raises:
+        SettingError: A number is out of range, or prompt or text have too few tokens.
         ExportError: The engine is missing (the message says what to install), cannot run the
             child, has no runner here, or fails; its last lines are then quoted.
         ParentError: The child was changed meanwhile.
@@ -179,6 +179,8 @@ def serve_check(
         >>> from puzzle import serve_check
         >>> print(serve_check("out/child", engine="llama.cpp"))  # doctest: +SKIP
     """
+    sizes = {"new_tokens": new_tokens, "repeats": repeats, "prompt_tokens": prompt_tokens}
+    _require_numbers({**sizes, "threads": threads}, timeout)
     limit_threads()
     runner = _runner(engine)
     _require_engine(engine, python)
@@ -196,11 +198,7 @@ def serve_check(
         # Whatever is wrong with the child is said by puzzle, not by an engine's last words.
         open_checkpoint(directory, load_config(directory, error=ExportError))
         ids = TokenIds(directory, prompt, text)
-        if engine == "llama.cpp" and ids.tokenizer is None:
-            raise ExportError(
-                f"{directory} has no tokenizer, without which llama.cpp's server does not start; "
-                "save the parent's beside the child"
-            )
+        _require_tokenizer(engine, directory, ids.tokenizer)
         path = directory
         if engine != "transformers" and exported:
             path = export(
@@ -238,6 +236,21 @@ def _speed(tokens: int, repeats: int) -> dict[str, int]:
 def _require_budget(engine: str, budget: int | None) -> None:
     if budget is not None and engine != "llama.cpp":
         raise ExportError(f"budget={budget!r} is for llama.cpp; it cannot be tried in {engine}")
+
+
+def _require_numbers(counts: Mapping[str, int], timeout: float) -> None:
+    for name, count in counts.items():
+        count_of(name, count)
+    if not 0 < timeout < math.inf:
+        raise SettingError(f"timeout={timeout!r}; allowed: seconds above 0")
+
+
+def _require_tokenizer(engine: str, directory: Path, tokenizer: Any) -> None:
+    if engine == "llama.cpp" and tokenizer is None:
+        raise ExportError(
+            f"{directory} has no tokenizer, without which llama.cpp's server does not start; save "
+            "the parent's beside the child"
+        )
 
 
 def _runner(engine: str) -> Path:

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
-from puzzle.errors import ExportError
+from puzzle.errors import ExportError, SettingError
 from puzzle.models.pretrained import load_tokenizer
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.json_values import as_count
 from puzzle.storage.plain_values import count_of
 from puzzle.text.thoughts import CLOSE
+
+# Tokens of text before the first whose successor is compared.
+FIRST = 2
 
 
 class TokenIds:
@@ -27,6 +30,11 @@ class TokenIds:
         if any(directory.glob("tokenizer*")):
             self.tokenizer = load_tokenizer(directory)
             self.prompt, self.text = (self.tokenizer(t)["input_ids"] for t in (prompt, text))
+            if not self.prompt or len(self.text) < FIRST:
+                raise SettingError(
+                    f"prompt and text have {len(self.prompt)} and {len(self.text)} tokens; "
+                    f"allowed: at least 1 and {FIRST}"
+                )
         else:
             file = directory / "config.json"
             with interpreting(file, "a model's config", ExportError):

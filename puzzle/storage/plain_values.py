@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from puzzle.errors import DataError, PuzzleError
+from puzzle.errors import PuzzleError, SettingError
 
 
 def plain(value: Any) -> Any:
@@ -44,7 +44,9 @@ def make_plain(settings: Any, *names: str) -> None:
         object.__setattr__(settings, name, plain(getattr(settings, name)))
 
 
-def count_of(name: str, value: Any, *, least: int = 1, error: type[PuzzleError] = DataError) -> int:
+def count_of(
+    name: str, value: Any, *, least: int = 1, error: type[PuzzleError] = SettingError
+) -> int:
     """Returns a whole number as an int of Python's own, or raises.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,17 @@ def reading(rows: Any, file: Any = None) -> Iterator[Any]:
             raise DataError(f"{file} cannot be read after row {number}: {error}") from error
         number += 1
         yield without_fill(row)
+
+
+@contextmanager
+def naming_file(file: Path | None) -> Iterator[None]:
+    """Puts the name of the file that is read, if there is one, before a DataError without it."""
+    try:
+        yield
+    except DataError as error:
+        if file is None or str(file) in str(error):
+            raise
+        raise DataError(f"{file}: {error}") from error
 
 
 def named_file(data: Any) -> Path | None:

@@ -12,6 +12,7 @@ import torch
 
 from puzzle.errors import DataError
 from puzzle.text.chat import thinking_switch
+from puzzle.text.containers import named_file, naming_file
 from puzzle.text.rows import open_rows
 from puzzle.text.thoughts import MODES
 from puzzle.text.windows import EMPTY_ROWS, cut_windows, leading_token, refuse_foreign, row_tokens
@@ -62,7 +63,7 @@ class PackedStream:
         if isinstance(data, torch.Tensor):
             refuse_foreign(data, vocab)
         self.tokenizer, self.length, self.seed, self.vocab = tokenizer, length, seed, vocab
-        self.system_prompts = system_prompts
+        self._file, self.system_prompts = named_file(data), system_prompts
         switched = bool(system_prompts or (thinking == "both" and thinking_switch(tokenizer)))
         self.modes = _modes(thinking, switched)
         self.lead = None if isinstance(data, torch.Tensor) else leading_token(tokenizer)
@@ -125,7 +126,8 @@ class PackedStream:
                 tokens = self._tokens_of(row)
             except DataError as error:
                 if not (self._begun and self.passes_over):
-                    raise
+                    with naming_file(self._file):
+                        raise
                 logger.warning("passed over: %s", error)
                 continue
             if tokens:

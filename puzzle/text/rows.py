@@ -150,7 +150,7 @@ class StreamedRows:
             update_digest(sample, row)
             count += 1
         if not count:
-            raise DataError("the streamed data set has no rows")
+            raise DataError(f"{file.path if file else 'the streamed data set'} has no rows")
         self.identity = file.identity if file else content_hash({"sample": sample.hexdigest()})
         self._start(None)
 
@@ -283,5 +283,5 @@ def open_rows(data: Any, seed: int, *, resumable: bool = True) -> TextRows:
     else:
         identity = hash_rows(rows)
     if not len(rows):
-        raise DataError("the data has no rows")
+        raise DataError(f"{path or 'the data'} has no rows")
     return IndexedRows(rows, identity, seed)

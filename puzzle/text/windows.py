@@ -21,7 +21,7 @@ from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
 from puzzle.text.cells import parse_row
 from puzzle.text.chat import render_conversation
-from puzzle.text.containers import indexable, named_file, reading, rows_of
+from puzzle.text.containers import indexable, named_file, naming_file, reading, rows_of
 from puzzle.text.data_config import PARTS, DataConfig
 
 logger = logging.getLogger(__name__)
@@ -166,15 +166,16 @@ def windows(
     lead = None if isinstance(rows, torch.Tensor) else leading_token(tokenizer)
     length = config.window - (lead is not None)
     deal = Deal({part: config.windows(part) * length for part in PARTS})
-    if indexable(rows):
-        order = list(range(len(rows)))
-        random.Random(config.seed or 0).shuffle(order)
-        deal.fill_in_turn(((number, rows[number]) for number in order), tokenizer)
-    else:
-        deal.fill_evenly(enumerate(reading(rows, file)), tokenizer)
-    if shorten and not deal.full:
-        deal = deal.shortened(config, length)
-    deal.require_full()
+    with naming_file(file):
+        if indexable(rows):
+            order = list(range(len(rows)))
+            random.Random(config.seed or 0).shuffle(order)
+            deal.fill_in_turn(((number, rows[number]) for number in order), tokenizer)
+        else:
+            deal.fill_evenly(enumerate(reading(rows, file)), tokenizer)
+        if shorten and not deal.full:
+            deal = deal.shortened(config, length)
+        deal.require_full()
     cut = {
         part: cut_windows(deal.tokens[part][: deal.wanted[part]], length, lead) for part in PARTS
     }

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from puzzle.errors import ExportError
+from puzzle.models.gguf_header import read_gguf_header
+from puzzle.storage.json_files import interpreting
 from puzzle.storage.paths import user_path
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -48,10 +50,12 @@ def copied_fields(gguf_file: str | os.PathLike[str], vocab: int) -> list[Field]:
     if not gguf_file.is_file():
         raise ExportError(f"tokenizer_from={str(gguf_file)!r} is not a file; give a GGUF")
     fields = []
-    for key, field in GGUFReader(os.fspath(gguf_file)).fields.items():
-        if key.startswith("tokenizer."):
-            kinds = [*field.types, None]
-            fields.append(Field(key, field.contents(), kinds[0], kinds[1]))
+    with interpreting(gguf_file, "a GGUF file", ExportError):
+        read_gguf_header(gguf_file)  # in bounded memory, whatever its counts are
+        for key, field in GGUFReader(os.fspath(gguf_file)).fields.items():
+            if key.startswith("tokenizer."):
+                kinds = [*field.types, None]
+                fields.append(Field(key, field.contents(), kinds[0], kinds[1]))
     tokens: Any = [field.value for field in fields if field.key == "tokenizer.ggml.tokens"]
     tokens = tokens[0] if tokens else []
     if len(tokens) != vocab:
