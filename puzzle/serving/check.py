@@ -247,10 +247,8 @@ def _require_numbers(counts: Mapping[str, int], timeout: float) -> None:
 
 def _require_tokenizer(engine: str, directory: Path, tokenizer: Any) -> None:
     if engine == "llama.cpp" and tokenizer is None:
-        raise ExportError(
-            f"{directory} has no tokenizer, without which llama.cpp's server does not start; save "
-            "the parent's beside the child"
-        )
+        what = "without which llama.cpp's server does not start; save the parent's beside the child"
+        raise ExportError(f"{directory} has no tokenizer, {what}")
 
 
 def _runner(engine: str) -> Path:
