@@ -41,6 +41,7 @@ from puzzle.models.child_modules import LayerConfig, LinearSublayer, RepeatedHea
 from puzzle.models.child_saving import ChildSaving
 from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family
+from puzzle.models.plugins import installed_families
 from puzzle.models.slots import QUERY, Slot
 
 
@@ -337,7 +338,8 @@ def causal_lm_class(family: Family) -> Any:
 def register_family(family: Family) -> None:
     """Makes a family known: its parents can be searched, and its children loaded.
 
-    Call it in each process, as `import puzzle` does for the families that come with it.
+    Call it in each process, as `import puzzle` does for the families that come with it and for
+    those that installed packages have in the entry-point group `puzzle.families`.
 
     Args:
         family: The description. It takes the place of another one of the same model types.
@@ -359,3 +361,5 @@ for auto, child in (
     auto.register(PuzzleConfig, child, exist_ok=True)
 for _family in dict.fromkeys(FAMILIES.values()):
     causal_lm_class(_family)
+for _family in installed_families():
+    register_family(_family)

@@ -78,11 +78,12 @@ def test_only_descriptions_of_families_name_the_modules_of_a_decoder():
     )
     broken = []
     for name, module in modules().items():
-        if name.startswith("puzzle.") and wing(name) != "models":
+        # What writers of exports name is read by engines that name their own tensors so.
+        if name.startswith("puzzle.") and not name.startswith(
+            ("puzzle.models.", "puzzle.serving.writers.")
+        ):
             broken += [name] if names.search(module.path.read_text(encoding="utf-8")) else []
-    # What these write is read by engines that have the same names for their own tensors.
-    known = ["as_llama", "gguf", "lowering", "nemotron_nas", "openelm"]
-    check(broken, [f"puzzle.serving.writers.{name}" for name in known])
+    check(broken)
 
 
 def test_no_modules_import_each_other_in_a_circle():

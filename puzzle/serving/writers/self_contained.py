@@ -34,6 +34,7 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_puzzle.PuzzleForCausalLM",
 }
 _LEFT_OUT = ("config_from_layout", "layout_from_config", "shape_of", "shape_with")
+_CALLED = ("installed_families",)
 _HEADER = '''"""A Llama whose layers differ, as transformers loads it with trust_remote_code=True.
 
 Written by puzzle from its own classes; with puzzle installed, those are used instead.
@@ -114,6 +115,9 @@ def _statements(module: ModuleType) -> Iterator[tuple[ast.stmt, str]]:
         names = {getattr(node, "name", ""), getattr(node, "module", "") or ""}
         own = any(name.split(".")[0] in ("puzzle", "search_space") for name in names)
         docstring = isinstance(node, ast.Expr)
+        if isinstance(node, ast.For):
+            called = {part.id for part in ast.walk(node.iter) if isinstance(part, ast.Name)}
+            own |= bool(called & {*_CALLED})
         if own or docstring or names & {*_LEFT_OUT, "__future__"}:
             continue
         decorators = getattr(node, "decorator_list", [])

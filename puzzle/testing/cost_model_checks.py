@@ -1,4 +1,4 @@
-"""Conformance checks for what users write themselves, to run in their own tests."""
+"""What is checked of a cost model, to run in the tests of whoever wrote it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from puzzle.costs.protocol import CostModel, counted_cost
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from search_space import FFN, Attention, Block, ModelShape, SearchSpace
-
-__all__ = ["check_cost_model"]
 
 # Between int4 on many devices and float32: an amount in MiB or GB instead of bytes falls outside.
 MOST_TIMES_OFF = 1000.0
