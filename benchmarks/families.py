@@ -21,7 +21,8 @@ def described_lines() -> dict[str, int]:
     """The lines of each description, by the first of its model types."""
     tree = ast.parse(inspect.getsource(families))
     known = next(n for n in tree.body if getattr(n, "targets", None) and "KNOWN" in ast.dump(n))
-    assert isinstance(known, ast.Assign) and isinstance(known.value, ast.Tuple)
+    assert isinstance(known, ast.Assign)
+    assert isinstance(known.value, ast.Tuple)
     named = {
         target.id: node
         for node in tree.body
@@ -37,6 +38,7 @@ def described_lines() -> dict[str, int]:
 
 
 def main() -> None:
+    """Prints the table."""
     logging.disable_progress_bar()
     lines = described_lines()
     print(
