@@ -42,9 +42,9 @@ def solve(
         problem: The problem.
         solver: ``"highs"``, ``"scipy"``, ``"cbc"``, or ``"pulp:NAME"`` for solver NAME through
             PuLP; see `available_solvers`.
-        time_limit: Seconds the solver may take, None for as long as it needs.
+        time_limit: Seconds the solver may take; by default as long as it needs.
         gap: Stop once the objective is proved within this share of the best possible.
-        threads: Number of threads, None for the solver's own choice; scipy ignores it.
+        threads: Number of threads, by default the solver's own choice; scipy ignores it.
         seed: Seed of the solver's random decisions; scipy and some of PuLP's ignore it.
         start: A choice to begin from, or a solution. It is passed to HiGHS; with any solver the
             answer is never worse than it. One that breaks a limit of the problem is ignored.

@@ -54,7 +54,7 @@ def test_every_option_that_the_docs_give_to_a_subcommand_exists():
         blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         text = "\n".join(blocks).replace("\\\n", " ")
         for name, rest in re.findall(r"^puzzle ([a-z-]+)(.*)$", text, re.MULTILINE):
-            known = {option.name for option in COMMANDS[name].options} | common
+            known = {n for option in COMMANDS[name].options for n in option.written} | common
             assert set(re.findall(r"--([a-z-]+)", rest)) <= known, (page.name, name, rest)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from puzzle.cli.flags import Option
 from puzzle.cli.subcommand import Subcommand, UsageError
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import publish_text
@@ -46,11 +47,13 @@ def read_config(
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
     top = {key: value for key, value in values.items() if key not in tables}
-    everywhere = {option.name for each in commands.values() for option in each.options}
+    canonical = {option.name for each in commands.values() for option in each.options}
+    # What is an option of its own somewhere is no other name for another here.
+    everywhere = canonical | {n for each in commands.values() for n in _names(each, canonical)}
     for name, table in tables.items():
         if name not in commands:
             raise _unknown(path, f"table [{name}]", name, commands)
-        own = {option.name for option in commands[name].options}
+        own = _names(commands[name], canonical)
         for key in table:
             if _written(key) not in own:
                 raise _unknown(path, f"key {key!r} in [{name}]", key, own)
@@ -60,12 +63,21 @@ def read_config(
     merged = {_written(k): v for k, v in {**top, **tables.get(command.name, {})}.items()}
     options = {}
     for option in command.options:
-        if option.name in merged:
+        name = next((n for n in option.written if n in merged and _own(n, option, canonical)), "")
+        if name:
             try:
-                options[option.name] = option.read(merged[option.name])
+                options[option.name] = option.read(merged[name])
             except ValueError as error:
                 raise UsageError(f"{path}: {error}") from error
     return options
+
+
+def _own(name: str, option: Option, canonical: Collection[str]) -> bool:
+    return name == option.name or name not in canonical
+
+
+def _names(command: Subcommand, canonical: Collection[str]) -> set[str]:
+    return {n for o in command.options for n in o.written if _own(n, o, canonical)}
 
 
 def _written(key: str) -> str:

@@ -15,6 +15,7 @@ from puzzle.cli.commands import COMMANDS
 from puzzle.cli.config_file import read_config
 from puzzle.cli.flags import Given
 from puzzle.cli.interruption import exit_code, signals_interrupt
+from puzzle.cli.parsing import Parser
 from puzzle.cli.printing import forgiving_streams
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.cli.tables import csv_text, latex_text
@@ -96,7 +97,7 @@ def _print(text: str) -> bool:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="puzzle",
         description="Neural architecture search for pretrained language models.",
         epilog=EPILOG,
@@ -104,14 +105,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"puzzle {puzzle.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.commands = COMMANDS
     for command in COMMANDS.values():
         _add(commands, command)
     return parser
 
 
-def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Subcommand
-) -> None:
+def _add(commands: argparse._SubParsersAction[Parser], command: Subcommand) -> None:
     parser = commands.add_parser(
         command.name,
         help=command.help,
@@ -120,8 +120,11 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    groups: dict[str, argparse._ActionsContainer] = {"": parser}
     for option in command.options:
-        option.add_to(parser)
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        option.add_to(groups[option.group])
     absent = argparse.SUPPRESS
     parser.add_argument("--config", default=absent, metavar="FILE", help="options as TOML")
     if command.plan:

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from puzzle.cli.signatures import Declaration
@@ -28,6 +28,9 @@ class Option:
         default: Shown in the help; an option that is not given is left to the library.
         many: Whether it may be given several times.
         positional: Whether it is written without its name.
+        aliases: Other names that it is written by.
+        choices: What it may be, for the help; values are checked where they are used.
+        group: The heading under which the help lists it.
     """
 
     name: str
@@ -37,9 +40,17 @@ class Option:
     default: Any = None
     many: bool = False
     positional: bool = False
+    aliases: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    group: str = ""
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the option to a parser, which leaves out what is not given."""
+    @property
+    def written(self) -> tuple[str, ...]:
+        """All names that it is written by."""
+        return (self.name, *self.aliases)
+
+    def add_to(self, parser: argparse._ActionsContainer) -> None:
+        """Adds the option to a parser or one of its groups, which leaves out what is not given."""
         hidden = self.default in (None, False) or self.positional
         shown = "" if hidden else f" (default: {_shown(self)})"
         help_text = (self.help + shown).replace("%", "%%")
@@ -49,16 +60,22 @@ class Option:
             parser.add_argument(self.name, nargs=nargs, type=self.type, **common)
         elif self.type is bool:
             action = argparse.BooleanOptionalAction if self.default else "store_true"
-            parser.add_argument(f"--{self.name}", dest=self.name, action=action, **common)
+            flags = [f"--{name}" for name in self.written]
+            parser.add_argument(*flags, dest=self.name, action=action, **common)
         else:
             parser.add_argument(
-                f"--{self.name}",
+                *(f"--{name}" for name in self.written),
                 dest=self.name,
                 action="append" if self.many else "store",
                 type=self.type,
-                metavar={int: "N", float: "X"}.get(self.type, "TEXT"),
+                metavar=self._metavar(),
                 **common,
             )
+
+    def _metavar(self) -> str:
+        if self.choices:
+            return f"{{{','.join(self.choices)}}}"
+        return {int: "N", float: "X"}.get(self.type, "TEXT")
 
     def read(self, value: Any) -> Any:
         """Returns a value of a configuration file as the command line would give it.
@@ -85,6 +102,11 @@ def _shown(option: Option) -> str:
     return f"--{option.name}" if option.type is bool else str(option.default)
 
 
+def grouped(heading: str, options: Iterable[Option]) -> tuple[Option, ...]:
+    """Returns options that the help lists under a heading."""
+    return tuple(replace(option, group=heading) for option in options)
+
+
 class Given:
     """The options that were given, by file or command line; the rest is the library's default."""
 
@@ -108,6 +130,7 @@ def declared_options(
     many: Collection[str] = (),
     positional: Collection[str] = (),
     prefix: str = "",
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[Option, ...]:
     """Returns the options that a function or dataclass takes, with its own help and defaults.
 
@@ -120,6 +143,8 @@ def declared_options(
         many: Parameters that take several values.
         positional: Parameters written without their name.
         prefix: Before each written name.
+        changes: Fields of options that differ from what the function says, by parameter: a help
+            text without Python, choices, aliases.
     """
     helps = argument_helps(inspect.cleandoc(declaration.docstring))
     options = []
@@ -128,15 +153,17 @@ def declared_options(
         if name in skip or (kind is None and name not in many and name not in positional):
             continue
         default = parameter.default
+        own: dict[str, Any] = dict((changes or {}).get(name, {}))
         options.append(
             Option(
                 name=prefix + (names or {}).get(name, name.replace("_", "-")),
                 parameter=name,
-                help=helps.get(name, ""),
+                help=own.pop("help", helps.get(name, "")),
                 type=kind or str,
                 default=default if isinstance(default, PLAIN) and name not in many else None,
                 many=name in many,
                 positional=name in positional,
+                **own,
             )
         )
     return tuple(options)

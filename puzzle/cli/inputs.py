@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle import choice, pipeline
-from puzzle.cli.flags import Given, Option, declared_options
+from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import UsageError
 from puzzle.demo import DEMO_DATA, DEMO_EFFORT, demo_model, demo_text, fetch_demo_model
@@ -53,7 +53,9 @@ SPACE = Option(
     name="space",
     parameter="space",
     default="small",
-    help=f"preset of alternatives: {', '.join(PRESETS)}",
+    help="preset of alternatives of each layer",
+    choices=tuple(PRESETS),
+    group="what is searched",
 )
 OUT = Option(name="out", parameter="out", default="puzzle-run", help="the run directory")
 DEVICE = Option(
@@ -67,22 +69,51 @@ DTYPE = Option(
     help="one number format, such as float32, to work in, serve and store",
     default=AUTO,
 )
-SCENARIO = (DTYPE, *declared_options(declared(Scenario), names={"weight_dtype": "served-dtype"}))
-PRECISION = declared_options(
-    declared(Precision), names={"working": "working-dtype", "stored": "stored-dtype"}
+_NUMBERS = ("auto", "float32", "bfloat16", "float16")
+SCENARIO = grouped(
+    "what is served",
+    (
+        DTYPE,
+        *declared_options(
+            declared(Scenario),
+            names={"weight_dtype": "served-dtype"},
+            changes={
+                "weight_dtype": {
+                    "help": "number format of the served weights; auto: what the hardware serves",
+                    "choices": _NUMBERS,
+                },
+                "cache_dtype": {
+                    "help": "number format of the KV cache; by default that of the weights"
+                },
+            },
+        ),
+    ),
+)
+PRECISION = grouped(
+    "number formats",
+    declared_options(
+        declared(Precision),
+        names={"working": "working-dtype", "stored": "stored-dtype"},
+        changes={"working": {"choices": _NUMBERS}, "stored": {"choices": _NUMBERS}},
+    ),
 )
 WORKING = tuple(option for option in PRECISION if option.parameter == "working")
-DATA = declared_options(declared(DataConfig))
-LIBRARY = declared_options(declared(LibraryConfig), skip=("bld", "ridges"))
-BLD = (
-    Option(
-        name="bld",
-        parameter="bld",
-        type=bool,
-        default=False,
-        help="distil each variant by gradient steps after its closed-form fit",
+DATA = grouped("how much text is used", declared_options(declared(DataConfig)))
+LIBRARY = grouped(
+    "how variants are fitted", declared_options(declared(LibraryConfig), skip=("bld", "ridges"))
+)
+BLD = grouped(
+    "how variants are distilled",
+    (
+        Option(
+            name="bld",
+            parameter="bld",
+            type=bool,
+            default=False,
+            help="distil each variant by gradient steps after its closed-form fit",
+        ),
+        *declared_options(declared(BLDConfig), prefix="bld-"),
     ),
-    *declared_options(declared(BLDConfig), prefix="bld-"),
 )
 STAGE = (*PARENT, SPACE, OUT, DEVICE, *SCENARIO, *WORKING, *DATA)
 

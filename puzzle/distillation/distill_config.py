@@ -48,12 +48,12 @@ class DistillConfig:
         weight_decay: AdamW's weight decay.
         betas: AdamW's betas.
         max_grad_norm: Norm to which longer gradients are clipped.
-        mixed_precision: "bf16" or "no"; None follows `accelerate launch`. Weights are updated in
-            float32 either way. With "no" the parent computes in the number format that it is
-            stored in, or in float32 where the device is much faster in that.
+        mixed_precision: "bf16" or "no"; by default it follows `accelerate launch`. Weights are
+            updated in float32 either way. With "no" the parent computes in the number format that
+            it is stored in, or in float32 where the device is much faster in that.
         gradient_checkpointing: Recompute the child's layers in the backward pass to save memory.
         vocab_chunk: Logits of this many tokens of the vocabulary are in memory at a time.
-        shard: Whether both models are sharded over the processes (FSDP2); None follows
+        shard: Whether both models are sharded over the processes (FSDP2); by default that follows
             `accelerate launch`.
         boundaries: Pairs of child layer and parent layer whose outputs are compared. By default
             each layer's with that of the parent's layer of the same number, which is right as

@@ -154,7 +154,7 @@ def serve_check(
         python: The interpreter of the environment the engine is installed in; this one if not
             given. That environment need not have puzzle.
         quantisation: For llama.cpp, as in `export`; "f32" if not given.
-        dtype: For the others, number format of the weights; the child's own if None. With
+        dtype: For the others, number format of the weights; the child's own if not given. With
             "float32" the engine also computes in it, so that rounding explains no difference.
         exported: Whether the child is exported first. Without, the engine is given the directory
             as it was saved, which vLLM reads with puzzle in its environment, for every family.

@@ -1,3 +1,4 @@
+from puzzle.upkeep.bug_report import environment as environment
 from puzzle.upkeep.diagnosis import Diagnosis as Diagnosis
 from puzzle.upkeep.diagnosis import Finding as Finding
 from puzzle.upkeep.diagnosis import doctor as doctor

@@ -21,7 +21,7 @@ WINGS = (
     *("errors", "_lazy", "storage", "hardware", "limits", "text", "models", "serving"),
     *("estimates", "executors", "stages", "plotting", "library", "scoring", "costs", "choice"),
     *("distillation", "evaluation", "fusion", "report", "pipeline", "upkeep", "testing", "demo"),
-    "cli",
+    *("cli", "__main__"),
 )
 MOST_LINES, MOST_BODY_LINES, MOST_PARAMETERS = 400, 50, 6
 # They run alone in the interpreter of an engine, each with a main() or run() of its own.
@@ -168,7 +168,11 @@ def test_no_file_name_is_used_twice():
     stems = Counter(module.path.stem for module in modules().values())
     # Each package that stands alone has the errors that it raises.
     check(
-        (stem for stem, n in stems.items() if n > 1 and stem not in ("__init__", "errors")),
+        (
+            stem
+            for stem, n in stems.items()
+            if n > 1 and stem not in ("__init__", "__main__", "errors")
+        ),
     )
 
 

@@ -6,9 +6,11 @@ from puzzle.cli.commands.compare_command import COMPARE
 from puzzle.cli.commands.devices_command import DEVICES
 from puzzle.cli.commands.distill_command import DISTILL
 from puzzle.cli.commands.doctor_command import DOCTOR
+from puzzle.cli.commands.env_command import ENV
 from puzzle.cli.commands.evaluate_command import EVALUATE
 from puzzle.cli.commands.export_command import EXPORT
 from puzzle.cli.commands.layouts_command import LAYOUTS
+from puzzle.cli.commands.new_command import NEW
 from puzzle.cli.commands.profile_command import PROFILE
 from puzzle.cli.commands.report_command import REPORT
 from puzzle.cli.commands.runs_command import RUNS
@@ -20,7 +22,7 @@ from puzzle.cli.subcommand import Subcommand
 
 _STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE, CHILD)
 _CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT)
-_ALL = (*_STAGES, *_CHILDREN, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR)
+_ALL = (NEW, *_STAGES, *_CHILDREN, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)
 COMMANDS: dict[str, Subcommand] = {command.name: command for command in _ALL}
 
 __all__ = ["COMMANDS"]

@@ -14,7 +14,12 @@ OWN = (
         many=True,
         help="run directories, or directories of saved children; two or more",
     ),
-    Option(name="report", parameter="report", help="write the comparison to this HTML file"),
+    Option(
+        name="save",
+        parameter="report",
+        aliases=("report",),
+        help="write the comparison to this HTML file",
+    ),
 )
 
 
@@ -24,8 +29,8 @@ def _run(given: Given) -> Answer:
         raise UsageError("runs is missing; give two run directories or more")
     comparison = puzzle.compare(runs)
     values, note = comparison.to_dict(), ""
-    if given.get("report") is not None:
-        values["report"] = str(comparison.report(given.get("report")))
+    if given.get("save") is not None:
+        values["report"] = str(comparison.report(given.get("save")))
         note = f"\n{values['report']}"
     rows = [comparison.head, *comparison.rows()]
     return Answer(values=values, text=comparison.table() + note, rows=rows)
@@ -36,7 +41,7 @@ COMPARE = Subcommand(
     help="put several runs into one table, one picture and one page",
     options=OWN,
     examples=(
-        "puzzle compare run-1.25x run-1.5x --report both.html",
+        "puzzle compare run-1.25x run-1.5x --save both.html",
         "puzzle compare seed-0 seed-1 seed-2 --as csv",
     ),
     run=_run,

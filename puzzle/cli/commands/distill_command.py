@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import puzzle
-from puzzle.cli.flags import Given, Option, declared_options
+from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.signatures import declared, declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
 from puzzle.distillation.distill_config import DistillConfig
@@ -25,8 +25,9 @@ SOURCES = (
         help="hub id, directory or GGUF file of its parent",
     ),
     Option(
-        name="data",
+        name="text",
         parameter="data",
+        aliases=("data",),
         help="text: a plain text file, or .jsonl, .json or .parquet with text or messages",
     ),
     Option(
@@ -44,12 +45,18 @@ SOURCES = (
 OWN = declared_options(
     declared_in_source("puzzle", "distill"),
     skip=("child", "parent", "data", "validation", "tokenizer", "callbacks"),
+    changes={
+        "resume": {
+            "help": "continue from the newest intact checkpoint of the same child, parent, text "
+            "and settings; with --no-resume there must be none in the run directory"
+        }
+    },
 )
 CONFIG = declared_options(declared(DistillConfig), skip=("losses", "betas", "boundaries"))
 
 
 def _run(given: Given) -> Answer:
-    child, parent, data = (required(given, name) for name in ("child", "parent", "data"))
+    child, parent, data = (required(given, name) for name in ("child", "parent", "text"))
     settings: dict[str, Any] = given.arguments(CONFIG)
     if given.get("loss"):
         settings["losses"] = dict(_loss(text) for text in given.get("loss"))
@@ -81,10 +88,10 @@ def _loss(text: str) -> tuple[str, float]:
 DISTILL = Subcommand(
     name="distill",
     help="train a whole child to match its parent's outputs",
-    options=(*SOURCES, *OWN, *CONFIG),
+    options=(*SOURCES, *OWN, *grouped("training", CONFIG)),
     examples=(
-        "puzzle distill puzzle-run/child ./Llama-3.2-1B --data corpus.jsonl --tokens 50000000",
-        "accelerate launch -m puzzle.cli distill puzzle-run/child ./Llama-3.2-1B --data c.jsonl",
+        "puzzle distill puzzle-run/child ./Llama-3.2-1B --text corpus.jsonl --tokens 50000000",
+        "accelerate launch -m puzzle.cli distill puzzle-run/child ./Llama-3.2-1B --text c.jsonl",
     ),
     run=_run,
 )

@@ -19,8 +19,9 @@ SOURCES = (
     ),
     Option(name="parent", parameter="parent", help="the directory of its parent"),
     Option(
-        name="data",
+        name="text",
         parameter="data",
+        aliases=("data",),
         help="held-out text: a plain text file, or .jsonl, .json or .parquet",
     ),
     Option(
@@ -37,7 +38,7 @@ OWN = declared_options(
 
 
 def _run(given: Given) -> Answer:
-    model, file = required(given, "model"), given.get("data")
+    model, file = required(given, "model"), given.get("text")
     arguments: dict[str, Any] = given.arguments(OWN)
     evaluation = puzzle.evaluate(
         model,
@@ -57,7 +58,7 @@ EVALUATE = Subcommand(
     help="evaluate a child on text and tasks, beside its parent if given",
     options=(*SOURCES, *OWN),
     examples=(
-        "puzzle evaluate puzzle-run/child --parent ./Llama-3.2-1B --data held-out.txt",
+        "puzzle evaluate puzzle-run/child --parent ./Llama-3.2-1B --text held-out.txt",
         "puzzle evaluate puzzle-run/child --task mmlu-dev --limit 100 --json",
     ),
     run=_run,

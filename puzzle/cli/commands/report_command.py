@@ -15,8 +15,9 @@ OWN = (
         help="the run directory of a search, or the directory of a saved child",
     ),
     Option(
-        name="out",
+        name="save",
         parameter="path",
+        aliases=("out",),
         default="report.html in the directory",
         help="the HTML file to write",
     ),
@@ -30,7 +31,7 @@ OWN = (
 
 def _run(given: Given) -> Answer:
     directory = user_path(required(given, "directory"))
-    file = user_path(given.get("out", directory / "report.html"))
+    file = user_path(given.get("save", directory / "report.html"))
     written = puzzle.load_result(directory).report(file, distillation=given.get("distillation"))
     return Answer(values={"path": str(written)}, text=str(written))
 
@@ -41,7 +42,7 @@ REPORT = Subcommand(
     options=OWN,
     examples=(
         "puzzle report puzzle-run",
-        "puzzle report puzzle-run --out report.html --distillation distilled",
+        "puzzle report puzzle-run --save report.html --distillation distilled",
     ),
     run=_run,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import puzzle
 from puzzle.cli.config_file import write_config
-from puzzle.cli.flags import Given, Option, declared_options
+from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.inputs import (
     BLD,
     DATA,
@@ -26,6 +26,7 @@ from puzzle.serving.file_names import CHILD_FILES, OTHER_THAN_SEARCHED
 from puzzle.storage.paths import refuse_source
 from puzzle.storage.publishing import require_replaceable
 from puzzle.storage.run_directory import current_run_directory
+from search_space import PRESETS
 
 CONSTRAINTS = ["throughput >= 1.25x"]
 CONSTRAINT = Option(
@@ -36,7 +37,37 @@ CONSTRAINT = Option(
 )
 # The seed is that of DataConfig, and serves both.
 FROM_INPUTS = ("parent", "text", "constraints", "library", "tokenizer", "seed", "precision")
-OWN = (CONSTRAINT, *declared_options(declared_in_source("puzzle", "search"), skip=FROM_INPUTS))
+CHANGES: dict[str, dict[str, object]] = {
+    "space": {"help": "the alternatives of each layer", "choices": tuple(PRESETS)},
+    "effort": {
+        "help": "how much is measured before a layout is chosen: nothing, some layouts near the "
+        "optimum of the scores, or more of them",
+        "choices": ("fast", "default", "thorough"),
+    },
+    "hardware": {
+        "help": "what costs describe: cpu or cuda, measured here; roofline:DEVICE such as "
+        "roofline:h100-sxm; an engine to calibrate in, such as llama.cpp; a profile (.json); "
+        "table:FILE"
+    },
+    "minimise": {
+        "help": "a resource to minimise in place of the KL, under a limit on the KL",
+        "aliases": ("minimize",),
+    },
+    "maximize": {
+        "help": "a throughput to maximise in place of minimising",
+        "aliases": ("maximise",),
+    },
+    "objective": {"help": "either of them, such as throughput or memory"},
+    "solver": {"help": "what solves the program", "choices": ("highs", "cbc")},
+    "resume": {
+        "help": "go on from what an earlier run left in the run directory; with --no-resume it has "
+        "to hold no results"
+    },
+}
+DECLARED = declared_options(
+    declared_in_source("puzzle", "search"), skip=(*FROM_INPUTS, "minimize"), changes=CHANGES
+)
+OWN = grouped("what is searched", (CONSTRAINT, *DECLARED))
 
 
 def _run(given: Given) -> Answer:

@@ -52,7 +52,7 @@ def test_runs_are_compared_and_those_of_several_seeds_summed_up(three, tmp_path,
     (one,) = [s for s in comparison.chart().series if s.label == "run-1"]
     assert one.points[0][1] == 0.7
     page = str(tmp_path / "both.html")
-    answer = said(capsys, "compare", *three, "--report", page)
+    answer = said(capsys, "compare", *three, "--save", page)
     assert answer["runs"]["run-2"]["kl"] == 0.9
     written = (tmp_path / "both.html").read_text()
     assert "<script" not in written

@@ -1,0 +1,47 @@
+"""A parser whose errors name what was probably meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from puzzle.cli.subcommand import Subcommand
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that suggests commands and options.
+
+    Attributes:
+        commands: The subcommands by name.
+    """
+
+    commands: Mapping[str, Subcommand] = MappingProxyType({})
+
+    def error(self, message: str) -> NoReturn:
+        """Prints usage and message, with what was probably meant, and exits with 2."""
+        wrong = re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)
+        if wrong:
+            near = difflib.get_close_matches(wrong[1], self.commands, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            message = f"there is no command {wrong[1]!r}{hint} (puzzle --help lists them)"
+        super().error(message)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> argparse.Namespace:
+        """Returns the arguments; unknown options are refused with the nearest known ones."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            command = self.commands[parsed.command]
+            written = [f"--{name}" for each in command.options for name in each.written]
+            hints = []
+            for word in rest:
+                near = difflib.get_close_matches(word.partition("=")[0], written, n=1, cutoff=0.6)
+                if near:
+                    hints.append(f"; did you mean {near[0]}?")
+            self.error(f"{command.name}: unknown arguments {' '.join(rest)}{''.join(hints[:1])}")
+        return parsed

@@ -1,0 +1,99 @@
+"""Claims about what helps on the command line: suggestions, groups, names, and five questions."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import puzzle
+from puzzle.cli import main
+from puzzle.cli.commands import COMMANDS
+from tests.factories.parents import text
+from tests.puzzle.cli.test_program import ROOT, said
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        (["serch"], "did you mean 'search'?"),
+        (["compar", "a", "b"], "did you mean 'compare'?"),
+        (["search", "--demo", "--constrain", "memory <= 1x"], "did you mean --constraint?"),
+        (["solve", "s.json", "--frontiers=memory"], "did you mean --frontier?"),
+        (["qqq"], "puzzle --help lists them"),
+    ],
+)
+def test_what_is_misspelt_is_refused_with_what_was_meant(line, meant, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(line)
+    assert stopped.value.code == 2
+    assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_speaks_of_options_and_not_of_python(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.partition("options:")[2].split())
+    assert not re.search(r"\b(None|False|True|puzzle\.[a-z_]+\.|DataConfig|DistillConfig)\b", shown)
+    many = [option for option in COMMANDS[name].options if not option.positional]
+    if len(many) > 20:
+        assert len({option.group for option in many}) > 1
+
+
+def test_options_have_the_same_names_for_the_same_thing():
+    for command in COMMANDS.values():
+        names = {name for option in command.options for name in option.written}
+        assert not {"data"} & names - {"data"} or "text" in names, command.name
+        canonical = {option.name for option in command.options}
+        assert not canonical & {"data", "report", "minimize"}, command.name
+        assert len(names) == sum(len(option.written) for option in command.options), command.name
+
+
+def test_five_questions_give_a_file_that_search_takes(tmp_path, monkeypatch, capsys):
+    """Wrong answers are asked again, with what is allowed."""
+    (tmp_path / "corpus.txt").write_text("\n\n".join(text()))
+    answers = [
+        *("./parent", "no-such.txt", "corpus.txt", "gpu", "", "8 128", "4 64 32"),
+        *("speed >= 2x", "parameters <= 80%, kl <= 0.3"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "puzzle", "new", "mine.toml"],
+        input="".join(f"{answer}\n" for answer in answers),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for said_wrong in ("no file no-such.txt", "--hardware gpu: allowed", "three whole numbers"):
+        assert said_wrong in done.stderr
+    assert "Unknown resource 'speed'" in done.stderr
+    assert tomllib.loads((tmp_path / "mine.toml").read_text()) == {
+        "parent": "./parent",
+        "text": "corpus.txt",
+        "hardware": "cpu",
+        "batch": 4,
+        "prompt-tokens": 64,
+        "generated-tokens": 32,
+        "constraint": ["parameters <= 80%", "kl <= 0.3"],
+    }
+    assert "puzzle search --config mine.toml" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "mine.toml"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_the_environment_names_versions_and_devices_but_no_place(capsys, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told = said(capsys, "env")
+    assert told["packages"]["puzzle-nas"] in (puzzle.__version__, "not installed")
+    assert told["devices"] == [str(device) for device in puzzle.devices()]
+    assert told["variables"]["CUDA_VISIBLE_DEVICES"] == ""
+    assert str(ROOT) not in json.dumps(told)
+    assert sys.prefix not in json.dumps(told)
+    assert main(["env"]) == 0
+    assert "torch" in capsys.readouterr().out
