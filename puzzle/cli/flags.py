@@ -126,7 +126,6 @@ def declared_options(
     declaration: Declaration,
     *,
     skip: Collection[str] = (),
-    names: Mapping[str, str] | None = None,
     many: Collection[str] = (),
     positional: Collection[str] = (),
     prefix: str = "",
@@ -139,12 +138,11 @@ def declared_options(
     Args:
         declaration: Of the function or class; its docstring has an Args section.
         skip: Parameters left out.
-        names: Written names that differ from the parameters'.
         many: Parameters that take several values.
         positional: Parameters written without their name.
         prefix: Before each written name.
-        changes: Fields of options that differ from what the function says, by parameter: a help
-            text without Python, choices, aliases.
+        changes: Fields of options that differ from what the function says, by parameter: a
+            name, a help text without Python, choices, aliases.
     """
     helps = argument_helps(inspect.cleandoc(declaration.docstring))
     options = []
@@ -156,7 +154,7 @@ def declared_options(
         own: dict[str, Any] = dict((changes or {}).get(name, {}))
         options.append(
             Option(
-                name=prefix + (names or {}).get(name, name.replace("_", "-")),
+                name=prefix + own.pop("name", name.replace("_", "-")),
                 parameter=name,
                 help=own.pop("help", helps.get(name, "")),
                 type=kind or str,

@@ -76,9 +76,9 @@ SCENARIO = grouped(
         DTYPE,
         *declared_options(
             declared(Scenario),
-            names={"weight_dtype": "served-dtype"},
             changes={
                 "weight_dtype": {
+                    "name": "served-dtype",
                     "help": "number format of the served weights; auto: what the hardware serves",
                     "choices": _NUMBERS,
                 },
@@ -93,8 +93,10 @@ PRECISION = grouped(
     "number formats",
     declared_options(
         declared(Precision),
-        names={"working": "working-dtype", "stored": "stored-dtype"},
-        changes={"working": {"choices": _NUMBERS}, "stored": {"choices": _NUMBERS}},
+        changes={
+            "working": {"name": "working-dtype", "choices": _NUMBERS},
+            "stored": {"name": "stored-dtype", "choices": _NUMBERS},
+        },
     ),
 )
 WORKING = tuple(option for option in PRECISION if option.parameter == "working")

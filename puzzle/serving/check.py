@@ -167,7 +167,7 @@ def serve_check(
         threads: CPU threads of the engine.
         timeout: Seconds after which the engine is stopped.
         budget: For llama.cpp: tokens after which it has to end a thought, which is taken to start
-            with the first token of the greedy text; None does not try it.
+            with the first token of the greedy text; by default that is not tried.
 
     Raises:
         SettingError: A number is out of range, or prompt or text have too few tokens.
