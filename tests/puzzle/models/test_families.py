@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, StaticCache
 
 from puzzle.errors import ParentError
 from puzzle.models import child as children
@@ -87,6 +87,18 @@ def test_a_mixed_child_is_counted_cached_saved_and_loaded(name, labels, tmp_path
     torch.testing.assert_close(child.generate(prompt, **given), want)
     static = child.generate(prompt, cache_implementation="static", **given)
     torch.testing.assert_close(static, want)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@torch.no_grad()
+def test_a_cache_takes_the_bytes_that_are_counted_with_heads_and_windows(name):
+    child, layout = random_child(name, MIXED["a window first"])
+    cache = StaticCache(config=child.config, max_cache_len=30)
+    child(TOKENS[:, :30], past_key_values=cache)
+    softmax = [i for i, block in enumerate(layout.blocks) if block.attention.kind == "gqa"]
+    taken = [cache.layers[i].keys.nbytes + cache.layers[i].values.nbytes for i in softmax]
+    assert sum(taken) == len(TOKENS) * layout.kv_bytes(30, 4)
+    assert len(set(taken)) > 3
 
 
 @torch.no_grad()

@@ -12,7 +12,10 @@ from tests.factories.families import family_child
 pytestmark = pytest.mark.slow
 
 MODULES = {"llama.cpp": "xllamacpp", "mlx": "mlx_lm"}
-LABELS = ["none+gated64", "gqa1+none", "gqa2+gated96", "gqa1+gated33", "none+none", "gqa2+none"]
+LABELS = {
+    "sublayers": "none+gated64 gqa1+none gqa2+gated96 gqa1+gated33 none+none gqa2+none",
+    "heads": "gqa1h2+gated64 gqa1+none gqa2+gated96 gqa1h2+none none+none gqa1h2+gated96",
+}
 # Sizes that every engine takes; head_dim is hidden / heads, as mlx-lm needs it.
 SIZES = {
     "hidden_size": 128,
@@ -30,20 +33,23 @@ CHANGES = {
 TEXT = "".join(chr(40 + i * 7 % 70) for i in range(60))
 
 
-def mixed(layout):
-    return Layout(layout.shape, tuple(map(Block.from_label, LABELS)))
-
-
+@pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize(
     "family", ["llama", "mistral", "qwen2", "smollm3", "phi3", "granite", "qwen3"]
 )
 @pytest.mark.parametrize("engine", MODULES)
-def test_an_engine_says_of_each_family_what_torch_says(engine, family, tmp_path):
+def test_an_engine_says_of_each_family_what_torch_says(engine, family, labels, tmp_path):
     if engine == "mlx" and family == "qwen3":
         pytest.skip("mlx-lm runs plain children of qwen3 only")
     if importlib.util.find_spec(MODULES[engine]) is None:
         pytest.skip(f"{engine} is not installed: {ENGINES[engine].install}")
-    model = family_child(family, mixed, **SIZES, **CHANGES.get(family, {}))
+    blocks = tuple(map(Block.from_label, LABELS[labels].split()))
+    model = family_child(
+        family,
+        lambda layout: Layout(layout.shape, blocks),
+        **SIZES,
+        **CHANGES.get(family, {}),
+    )
     model.save_pretrained(tmp_path)
     byte_level_tokenizer(size=97, eos_token="~~").save_pretrained(tmp_path)
     found = serve_check(tmp_path, engine=engine, text=TEXT, prompt="abcdefgh", speed=False)

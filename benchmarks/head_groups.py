@@ -1,0 +1,140 @@
+"""What removed groups of heads are worth: layouts of SmolLM2 with them, and without.
+
+    OMP_NUM_THREADS=1 nice python benchmarks/head_groups.py --out head-groups-run
+
+One library and one table of Fisher scores of a space with merged heads ("gqa1") and with removed
+groups ("gqa2h6", "gqa1h3"). For each budget the program's optimum among the merged, among the
+removed, and among both; each is healed and its KL measured on validation text that chose nothing.
+Differences from the merged ones are paired by window. It prints one JSON object a line, and resumes
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common.demo_parent import as_child, open_demo_parent
+from common.machine import print_machine
+from common.programs import choice_problem
+from common.texts import docstrings
+
+from puzzle.library.build import build_library, heal
+from puzzle.models.assembling import assemble
+from puzzle.scoring.fisher_scores import FisherConfig, fisher
+from puzzle.storage.workspace import Workspace
+from puzzle.text.windows import DataConfig, windows
+from search_space import Block, Layout, SearchSpace, counting
+from solvers import Limit, solve
+
+DATA = DataConfig(fit_tokens=16384, score_tokens=2048, validation_tokens=8192)
+MERGED, REMOVED = ("gqa1",), ("gqa2h6", "gqa1h3")
+WIDTHS = (1152, 768, 384)
+SPACES = {"merged": REMOVED, "removed": MERGED, "both": ()}  # what each leaves out
+# Shares of the parent's: of the parameters of all layers, and of the bytes of the KV cache.
+BUDGETS: tuple[dict[str, float], ...] = (
+    {"parameters": 0.85},
+    {"parameters": 0.7},
+    {"parameters": 0.55},
+    {"kv_cache": 0.5},
+    {"kv_cache": 0.34},
+    {"parameters": 0.8, "kv_cache": 0.5},
+)
+
+
+@torch.no_grad()
+def window_kls(parent: Any, model: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """Returns KL(parent || model) of each window, in nats per token."""
+    kls = []
+    for rows in tokens_BL.split(2):
+        p, q = (each(rows).logits.float().log_softmax(-1) for each in (parent, model))
+        kls.append((p.exp() * (p - q)).sum(-1).mean(1))
+    return torch.cat(kls)
+
+
+def optimum(space: SearchSpace, scores: Any, left_out: tuple[str, ...], budget: dict) -> Layout:
+    """Returns the layout of least score within a budget, without some attentions."""
+    shape = space.shape
+    rows = [
+        [block for block in space.blocks(layer) if block.attention.label not in left_out]
+        for layer in range(shape.layers)
+    ]
+    prices = {
+        "parameters": lambda _, block: counting.block_parameters(shape, block),
+        "kv_cache": lambda _, block: counting.block_kv_bytes_per_token(shape, block),
+    }
+    used = {name: prices[name] for name in budget}
+    whole = {
+        name: sum(price(layer, rows[layer][0]) for layer in range(shape.layers))
+        for name, price in used.items()
+    }
+    problem = choice_problem(
+        rows,
+        lambda layer, block: scores.kl(layer, block.label),
+        used,
+        [Limit(name, at_most=share * whole[name]) for name, share in budget.items()],
+    )
+    return Layout(shape, tuple(map(Block.from_label, solve(problem).labels)))
+
+
+def main() -> None:
+    """Runs what is not there yet and prints each result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("head-groups-run"))
+    options = parser.parse_args()
+    workspace = Workspace(options.out)
+    parent = open_demo_parent(workspace, dtype="float32")
+    print_machine(dtype=parent.dtype, seed=DATA.seed)
+    texts = options.out / "texts.json"
+    if not texts.exists():
+        texts.write_text(json.dumps(docstrings()), encoding="utf-8")
+    cut = windows(json.loads(texts.read_text(encoding="utf-8")), parent.tokenizer, DATA)
+    ffns = [*(f"gated{width}" for width in WIDTHS), "none"]
+    space = SearchSpace.uniform(parent.shape, attentions=(*MERGED, *REMOVED, "none"), ffns=ffns)
+    started = time.process_time()
+    library = build_library(parent, space, cut, workspace=workspace)
+    print(json.dumps({"library_cpu_seconds": round(time.process_time() - started)}))
+    scores = fisher(library, space, cut, workspace=workspace, config=FisherConfig())
+    reference = as_child(parent)
+    body = counting.parameters(Layout.parent(parent.shape)) - counting.fixed_parameters(
+        parent.shape
+    )
+    for budget in BUDGETS:
+        merged: torch.Tensor | None = None
+        for name, left_out in SPACES.items():
+            layout = optimum(space, scores, left_out, budget)
+            healed = heal(parent, layout, cut, workspace=workspace)
+            child = assemble(
+                parent.config, layout, healed.child_tensors(layout), dtype=parent.dtype
+            )
+            kls = window_kls(reference, child, cut.validation)
+            merged = kls if merged is None else merged
+            paired = kls - merged
+            report = {
+                "budget": budget,
+                "space": name,
+                "kl": round(float(kls.mean()), 4),
+                "error": round(float(kls.std() / len(kls) ** 0.5), 4),
+                "minus_merged": round(float(paired.mean()), 4),
+                "paired_error": round(float(paired.std() / len(kls) ** 0.5), 4),
+                "parameters": round(
+                    (layout.parameters() - counting.fixed_parameters(parent.shape)) / body, 3
+                ),
+                "kv_cache": round(
+                    layout.kv_bytes_per_token() / Layout.parent(parent.shape).kv_bytes_per_token(),
+                    3,
+                ),
+                "attentions": {
+                    label: sum(block.attention.label == label for block in layout.blocks)
+                    for label in ("gqa3", *MERGED, *REMOVED, "none")
+                },
+            }
+            print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    main()
