@@ -4,9 +4,9 @@
 
 One library and one table of Fisher scores of a space with merged heads ("gqa1") and with removed
 groups ("gqa2h6", "gqa1h3"). For each budget the program's optimum among the merged, among the
-removed, and among both; each is healed and its KL measured on validation text that chose nothing.
-Differences from the merged ones are paired by window. It prints one JSON object a line, and resumes
-where it stopped.
+removed, and among both, and its KL on validation text that chose nothing; then the same of the
+healed children. Differences from the merged ones are paired by window. It prints one JSON object a
+line, and resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from puzzle.text.windows import DataConfig, windows
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import Limit, solve
 
-DATA = DataConfig(fit_tokens=16384, score_tokens=2048, validation_tokens=8192)
+DATA = DataConfig(fit_tokens=8192, score_tokens=1024, validation_tokens=4096)
 MERGED, REMOVED = ("gqa1",), ("gqa2h6", "gqa1h3")
-WIDTHS = (1152, 768, 384)
+WIDTHS = (768,)
 SPACES = {"merged": REMOVED, "removed": MERGED, "both": ()}  # what each leaves out
 # Shares of the parent's: of the parameters of all layers, and of the bytes of the KV cache.
 BUDGETS: tuple[dict[str, float], ...] = (
@@ -100,40 +100,36 @@ def main() -> None:
     print(json.dumps({"library_cpu_seconds": round(time.process_time() - started)}))
     scores = fisher(library, space, cut, workspace=workspace, config=FisherConfig())
     reference = as_child(parent)
-    body = counting.parameters(Layout.parent(parent.shape)) - counting.fixed_parameters(
-        parent.shape
-    )
-    for budget in BUDGETS:
-        merged: torch.Tensor | None = None
-        for name, left_out in SPACES.items():
-            layout = optimum(space, scores, left_out, budget)
-            healed = heal(parent, layout, cut, workspace=workspace)
-            child = assemble(
-                parent.config, layout, healed.child_tensors(layout), dtype=parent.dtype
-            )
-            kls = window_kls(reference, child, cut.validation)
-            merged = kls if merged is None else merged
-            paired = kls - merged
-            report = {
-                "budget": budget,
-                "space": name,
-                "kl": round(float(kls.mean()), 4),
-                "error": round(float(kls.std() / len(kls) ** 0.5), 4),
-                "minus_merged": round(float(paired.mean()), 4),
-                "paired_error": round(float(paired.std() / len(kls) ** 0.5), 4),
-                "parameters": round(
-                    (layout.parameters() - counting.fixed_parameters(parent.shape)) / body, 3
-                ),
-                "kv_cache": round(
-                    layout.kv_bytes_per_token() / Layout.parent(parent.shape).kv_bytes_per_token(),
-                    3,
-                ),
-                "attentions": {
-                    label: sum(block.attention.label == label for block in layout.blocks)
-                    for label in ("gqa3", *MERGED, *REMOVED, "none")
-                },
-            }
-            print(json.dumps(report), flush=True)
+    for healing in (False, True):
+        for budget in BUDGETS:
+            merged: torch.Tensor | None = None
+            for name, left_out in SPACES.items():
+                layout = optimum(space, scores, left_out, budget)
+                made = heal(parent, layout, cut, workspace=workspace) if healing else library
+                tensors = made.child_tensors(layout)
+                child = assemble(parent.config, layout, tensors, dtype=parent.dtype)
+                kls = window_kls(reference, child, cut.validation)
+                merged = kls if merged is None else merged
+                report = {"budget": budget, "space": name, "healed": healing}
+                print(json.dumps(report | figures(layout, kls, kls - merged)), flush=True)
+
+
+def figures(layout: Layout, kls: torch.Tensor, paired: torch.Tensor) -> dict[str, Any]:
+    """Returns the KL of a layout, what it is above the merged ones', and what the layout has."""
+    own = Layout.parent(layout.shape)
+    fixed = counting.fixed_parameters(layout.shape)
+    return {
+        "kl": round(float(kls.mean()), 4),
+        "error": round(float(kls.std() / len(kls) ** 0.5), 4),
+        "minus_merged": round(float(paired.mean()), 4),
+        "paired_error": round(float(paired.std() / len(kls) ** 0.5), 4),
+        "parameters": round((layout.parameters() - fixed) / (own.parameters() - fixed), 3),
+        "kv_cache": round(layout.kv_bytes_per_token() / own.kv_bytes_per_token(), 3),
+        "attentions": {
+            label: sum(block.attention.label == label for block in layout.blocks)
+            for label in ("gqa3", *MERGED, *REMOVED, "none")
+        },
+    }
 
 
 if __name__ == "__main__":

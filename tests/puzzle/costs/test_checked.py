@@ -142,7 +142,10 @@ def test_counts_are_added_where_a_model_is_silent_and_only_there():
     assert total["peak_memory"] == 21.0 + beside
 
 
-@pytest.mark.parametrize("label", ["gqa2+gated32", "gqa1+linear", "linear+none", "none+gated16"])
+@pytest.mark.parametrize(
+    "label",
+    ["gqa2+gated32", "gqa1+linear", "gqa1h2+none", "gqa2w3+none", "linear+none", "none+gated16"],
+)
 def test_flops_are_those_of_the_matrix_products_run_token_by_token(label):
     """Every product is done by numpy and its multiply-adds counted from the operands' shapes."""
     block, batch, length, flops = Block.from_label(label), 2, 7, 0
@@ -152,15 +155,17 @@ def test_flops_are_those_of_the_matrix_products_run_token_by_token(label):
         shape = (np.ones((rows, inner)) @ np.ones((inner, columns))).shape
         flops += 2 * shape[0] * shape[1] * inner
 
-    width = SHAPE.heads * SHAPE.head_dim
+    heads = block.attention.heads or SHAPE.heads
+    width = heads * SHAPE.head_dim
     for _ in range(batch):
         for position in range(length):
+            seen = min(position + 1, block.attention.window or length)
             if block.attention.kind == "gqa":
                 for columns in (width, *[block.attention.kv_heads * SHAPE.head_dim] * 2):
                     product(1, SHAPE.hidden, columns)
-                for _ in range(SHAPE.heads):
-                    product(1, SHAPE.head_dim, position + 1)
-                    product(1, position + 1, SHAPE.head_dim)
+                for _ in range(heads):
+                    product(1, SHAPE.head_dim, seen)
+                    product(1, seen, SHAPE.head_dim)
                 product(1, width, SHAPE.hidden)
             if block.attention.kind == "linear":
                 product(1, SHAPE.hidden, SHAPE.hidden)
@@ -170,9 +175,8 @@ def test_flops_are_those_of_the_matrix_products_run_token_by_token(label):
             if block.ffn.kind == "linear":
                 product(1, SHAPE.hidden, SHAPE.hidden)
     scenario = Scenario(batch=batch, prompt_tokens=4, generated_tokens=3)
-    counted = counting.block_flops(
-        SHAPE, block, tokens=scenario.total_tokens, pairs=scenario.attended_pairs
-    )
+    pairs = scenario.pairs_within(block.attention.window)
+    counted = counting.block_flops(SHAPE, block, tokens=scenario.total_tokens, pairs=pairs)
     assert counted == flops
 
 

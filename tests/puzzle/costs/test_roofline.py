@@ -22,7 +22,10 @@ COMPUTER = DeviceSpec(
 )
 MOVER = DeviceSpec(name="m", flops={"bfloat16": 1e30}, bandwidth=1.0, **SLOW)
 SCENARIO = Scenario(batch=3, prompt_tokens=7, generated_tokens=5)
-LABELS = ["gqa4+gated256", "gqa2+none", "linear+linear", "none+gated64", "none+none"]
+LABELS = [
+    "gqa4+gated256", "gqa2+none", "gqa1h2+none", "gqa4w5+gated64", "gqa3h6w9+linear",
+    "linear+linear", "none+gated64", "none+none",
+]  # fmt: skip
 
 
 def model(spec, **options):
@@ -45,9 +48,10 @@ def test_where_only_moving_takes_time_a_decode_step_reads_weights_and_cache_once
     assert cost["decode_seconds"] == pytest.approx(5 * (weights + residual) + read)
 
 
-def test_decode_equals_the_sum_over_steps_with_a_growing_cache():
+@pytest.mark.parametrize("label", ["gqa4+gated256", "gqa4w9+gated256", "gqa2h4w3+none"])
+def test_decode_equals_the_sum_over_steps_with_a_growing_cache(label):
     spec = DeviceSpec(name="d", flops={"bfloat16": 1e9}, bandwidth=3e7, **SLOW)
-    costs, block = model(spec), SHAPE.parent_blocks[0]
+    costs, block = model(spec), Block.from_label(label)
     one = Scenario(batch=3, prompt_tokens=7, generated_tokens=5)
     steps = 0.0
     for step in range(5):

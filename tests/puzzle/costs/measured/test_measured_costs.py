@@ -129,9 +129,10 @@ def test_the_stopwatch_returns_the_mean_of_its_calls():
     assert len(calls) == 5
 
 
-def test_a_stack_decodes_with_as_many_tokens_as_it_says(parent):
+@pytest.mark.parametrize("label", ["gqa1+none", "gqa1h2+none", "gqa2w5+none"])
+def test_a_stack_decodes_with_as_many_tokens_as_it_says(parent, label):
     seen = []
-    stack = stacks._Stack(parent, Block.from_label("gqa1+none"), SCENARIO, "cpu")
+    stack = stacks._Stack(parent, Block.from_label(label), SCENARIO, "cpu")
     attention = stack.layers[-1].self_attn
     hook = attention.register_forward_hook(
         lambda _, args, kwargs, out: seen.append(kwargs["past_key_values"].get_seq_length()),
