@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 # Features whose removal is collected before the matrices are brought up to date.
-BLOCK = 32
+BLOCK = 64
 # What is added to the power of each feature: a share of it, and one of the mean of all.
 DAMPING, FLOOR = 0.1, 1e-6
 
