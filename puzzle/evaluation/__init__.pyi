@@ -1,3 +1,5 @@
+from puzzle.evaluation.answers import Answers as Answers
+from puzzle.evaluation.answers import AnswerTask as AnswerTask
 from puzzle.evaluation.evaluating import Evaluation as Evaluation
 from puzzle.evaluation.evaluating import evaluate as evaluate
 from puzzle.evaluation.metrics_on_text import MeanEstimate as MeanEstimate

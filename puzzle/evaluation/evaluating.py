@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from puzzle.errors import DataError, ParentError, SettingError
+from puzzle.evaluation.answers import (
+    Answers,
+    AnswerSettings,
+    answer_questions,
+    answer_rows,
+    modes_of,
+    split_tasks,
+)
 from puzzle.evaluation.metrics_on_text import MeanEstimate, flat, ratio, text_metrics
 from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tasks
 from puzzle.hardware.format_speed import computing_format
@@ -40,10 +48,12 @@ class Evaluation:
     Args:
         text: Metrics on text, as `text_metrics` gives them; empty without text.
         tasks: Scores by model and task; empty without tasks.
+        answers: Answers in free text by model, and by task and mode; empty without thinking.
     """
 
     text: Mapping[str, Mapping[str, MeanEstimate]]
     tasks: Mapping[str, Mapping[str, TaskScore]]
+    answers: Mapping[str, Mapping[tuple[str, str], Answers]] = field(default_factory=dict)
 
     def kept(self) -> dict[str, MeanEstimate]:
         """Returns the child's score as a percentage of its parent's, by task.
@@ -76,7 +86,7 @@ class Evaluation:
             rows.append((label, str(score.score if score else ""), str(child.score), percent))
         if "mean" in kept:
             rows.append(("mean of tasks", "", "", f"{kept['mean']} %"))
-        return rows
+        return [*rows, *answer_rows(self.answers)]
 
     def table(self) -> str:
         """Returns parent and child side by side, with standard errors, as text."""
@@ -100,6 +110,13 @@ class Evaluation:
                 for who, scores in self.tasks.items()
             },
             "percent_kept": {name: e.to_dict() for name, e in self.kept().items()},
+            "answers": {
+                who: [
+                    {"task": task, "thinking": mode, **each.to_dict()}
+                    for (task, mode), each in found.items()
+                ]
+                for who, found in self.answers.items()
+            },
         }
 
     def __repr__(self) -> str:
@@ -124,6 +141,9 @@ def evaluate(
     shots: int | None = None,
     batch: int = 8,
     chat: bool = False,
+    thinking: str | None = None,
+    budget: int | None = None,
+    max_tokens: int = 1024,
 ) -> Evaluation:
     """Measures a model, and its parent if there is one, on text and in tasks.
 
@@ -136,7 +156,8 @@ def evaluate(
             perplexity and, with a parent, KL, next-token and top-k agreement.
         tasks: Names that lm-eval knows (their data is downloaded), "mmlu-dev" (which lm-eval
             includes), a `pathlib.Path` of questions, or ChoiceTasks, such as `fetch_bigbench`
-            gives. Tasks need the extra `puzzle-nas[eval]`.
+            gives. These need the extra `puzzle-nas[eval]`. With `thinking`, AnswerTasks, whose
+            answers are generated, or a Path of JSON lines with `question` and `answer`.
         tokenizer: Tokenizer; by default the one beside the parent, then the one beside the model.
         windows: Windows that are cut from text; with a warning, as many as a shorter text fills.
         length: Tokens per window.
@@ -145,6 +166,9 @@ def evaluate(
         shots: Solved examples before each question.
         batch: Questions that are evaluated together.
         chat: Whether questions are rendered by the chat template.
+        thinking: Modes in which AnswerTasks are answered: "both", "on" or "off".
+        budget: The most tokens of a thought there.
+        max_tokens: The most tokens of thought and answer.
 
     Returns:
         Means with standard errors, and the percentages of the parent's scores that are kept.
@@ -165,8 +189,10 @@ def evaluate(
     windows, length = count_of("windows", windows), count_of("length", length, least=2)
     top_k = count_of("top_k", top_k)
     settings = TaskSettings(limit=limit, shots=shots, batch=batch, chat=chat)
+    generated = AnswerSettings(budget=budget, max_tokens=max_tokens, batch=batch)
     limit_threads()
-    opened = open_tasks(tasks)
+    questions, others = split_tasks(tasks, thinking)
+    opened = open_tasks(others)
     models, tokenizers = {}, []
     for name, source in (("parent", parent), ("child", model)):
         if source is not None:
@@ -182,7 +208,15 @@ def evaluate(
     scores = {}
     if opened:
         scores = {n: run_tasks(m, tokenizer, opened, settings) for n, m in models.items()}
-    return Evaluation(text=text, tasks=scores)
+    answers = {
+        name: {
+            (task.name, mode): answer_questions(each, tokenizer, task, mode, generated)
+            for task in questions
+            for mode in modes_of(thinking or "both")
+        }
+        for name, each in (models.items() if questions else ())
+    }
+    return Evaluation(text=text, tasks=scores, answers=answers)
 
 
 def _open(source: Any) -> tuple[Any, Any]:

@@ -160,6 +160,32 @@ def render_conversation(
     return _render(conversation, turns, tokenizer, arguments)
 
 
+def render_prompt(question: str, tokenizer: Any, *, thinking: str | None = None) -> str:
+    """Returns the prompt for the answer to a question, in a mode of the template's switch.
+
+    Args:
+        question: What the user says.
+        tokenizer: A Hugging Face tokenizer with a chat template.
+        thinking: "on" or "off", None for the template's default.
+
+    Raises:
+        DataError: There is no template, or it has no switch for the mode.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError("the tokenizer has no chat template, which a prompt needs")
+    turns: Turns = [{"role": "user", "content": question}]
+    switch = thinking_switch(tokenizer) if thinking else None
+    if thinking and (thinking not in MODES or switch is None):
+        raise DataError(
+            f"thinking={thinking!r} needs 'on' or 'off' and a chat template that has a switch; "
+            "puzzle.add_thinking_switch gives it one"
+        )
+    if switch == "system":
+        turns = _with_flag(turns, FLAGS[thinking or "on"])
+    arguments = {"enable_thinking": thinking == "on"} if switch == "argument" else {}
+    return apply_template(tokenizer, turns, prompt=True, arguments=arguments)
+
+
 def _mode_by_system(
     turns: Turns, switch: str | None, prompts: Mapping[str, str] | None
 ) -> str | None:

@@ -1,0 +1,285 @@
+"""Answers in free text, with and without thinking: how many are right, and how long they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import LogitsProcessorList
+
+from puzzle.errors import DataError
+from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate, ratio
+from puzzle.models.thinking_budget import ThinkingBudget
+from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_values import as_text
+from puzzle.storage.plain_values import count_of
+from puzzle.text.chat import render_prompt
+from puzzle.text.thoughts import MODES, OPEN, split_thought
+
+Scorer = Callable[[str, Any], float]
+
+
+def same_text(answer: str, right: Any) -> float:
+    """Returns 1 for an answer that is the right one but for space around it, else 0."""
+    return float(answer.strip() == str(right).strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerTask:
+    """Questions that are answered in free text.
+
+    Args:
+        name: Its name.
+        questions: What the user says, one for each answer.
+        answers: The right answers, or whatever the scorer compares with.
+        scorer: Given an answer, without its thought, and the right one; an answer is right if it
+            returns exactly 1.
+
+    Raises:
+        DataError: There are no questions, or not as many answers.
+
+    Example:
+        >>> AnswerTask(name="sums", questions=["1+1="], answers=["2"]).name
+        'sums'
+    """
+
+    name: str
+    questions: Sequence[str]
+    answers: Sequence[Any]
+    scorer: Scorer = same_text
+
+    def __post_init__(self) -> None:
+        if not self.questions or len(self.questions) != len(self.answers):
+            raise DataError(
+                f"task {self.name!r} has {len(self.questions)} questions and {len(self.answers)} "
+                "answers; give one for each, at least one"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answers:
+    """What a model answered to the questions of a task in one mode, one value for each question.
+
+    Args:
+        right: 1 where the answer is right. One whose thought does not end is not.
+        tokens: Tokens that were generated, without the one that ends a text.
+        finished: 1 where thought and answer came to their end.
+        thought: 1 where there is a thought that is not empty.
+    """
+
+    right: torch.Tensor
+    tokens: torch.Tensor
+    finished: torch.Tensor
+    thought: torch.Tensor
+
+    @property
+    def accuracy(self) -> MeanEstimate:
+        """The share of right answers."""
+        return estimate(self.right)
+
+    def quantile(self, share: float) -> float:
+        """Returns the tokens per answer that a share of the answers do not exceed."""
+        return float(self.tokens.quantile(share))
+
+    def inflation(self, parent: Answers) -> MeanEstimate:
+        """Returns this model's tokens over those of its parent, where both answer right."""
+        both = (self.right * parent.right).bool()
+        if not bool(both.any()):
+            return MeanEstimate(float("nan"), float("nan"))
+        return ratio(self.tokens[both], parent.tokens[both])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "questions": len(self.right),
+            "accuracy": self.accuracy.to_dict(),
+            "tokens_p50": self.quantile(0.5),
+            "tokens_p95": self.quantile(0.95),
+            "finished": float(self.finished.mean()),
+            "thought": float(self.thought.mean()),
+        }
+
+
+def read_answer_task(file: Path) -> AnswerTask:
+    """Returns the questions of a file of JSON lines with `question` and `answer`.
+
+    Raises:
+        DataError: It cannot be read, or a line is something else.
+    """
+    questions, answers = [], []
+    what = "JSON lines with 'question' and 'answer'"
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as {what} ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            with interpreting(f"line {number} of {file}", what):
+                row = json.loads(line)
+                questions.append(as_text(row["question"], "question"))
+                answers.append(as_text(row["answer"], "answer"))
+    return AnswerTask(name=file.stem, questions=questions, answers=answers)
+
+
+def modes_of(thinking: str) -> tuple[str, ...]:
+    """Returns the modes that "both", "on" or "off" stands for.
+
+    Raises:
+        DataError: It is none of these.
+    """
+    if thinking not in ("both", *MODES):
+        raise DataError(f"thinking={thinking!r}; allowed: 'both', 'on', 'off'")
+    return MODES if thinking == "both" else (thinking,)
+
+
+def split_tasks(tasks: Sequence[Any], thinking: str | None) -> tuple[list[AnswerTask], list[Any]]:
+    """Returns the tasks that are answered in free text, and the others.
+
+    Raises:
+        DataError: Tasks and the mode of thinking do not go together.
+    """
+    if thinking is not None:
+        modes_of(thinking)
+        tasks = [read_answer_task(task) if isinstance(task, Path) else task for task in tasks]
+    own = [task for task in tasks if isinstance(task, AnswerTask)]
+    if bool(own) != (thinking is not None):
+        raise DataError(
+            f"thinking={thinking!r} with {len(own)} AnswerTask(s); give both, as 'both', 'on' or "
+            "'off' and puzzle.evaluation.AnswerTask, or neither"
+        )
+    if len({task.name for task in own}) < len(own):
+        raise DataError(f"two tasks have the same name: {sorted(task.name for task in own)}")
+    return own, [task for task in tasks if not isinstance(task, AnswerTask)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSettings:
+    """How answers are generated: greedily.
+
+    Args:
+        budget: The most tokens of a thought; None for no limit of its own.
+        max_tokens: The most tokens of thought and answer.
+        batch: Questions that are answered together.
+
+    Raises:
+        DataError: A number is not allowed.
+    """
+
+    budget: int | None = None
+    max_tokens: int = 1024
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        count_of("max_tokens", self.max_tokens)
+        count_of("batch", self.batch)
+        if self.budget is not None:
+            count_of("budget", self.budget, least=0)
+
+
+@torch.no_grad()
+def answer_questions(
+    model: Any, tokenizer: Any, task: AnswerTask, mode: str, settings: AnswerSettings
+) -> Answers:
+    """Returns what a model answers in one mode.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer, whose template has a switch.
+        task: The questions.
+        mode: "on" or "off".
+        settings: How answers are generated.
+
+    Raises:
+        DataError: The template has no switch.
+    """
+    prompts = [render_prompt(question, tokenizer, thinking=mode) for question in task.questions]
+    opened = [prompt.rstrip().endswith(OPEN) for prompt in prompts]
+    limits = LogitsProcessorList()
+    if settings.budget is not None:
+        limits.append(ThinkingBudget(tokenizer, settings.budget))
+    rows: list[tuple[float, int, float, float]] = []
+    for start in tqdm(range(0, len(prompts), settings.batch), desc=f"{task.name}, {mode}"):
+        part = slice(start, start + settings.batch)
+        written = _written(model, tokenizer, prompts[part], limits, settings.max_tokens)
+        for (ids, ended), before, right in zip(
+            written, opened[part], task.answers[part], strict=True
+        ):
+            text = (OPEN if before else "") + tokenizer.decode(ids, skip_special_tokens=False)
+            thought, answer = split_thought(text)
+            finished = ended and answer is not None
+            score = 0.0 if answer is None else task.scorer(answer, right)
+            rows.append((float(score == 1), len(ids), float(finished), float(bool(thought))))
+    columns = torch.tensor(rows, dtype=torch.float64).T
+    return Answers(right=columns[0], tokens=columns[1], finished=columns[2], thought=columns[3])
+
+
+def _written(
+    model: Any, tokenizer: Any, prompts: Sequence[str], limits: Any, most: int
+) -> list[tuple[list[int], bool]]:
+    """Returns the tokens that follow each prompt, and whether they came to an end."""
+    rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    length = max(map(len, rows))
+    filled = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    ends = _ends(model, tokenizer)
+    out = model.generate(
+        filled,
+        attention_mask=mask.to(model.device),
+        max_new_tokens=most,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=min(ends, default=0),
+        logits_processor=limits,
+    )
+    found = []
+    for row in out[:, length:].tolist():
+        place = next((n for n, token in enumerate(row) if token in ends), None)
+        found.append((row[:place], place is not None))
+    return found
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    given = getattr(model.generation_config, "eos_token_id", None)
+    listed = given if isinstance(given, list) else [given]
+    return {int(end) for end in (*listed, tokenizer.eos_token_id) if end is not None}
+
+
+def answer_rows(
+    answers: Mapping[str, Mapping[tuple[str, str], Answers]],
+) -> list[tuple[str, str, str, str]]:
+    """Returns rows of a table: name, parent, child, and the child in percent of the parent.
+
+    Args:
+        answers: By model ("parent", "child"), and by task and mode.
+    """
+    rows = []
+    for (task, mode), child in answers.get("child", {}).items():
+        parent = answers.get("parent", {}).get((task, mode))
+        label = f"{task}, thinking {mode}"
+        kept = ""
+        if parent is not None:
+            share = ratio(child.right, parent.right)
+            kept = f"{MeanEstimate(100 * share.value, 100 * share.error)} %"
+        rows.append((label, str(parent.accuracy) if parent else "", str(child.accuracy), kept))
+        for name, measure in _MEASURES.items():
+            before = measure(parent) if parent else ""
+            rows.append((f"  {name}", before, measure(child), ""))
+        if parent is not None:
+            rows.append(("  tokens, both right", "", "", f"{child.inflation(parent)} x"))
+    return rows
+
+
+_MEASURES: Mapping[str, Callable[[Answers], str]] = {
+    "tokens per answer, p50": lambda answers: f"{answers.quantile(0.5):.0f}",
+    "tokens per answer, p95": lambda answers: f"{answers.quantile(0.95):.0f}",
+    "finished": lambda answers: f"{float(answers.finished.mean()):.1%}",
+    "with a thought": lambda answers: f"{float(answers.thought.mean()):.1%}",
+}
