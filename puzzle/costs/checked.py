@@ -17,13 +17,22 @@ __all__ = ["check_resources", "checked_block_cost", "checked_fixed_cost", "layou
 __all__ += ["usable_blocks"]
 
 
+def model_name(costs: Any) -> str:
+    """Returns the class of a cost model that somebody wrote or chose, not of what wraps it."""
+    for name in ("costs", "first"):
+        inner = getattr(costs, name, None)
+        if hasattr(inner, "block_cost"):
+            return model_name(inner)
+    return type(costs).__name__
+
+
 def check_resources(costs: CostModel) -> dict[str, str]:
     """Returns the units a model declares, by resource.
 
     Raises:
         CostModelError: They are not names with units, or a standard name has another unit.
     """
-    owner = type(costs).__name__
+    owner = model_name(costs)
     declared = getattr(costs, "resources", None)
     if not isinstance(declared, Mapping) or not declared:
         raise CostModelError(
@@ -67,14 +76,14 @@ def checked_fixed_cost(costs: CostModel, shape: ModelShape, scenario: Scenario) 
     for name, value in fixed.items():
         if math.isinf(value):
             raise CostModelError(
-                f"{type(costs).__name__}: the fixed cost has {name} = inf: no model of this "
+                f"{model_name(costs)}: the fixed cost has {name} = inf: no model of this "
                 "parent can run in the scenario; make the batch or the lengths smaller"
             )
     return fixed
 
 
 def _checked(costs: CostModel, given: Any, what: str) -> dict[str, float]:
-    owner, declared = type(costs).__name__, costs.resources
+    owner, declared = model_name(costs), costs.resources
     if not isinstance(given, Mapping):
         raise CostModelError(
             f"{owner}: {what} costs {given!r}; return a mapping of {_names(declared)}"
@@ -156,7 +165,7 @@ def usable_blocks(
         )
         if not blocks:
             raise ConstraintError(
-                f"no block of layer {layer} can run: {type(costs).__name__} gives all "
+                f"no block of layer {layer} can run: {model_name(costs)} gives all "
                 f"{len(row)} of them an infinite cost in "
                 f"{', '.join(map(str, wanted))}; make the batch or the lengths smaller"
             )

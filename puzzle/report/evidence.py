@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from puzzle.choice.layout_choice import tried_layouts
+from puzzle.costs.checked import model_name
 from puzzle.costs.correction import Correction
 from puzzle.errors import DataError
 from puzzle.hardware.identity import device_record
@@ -210,17 +211,12 @@ def describe_run(
             part: {"tokens": getattr(windows, part).numel(), "hash": windows.hash(part)}
             for part in PARTS
         },
-        "costs": _cost_model(costs),
+        "costs": model_name(costs),
         "formats": formats.to_dict(),
         "settings": settings,
         "versions": versions(),
         "device": device_record(str(parent.device)),
     }
-
-
-def _cost_model(costs: Any) -> str:
-    inner = getattr(costs, "costs", None) or getattr(costs, "first", None)
-    return type(costs).__name__ if inner is None else _cost_model(inner)
 
 
 def parent_name(source: Any, parent: Parent) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from puzzle.choice.goals import NOISE
 from puzzle.limits.quantities import readable
 from puzzle.limits.requirements import Requirement, requirements
 from puzzle.limits.scenario import Scenario
@@ -25,7 +26,10 @@ class ConstraintOutcome:
         predicted: The child's figure by the cost model.
         measured: The child's figure as it was measured.
         slack: How far inside the bound the prediction is, as a share of the bound.
-        met: Whether the measurement is within the bound; None if it was not measured.
+        met: Whether the measurement is within the bound, as the search judges it: time is met if
+            it is missed by no more than it differs when it is measured again; None if it was not
+            measured.
+        nearly: Whether it is met in that sense alone.
         more: What loosening the bound would buy; None if it was not solved for.
     """
 
@@ -34,6 +38,7 @@ class ConstraintOutcome:
     measured: str = ""
     slack: float | None = None
     met: bool | None = None
+    nearly: bool = False
     more: str | None = None
 
     @property
@@ -131,8 +136,15 @@ def _outcome(
     total, parent = (_total(requirement, part["measured"]) for part in (own, whole))
     if total is None or parent is None:
         return row
-    met = requirement.limit({name: parent}).slack(total) >= -1e-9 * abs(total)
-    return replace(row, measured=_amount(requirement, total, parent), met=met)
+    timed = all(term.resource.endswith("seconds") for term in requirement.column.terms)
+    limit = requirement.limit({name: parent})
+    beyond = -limit.slack(total) / abs(limit.bound) if limit.bound else -limit.slack(total)
+    return replace(
+        row,
+        measured=_amount(requirement, total, parent),
+        met=beyond <= (NOISE if timed else 1e-9),
+        nearly=timed and 1e-9 < beyond <= NOISE,
+    )
 
 
 def _total(requirement: Requirement, totals: Mapping[str, float]) -> float | None:
@@ -148,7 +160,7 @@ def _amount(requirement: Requirement, total: float, parent: float | None) -> str
     constraint = requirement.constraint
     value = requirement.amount(total) if total > 0 else 0.0
     if constraint.relative and parent:
-        return f"{value / requirement.amount(parent):.3g}x"
+        return f"{value / requirement.amount(parent):.4g}x"
     return readable(constraint.quantity, value, constraint.relation) if value > 0 else "0"
 
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from puzzle.limits.quantities import QUANTITIES, readable
+from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.record import SearchRecord
 from puzzle.report.stability import Stability
 from search_space import Layout
+
+# A prediction that is off by more than this share is pointed out.
+ALARM = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,10 @@ def verdict(record: SearchRecord) -> str:
     if child.kl is not None:
         error = f" \u00b1 {child.kl_error:.3f}" if child.kl_error is not None else ""
         words += f" (KL {child.kl:.3f}{error} nats per token)"
+    missed = [each for each in constraint_outcomes(record) if each.met is False]
+    if missed:
+        named = "; ".join(f"{each.text} (measured {each.measured})" for each in missed)
+        words += f". It misses {named}"
     return f"{words}."
 
 
@@ -75,11 +83,19 @@ def sure(record: SearchRecord, stable: Stability | None) -> list[str]:
 
 def _predicted(record: SearchRecord) -> str:
     gain = record.predicted.ratio("throughput")
-    if record.measured.ratio("throughput") is None:
+    measured = record.measured.ratio("throughput")
+    if measured is None:
         return "Nothing was timed: the costs are not of this machine."
     if gain is None:
         return "The cost model predicts no time."
-    return f"Throughput was predicted to be {gain:.2f} times the parent's."
+    words = f"Throughput was predicted to be {gain:.2f} times the parent's"
+    error = gain / measured - 1
+    if abs(error) <= ALARM:
+        return f"{words}."
+    return (
+        f"{words}, and {measured:.2f} times was measured: the prediction is {abs(error):.0%} too "
+        f"{'high' if error > 0 else 'low'}, so what the costs say of other layouts is as uncertain."
+    )
 
 
 def measured_rows(record: SearchRecord) -> tuple[Row, ...]:

@@ -115,6 +115,15 @@ def test_a_layer_in_which_nothing_can_run_is_named():
         usable_blocks(costs, SPACE, SCENARIO)
 
 
+def test_what_is_wrong_with_a_cost_is_said_of_the_model_that_a_user_wrote():
+    costs = with_counts(Own(lambda layer, block: {"cycles": math.nan}), SHAPE)
+    assert type(costs) is not Own
+    with pytest.raises(
+        CostModelError, match=r"^Own: block gqa2\+gated32 of layer 0 has cycles = nan"
+    ):
+        layout_cost(costs, Layout.parent(SHAPE), SCENARIO)
+
+
 def test_counts_are_added_where_a_model_is_silent_and_only_there():
     costs = with_counts(Own(), SHAPE)
     assert dict(costs.resources) == {

@@ -28,7 +28,7 @@ from puzzle.report.frontier import frontier_of
 from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.page import page
 from puzzle.report.stability import stability
-from puzzle.report.verdict import verdict
+from puzzle.report.verdict import sure, verdict
 from puzzle.scoring.scores import Score, Scores
 from solvers import ChoiceProblem, Limit, solve
 
@@ -143,11 +143,34 @@ def test_constraints_say_what_was_predicted_measured_and_how_much_is_to_spare(fo
     assert float(size.more.split()[2]) == pytest.approx(less, rel=0.01)
 
 
-def test_a_missed_constraint_is_called_missed(found):
-    seconds = 4 * found.measured.parent.seconds
+@pytest.mark.parametrize(
+    ("beyond", "met", "nearly"),
+    [(-0.1, True, False), (0.005, True, True), (0.02, False, False), (1.0, False, False)],
+)
+def test_a_constraint_is_missed_where_the_search_would_call_it_missed(found, beyond, met, nearly):
+    # "throughput >= 0.5x": as many tokens in twice the seconds, and 1 % more.
+    seconds = 2 * (1 + beyond) * found.measured.parent.seconds
     slow = dataclasses.replace(found.measured.child, seconds=seconds)
     result = dataclasses.replace(found, measured=dataclasses.replace(found.measured, child=slow))
-    assert [row.met for row in constraint_outcomes(result)] == [True, False]
+    size, speed = constraint_outcomes(result)
+    assert (size.met, speed.met, speed.nearly) == (True, met, nearly)
+    share = float(speed.measured.removesuffix("x"))
+    assert share == pytest.approx(0.5 / (1 + beyond), rel=1e-3)
+    assert (share < 0.5) is (beyond > 0)  # enough digits to see why
+    said = f"It misses throughput >= 0.5x (measured {speed.measured})."
+    assert (said in verdict(result)) is not met
+
+
+def test_a_prediction_that_was_far_off_is_pointed_out(found):
+    ratio = found.predicted.ratio("throughput")
+    parent = found.measured.parent
+    for off, words in ((1.02, None), (1.25, "25% too high"), (0.8, "20% too low")):
+        seconds = parent.seconds / (ratio / off)
+        child = dataclasses.replace(found.measured.child, seconds=seconds)
+        measured = dataclasses.replace(found.measured, child=child)
+        (sentence, *_) = sure(dataclasses.replace(found, measured=measured), None)
+        assert ("too high" in sentence or "too low" in sentence) is (words is not None)
+        assert words is None or words in sentence
 
 
 def drawn_stability(error, **run):
