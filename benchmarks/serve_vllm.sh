@@ -30,7 +30,7 @@ EOF
 fi
 export PUZZLE_VLLM_PYTHON="$(realpath -s "$python")"
 "$python" -m pip uninstall -q -y puzzle-nas
-pytest -m slow tests/puzzle/serving/test_engines_slow.py -k "vllm and mixed"
+pytest -m slow tests/puzzle/serving/test_engines_slow.py -k "vllm and mixed and not saved"
 "$python" -m pip install -q --no-deps .
 "$python" -m pip install -q wrapt
 pytest -m slow tests/puzzle/serving/test_engines_slow.py -k vllm

@@ -56,7 +56,8 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 "architecture openelm, where embedding and head are tied; no linear sublayers",
             ),
         },
-        "mlx": _llamas(tried=True),
+        "mlx": _llamas(tried=True)
+        | {"qwen3": Support("rewritten", "architecture openelm; no linear sublayers")},
         "tensorrt-llm": _llamas(tried=False),
         "sglang": _llamas(tried=False),
     }

@@ -24,6 +24,7 @@ from puzzle.serving.writers.gguf_tokenizer import (
     tokenizer_fields,
 )
 from puzzle.serving.writers.lowering import require_layout
+from puzzle.serving.writers.mlx_openelm import plan_mlx_openelm, write_mlx_openelm
 from puzzle.serving.writers.nemotron_nas import plan_nemotron_nas, write_nemotron_nas
 from puzzle.serving.writers.plain_checkpoint import plain_config, write_plain
 from puzzle.serving.writers.source import Source, open_source, sources_of
@@ -168,15 +169,20 @@ def _gguf_kind(dtype: str | None, quantisation: str | None, source: Source) -> s
 def _export_directory(
     source: Source, directory: Path, engine: str, dtype: torch.dtype | None
 ) -> Layout:
+    is_qwen3 = engine == "mlx" and source.family.model_types[0] == "qwen3"
     if engine == "plain":
         plain_config(source, dtype or source.dtype)  # refuses what has none
         written = source.layout
+    elif is_qwen3:
+        written = plan_mlx_openelm(source)
     else:
         written, _ = plan_nemotron_nas(source, engine)
     require_free(directory.parent, written.parameters() * (dtype or source.dtype).itemsize)
     with publishing_directory(directory, claims=MODEL_FILES, error=ExportError) as stage:
         if engine == "plain":
             written = write_plain(source, stage, dtype=dtype)
+        elif is_qwen3:
+            written = write_mlx_openelm(source, stage, dtype=dtype)
         else:
             written = write_nemotron_nas(source, stage, engine=engine, dtype=dtype)
         _write_companions(source, stage)

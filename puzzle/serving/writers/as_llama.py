@@ -40,7 +40,7 @@ _COPIED = (
 )
 
 # Families whose children an engine runs as an architecture that is no Llama.
-AS_THEY_ARE = (("llama.cpp", "qwen3"),)
+AS_THEY_ARE = (("llama.cpp", "qwen3"), ("mlx", "qwen3"))
 Change = Callable[[torch.Tensor], torch.Tensor]
 
 

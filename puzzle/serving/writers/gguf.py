@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from puzzle.errors import ExportError
 from puzzle.serving.writers.gguf_tokenizer import Field
 from puzzle.serving.writers.lowering import LINEAR, WrittenLayer, each_layer, lower
-from puzzle.serving.writers.openelm import openelm_tensors, plan_openelm
+from puzzle.serving.writers.openelm import openelm_layers, plan_openelm
 from puzzle.serving.writers.source import Source
 from puzzle.storage.temporary_places import temporary_place
 from search_space import Block, Layout
@@ -76,7 +76,7 @@ def plan_gguf(source: Source, kind: str) -> tuple[Layout, list[WrittenLayer]]:
     if _is_openelm(source):
         if rope == "llama3":
             raise ExportError("llama.cpp's openelm has no rope_type='llama3'; export for 'vllm'")
-        return plan_openelm(source, multiple), []
+        return plan_openelm(source, "llama.cpp", multiple=multiple), []
     return lower(source.layout, "llama.cpp", multiple=multiple)
 
 
@@ -153,8 +153,9 @@ def _openelm_tensors(
 ) -> Iterator[tuple[str, torch.Tensor, str]]:
     for name, tensor in source.outer_tensors().items():
         yield OUTER_NAMES[name], tensor, kind
-    for name, tensor in openelm_tensors(source, written):
-        yield name, tensor, kind
+    for number, tensors in enumerate(openelm_layers(source, written)):
+        for name, tensor in tensors.items():
+            yield f"blk.{number}.{name}", tensor, kind
 
 
 def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str) -> None:

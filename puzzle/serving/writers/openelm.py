@@ -1,4 +1,7 @@
-"""Children of Qwen 3 as llama.cpp's `openelm`, whose layers have heads and widths of their own."""
+"""Children of Qwen 3 as OpenELMs, whose layers have heads and widths of their own.
+
+llama.cpp and mlx-lm have that architecture, with norms of queries and keys as in Qwen 3.
+"""
 
 from __future__ import annotations
 
@@ -25,29 +28,33 @@ NAMES = {
 }
 
 
-def plan_openelm(source: Source, multiple: int) -> Layout:
+def plan_openelm(source: Source, engine: str, *, multiple: int = 1) -> Layout:
     """Returns the layout that is written: empty layers left out, removed halves of zeros.
 
     Args:
         source: A child of Qwen 3.
+        engine: "llama.cpp" or "mlx".
         multiple: FFN widths are padded up to a multiple of this.
 
     Raises:
-        ExportError: The child has an output head of its own, biases or linear maps.
+        ExportError: The child has biases or linear maps, or for llama.cpp a head of its own.
     """
     shape, instead = source.layout.shape, "Serve it with vLLM, or search in the space 'plain'"
-    if not shape.tied or shape.attention_bias:
-        what = "biases" if shape.tied else "an output head of its own"
-        raise ExportError(
-            f"this qwen3 has {what}; llama.cpp's openelm, which runs children of qwen3, takes the "
-            f"embedding for the head and has no biases. {instead}"
+    what = None
+    if shape.attention_bias:
+        what = "biases, and openelm, which runs children of qwen3 there, has none"
+    elif not shape.tied and engine == "llama.cpp":
+        what = (
+            "an output head of its own, and openelm, which runs children of qwen3 there, has none"
         )
+    if what:
+        raise ExportError(f"for {engine}: this qwen3 has {what}. {instead}")
     blocks = []
     for layer in kept_layers(source.layout):
         block = source.layout.blocks[layer]
         if "linear" in (block.attention.kind, block.ffn.kind) or block.attention.window:
             raise ExportError(
-                f"layer {layer} ({block.label}): llama.cpp's openelm, which runs children of "
+                f"layer {layer} ({block.label}): {engine}'s openelm, which runs children of "
                 f"qwen3, has neither linear sublayers nor windows. {instead}"
             )
         attention, width = block.attention, block.ffn.width or ZERO_WIDTH
@@ -59,8 +66,8 @@ def plan_openelm(source: Source, multiple: int) -> Layout:
     return with_blocks(shape, blocks)
 
 
-def openelm_tensors(source: Source, written: Layout) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields (name, tensor) of the layers that are written, under llama.cpp's names."""
+def openelm_layers(source: Source, written: Layout) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields the tensors of each layer that is written, under llama.cpp's names within a layer."""
     names = list(source.tensors)
     for number, layer in enumerate(kept_layers(source.layout)):
         prefix = source.family.layer_prefix.format(layer)
@@ -81,8 +88,7 @@ def openelm_tensors(source: Source, written: Layout) -> Iterator[tuple[str, torc
         for name, tensor in own.items():
             module, _, part = name.rpartition(".")
             tensors[f"{NAMES[module]}.{part}"] = _padded(module, tensor, width)
-        for name, tensor in tensors.items():
-            yield f"blk.{number}.{name}", tensor
+        yield tensors
 
 
 def _zero_attention(written: Layout, like: torch.Tensor) -> dict[str, torch.Tensor]:

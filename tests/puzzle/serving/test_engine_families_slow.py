@@ -39,8 +39,6 @@ TEXT = "".join(chr(40 + i * 7 % 70) for i in range(60))
 )
 @pytest.mark.parametrize("engine", MODULES)
 def test_an_engine_says_of_each_family_what_torch_says(engine, family, labels, tmp_path):
-    if engine == "mlx" and family == "qwen3":
-        pytest.skip("mlx-lm runs plain children of qwen3 only")
     if importlib.util.find_spec(MODULES[engine]) is None:
         pytest.skip(f"{engine} is not installed: {ENGINES[engine].install}")
     blocks = tuple(map(Block.from_label, LABELS[labels].split()))

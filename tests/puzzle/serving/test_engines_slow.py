@@ -145,6 +145,21 @@ def test_an_engine_says_what_torch_says(engine, name, saved):
     assert found.max_difference < 5e-3, str(found)
 
 
+@pytest.mark.skipif(VLLM_PYTHON is None, reason="benchmarks/serve_vllm.sh runs it")
+def test_vllm_serves_a_child_as_it_was_saved(saved):
+    found = serve_check(
+        saved("mixed"),
+        engine="vllm",
+        python=VLLM_PYTHON,
+        exported=False,
+        text=english(POSITIONS),
+        speed=False,
+    )
+    assert found.agreement >= 0.99, str(found)
+    assert found.greedy_equal, str(found)
+    assert found.max_difference < 5e-3, str(found)
+
+
 def test_llama_cpp_reads_the_tokenizer_and_the_chat_template(saved, tmp_path):
     xllamacpp = pytest.importorskip("xllamacpp", reason=ENGINES["llama.cpp"].install)
     from transformers import AutoTokenizer
