@@ -16,7 +16,7 @@ from puzzle.cli.config_file import read_config
 from puzzle.cli.flags import Given
 from puzzle.cli.interruption import exit_code, signals_interrupt
 from puzzle.cli.parsing import Parser
-from puzzle.cli.printing import forgiving_streams
+from puzzle.cli.printing import calm_progress, forgiving_streams
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.cli.tables import csv_text, latex_text
 from puzzle.errors import ConstraintError, PuzzleError, SettingError
@@ -59,7 +59,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         file = read_config(config, command, COMMANDS) if config is not None else {}
         given = Given({**file, **values})
         check_values(command, given)
-        answer = command.plan(given) if dry and command.plan else command.run(given)
+        with calm_progress(quiet=verbosity < 0):
+            answer = command.plan(given) if dry and command.plan else command.run(given)
         text = _written(answer, form)
     except (UsageError, SettingError, ConstraintError) as error:
         print(f"puzzle {own}: error: {error} (puzzle {own} --help)", file=sys.stderr)
@@ -142,4 +143,6 @@ def _add(commands: argparse._SubParsersAction[Parser], command: Subcommand) -> N
         help="how the answer is printed; csv and latex print its table alone",
     )
     parser.add_argument("-v", "--verbose", action="count", default=0, help="log more")
-    parser.add_argument("-q", "--quiet", action="count", default=0, help="log less")
+    parser.add_argument(
+        "-q", "--quiet", action="count", default=0, help="log less, and no progress bars"
+    )

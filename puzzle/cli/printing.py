@@ -51,6 +51,29 @@ class Forgiving:
 
 
 @contextmanager
+def calm_progress(*, quiet: bool) -> Iterator[None]:
+    """Hides progress bars with -q; where no terminal redraws them, a line a minute is enough.
+
+    tqdm reads these variables when it is first imported, as do the workers that are started.
+
+    Args:
+        quiet: Whether they are hidden.
+    """
+    wanted = {}
+    if quiet:
+        wanted["TQDM_DISABLE"] = "1"
+    elif sys.stderr is None or not sys.stderr.isatty():
+        wanted["TQDM_MININTERVAL"] = "60"
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextmanager
 def forgiving_streams() -> Iterator[None]:
     """Makes stdout and stderr forgiving, for progress bars and messages as for results."""
     before = sys.stdout, sys.stderr

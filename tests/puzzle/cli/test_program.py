@@ -254,3 +254,19 @@ def test_the_command_line_tells_usage_from_errors(tmp_path, capsys, monkeypatch)
     assert "nowhere.gguf" in capsys.readouterr().err
     with pytest.raises(ConstraintError, match="throughput"):
         puzzle.search("nowhere", text(), constraints=["troughput >= 2x"], out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("quiet", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_progress_is_silent_when_quiet_and_rare_in_a_file(source, quiet):
+    """Of a bar, a file has its start and its end."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "puzzle", "build", *source, *["-q"] * quiet],
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1", "HOME": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("layer")
+    drawn = re.findall(r"library-layer", done.stderr)
+    assert len(drawn) == (0 if quiet else 2)
+    assert not quiet or not done.stderr
