@@ -20,7 +20,17 @@ from tests.house.source import ROOT, Function, Import, Module, doors, exported, 
 WINGS = (
     *("errors", "_lazy", "storage", "hardware", "limits", "text", "models", "serving"),
     *("estimates", "executors", "stages", "plotting", "library", "scoring", "costs", "choice"),
-    *("distillation", "evaluation", "fusion", "report", "pipeline", "upkeep", "testing", "demo"),
+    *(
+        "distillation",
+        "evaluation",
+        "posttraining",
+        "fusion",
+        "report",
+        "pipeline",
+        "upkeep",
+        "testing",
+        "demo",
+    ),
     *("cli", "__main__"),
 )
 MOST_LINES, MOST_BODY_LINES, MOST_PARAMETERS = 400, 50, 6

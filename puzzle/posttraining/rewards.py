@@ -1,0 +1,225 @@
+"""Rewards for reinforcement learning: answers that are right, consistent and brief.
+
+Each is an object that TRL's GRPO and RLOO call, can be pickled, and gives a wrong answer 0 and a
+right one 0 or more: whatever their weights, no wrong answer is ever above a right one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from puzzle.errors import DataError
+from puzzle.evaluation.answers import Scorer, same_text
+from puzzle.storage.plain_values import count_of
+from puzzle.text.chat import FLAGS
+from puzzle.text.thoughts import CLOSE, MODES, split_thought
+
+# Sums and products of whole numbers, and what they are said to be.
+_NUMBER = r"-?\d+"
+_STEP = re.compile(
+    rf"(?<![\w.])({_NUMBER}(?:\s*[-+*]\s*\d+)+)\s*=\s*({_NUMBER})(?!\w|\.\d)", re.ASCII
+)
+
+
+def math_equal(answer: str, right: Any) -> float:
+    """Returns 1 for an answer that math-verify finds equal to the right one, else 0.
+
+    It needs the extra `[posttrain]`. Its limits of time work in the main thread only.
+    """
+    from math_verify import parse, verify
+
+    return float(verify(parse(str(right)), parse(answer)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reward:
+    """What rewards have in common.
+
+    Args:
+        scorer: Given an answer, without its thought, and the `answer` of its row; an answer is
+            right if it returns exactly 1.
+        thinking: The mode of prompts without `/think` or `/no_think` in a message: with "on", an
+            answer is what follows a thought that ends.
+    """
+
+    scorer: Scorer = same_text
+    thinking: str = "on"
+
+    def __post_init__(self) -> None:
+        if self.thinking not in MODES:
+            raise DataError(f"thinking={self.thinking!r}; allowed: {MODES}")
+
+    @property
+    def __name__(self) -> str:
+        """The name in the trainer's log."""
+        return type(self).__qualname__.lower()
+
+    def _parts(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[Any]:
+        """Returns thought and answer of each completion; no answer where a thought goes on."""
+        parts = []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            text = completion if isinstance(completion, str) else completion[-1]["content"]
+            ended = CLOSE in text or _mode(prompt, self.thinking) == "off"
+            parts.append(split_thought(text) if ended else (text, None))
+        return parts
+
+    def _right(self, parts: Sequence[Any], answers: Sequence[Any]) -> list[bool]:
+        return [
+            answer is not None and self.scorer(answer, right) == 1
+            for (_, answer), right in zip(parts, answers, strict=True)
+        ]
+
+
+def _mode(prompt: Any, default: str) -> str:
+    """Returns the mode that the last flag in a prompt's messages asks for."""
+    messages = [{"content": prompt}] if isinstance(prompt, str) else prompt
+    modes = {flag: mode for mode, flag in FLAGS.items()}
+    for message in reversed(messages):
+        if message.get("role", "user") in ("system", "user"):
+            words = str(message["content"]).split()
+            for word in (*words[-1:], *words[:1]):
+                if word in modes:
+                    return modes[word]
+    return default
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correct(_Reward):
+    """1 for a right answer, else 0; a thought that does not end has no answer.
+
+    Example:
+        >>> Correct()(prompts=["1+1="], completions=["1+1=2</think>2"], answer=["2"])
+        [1.0]
+    """
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any
+    ) -> list[float]:
+        """Returns the reward of each completion.
+
+        Args:
+            prompts: As TRL gives them: texts, or lists of messages.
+            completions: Likewise.
+            answer: The column of that name.
+        """
+        return [float(each) for each in self._right(self._parts(prompts, completions), answer)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consistent(_Reward):
+    """How far a right answer follows from its thought; 0 for a wrong one.
+
+    One half is the share of the thought's steps that hold, of those that can be checked: sums and
+    products of whole numbers. The other is whether the last number of the thought is the answer's.
+    What a thought does not have counts as held.
+
+    Example:
+        >>> Consistent()(prompts=["1+1="], completions=["1+1=3</think>2"], answer=["2"])
+        [0.0]
+    """
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], answer: Sequence[Any], **_: Any
+    ) -> list[float]:
+        """Returns the reward of each completion; as `Correct`."""
+        parts = self._parts(prompts, completions)
+        right = self._right(parts, answer)
+        return [
+            _consistency(thought, given) if each else 0.0
+            for (thought, given), each in zip(parts, right, strict=True)
+        ]
+
+
+def _consistency(thought: str, answer: str) -> float:
+    steps, place = [], 0
+    while step := _STEP.search(thought, place):
+        steps.append(_value(step[1]) == int(step[2]))
+        place = step.start(2)  # where the next sum may start
+    held = sum(steps) / len(steps) if steps else 1.0
+    last, own = (re.findall(_NUMBER, text, re.ASCII)[-1:] for text in (thought, answer))
+    return (held + float(not last or not own or last == own)) / 2
+
+
+def _value(expression: str) -> int:
+    """Returns the value of a sum of products of whole numbers."""
+    terms = re.findall(r"([-+]?)\s*(\d+(?:\s*\*\s*\d+)*)", expression)
+    return sum(
+        (-1 if sign == "-" else 1) * prod(int(number) for number in product.split("*"))
+        for sign, product in terms
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brief(_Reward):
+    """How short a right answer is among the right ones to the same prompt; 0 for a wrong one.
+
+    The shortest right answer has the share of right answers of its group, the longest 0. So there
+    is no pressure on prompts that are seldom solved, and none to be short and wrong.
+
+    Args:
+        num_generations: Answers to each prompt, as the trainer is told.
+
+    Example:
+        >>> brief = Brief(num_generations=2)
+        >>> brief(["1+1="] * 2, ["1+1=2</think>2", "so </think>2"], answer=["2", "2"])
+        [0.0, 1.0]
+    """
+
+    num_generations: int
+
+    def __post_init__(self) -> None:
+        _Reward.__post_init__(self)
+        count_of("num_generations", self.num_generations, least=2)
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        answer: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        """Returns the reward of each completion.
+
+        Args:
+            prompts: As TRL gives them: texts, or lists of messages.
+            completions: Likewise.
+            answer: The column of that name.
+            completion_ids: Their tokens, by which they are measured; by default by characters.
+
+        Raises:
+            DataError: The answers to a prompt are not all here.
+        """
+        size = self.num_generations
+        starts = range(0, len(prompts), size)
+        if len(prompts) % size or any(
+            prompt != prompts[start] for start in starts for prompt in prompts[start : start + size]
+        ):
+            raise DataError(
+                f"the {len(prompts)} completions of this process are no whole groups of {size}: "
+                "make per_device_train_batch_size a multiple of num_generations, and give the "
+                "reward the trainer's num_generations"
+            )
+        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+        lengths = [len(each) for each in (completion_ids if completion_ids is not None else texts)]
+        right = self._right(self._parts(prompts, completions), answer)
+        return [
+            reward
+            for start in starts
+            for reward in _brevity(right[start : start + size], lengths[start : start + size])
+        ]
+
+
+def _brevity(right: Sequence[bool], lengths: Sequence[int]) -> list[float]:
+    own = [length for length, each in zip(lengths, right, strict=True) if each]
+    if not own or max(own) == min(own):
+        return [0.0] * len(right)
+    rate, longest, spread = len(own) / len(right), max(own), max(own) - min(own)
+    return [
+        rate * (longest - length) / spread if each else 0.0
+        for length, each in zip(lengths, right, strict=True)
+    ]
