@@ -133,7 +133,12 @@ def healed(study: Study, layout: Layout, seed: int, text: str) -> dict[str, Any]
     judge = LayoutKL(library, cut.validation)
     x_BLD = judge.residual(layout, len(cut.validation))
     if settings.distil:
-        child = assemble(study.parent.config, layout, library.child_tensors(layout))
+        child = assemble(
+            study.parent.config,
+            layout,
+            library.child_tensors(layout),
+            dtype=study.parent.dtype,
+        )
         started = time.process_time()
         child = distilled(study, child, cut.fit, settings.distil)
         seconds += time.process_time() - started
