@@ -12,7 +12,14 @@ from puzzle.costs.columns import check_columns, layout_columns
 from puzzle.costs.correction import tighten
 from puzzle.costs.protocol import CostModel
 from puzzle.limits.constraints import Constraint, parse_constraint
-from puzzle.limits.requirements import SCORE, Column, limits, objective, requirements
+from puzzle.limits.requirements import (
+    SCORE,
+    Column,
+    Requirement,
+    limits,
+    objective,
+    requirements,
+)
 from puzzle.limits.scenario import Scenario, Workload
 from search_space import Block, Layout, SearchSpace
 from search_space.plain_layouts import EMPTY
@@ -110,8 +117,34 @@ class Goals:
                 lines.append(required.describe_infeasible(best, self.parent))
         if lines:
             raise InfeasibleError(problem, "\n".join(lines))
-        if problem.distinct is not None:
-            solve(problem)  # what single layers can reach says nothing of the same block in all
+        if problem.distinct is not None or len(problem.limits) > 1:
+            try:
+                solve(problem)  # each limit alone says nothing of all of them together
+            except InfeasibleError as error:
+                raise self.in_words(error) from error
+
+    def in_words(self, error: InfeasibleError) -> InfeasibleError:
+        """Returns an error of the program in the words and units of the constraints."""
+        explanation, required = error.explanation, self._required_by_limit()
+        if isinstance(explanation, str) or not required.keys() & set(explanation.conflict):
+            return error
+
+        def budgets(totals: Mapping[str, float]) -> list[str]:
+            return [
+                required[text].loosened(total, self.parent)
+                for text, total in totals.items()
+                if text in required
+            ]
+
+        texts = (str(required[t].constraint) if t in required else t for t in explanation.conflict)
+        lines = [f"these cannot be met together: {' and '.join(dict.fromkeys(texts))}"]
+        lines += [f"if all else stays, {each} would do" for each in budgets(explanation.alone)]
+        if len(explanation.together) > 1 and explanation.share:
+            lines.append(f"or all loosened a little: {', '.join(budgets(explanation.together))}")
+        return InfeasibleError(error.problem, "\n".join(lines))
+
+    def _required_by_limit(self) -> dict[str, Requirement]:
+        return {each.limit(self.parent).text: each for each in self.required}
 
     def totals(self, layout: Layout, scores: Scores) -> dict[str, float]:
         """Returns a layout's predicted total of each bounded column."""

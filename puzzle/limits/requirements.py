@@ -97,6 +97,17 @@ class Requirement:
             return readable(self.constraint.quantity, amount, relation)
         return f"{rounded(amount / self.amount(parent[self.column.name]), relation)}x"
 
+    def loosened(self, total: float, parent: Mapping[str, float]) -> str:
+        """Returns the constraint with another amount: the one of a total of the column.
+
+        Args:
+            total: The total.
+            parent: As for `words`.
+        """
+        own = self.constraint
+        scenario = f" in scenario {own.scenario!r}" if own.scenario else ""
+        return f"{own.resource} {own.relation} {self.words(total, parent)}{scenario}"
+
     def describe_infeasible(self, reached: float, parent: Mapping[str, float]) -> str:
         """Says how close the space comes, for the best total of the column and the parent's."""
         base = parent.get(self.column.name, 0.0)

@@ -64,7 +64,10 @@ class Chooser:
             InfeasibleError: No layout keeps the limits of the constraints.
         """
         limits = self.goals.limits
-        chosen = self.attempt(limits)
+        try:
+            chosen = self.attempt(limits)
+        except InfeasibleError as error:
+            raise self.goals.in_words(error) from error
         for _ in range(ATTEMPTS - 1):
             if not chosen.missed:
                 break

@@ -19,7 +19,7 @@ from puzzle.limits.scenario import Workload
 from puzzle.pipeline import tightening
 from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
-from search_space import Layout, ModelShape, SearchSpace
+from search_space import Layout, ModelShape, SearchSpace, counting
 from solvers import InfeasibleError
 from tests.factories.parents import DATA, parent_model, text, tokenizer
 
@@ -86,6 +86,38 @@ def test_what_no_layout_reaches_is_refused_in_the_users_words():
     with pytest.raises(InfeasibleError, match=r"latency\(long\) <= .* least this space reaches"):
         goals("latency(long) <= 1e-9 s", {"chat": CHAT, "long": LONG}).refuse_unreachable()
     goals("latency(long) <= 1 s", {"chat": CHAT, "long": LONG}).refuse_unreachable()
+
+
+class Opposed:
+    """A block that takes fewer cycles gives off more heat."""
+
+    def __init__(self):
+        self.resources = {"cycles": "cycles", "heat": "J"}
+
+    def block_cost(self, layer, block, scenario):
+        size = counting.block_parameters(SHAPE, block)
+        return {"cycles": float(size), "heat": 20_000.0 - size}
+
+    def fixed_cost(self, shape, scenario):
+        return {"cycles": 0.0, "heat": 0.0}
+
+
+def test_what_cannot_be_had_together_is_refused_early_in_the_users_words():
+    asked = parse_constraints(["cycles <= 0.5x", "heat <= 1.1x"], resources=Opposed().resources)
+    space = SearchSpace.preset(SHAPE, "small")
+    both = Goals(asked, Workload.of(CHAT), Opposed(), space)
+    with pytest.raises(InfeasibleError) as refused:
+        both.refuse_unreachable()
+    said = str(refused.value).splitlines()
+    assert "these cannot be met together: cycles <= 0.5x and heat <= 1.1x" in said
+    # What it says would do is what would do.
+    for line in [line for line in said if line.startswith("if all else stays, ")]:
+        looser = line.removeprefix("if all else stays, ").removesuffix(" would do")
+        name = looser.split()[0]
+        kept = [str(each) for each in asked if each.resource != name]
+        again = parse_constraints([looser, *kept], resources=Opposed().resources)
+        Goals(again, Workload.of(CHAT), Opposed(), space).refuse_unreachable()
+    assert sum(line.startswith("if all else stays") for line in said) == 2
 
 
 def test_measured_seconds_of_a_multiple_count_as_a_share_of_the_parents():
