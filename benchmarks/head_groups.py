@@ -85,6 +85,7 @@ def main() -> None:
     """Runs what is not there yet and prints each result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("head-groups-run"))
+    parser.add_argument("--only", default="", help="budgets whose names contain this")
     options = parser.parse_args()
     workspace = Workspace(options.out)
     parent = open_demo_parent(workspace, dtype="float32")
@@ -101,7 +102,7 @@ def main() -> None:
     scores = fisher(library, space, cut, workspace=workspace, config=FisherConfig())
     reference = as_child(parent)
     for healing in (False, True):
-        for budget in BUDGETS:
+        for budget in (each for each in BUDGETS if options.only in str(each)):
             merged: torch.Tensor | None = None
             for name, left_out in SPACES.items():
                 layout = optimum(space, scores, left_out, budget)

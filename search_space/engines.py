@@ -383,8 +383,7 @@ def attention_kinds(engine: ServingEngine, *, first: bool) -> tuple[str, ...]:
     """Returns the kinds of attention that a search for an engine should offer in a layer."""
     none = engine.suits("no_attention_first" if first else "no_attention")
     linear = engine.suits("linear_attention")
-    groups = engine.suits("kv_heads") and engine.suits("query_heads")
-    kinds = {"gqa": engine.suits("kv_heads"), "groups": groups, "linear": linear, "none": none}
+    kinds = {"gqa": engine.suits("kv_heads"), "linear": linear, "none": none}
     return tuple(kind for kind, suits in kinds.items() if suits)
 
 
