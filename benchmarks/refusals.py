@@ -92,17 +92,20 @@ def refusal(line: tuple[str, ...], model: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints the table, the slowest first."""
+    """Prints a line for each case, and the slowest."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--only", action="append", choices=CASES, help="one line; repeatable")
     given = parser.parse_args()
     record = print_machine()
     model = fetch_demo_model()
-    figures = {name: refusal(line, model) for name, line in CASES.items()}
-    for name, each in sorted(figures.items(), key=lambda item: -item[1]["cpu_seconds"]):
+    figures = {}
+    for name in given.only or CASES:
+        each = figures[name] = refusal(CASES[name], model)
         print(
             f"{each['cpu_seconds']:6.1f} CPU-s {each['seconds']:6.1f} s  exit {each['code']}  "
-            f"{name}: {each['message'][:100]}"
+            f"{name}: {each['message'][:100]}",
+            flush=True,
         )
     worst = max(figures, key=lambda name: figures[name]["cpu_seconds"])
     print(f"{len(figures)} refused; the slowest: {worst}")
