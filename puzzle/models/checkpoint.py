@@ -16,6 +16,7 @@ from puzzle.errors import ParentError
 from puzzle.models.shards import Shards
 from puzzle.models.unsuitable import named, refuse_unsuitable_tensors
 from puzzle.models.watched_files import WatchedFiles
+from puzzle.models.wrappers import text_config, text_names
 
 logger = logging.getLogger(__name__)
 # Old checkpoints have this buffer in every layer; transformers computes it from the config.
@@ -74,8 +75,8 @@ def open_checkpoint(
 def refuse_incomplete(model: Any) -> None:
     """Raises ParentError if a model in memory lacks tensors of a causal language model."""
     name = type(model).__name__
-    whole = _empty(model.config, name)
-    missing = set(whole.state_dict()) - set(model.state_dict())
+    whole = _empty(text_config(model.config), name)
+    missing = set(whole.state_dict()) - set(text_names(model.state_dict()))
     if missing:
         raise ParentError(
             f"{name} lacks the tensors {named(missing)}; load it with AutoModelForCausalLM"
@@ -101,14 +102,20 @@ def _resolve(
 
     A model that was saved without its head has names without the prefix of the base model.
     """
-    bare = not any(name.startswith(f"{base}.") for name in stored)
+    inner = text_names(stored)
+    bare = not any(name.startswith(f"{base}.") for name in inner)
     names, rest = {}, []
-    for name in stored:
+    for name, old in inner.items():
         wanted = f"{base}.{name}" if bare and f"{base}.{name}" in expected else name
         if wanted in expected:
-            names[wanted] = name
+            names[wanted] = old
         else:
-            rest.append(name)
+            rest.append(old)
+    if len(inner) < len(stored):
+        logger.warning(
+            "left out, as they are not of the decoder of text: %s",
+            named(set(stored) - set(inner.values())),
+        )
     return names, rest
 
 

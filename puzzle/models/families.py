@@ -76,6 +76,28 @@ def family_of(config: Any) -> Family:
     model_type = getattr(config, "parent_type", None) or getattr(config, "model_type", None)
     if model_type not in FAMILIES:
         raise ParentError(
-            f"model family {model_type!r} is not supported; known families: {sorted(FAMILIES)}"
+            f"model family {model_type!r} is not supported{_obstacle(config)}; known families: "
+            f"{sorted(FAMILIES)}"
         )
     return FAMILIES[model_type]
+
+
+def _obstacle(config: Any) -> str:
+    """Returns what in a config is in the way of a search, after a colon."""
+    inner = getattr(config, "text_config", None) or config
+    experts = ("num_experts", "num_local_experts", "n_routed_experts")
+    kinds = getattr(inner, "layer_types", None) or getattr(inner, "layers_block_type", None) or ()
+    mixers = sorted(set(kinds) - {"full_attention", "sliding_attention", "chunked_attention"})
+    if getattr(config, "is_encoder_decoder", False):
+        return ": it is an encoder-decoder; give a model that has a decoder only"
+    if getattr(config, "is_decoder", None) is False:
+        return ": it is an encoder, which generates no text; give a causal language model"
+    if mixers:
+        return f": its layers are of the types {mixers}, which are not searched yet"
+    if getattr(inner, "kv_lora_rank", None):
+        return ": its attention keeps latent vectors (MLA), which is not searched yet"
+    if any(getattr(inner, name, None) for name in experts):
+        return ": its FFNs are mixtures of experts, which are not searched yet"
+    if inner is not config:
+        return f": it holds a decoder of the family {inner.model_type!r}, which is not known either"
+    return ""

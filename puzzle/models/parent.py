@@ -31,6 +31,7 @@ from puzzle.models.unsuitable import (
     refuse_unsuitable_tokenizer,
 )
 from puzzle.models.watched_files import BESIDE, Record, WatchedFiles
+from puzzle.models.wrappers import text_config, text_names
 from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.paths import user_path
@@ -318,15 +319,16 @@ def _from_model(
             f"{type(model).__name__} is no model; give a directory, a hub id, a GGUF file or a "
             "transformers model"
         )
-    family_of(model.config)
+    config = text_config(model.config)
+    family_of(config)
     refuse_incomplete(model)
-    tensors = {k: recordable(tensor.detach().cpu()) for k, tensor in model.state_dict().items()}
-    identity = content_hash(
-        {"weights": hash_tensors(tensors), "config": model.config.to_json_string()}
-    )
+    state = model.state_dict()
+    names = text_names(state)
+    tensors = {name: recordable(state[own].detach().cpu()) for name, own in names.items()}
+    identity = content_hash({"weights": hash_tensors(tensors), "config": config.to_json_string()})
     stored = str(model.dtype).removeprefix("torch.")
     return Parent(
-        model.config,
+        config,
         tensors,
         tokenizer,
         dtype=dtype,

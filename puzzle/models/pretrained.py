@@ -19,6 +19,7 @@ from transformers.utils.quantization_config import GgufConfig
 from puzzle.errors import ParentError, PuzzleError
 from puzzle.models.gguf_header import carried_rope, read_gguf_header, refuse_left_out
 from puzzle.models.unsuitable import named, refuse_unsuitable_directory
+from puzzle.models.wrappers import text_config
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import require_unchanged
 
@@ -28,7 +29,7 @@ Source = str | os.PathLike[str]
 def load_config(
     source: Source, *, trust_remote_code: bool = False, error: type[PuzzleError] = ParentError
 ) -> Any:
-    """Returns the transformers config of a model.
+    """Returns the transformers config of a model; of one that holds a decoder, the decoder's.
 
     Args:
         source: A model directory, a GGUF file or a hub id.
@@ -50,7 +51,7 @@ def load_config(
         config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
         if header is not None:
             config.rope_parameters = carried_rope(header, config)
-    return config
+    return text_config(config)
 
 
 def load_tokenizer(

@@ -81,6 +81,13 @@ def _config_file(directory: Path) -> dict[str, Any]:
     """Returns a directory's config.json, refusing sizes for which memory would run out."""
     path = directory / "config.json"
     config = read_object(path, "a model's config", error=ParentError)
+    inner = config.get("text_config")
+    for values in (config, inner if isinstance(inner, dict) else {}):
+        _refuse_sizes(values, path)
+    return config
+
+
+def _refuse_sizes(config: Mapping[str, Any], path: Path) -> None:
     for name in SIZES:
         size, most = config.get(name), MOST.get(name, LARGEST)
         if size is not None and (
@@ -89,7 +96,6 @@ def _config_file(directory: Path) -> dict[str, Any]:
             raise ParentError(
                 f"{path} has {name}={size!r:.100}; allowed: whole numbers from 1 to {most}"
             )
-    return config
 
 
 def refuse_unsuitable_config(config: Mapping[str, Any], source: str) -> None:
