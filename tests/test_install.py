@@ -6,12 +6,19 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from site import getsitepackages
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("puzzle", "puzzle_vllm", "search_space", "solvers")
 FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 BUILD = "import sys; from setuptools import build_meta as b; b.build_{kind}(sys.argv[1])"
-ABOVE = "import site, sys; site.addsitedir(sys.argv[1]); import puzzle; print(puzzle.__file__)"
+ABOVE = """
+import site, sys
+site.addsitedir(sys.argv[1])
+sys.path += sys.argv[2:]
+import puzzle
+print(puzzle.__file__)
+"""
 
 
 def build(kind, tmp_path):
@@ -59,7 +66,8 @@ def test_a_wheel_has_every_file_of_the_packages_and_runs_without_a_checkout(tmp_
 def test_python_started_above_a_clone_named_puzzle_imports_the_package(tmp_path):
     clone, installed = build("editable", tmp_path)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ABOVE, str(installed)],
+        # Not as a site, where an editable install of another checkout would come first.
+        [sys.executable, "-S", "-W", "ignore", "-c", ABOVE, str(installed), *getsitepackages()],
         cwd=tmp_path,
         env={"PATH": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,

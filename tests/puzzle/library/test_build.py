@@ -362,6 +362,7 @@ print(int(status["VmHWM"].split()[0]) / 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_peak_memory_of_the_build_does_not_grow_with_depth(tmp_path):
     peaks = []

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_every_stage_runs_on_the_parents_device_and_finds_the_same(tmp_path):
     found = {}
     for device in ("cpu", "pretend"):
