@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers import LogitsProcessorList
 from puzzle.errors import DataError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate, ratio
 from puzzle.models.thinking_budget import ThinkingBudget
-from puzzle.storage.json_files import interpreting
+from puzzle.storage.json_files import read_json_lines
 from puzzle.storage.json_values import as_text
 from puzzle.storage.plain_values import count_of
 from puzzle.text.chat import render_prompt
@@ -111,19 +110,17 @@ def read_answer_task(file: Path) -> AnswerTask:
     Raises:
         DataError: It cannot be read, or a line is something else.
     """
-    questions, answers = [], []
     what = "JSON lines with 'question' and 'answer'"
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as {what} ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            with interpreting(f"line {number} of {file}", what):
-                row = json.loads(line)
-                questions.append(as_text(row["question"], "question"))
-                answers.append(as_text(row["answer"], "answer"))
-    return AnswerTask(name=file.stem, questions=questions, answers=answers)
+    pairs = read_json_lines(file, what, _question_and_answer)
+    return AnswerTask(
+        name=file.stem,
+        questions=[question for question, _ in pairs],
+        answers=[answer for _, answer in pairs],
+    )
+
+
+def _question_and_answer(row: Any) -> tuple[str, str]:
+    return as_text(row["question"], "question"), as_text(row["answer"], "answer")
 
 
 def modes_of(thinking: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from puzzle.errors import DataError
-from puzzle.storage.json_files import interpreting, read_object
+from puzzle.storage.json_files import interpreting, read_json_lines, read_object
 from puzzle.storage.publishing import make_directory, publishing_file
 from puzzle.storage.temporary_places import temporary_place
 
@@ -132,16 +132,7 @@ def read_task(path: Path) -> ChoiceTask:
     if path.suffix != ".jsonl":
         with interpreting(path, what):
             return _bigbench(path, read_object(path, what))
-    questions = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as {what} ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            with interpreting(f"line {number} of {path}", what):
-                questions.append(_question(json.loads(line)))
-    return ChoiceTask(path.stem, tuple(questions))
+    return ChoiceTask(path.stem, tuple(read_json_lines(path, what, _question)))
 
 
 def _question(row: dict[str, Any]) -> Question:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from puzzle.errors import DataError, PuzzleError
+
+Value = TypeVar("Value")
 
 # Records are some kilobytes, and the index of a model of 500 billion parameters 10 MB.
 MOST_BYTES = 256 * 2**20
@@ -105,6 +107,29 @@ def interpreting(
         raise error(f"{source}: {problem}") from problem
     except _MISFITS as problem:
         raise error(f"{source} is not {what}: {_reason(problem)}") from problem
+
+
+def read_json_lines(path: Path, what: str, convert: Callable[[Any], Value]) -> list[Value]:
+    """Returns what each line of a file stands for; empty lines are passed over.
+
+    Args:
+        path: The file; a byte order mark at its start is skipped.
+        what: What the file should be, for the message.
+        convert: Makes a value of a line's JSON; what it raises is told with file and line.
+
+    Raises:
+        DataError: The file cannot be read, or a line is something else.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as {what} ({error})") from error
+    values = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            with interpreting(f"line {number} of {path}", what):
+                values.append(convert(json.loads(line)))
+    return values
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
