@@ -6,21 +6,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from puzzle.models.child import causal_lm_class
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.families import family_of
+from puzzle.testing import family_checks
 from search_space import Layout
 
-SIZES = {
-    "num_hidden_layers": 6,
-    "hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 80,
-    "vocab_size": 97,
-    "max_position_embeddings": 256,
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+SIZES = {**family_checks.SIZES, "tie_word_embeddings": False}
 WINDOW = 12
 # What a family's config says beside the sizes; a second entry of a family is a variant of it.
 CONFIGS = {
