@@ -10,7 +10,6 @@ from puzzle.cli.inputs import library_config, precision, scenario
 from puzzle.cli.subcommand import Subcommand, UsageError
 from puzzle.errors import PuzzleError
 from puzzle.limits.constraints import parse_constraints
-from puzzle.storage.paths import user_path
 from search_space import ENGINES, PRESETS
 
 
@@ -52,27 +51,19 @@ def _effort(given: Given) -> None:
 
 
 def _hardware(given: Given) -> None:
-    """Checks the word, and that a file that it names is there; not what is in the file."""
+    """Checks the word, and that what it names is there; not what is in a file."""
     word = given.get("hardware", "cpu")
-    kind, colon, rest = word.partition(":")
-    if word == "cpu" or (kind == "cuda" and (rest.isdigit() or not colon)):
-        return
-    if kind == "roofline" and colon:
-        costs.device_spec(rest)
-        return
-    file = user_path(rest if kind == "table" and colon else word)
-    if (kind == "table" and colon) or file.suffix.lower() == ".json":
-        if not file.is_file():
-            raise UsageError(f"--hardware {word}: there is no file {file}; give the path of one")
-    elif word not in costs.ENGINES:
-        raise UsageError(f"--hardware {word}: allowed: {costs.ALLOWED}")
+    try:
+        costs.require_hardware(word)
+    except PuzzleError as error:
+        raise UsageError(str(error).replace(f"hardware={word!r}", f"--hardware {word}")) from error
 
 
 def _constraint(given: Given) -> None:
     word = given.get("hardware", "cpu")
-    if word.startswith("table:") or word.lower().endswith(".json"):
-        return  # the file may have resources of its own, by which it is read
-    parse_constraints(given.get("constraint", []))
+    units = costs.own_resources(word)
+    if units is not None or costs.has_standard_resources(word):
+        parse_constraints(given.get("constraint", []), resources=units)
 
 
 def _engine(given: Given) -> None:

@@ -1,8 +1,9 @@
-from puzzle.costs.by_name import ALLOWED as ALLOWED
-from puzzle.costs.by_name import ENGINES as ENGINES
 from puzzle.costs.by_name import HardwareCosts as HardwareCosts
 from puzzle.costs.by_name import cost_model as cost_model
+from puzzle.costs.by_name import has_standard_resources as has_standard_resources
 from puzzle.costs.by_name import is_run_here as is_run_here
+from puzzle.costs.by_name import own_resources as own_resources
+from puzzle.costs.by_name import require_hardware as require_hardware
 from puzzle.costs.by_name import torch_device as torch_device
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated as EngineCalibrated
 from puzzle.costs.calibrated.engines.command import Command as Command
@@ -27,6 +28,9 @@ from puzzle.costs.counted import with_counts as with_counts
 from puzzle.costs.device_specs import SPECS as SPECS
 from puzzle.costs.device_specs import DeviceSpec as DeviceSpec
 from puzzle.costs.device_specs import device_spec as device_spec
+from puzzle.costs.hardware_word import ALLOWED as ALLOWED
+from puzzle.costs.hardware_word import ENGINES as ENGINES
+from puzzle.costs.hardware_word import HardwareWord as HardwareWord
 from puzzle.costs.measured.sublayers import MeasuredCosts as MeasuredCosts
 from puzzle.costs.per_scenario import PerScenario as PerScenario
 from puzzle.costs.profile import Profile as Profile

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
-from puzzle.costs.calibrated.engines.engine import Engine
-from puzzle.costs.calibrated.engines.llama_cpp import LlamaCpp
-from puzzle.costs.calibrated.engines.torch_generate import TorchGenerate
-from puzzle.costs.calibrated.engines.vllm import Vllm
 from puzzle.costs.cost_table import Table
-from puzzle.costs.device_specs import device_spec
+from puzzle.costs.hardware_word import ALLOWED, HardwareWord
 from puzzle.costs.measured.layout_times import LayoutTimes
 from puzzle.costs.measured.sublayer_times import SublayerTimes
 from puzzle.costs.measured.sublayers import MeasuredCosts
@@ -27,22 +22,11 @@ from puzzle.estimates import Estimate, Sizes
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import Parent
 from puzzle.stages import Run, Stage
-from puzzle.storage.paths import user_path
 from puzzle.storage.workspace import Workspace
 from search_space import Layout, ModelShape, SearchSpace
 
 __all__ = ["HardwareCosts", "cost_model", "is_run_here", "pair_seconds", "torch_device"]
 
-ENGINES: Mapping[str, Callable[[], Engine]] = {
-    "llama.cpp": LlamaCpp,
-    "vllm": Vllm,
-    "torch": TorchGenerate,
-}
-ALLOWED = (
-    "'cpu' or 'cuda' (measured here), 'roofline:<device>' such as 'roofline:h100-sxm', "
-    "'table:<path>', the path of a profile (.json), an engine to calibrate in "
-    f"({', '.join(map(repr, ENGINES))}), or a CostModel"
-)
 PairSeconds = dict[str, dict[str, float]]
 
 
@@ -53,12 +37,8 @@ def torch_device(hardware: Any) -> str | None:
         >>> torch_device("cuda:1"), torch_device("roofline:h100-sxm")
         ('cuda:1', None)
     """
-    if not isinstance(hardware, str):
-        return None
-    kind, colon, index = hardware.partition(":")
-    if hardware in ("cpu", "cuda") or (kind == "cuda" and colon and index.isdigit()):
-        return hardware
-    return None
+    word = _word(hardware)
+    return word.text if word is not None and word.kind == "device" else None
 
 
 def require_hardware(hardware: Any) -> None:
@@ -68,22 +48,13 @@ def require_hardware(hardware: Any) -> None:
         hardware: As for `cost_model`.
 
     Raises:
-        CostModelError: The word stands for nothing, its file is absent, or it is no cost model.
+        CostModelError: The word stands for nothing, what it names is absent, or is no cost model.
     """
-    if not isinstance(hardware, str | os.PathLike):
-        _custom(hardware)
-        return
-    word = os.fspath(hardware)
-    kind, colon, rest = word.partition(":")
-    is_table, is_profile = kind == "table" and colon, Path(word).suffix.lower() == ".json"
-    if is_run_here(word):
-        return
-    if kind == "roofline" and colon:
-        device_spec(rest)
-    elif not (is_table or is_profile):
-        raise CostModelError(f"hardware={word!r}; allowed: {ALLOWED}")
-    elif not user_path(rest if is_table else word).is_file():
-        raise CostModelError(f"hardware={word!r}: there is no such file; give the path of one")
+    word = _word(hardware)
+    if word is not None:
+        word.check()
+    if word is None or word.kind == "model":
+        _require_cost_model(hardware if word is None else word.imported())
 
 
 def is_run_here(hardware: Any) -> bool:
@@ -93,7 +64,39 @@ def is_run_here(hardware: Any) -> bool:
         >>> is_run_here("cuda:1"), is_run_here("llama.cpp"), is_run_here("table:costs.csv")
         (True, True, False)
     """
-    return torch_device(hardware) is not None or (isinstance(hardware, str) and hardware in ENGINES)
+    word = _word(hardware)
+    return word is not None and word.is_run_here
+
+
+def own_resources(hardware: Any) -> Mapping[str, str] | None:
+    """Returns the units of the resources that a cost model of the user's declares, or None.
+
+    Example:
+        >>> print(own_resources("cpu"))
+        None
+    """
+    word = _word(hardware)
+    if word is not None and word.kind != "model":
+        return None
+    units = getattr(hardware if word is None else word.imported(), "resources", None)
+    # A class may have a property in their place, which only its objects answer.
+    return units if isinstance(units, Mapping) else None
+
+
+def has_standard_resources(hardware: Any) -> bool:
+    """Returns whether the resources are those of the built-in models, whatever a file may say.
+
+    Example:
+        >>> has_standard_resources("cpu"), has_standard_resources("table:costs.csv")
+        (True, False)
+    """
+    word = _word(hardware)
+    return word is not None and word.kind not in ("table", "profile", "model")
+
+
+def _word(hardware: Any) -> HardwareWord | None:
+    is_text = isinstance(hardware, str | os.PathLike)
+    return HardwareWord.read(hardware) if is_text else None
 
 
 def require_engine(hardware: Any) -> None:
@@ -105,10 +108,9 @@ def require_engine(hardware: Any) -> None:
     Raises:
         EngineError: It is missing; the message says what to install.
     """
-    engine = None
-    if isinstance(hardware, str) and hardware in ENGINES:
-        engine = ENGINES[hardware]()
-    elif isinstance(hardware, EngineCalibrated) and hardware.session is not None:
+    word = _word(hardware)
+    engine = None if word is None else word.engine
+    if isinstance(hardware, EngineCalibrated) and hardware.session is not None:
         engine = hardware.session.engine
     if engine is not None:
         engine.check()
@@ -142,10 +144,11 @@ class HardwareCosts(Stage[CostModel]):
         """Returns the cost model, measured or calibrated if need be."""
         if (times := self.times) is not None:
             return MeasuredCosts.read(run, times)
-        if isinstance(self.hardware, str) and self.hardware in ENGINES:
+        word = _word(self.hardware)
+        if word is not None and (engine := word.engine) is not None:
             served = served_format(self.hardware, workspace=run.workspace)
             return EngineCalibrated.measure(
-                ENGINES[self.hardware](),
+                engine,
                 run.parent,
                 self.space,
                 self.scenario.served_in(served.name),
@@ -201,14 +204,16 @@ def cost_model(
     Args:
         hardware: "cpu" or "cuda" for costs measured on this device; "roofline:h100-sxm" for
             published rates; "table:costs.csv"; the path of a profile; "llama.cpp", "vllm" or
-            "torch" for costs calibrated in that engine; or a cost model, which is returned.
+            "torch" for costs calibrated in that engine, "command:measure.sh {model}" in any
+            other; or a cost model, or the class of one, made from the parent's sizes,
+            also by name: "my_costs:EdgeCost".
         shape: The parent's sizes.
         scenario: The scenario; a profile of a different one is refused.
         space: The blocks to measure or calibrate with.
         parent: The parent, needed if anything is measured here.
         workspace: Where measurements are stored.
-        **options: Passed on: to `Roofline` (tensor_parallel, weight_dtype, ...), or to the
-            measurement.
+        **options: Passed on: to `Roofline` (tensor_parallel, weight_dtype, ...), to a class of
+            your own, or to the measurement.
 
     Raises:
         CostModelError: The hardware is none of these, or something it needs was not given.
@@ -232,25 +237,35 @@ def _modelled(
     hardware: Any, shape: ModelShape, scenario: Scenario, options: Mapping[str, Any]
 ) -> CostModel:
     """Returns a cost model that needs no measurement."""
-    if not isinstance(hardware, str | os.PathLike):
-        return _custom(hardware)
-    word = os.fspath(hardware)
-    kind, colon, rest = word.partition(":")
-    if kind == "roofline" and colon:
-        return Roofline(rest, shape, **options)
-    if kind == "table" and colon:
-        return Table(rest)
-    if Path(word).suffix.lower() == ".json":
-        return Profile.load(word, scenario=scenario, shape=shape)
-    raise CostModelError(f"hardware={word!r}; allowed: {ALLOWED}")
+    word = _word(hardware)
+    if word is None or word.kind == "model":
+        return _own_model(hardware if word is None else word.imported(), shape, options)
+    if word.kind == "roofline":
+        return Roofline(word.rest, shape, **options)
+    if word.kind == "table":
+        return Table(word.rest)
+    return Profile.load(word.rest, scenario=scenario, shape=shape)
 
 
-def _custom(hardware: Any) -> CostModel:
-    missing = [n for n in ("resources", "block_cost", "fixed_cost") if not hasattr(hardware, n)]
+def _own_model(given: Any, shape: ModelShape, options: Mapping[str, Any]) -> CostModel:
+    """Returns a cost model of the user's, made for the parent if its class was given."""
+    _require_cost_model(given)
+    if isinstance(given, type):
+        try:
+            given = given(shape, **options)
+        except Exception as error:
+            raise CostModelError(
+                f"hardware={given!r} cannot be made for a parent: {type(error).__name__}: {error}; "
+                "it is called with the parent's ModelShape"
+            ) from error
+    model: CostModel = given
+    return model
+
+
+def _require_cost_model(given: Any) -> None:
+    missing = [n for n in ("resources", "block_cost", "fixed_cost") if not hasattr(given, n)]
     if missing:
         raise CostModelError(
-            f"hardware={hardware!r} is not a cost model: it has no {', '.join(missing)}; allowed: "
+            f"hardware={given!r} is not a cost model: it has no {', '.join(missing)}; allowed: "
             f"{ALLOWED}"
         )
-    model: CostModel = hardware
-    return model

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
+from puzzle.costs.hardware_word import HardwareWord
 from puzzle.costs.profile import Profile
 from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.precision import AUTO, FormatChoice
@@ -29,16 +29,14 @@ def served_format(hardware: Any, *, workspace: Workspace | None = None) -> Forma
         >>> print(served_format("roofline:h100-sxm"))
         bfloat16 (what engines serve)
     """
-    if isinstance(hardware, str | os.PathLike):
-        word = os.fspath(hardware)
-        if word == "torch":
-            return fast_format("cpu", workspace=workspace)
-        if word.partition(":")[0] in ("cpu", "cuda"):
-            return fast_format(word, workspace=workspace)
-        if Path(word).suffix.lower() == ".json" and not word.startswith("table:"):
-            return _of(Profile.load(word).scenario)
-        return _of(None)
-    return _of(getattr(hardware, "scenario", None))
+    if not isinstance(hardware, str | os.PathLike):
+        return _of(getattr(hardware, "scenario", None))
+    word = HardwareWord.read(hardware)
+    if word.kind == "device" or word.text == "torch":
+        return fast_format(word.text if word.kind == "device" else "cpu", workspace=workspace)
+    if word.kind == "profile":
+        return _of(Profile.load(word.rest).scenario)
+    return _of(getattr(word.imported(), "scenario", None) if word.kind == "model" else None)
 
 
 def _of(scenario: Any) -> FormatChoice:

@@ -9,7 +9,7 @@ from typing import Any
 
 from puzzle.choice.goals import Goals
 from puzzle.choice.layout_choice import Effort, effort_named
-from puzzle.costs.by_name import is_run_here, require_hardware
+from puzzle.costs.by_name import has_standard_resources, own_resources, require_hardware
 from puzzle.costs.protocol import STANDARD_UNITS, CostModel
 from puzzle.errors import SettingError
 from puzzle.executors import Executor
@@ -49,7 +49,7 @@ class Request:
     def __post_init__(self) -> None:
         make_plain(self, "effort", "minimise", "solver", "seed")
         require_hardware(self.hardware)
-        units = getattr(self.hardware, "resources", None)
+        units = own_resources(self.hardware)
         parsed = parse_constraints(self.constraints, resources=units)
         object.__setattr__(self, "constraints", parsed)
         effort_named(self.effort)
@@ -68,8 +68,8 @@ class Request:
             check_settings(self.solver, self.seed)
         except ValueError as error:
             raise SettingError(str(error)) from error
-        if units is not None or is_run_here(self.hardware) or _is_modelled(self.hardware):
-            known = units or STANDARD_UNITS  # a file may have resources of its own
+        if units is not None or has_standard_resources(self.hardware):
+            known = units or STANDARD_UNITS
             objective(self.minimise, self.workload, constraints=parsed, resources=known)
         content_hash(self.settings())  # raises if something in them cannot be stored
 
@@ -124,7 +124,3 @@ class Request:
             "minimise": self.minimise,
             "library": None if default or self.library is None else self.library.to_dict(),
         }
-
-
-def _is_modelled(hardware: Any) -> bool:
-    return isinstance(hardware, str) and hardware.startswith("roofline:")

@@ -17,7 +17,7 @@ OWN = (
         parameter="hardware",
         default="cpu",
         help="cpu: measured here; roofline:DEVICE such as roofline:h100-sxm; table:FILE; an "
-        "engine to calibrate in",
+        "engine to calibrate in, or command:LINE; MODULE:CLASS of your own",
     ),
     Option(name="save", parameter="save", help="write the profile to this JSON file"),
 )

@@ -46,8 +46,8 @@ CHANGES: dict[str, dict[str, object]] = {
     },
     "hardware": {
         "help": "what costs describe: cpu or cuda, measured here; roofline:DEVICE such as "
-        "roofline:h100-sxm; an engine to calibrate in, such as llama.cpp; a profile (.json); "
-        "table:FILE"
+        "roofline:h100-sxm; an engine to calibrate in, such as llama.cpp, or command:LINE; a "
+        "profile (.json); table:FILE; MODULE:CLASS of your own"
     },
     "minimise": {
         "help": "a resource to minimise in place of the KL, under a limit on the KL",

@@ -17,7 +17,7 @@ SOURCE = ["no-such-parent", "--text", "no-such-text.txt"]
         (["search", *SOURCE, "--space", "smal"], "--space smal: allowed: default, small,"),
         (["build", *SOURCE, "--space", "all"], "--space all: allowed: default, small,"),
         (["search", *SOURCE, "--effort", "much"], "--effort much: allowed: fast, default"),
-        (["search", *SOURCE, "--hardware", "h100"], "--hardware h100: allowed: 'cpu' or 'cuda'"),
+        (["search", *SOURCE, "--hardware", "h100"], "--hardware h100; allowed: 'cpu' or 'cuda'"),
         (["search", *SOURCE, "--hardware", "roofline:h1"], "h100-sxm"),
         (["profile", "p", "--hardware", "table:no.csv"], "there is no file no.csv; give"),
         (["profile", "p", "--hardware", "no.json"], "there is no file no.json; give"),

@@ -69,7 +69,7 @@ def test_five_questions_give_a_file_that_search_takes(tmp_path, monkeypatch, cap
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for said_wrong in ("no file no-such.txt", "--hardware gpu: allowed", "three whole numbers"):
+    for said_wrong in ("no file no-such.txt", "--hardware gpu; allowed", "three whole numbers"):
         assert said_wrong in done.stderr
     assert "Unknown resource 'speed'" in done.stderr
     assert tomllib.loads((tmp_path / "mine.toml").read_text()) == {
