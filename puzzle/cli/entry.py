@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import puzzle
 from puzzle.cli.checks import check_values
 from puzzle.cli.commands import COMMANDS
+from puzzle.cli.completion import SHELLS, PrintCompletion
 from puzzle.cli.config_file import read_config
 from puzzle.cli.flags import Given
 from puzzle.cli.interruption import exit_code, signals_interrupt
@@ -105,6 +106,14 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"puzzle {puzzle.__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        default=argparse.SUPPRESS,
+        metavar="SHELL",
+        help=f"print the script that completes commands and options in {', '.join(SHELLS)}",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parser.commands = COMMANDS
     for command in COMMANDS.values():

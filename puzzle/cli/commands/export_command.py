@@ -6,11 +6,13 @@ import puzzle
 from puzzle.cli.flags import Given, declared_options
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, required
+from search_space import ENGINES
 
 OWN = declared_options(
     declared_in_source("puzzle", "export"),
     skip=("tokenizer",),
     positional=("child", "directory"),
+    changes={"engine": {"choices": tuple(ENGINES)}},
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -50,6 +51,38 @@ def test_options_have_the_same_names_for_the_same_thing():
         canonical = {option.name for option in command.options}
         assert not canonical & {"data", "report", "minimize"}, command.name
         assert len(names) == sum(len(option.written) for option in command.options), command.name
+
+
+COMPLETE = """
+source {script}
+COMP_WORDS=({words} "{last}"); COMP_CWORD={index}; COMPREPLY=()
+$(complete -p puzzle | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+echo "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_bash_completes_commands_options_their_values_and_files(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--print-completion", "bash"])
+    assert stopped.value.code == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    (tmp_path / "mine.toml").touch()
+    for line, completions in (
+        ("puzzle se", "search serve-check"),
+        ("puzzle search --eff", "--effort"),
+        ("puzzle search --effort ", "fast default thorough"),
+        ("puzzle search --config mi", "mine.toml"),
+        ("puzzle export child --engine ll", "llama.cpp"),
+    ):
+        *words, last = line.split(" ")
+        script = COMPLETE.format(
+            script="completion", words=" ".join(words), last=last, index=len(words)
+        )
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == completions.split(), line
 
 
 def test_five_questions_give_a_file_that_search_takes(tmp_path, monkeypatch, capsys):
