@@ -155,6 +155,11 @@ def successive_halving(layouts: Iterable[Layout], measure: LayoutKL) -> Layout:
     first, total = alive[0], len(measure.tokens)
     for windows in (max(1, total // 4), max(1, total // 2)):
         if len(alive) > 2:
-            alive.sort(key=lambda layout, n=windows: measure(layout, windows=n).kl)  # type: ignore[misc]
-            alive = alive[: (len(alive) + 1) // 2]
-    return min(dict.fromkeys([first, *alive]), key=lambda layout: measure(layout).kl)
+            alive = _ranked(alive, measure, windows)[: (len(alive) + 1) // 2]
+    return _ranked(list(dict.fromkeys([first, *alive])), measure, None)[0]
+
+
+def _ranked(layouts: list[Layout], measure: LayoutKL, windows: int | None) -> list[Layout]:
+    """Returns layouts from the best to the worst, all measured in one pass; equals keep order."""
+    pairs = zip(measure.all(layouts, windows=windows), layouts, strict=True)
+    return [layout for _, layout in sorted(pairs, key=lambda pair: pair[0].kl)]

@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from puzzle.library.build import Library
-from puzzle.library.variants import Variants
+from puzzle.library.layout_pass import LayoutPass
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import Score, mean_and_error
-from search_space import Block, Layout
+from search_space import Layout
 
-# Residual streams kept from earlier layouts, and layers kept loaded, in bytes.
-PREFIX_BYTES, LAYER_BYTES = 2**28, 2**30
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class _Recent(Generic[Key, Value]):
-    """The values used most recently, up to a total size."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.size = limit, 0
-        self.entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
-
-    def get(self, key: Key) -> Value | None:
-        if key not in self.entries:
-            return None
-        self.entries.move_to_end(key)
-        return self.entries[key][0]
-
-    def put(self, key: Key, value: Value, size: int) -> None:
-        self.entries[key] = (value, size)
-        self.size += size
-        while self.size > self.limit and len(self.entries) > 1:
-            self.size -= self.entries.popitem(last=False)[1][1]
+# Streams between layers that stay on disk for the layouts that are measured next, in bytes at
+# least; room for those of a few layouts of any depth otherwise.
+PREFIX_BYTES, LAYOUTS_KEPT = 2**28, 2
 
 
 class LayoutKL:
     """Measures layouts of a library on some text, in nats per token to the parent.
 
     The parent's outputs are computed once. A layout starts from the longest prefix of blocks that
-    it shares with the parent or with a recently measured layout, and its layers stay loaded, so a
-    change of one layer takes only the layers above it.
+    it shares with the parent or with a recently measured layout, so a change of one layer takes
+    only the layers above it. Layers are read from disk, one block at a time.
 
     Args:
         library: The variants.
@@ -61,17 +36,16 @@ class LayoutKL:
     def __init__(self, library: Library, tokens_BL: torch.Tensor) -> None:
         self.library, self.parent, self.tokens = library, library.parent, tokens_BL
         self.head = self.parent.head()
-        self.layers_run = 0
-        self._variants: dict[int, Variants] = {}
-        self._layers: _Recent[tuple[int, Block], nn.Module] = _Recent(LAYER_BYTES)
-        self._prefixes: _Recent[tuple[int, tuple[Block, ...]], torch.Tensor]
-        self._prefixes = _Recent(PREFIX_BYTES)
+        self._pass = LayoutPass(library, tokens_BL, kept=self._kept_bytes())
         self._known: dict[tuple[Layout, int], Score] = {}
-        with torch.no_grad():
-            last = self.residual(Layout.parent(self.parent.shape), len(tokens_BL))
-            self.reference = Reference(self.head, last)
+        (last,) = self._pass.residuals([None], len(tokens_BL))
+        self.reference = Reference(self.head, last)
 
-    @torch.no_grad()
+    def _kept_bytes(self) -> int:
+        shape = self.parent.shape
+        stream = self.tokens.numel() * shape.hidden * self.parent.dtype.itemsize
+        return max(PREFIX_BYTES, LAYOUTS_KEPT * (shape.layers + 1) * stream) if PREFIX_BYTES else 0
+
     def __call__(self, layout: Layout, *, windows: int | None = None) -> Score:
         """Returns KL(parent || child) and its standard error.
 
@@ -79,11 +53,22 @@ class LayoutKL:
             layout: The child's architecture.
             windows: How many of the text's windows are used; all if not given.
         """
+        return self.all([layout], windows=windows)[0]
+
+    @torch.no_grad()
+    def all(self, layouts: Sequence[Layout], *, windows: int | None = None) -> list[Score]:
+        """Returns the KL of several layouts from one pass, in which each layer is read once.
+
+        Args:
+            layouts: The layouts.
+            windows: As for a single one.
+        """
         rows = len(self.tokens) if windows is None else min(windows, len(self.tokens))
-        if (layout, rows) not in self._known:
-            mean, error = mean_and_error(self.reference.kl(self.residual(layout, rows)))
+        new = [each for each in dict.fromkeys(layouts) if (each, rows) not in self._known]
+        for layout, last in zip(new, self._pass.residuals(new, rows), strict=True):
+            mean, error = mean_and_error(self.reference.kl(last))
             self._known[layout, rows] = Score(kl=max(0.0, mean), error=error)
-        return self._known[layout, rows]
+        return [self._known[layout, rows] for layout in layouts]
 
     @property
     def known(self) -> dict[Layout, Score]:
@@ -91,29 +76,14 @@ class LayoutKL:
         whole = len(self.tokens)
         return {layout: score for (layout, rows), score in self._known.items() if rows == whole}
 
-    @torch.no_grad()
+    @property
+    def layers_run(self) -> int:
+        """How many times a layer was run so far."""
+        return self._pass.layers_run
+
     def residual(self, layout: Layout, rows: int) -> torch.Tensor:
         """Returns the residual stream after the last layer on the first windows."""
-        depth, blocks = layout.shape.layers, layout.blocks
-        x_BLD, first = None, depth
-        while first and (x_BLD := self._prefixes.get((rows, blocks[:first]))) is None:
-            first -= 1
-        if x_BLD is None:
-            x_BLD = self.parent.embed(self.tokens[:rows])
-        for index in range(first, depth):
-            x_BLD = self.parent.run(self._layer(index, blocks[index]), x_BLD)
-            self._prefixes.put((rows, blocks[: index + 1]), x_BLD, x_BLD.nbytes)
-            self.layers_run += 1
-        return x_BLD
-
-    def _layer(self, index: int, block: Block) -> nn.Module:
-        module = self._layers.get((index, block))
-        if module is None:
-            variants = self._variants.setdefault(index, self.library.variants(index))
-            module = variants.layer_module(block)
-            size = sum(parameter.nbytes for parameter in module.parameters())
-            self._layers.put((index, block), module, size)
-        return module
+        return self._pass.residuals([layout], rows)[0]
 
 
 def measured_kl(library: Library, layout: Layout, tokens_BL: torch.Tensor) -> Score:

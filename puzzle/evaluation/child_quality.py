@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from puzzle.errors import DamagedArtifactError
 from puzzle.estimates import Estimate, Sizes
-from puzzle.evaluation.text_quality import Quality, quality
+from puzzle.evaluation.text_quality import Quality, compared
 from puzzle.library.build import Library
-from puzzle.models.assembling import assemble
+from puzzle.library.layout_pass import LayoutPass
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact, ArtifactRef
@@ -44,20 +46,20 @@ class ChildQuality(ArtifactStage[Quality]):
             "validation": run.text.hash("validation"),
         }
 
+    @torch.no_grad()
     def build(self, run: Run, directory: Path) -> None:
-        """Runs parent and child side by side on the validation text."""
-        parent = run.parent
+        """Takes parent and child through the validation text side by side, layer by layer."""
+        parent, tokens_NL = run.parent, run.text.validation
         library = Library(parent=parent, layers=tuple(map(run.workspace.find, self.layers)))
-        states = (
-            (Layout.parent(parent.shape), parent.state_dict()),
-            (self.layout, library.child_tensors(self.layout)),
+        sweep = LayoutPass(library, tokens_NL, together=1)
+        streams = sweep.residuals([None, self.layout], len(tokens_NL))
+        head = parent.head()
+        windows = zip(tokens_NL, *streams, strict=True)
+        figures = compared(
+            (tokens, *(head(x[None].to(parent.device))[0] for x in pair))
+            for tokens, *pair in windows
         )
-        one, other = (
-            assemble(parent.config, layout, state, dtype=parent.dtype).to(parent.device)
-            for layout, state in states
-        )
-        figures = quality(one, other, run.text.validation).to_dict()
-        (directory / FILE).write_text(json.dumps(figures), encoding="utf-8")
+        (directory / FILE).write_text(json.dumps(figures.to_dict()), encoding="utf-8")
 
     def load(self, run: Run, artifact: Artifact) -> Quality:
         """Returns the figures."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,13 +79,28 @@ def quality(parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool 
         tokens_NL: Validation windows, (windows, length).
         progress: Whether a bar is shown.
     """
-    rows = []
+
+    def logits(tokens_1L: torch.Tensor) -> list[torch.Tensor]:
+        tokens_1L = tokens_1L.to(parent.device)
+        return [model(tokens_1L).logits[0] for model in (parent, child)]
+
     bar = tqdm(tokens_NL.split(1), desc="validation", unit="window", disable=not progress)
-    for tokens in bar:
-        tokens = tokens.to(parent.device)
-        log_p, log_q = (torch.log_softmax(m(tokens).logits[0].float(), -1) for m in (parent, child))
+    return compared((tokens[0], *logits(tokens)) for tokens in bar)
+
+
+@torch.no_grad()
+def compared(windows: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> Quality:
+    """Returns the figures of two models from their logits.
+
+    Args:
+        windows: Tokens (length,), and the logits that the parent and the child give them,
+            (length, vocab), of each window.
+    """
+    rows = []
+    for tokens_L, *logits in windows:
+        log_p, log_q = (torch.log_softmax(each.float(), -1) for each in logits)
         kl = nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
-        target = tokens[0, 1:, None]
+        target = tokens_L[1:, None].to(log_p.device)
         losses = [-log[:-1].gather(1, target).mean() for log in (log_p, log_q)]
         agree = (log_p.argmax(-1) == log_q.argmax(-1)).double().mean()
         rows.append(torch.stack([kl.mean(), agree, *losses]).double().cpu())

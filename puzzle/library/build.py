@@ -16,12 +16,13 @@ from tqdm.auto import tqdm
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.boundary import ParentBoundary
 from puzzle.library.error_map import error_map
+from puzzle.library.fitting import attention_key, ffn_key
 from puzzle.library.layers import ERRORS, ChildBoundary, LibrarySpec
 from puzzle.library.local_error import LocalError
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
 from puzzle.library.text_length import advice, require_longer_text
-from puzzle.library.variants import Variants
+from puzzle.library.variants import TENSORS, Variants
 from puzzle.library.work import healing_work, library_work
 from puzzle.models.parent import Parent
 from puzzle.stages import ArtifactStage, Run, Stage
@@ -77,6 +78,13 @@ class Library:
     def variants(self, layer: int) -> Variants:
         """Returns the weights of a layer's blocks."""
         return Variants(self.parent, layer, self.layers[layer])
+
+    def refits_own(self, layer: int) -> bool:
+        """Returns whether the parent's own block is a variant, as in the library of a child."""
+        own = self.parent.shape.parent_blocks[layer]
+        halves = (attention_key(own.attention), ffn_key(own.attention, own.ffn))
+        names = self.layers[layer].tensor_names(TENSORS)
+        return any(name.startswith(f"{half}/") for name in names for half in halves)
 
     def child_tensors(
         self, layout: Layout, dtype: torch.dtype | None = None

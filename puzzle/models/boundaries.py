@@ -11,6 +11,12 @@ from typing import TypeVar
 
 import torch
 
+from puzzle.storage.disk import disk_errors
+from puzzle.storage.temporary_places import temporary_place
+from search_space import ModelShape
+
+# Bytes of the activations that one batch of windows takes inside a layer.
+ACTIVATION_BYTES = 2**30
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -45,6 +51,44 @@ class Boundaries:
     def drop(self, index: int) -> None:
         """Deletes the tensor with this number, if it was written."""
         (self.directory / f"{index}.bin").unlink(missing_ok=True)
+
+
+def mapped_tensor(root: Path, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Returns zeros in a file of their own, which the disk frees with the last reference to them.
+
+    Args:
+        root: A workspace's directory.
+        shape: Shape of the tensor.
+        dtype: Number format.
+
+    Raises:
+        WorkspaceError: The disk has no room for it, or cannot be written.
+    """
+    size, tmp = math.prod(shape), root / "tmp"
+    # The mapping outlives the name, so that a kill leaves nothing behind.
+    with disk_errors(tmp, root), temporary_place(tmp) as place:
+        path = place / "stream.bin"
+        _reserve(path, max(1, size) * dtype.itemsize)
+        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+
+
+def windows_together(shape: ModelShape, length: int, dtype: torch.dtype) -> int:
+    """Returns how many windows a layer may read in one batch, by the size of its activations.
+
+    Args:
+        shape: The parent's sizes.
+        length: Tokens per window.
+        dtype: Number format it works in.
+
+    Example:
+        >>> shape = ModelShape(layers=126, hidden=16384, heads=128, head_dim=128, kv_heads=8,
+        ...                    ffn_width=53248, vocab=128256)
+        >>> windows_together(shape, 256, torch.bfloat16)
+        9
+    """
+    widest = max(shape.ffn_width, shape.heads * shape.head_dim, shape.hidden)
+    # Gate, up, their product, and what an activation function leaves on the way.
+    return max(1, ACTIVATION_BYTES // (4 * length * widest * dtype.itemsize))
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -140,7 +140,9 @@ class Parent:
 
     def embed(self, tokens_BL: torch.Tensor) -> torch.Tensor:
         """Returns the residual stream that enters layer 0, (B, L, hidden)."""
-        x_BLD = nn.functional.embedding(tokens_BL, self.embedding())
+        # Of the tokens' rows alone, so that the table is not copied into another format.
+        x_BLD = nn.functional.embedding(tokens_BL, self.tensors[self.family.embedding])
+        x_BLD = x_BLD.to(self.dtype)
         return self.family.scale_embedding(self.config, x_BLD).to(self.device)
 
     def head(self) -> nn.Sequential:

@@ -24,6 +24,7 @@ class Reference:
 
     def __init__(self, head: nn.Sequential, y_BLD: torch.Tensor) -> None:
         self.head, self.y = head, y_BLD
+        self.device = next(head.parameters()).device
         vocab: Any = head[1].out_features
         fits = 4 * vocab * y_BLD.shape[0] * y_BLD.shape[1] <= CACHED_BYTES
         self._cached = [self._output(y_LD) for y_LD in y_BLD] if fits else None
@@ -42,8 +43,10 @@ class Reference:
 
     def cosine(self, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns 1 - cosine similarity of the normed final hidden states, per token."""
-        norm = self.head[0]
-        ours, theirs = norm(x_BLD).float(), norm(self.y[: len(x_BLD)]).float()
+        norm: Any = self.head[0]
+        ours, theirs = (
+            norm(y.to(self.device)).float() for y in (x_BLD, self.y[: len(x_BLD)])
+        )
         return 1.0 - nn.functional.cosine_similarity(ours, theirs, dim=-1)
 
     def distribution(self, row: int) -> torch.Tensor:
@@ -53,7 +56,7 @@ class Reference:
     def _row_kl(self, row: int, x_LD: torch.Tensor) -> torch.Tensor:
         p_LV, negative_entropy_L = self._row(row)
         # sum p (log p - log q), written so that log q, as large as the logits, is never stored.
-        z_LV = self.head(x_LD).float()
+        z_LV = self.head(x_LD.to(self.device)).float()
         expected_L = torch.bmm(p_LV[:, None], z_LV[:, :, None])[:, 0, 0]
         return negative_entropy_L - expected_L + torch.logsumexp(z_LV, -1)
 
@@ -61,7 +64,7 @@ class Reference:
         return self._output(self.y[row]) if self._cached is None else self._cached[row]
 
     def _output(self, y_LD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        log_p_LV = torch.log_softmax(self.head(y_LD).float(), -1)
+        log_p_LV = torch.log_softmax(self.head(y_LD.to(self.device)).float(), -1)
         p_LV = log_p_LV.exp()
         return p_LV, torch.bmm(p_LV[:, None], log_p_LV[:, :, None])[:, 0, 0]
 

@@ -239,6 +239,16 @@ class Artifact:
 
         return load_file(self._open(name))
 
+    def tensor_names(self, name: str) -> list[str]:
+        """Returns the names in a safetensors file, from its header alone, which is not hashed."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path / name, framework="pt") as file:
+                return list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(name, f"cannot be read ({error})") from error
+
 
 class Workspace:
     """A writable directory of artifacts, checked on opening rather than after long work.

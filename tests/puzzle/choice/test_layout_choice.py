@@ -77,7 +77,6 @@ def test_a_measured_kl_is_that_of_the_assembled_child(built):
 def test_a_shared_prefix_is_not_run_again_and_changes_no_result(built, monkeypatch, kept):
     _, _, space, cut, library = built
     monkeypatch.setattr(measure_module, "PREFIX_BYTES", kept)
-    monkeypatch.setattr(measure_module, "LAYER_BYTES", kept)
     measure = LayoutKL(library, cut.score)
     some = layouts(space)[::97]
     for layout in some:
@@ -215,9 +214,9 @@ def test_halving_measures_most_layouts_on_little_text(built):
     class Counting:
         tokens = cut.score
 
-        def __call__(self, layout, *, windows=None):
-            calls.append(windows)
-            return measure(layout, windows=windows)
+        def all(self, layouts, *, windows=None):
+            calls.extend([windows] * len(layouts))
+            return measure.all(layouts, windows=windows)
 
     some = layouts(space)[5:800:100]
     best = successive_halving(some, Counting())
