@@ -15,9 +15,10 @@ import torch
 from choosers import DATA, Study
 from scipy.stats import spearmanr
 
+from puzzle.library.layout_pass import LayoutPass
 from puzzle.scoring.fisher_scores import FisherConfig, fisher
 from puzzle.scoring.hybrid_scores import HybridConfig, calibrated
-from puzzle.scoring.reference import Suffix
+from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import Scores
 from search_space import Block
 
@@ -64,10 +65,12 @@ def main() -> None:
 @torch.no_grad()
 def forward_seconds(study: Study) -> float:
     """Returns the CPU-seconds of one whole forward pass over the score text, with its KL."""
-    suffix = Suffix(study.parent, study.cut.score)
+    tokens, count = study.cut.score, len(study.cut.score)
+    passes = LayoutPass(study.library, tokens)
+    reference = Reference(study.parent.head(), passes.residuals([None], count)[0])
     started = time.process_time()
     for _ in range(FORWARDS):
-        suffix.reference.kl(suffix.above(study.parent.embed(study.cut.score), 0))
+        reference.kl(passes.residuals([None], count)[0])
     return (time.process_time() - started) / FORWARDS
 
 

@@ -172,6 +172,17 @@ class Run:
         # under the name of the one that was opened.
         self.parent.require_unchanged()
 
+    def store(self, stage: ArtifactStage[Any], write: Callable[[Path], None]) -> None:
+        """Publishes what a stage's `build` would have written and was made along the way.
+
+        Args:
+            stage: The stage.
+            write: Writes the result's files into a directory.
+        """
+        self.parent.require_unchanged()
+        artifact = self.artifact(stage)
+        self.workspace.get_or_build(artifact.kind, artifact.spec, write)
+
     def build_all(
         self,
         stages: Sequence[ArtifactStage[Any]],

@@ -51,7 +51,7 @@ class ChildQuality(ArtifactStage[Quality]):
         """Takes parent and child through the validation text side by side, layer by layer."""
         parent, tokens_NL = run.parent, run.text.validation
         library = Library(parent=parent, layers=tuple(map(run.workspace.find, self.layers)))
-        sweep = LayoutPass(library, tokens_NL, together=1)
+        sweep = LayoutPass(library, tokens_NL, together=1, title="validation")
         streams = sweep.residuals([None, self.layout], len(tokens_NL))
         head = parent.head()
         windows = zip(tokens_NL, *streams, strict=True)

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from puzzle.library.build import Library
 from puzzle.library.variants import Variants
 from puzzle.models.boundaries import in_batches, mapped_tensor, windows_together
+from puzzle.models.parent import Parent
 from search_space import Block, Layout
 
 # The blocks below a stream; None stands for the parent's own, as it is.
@@ -31,6 +33,7 @@ class LayoutPass:
         tokens_BL: Text, (windows, length).
         together: Windows run in one batch; by default as many as activations leave room for.
         kept: Bytes of streams between layers that stay on disk from one call to the next.
+        title: What is written beside a progress bar; by default there is none.
     """
 
     def __init__(
@@ -40,12 +43,12 @@ class LayoutPass:
         *,
         together: int | None = None,
         kept: int = 0,
+        title: str | None = None,
     ) -> None:
+        self.title = title
         self.library, self.parent, self.tokens, self.kept = library, library.parent, tokens_BL, kept
         length = tokens_BL.shape[1]
-        self.together = together or windows_together(
-            self.parent.shape, length, self.parent.dtype
-        )
+        self.together = together or windows_together(self.parent.shape, length, self.parent.dtype)
         self.layers_run = 0
         self._streams: OrderedDict[Key, torch.Tensor] = OrderedDict()
         self._refits: dict[int, bool] = {}
@@ -64,7 +67,8 @@ class LayoutPass:
         depth = self.parent.shape.layers
         blocks = [self._blocks(layout) for layout in layouts]
         starts = [self._start(windows, each) for each in blocks]
-        for index in range(min(starts, default=depth), depth):
+        layers = range(min(starts, default=depth), depth)
+        for index in tqdm(layers, desc=self.title, unit="layer", disable=self.title is None):
             reached = [max(index + 1, start) for start in starts]
             prefixes = [each[:end] for each, end in zip(blocks, reached, strict=True)]
             self._layer(index, windows, prefixes)

@@ -1,23 +1,24 @@
-"""Exact replace-one scores, each computed from the cached prefix below its layer."""
+"""Exact replace-one scores, each computed from the parent's stream below its layer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
+from tqdm.auto import tqdm
 
 from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.boundary import ParentBoundary
 from puzzle.library.build import Library
-from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.library.variants import Variants
-from puzzle.scoring.reference import DISTANCES, Suffix
+from puzzle.models.boundaries import windows_together
+from puzzle.scoring.reference import DISTANCES, Reference
+from puzzle.scoring.replaced_outputs import Replaced, ReplacedOutputs
 from puzzle.scoring.scores import Score, Scores, mean_and_error
 from puzzle.stages import ArtifactStage, Run, Stage
 from puzzle.storage.json_files import interpreting
@@ -27,8 +28,10 @@ from search_space import Block, SearchSpace
 
 SCORES = "scores.json"
 METHODS = {"kl": "exact", "cosine": "cosine"}
-# Blocks whose suffixes run in one batch.
-PACK = 4
+# All layers are scored in this many passes at most, each of which reads the layers above its own;
+# what a kill costs is one of them.
+PASSES = 8
+REFERENCE = "parent's outputs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,21 +104,13 @@ class ExactLayerScores(ArtifactStage[dict[str, Score]]):
             "score": run.text.hash("score"),
         }
 
-    @torch.no_grad()
     def build(self, run: Run, directory: Path) -> None:
         """Puts each block into the parent and compares what leaves the last layer."""
-        suffix = run.remember("suffix", lambda: Suffix(run.parent, run.text.score))
-        x_BLD = run.get(ParentBoundary(part="score", layer=self.layer)).to(run.parent.device)
-        stored = run.workspace.find(self.variants)
-        outputs = LayerOutputs(Variants(run.parent, self.layer, stored))
-        own, method = run.parent.shape.parent_blocks[self.layer], METHODS[self.distance]
-        scores = {b.label: Score(kl=0.0, method=method) for b in self.blocks if b == own}
-        pairs = outputs([block for block in self.blocks if block != own], x_BLD)
-        while pack := list(islice(pairs, PACK)):
-            above = suffix.above(torch.cat([y for _, y in pack]), self.layer + 1)
-            for (block, _), one_BLD in zip(pack, above.split(len(x_BLD)), strict=True):
-                mean, error = mean_and_error(suffix.reference.distance(self.distance, one_BLD))
-                scores[block.label] = Score(kl=max(0.0, mean), error=error, method=method)
+        (scores,) = _scored(run, [self])
+        self.write(directory, scores)
+
+    def write(self, directory: Path, scores: Mapping[str, Score]) -> None:
+        """Writes the scores as the file of the artifact."""
         text = json.dumps({label: score.to_dict() for label, score in scores.items()}, indent=1)
         (directory / SCORES).write_text(text, encoding="utf-8")
 
@@ -153,10 +148,53 @@ def exact_rows(
         if blocks
     }
     if run.executor is not None and stages:
-        run.get(ParentBoundary(part="score", layer=max(stages)))
-    run.build_all(tuple(stages.values()), unit="layer")
-    run.forget("suffix")
+        run.get(ParentBoundary(part="score", layer=run.parent.shape.layers))
+        run.build_all(tuple(stages.values()), unit="layer")
+    else:
+        _build_together(run, list(stages.values()))
+    run.forget(REFERENCE)
     return {layer: run.get(stages[layer]) if layer in stages else {} for layer in wanted}
+
+
+def _build_together(run: Run, stages: Sequence[ExactLayerScores]) -> None:
+    """Builds missing scores, those of some neighbouring layers in one pass up from them."""
+    missing = [stage for stage in stages if not run.artifact(stage).sound()]
+    size = -(-run.parent.shape.layers // PASSES)
+    with tqdm(total=len(missing), desc=ExactLayerScores.kind, unit="layer") as bar:
+        for start in range(0, len(missing), size):
+            group = missing[start : start + size]
+            for stage, scores in zip(group, _scored(run, group), strict=True):
+                run.store(stage, partial(stage.write, scores=scores))
+            bar.update(len(group))
+
+
+def _scored(run: Run, stages: Sequence[ExactLayerScores]) -> list[dict[str, Score]]:
+    """Returns the scores of some layers' blocks, by label, from one pass up through the parent."""
+    parent, text = run.parent, run.text.score
+    reference: Reference = run.remember(REFERENCE, lambda: _reference(run))
+    rows, shape = [], parent.shape
+    outputs = ReplacedOutputs(parent, windows_together(shape, text.shape[1], parent.dtype))
+    wanted = {}
+    for stage in stages:
+        own = shape.parent_blocks[stage.layer]
+        variants = Variants(parent, stage.layer, run.workspace.find(stage.variants))
+        x_BLD = run.get(ParentBoundary(part="score", layer=stage.layer))
+        wanted[stage.layer] = Replaced(
+            variants=variants, blocks=tuple(b for b in stage.blocks if b != own), x=x_BLD
+        )
+        zero = Score(kl=0.0, method=METHODS[stage.distance])
+        rows.append({block.label: zero for block in stage.blocks if block == own})
+    distances = {stage.layer: stage.distance for stage in stages}
+    for layer, block, y_BLD in outputs.run(wanted):
+        row, distance = rows[list(wanted).index(layer)], distances[layer]
+        mean, error = mean_and_error(reference.distance(distance, y_BLD))
+        row[block.label] = Score(kl=max(0.0, mean), error=error, method=METHODS[distance])
+    return rows
+
+
+def _reference(run: Run) -> Reference:
+    last = run.get(ParentBoundary(part="score", layer=run.parent.shape.layers))
+    return Reference(run.parent.head(), last)
 
 
 def replace_one(

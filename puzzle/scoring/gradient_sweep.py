@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from puzzle.library.build import Library
 from puzzle.library.layer_outputs import LayerOutputs
-from puzzle.models.boundaries import Boundaries
+from puzzle.models.boundaries import Boundaries, mapped_tensor
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import stretch_means
 from search_space import Layout, SearchSpace
@@ -116,36 +116,39 @@ class GradientSweep:
     def backward(self, space: SearchSpace) -> Samples:
         """Returns, per layer and block, one observation per probe and stretch of text."""
         samples: Samples = [{block.label: [0.0]} for block in self.layout.blocks]
+        for index, row in enumerate(samples):
+            # As they come layer by layer, whatever the order in which they are run.
+            for block in sorted(space.blocks(index), key=lambda block: block.attention.label):
+                row.setdefault(block.label, [])
         for index, label, a_KBL in self.changes(space):
             # Probes innermost, so that neighbouring observations are of different probes.
             columns = [stretch_means(one) for one in second_order(a_KBL)]
-            observations = samples[index].setdefault(label, [])
-            observations += [v for row in zip(*columns, strict=True) for v in row]
+            samples[index][label] += [v for row in zip(*columns, strict=True) for v in row]
         return samples
 
     def changes(self, space: SearchSpace) -> Iterator[tuple[int, str, torch.Tensor]]:
-        """Yields (layer, block label, g.delta) from the top down, one batch of windows at a time.
+        """Yields (layer, block label, g.delta) from the top down, a batch of windows of a block.
 
         g.delta is per cotangent, window and position. The swept model's own blocks, which change
-        nothing, are left out.
+        nothing, are left out. One half of a block is in memory at a time.
         """
         depth, device = self.parent.shape.layers, self.parent.device
+        root = self.library.layers[0].root
         for index in tqdm(reversed(range(depth)), desc="fisher", unit="layer", total=depth):
-            layer, own = self._layer(index), self.layout.blocks[index]
-            outputs = LayerOutputs(self.library.variants(index))
+            own = self.layout.blocks[index]
             others = [block for block in space.blocks(index) if block != own]
             x, above, below = self.x[index], self.g[index + 1], self.g[index]
+            layer, y = self._layer(index), mapped_tensor(root, tuple(x.shape), self.parent.dtype)
             for rows in self._batches():
                 x_BLD, g_KBLD = x[rows].to(device), above[:, rows].to(device)
-                y = self._through(layer, x_BLD, g_KBLD, below[:, rows]).float()
-                with torch.no_grad():
-                    for block, out in outputs(others, x_BLD):
-                        delta = out.float() - y
-                        yield (
-                            index,
-                            block.label,
-                            torch.einsum("kbld,bld->kbl", g_KBLD.float(), delta),
-                        )
+                y[rows] = self._through(layer, x_BLD, g_KBLD, below[:, rows]).cpu()
+            del layer
+            outputs = LayerOutputs(self.library.variants(index))
+            with torch.no_grad():
+                for block, rows, out in outputs.in_turn(others, x, self._batches()):
+                    delta = out.float() - y[rows].to(device).float()
+                    g_KBLD = above[:, rows].to(device).float()
+                    yield index, block.label, torch.einsum("kbld,bld->kbl", g_KBLD, delta)
             self.g.drop(index + 1)
 
     def _through(

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from puzzle.models.parent import Parent
-
 # The parent's next-token distributions are kept up to this size, and recomputed beyond it.
 CACHED_BYTES = 2**29
 DISTANCES = ("kl", "cosine")
@@ -44,9 +42,7 @@ class Reference:
     def cosine(self, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns 1 - cosine similarity of the normed final hidden states, per token."""
         norm: Any = self.head[0]
-        ours, theirs = (
-            norm(y.to(self.device)).float() for y in (x_BLD, self.y[: len(x_BLD)])
-        )
+        ours, theirs = (norm(y.to(self.device)).float() for y in (x_BLD, self.y[: len(x_BLD)]))
         return 1.0 - nn.functional.cosine_similarity(ours, theirs, dim=-1)
 
     def distribution(self, row: int) -> torch.Tensor:
@@ -67,23 +63,3 @@ class Reference:
         log_p_LV = torch.log_softmax(self.head(y_LD.to(self.device)).float(), -1)
         p_LV = log_p_LV.exp()
         return p_LV, torch.bmm(p_LV[:, None], log_p_LV[:, :, None])[:, 0, 0]
-
-
-class Suffix:
-    """The parent's layers and head, resident, and its outputs on the score text.
-
-    Args:
-        parent: The parent.
-        tokens_BL: Score windows.
-    """
-
-    def __init__(self, parent: Parent, tokens_BL: torch.Tensor) -> None:
-        self.parent = parent
-        self.layers = [parent.layer(index) for index in range(parent.shape.layers)]
-        self.reference = Reference(parent.head(), self.above(parent.embed(tokens_BL), 0))
-
-    def above(self, x_BLD: torch.Tensor, first: int) -> torch.Tensor:
-        """Returns the residual stream after the last layer, entering layer `first` with x."""
-        for layer in self.layers[first:]:
-            x_BLD = self.parent.run(layer, x_BLD)
-        return x_BLD
