@@ -68,10 +68,10 @@ class AttentionFit:
                     rows.attention,
                 ),
             )
-            weight, self.fits.errors[key] = self.fits.fit(
-                train, held_out, start, torch.zeros_like(start)
-            )
-            self.fits.store(key, {f"{self.family.attention.module}.linear_proj.weight": weight.T})
+            fitted = self.fits.fit(train, held_out, start, torch.zeros_like(start))
+            self.fits.errors[key] = fitted.error
+            name = f"{self.family.attention.module}.linear_proj.weight"
+            self.fits.store(key, {name: fitted.weight.T})
         elif attention.heads == self.own.attention.heads:
             self._with_merged_heads(key, attention)
         else:
@@ -95,10 +95,10 @@ class AttentionFit:
             sums = self.fits.collect(len(prior), self.fits.undone(rescaling, self._own, pair))
             fitted = self.fits.fit(*sums, prior, prior)
             fits[merge] = self.fits.in_the_stream(rescaling, pair, prior, fitted, 0.0)
-        best = min(merges, key=lambda merge: fits[merge][1].fitted)
-        weight, error = fits[best]
+        best = min(merges, key=lambda merge: fits[merge].error.fitted)
+        weight, error = fits[best].weight, fits[best].error
         self.fits.errors[key] = LocalError(
-            before=fits[pooled][1].before, fitted=error.fitted, ridge=error.ridge
+            before=fits[pooled].error.before, fitted=error.fitted, ridge=error.ridge
         )
         self.fits.store(key, {**self._merged(best), **self._out_tensors(weight)})
 
@@ -123,10 +123,10 @@ class AttentionFit:
         else:
             sums = train.columns(columns), held_out.columns(columns)
         fitted = self.fits.fit(*sums, start, start)
-        weight, error = self.fits.in_the_stream(rescaling, pair, start, fitted, 0.0)
-        self.fits.errors[key] = error
+        fitted = self.fits.in_the_stream(rescaling, pair, start, fitted, 0.0)
+        self.fits.errors[key] = fitted.error
         self.fits.tensors[f"{key}/{GROUPS}"] = kept.to(torch.int32)
-        self.fits.store(key, self._out_tensors(weight))
+        self.fits.store(key, self._out_tensors(fitted.weight))
 
     def _own_sums(self, rescaling: Rescaling, window: int | None) -> tuple[Moments, HeldOut]:
         """Returns the moments and held-out tokens of the features of all heads."""
@@ -176,7 +176,9 @@ class AttentionFit:
         value = self.family.attention.part(tensors, VALUE, self._row_counts)["weight"].float()
         by_head = value.unflatten(0, (-1, self.fits.parent.shape.head_dim))
         copies = self.out.weight.shape[1] // len(value)
-        return (self.out.weight.float() @ by_head.repeat_interleave(copies, 0).flatten(0, 1)).T
+        whole = by_head.repeat_interleave(copies, 0).flatten(0, 1)
+        scale = self.family.residual_scale(self.fits.parent.config)
+        return (self.out.weight.float() @ whole).T * scale
 
     def _lost_power(self, merges: Sequence[HeadMerge], window: int | None) -> torch.Tensor:
         """Returns the power that each new head loses in each merge, unfitted, (merges, heads)."""

@@ -145,18 +145,18 @@ class FFNFit:
             self.fits.errors[key] = LocalError(before=0.0, fitted=0.0)
             return
         kept = sums.order[: ffn.width].sort().values
-        weight, error = self._narrowed(kept, sums)
+        fitted = self._narrowed(kept, sums)
         if sums.order is not sums.largest:
             plain = sums.largest[: ffn.width].sort().values
-            before = self._narrowed(plain, sums, fitted=False)[1].before
-            error = replace(error, before=before)
-            if before < error.fitted:
+            before = self._narrowed(plain, sums, fitted=False).error.before
+            if before < fitted.error.fitted:
                 kept = plain
-                weight, error = self._narrowed(kept, sums)
-        self.fits.errors[key] = error
+                fitted = self._narrowed(kept, sums)
+            fitted = replace(fitted, error=replace(fitted.error, before=before))
+        self.fits.errors[key] = fitted.error
         self.fits.tensors[f"{key}/channels"] = kept.to(torch.int32)
         name = f"{self.family.ffn.module}.{self.family.ffn.out}"
-        self.fits.store(key, map_tensors(name, weight, self.down.bias))
+        self.fits.store(key, map_tensors(name, fitted.weight, self.down.bias))
 
     def _narrowed(self, kept: torch.Tensor, sums: FFNSums, *, fitted: bool = True) -> Fitted:
         """Returns the last map of some channels, fitted or as it is, and its errors."""
@@ -172,7 +172,7 @@ class FFNFit:
             fit = self.fits.fit(sums.wide[0].columns(columns), held_out, start, start, sums.power)
         else:
             missed = held_out.error(start) / max(sums.power, 1e-30)
-            fit = start, LocalError(before=missed, fitted=missed)
+            fit = self.fits.unfitted(start, missed)
         return self.fits.in_the_stream(self._rescaling, pair, start, fit, sums.power)
 
     def _linear(self, attention: Attention, power: float) -> None:
@@ -182,7 +182,8 @@ class FFNFit:
         else:
             sizes = self.family.row_counts(self.fits.parent.shape, self.own.ffn)
             up = slot.part(self.ffn.state_dict(), UP, sizes)["weight"]
-            start = (self.down.weight.float() @ up.float()).T
+            scale = self.family.residual_scale(self.fits.parent.config)
+            start = (self.down.weight.float() @ up.float()).T * scale
 
         def features(rows: Rows) -> Pair:
             added = self.attentions.output(attention, rows)
@@ -190,5 +191,6 @@ class FFNFit:
             return self.family.normed(self.layer, slot.before, after), rows.update - added
 
         sums = self.fits.collect(len(start), features)
-        weight, self.fits.errors[key] = self.fits.fit(*sums, start, torch.zeros_like(start), power)
-        self.fits.store(key, {f"{slot.module}.linear_proj.weight": weight.T})
+        fitted = self.fits.fit(*sums, start, torch.zeros_like(start), power)
+        self.fits.errors[key] = fitted.error
+        self.fits.store(key, {f"{slot.module}.linear_proj.weight": fitted.weight.T})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from puzzle.models.parent import Parent
 from search_space import FFN, Attention
 
 Tensors = dict[str, torch.Tensor]
-Fitted = tuple[torch.Tensor, LocalError]
 PairOf = Callable[[Rows], Pair]
 
 
@@ -31,6 +30,21 @@ def attention_key(attention: Attention) -> str:
 def ffn_key(attention: Attention, ffn: FFN) -> str:
     """Returns the name of the FFN that goes with an attention."""
     return f"ffn/{attention.label}/{ffn.label}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fitted:
+    """A fitted map.
+
+    Args:
+        weight: The map, (k, d).
+        judged: The map that the error is of, fitted without the held-out windows.
+        error: On these.
+    """
+
+    weight: torch.Tensor
+    judged: torch.Tensor
+    error: LocalError
 
 
 class Fitting:
@@ -80,13 +94,18 @@ class Fitting:
         missed, targets = [0.0, 0.0], 0.0
         for _, (phi, target) in self.streams.batches(pair, held_out_only=True):
             targets += float(target.square().sum())
-            for at, weight in enumerate((start, fitted[0])):
+            for at, weight in enumerate((start, fitted.judged)):
                 out = (phi.float() @ weight).to(self.parent.dtype)
                 missed[at] += float((rescaling.added(out).float() - target).square().sum())
         before, after = (value / max(power or targets, 1e-30) for value in missed)
         if before <= after:
-            return start, LocalError(before=before, fitted=before)
-        return fitted[0], replace(fitted[1], before=before, fitted=after)
+            return self.unfitted(start, before)
+        return replace(fitted, error=replace(fitted.error, before=before, fitted=after))
+
+    @staticmethod
+    def unfitted(start: torch.Tensor, error: float) -> Fitted:
+        """Returns the map that a fit starts from, as it is."""
+        return Fitted(weight=start, judged=start, error=LocalError(before=error, fitted=error))
 
     def undone(
         self, rescaling: Rescaling, own: Callable[[Rows, torch.Tensor], torch.Tensor], pair: PairOf
@@ -131,12 +150,12 @@ class Fitting:
         power = max(held_out.power() if power is None else power, 1e-30)
         before = held_out.error(start) / power
         if self.config.start == "puzzle":
-            return start, LocalError(before=before, fitted=before)
+            return self.unfitted(start, before)
         solved = least_squares_fit(train, held_out, prior, self.config.ridges, refit=self.final)
         if before * power < solved.error:
-            return start, LocalError(before=before, fitted=before)
+            return self.unfitted(start, before)
         error = LocalError(before=before, fitted=solved.error / power, ridge=solved.ridge)
-        return solved.weight, error
+        return Fitted(weight=solved.weight, judged=solved.judged, error=error)
 
     def store(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
         """Keeps tensors of a variant in the parent's number format."""

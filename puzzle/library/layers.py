@@ -78,7 +78,7 @@ class FittedLayer(ArtifactStage[Artifact]):
     """
 
     kind: ClassVar[str] = "library-layer"
-    format: ClassVar[int] = 4
+    format: ClassVar[int] = 5
     library: LibrarySpec
     layer: int
 

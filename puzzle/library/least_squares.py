@@ -106,11 +106,13 @@ class Fit:
 
     Args:
         weight: The map, (k, d).
+        judged: The map fitted without the held-out tokens.
         error: ||Phi W - Y||^2 on held-out tokens, of the map fitted without them.
         ridge: The ridge chosen; None where the prior was not beaten.
     """
 
     weight: torch.Tensor
+    judged: torch.Tensor
     error: float
     ridge: float | None
 
@@ -144,7 +146,7 @@ def fit(
         2.0
     """
     prior_KD = prior_KD.float()
-    best = Fit(weight=prior_KD, error=held_out.error(prior_KD), ridge=None)
+    best = Fit(weight=prior_KD, judged=prior_KD, error=held_out.error(prior_KD), ridge=None)
     gram = train.gram
     target = train.cross - gram @ prior_KD
     scale = float(gram.diagonal().mean()) if len(gram) else 0.0
@@ -161,7 +163,7 @@ def fit(
         weight = prior_KD + torch.cholesky_solve(target, factor)
         error = held_out.error(weight)
         if error < best.error:
-            best = Fit(weight=weight, error=error, ridge=ridge)
+            best = Fit(weight=weight, judged=weight, error=error, ridge=ridge)
         if error > last:
             break
         last = error
