@@ -11,7 +11,7 @@ import mmap
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,43 @@ HARMLESS = {
     "leading_dense_block_count": 0,
 }
 FACTORS = "rope_freqs.weight"
-PARTS = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output"]
-PARTS += ["ffn_norm", "ffn_gate", "ffn_up", "ffn_down"]
-KNOWN = re.compile(
-    rf"(token_embd|output|output_norm)\.weight|blk\.\d+\.({'|'.join(PARTS)})\.weight|{FACTORS}"
-)
+PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
+PARTS += ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufArchitecture:
+    """What transformers reads of an architecture.
+
+    Args:
+        read: Fields beside those of all architectures.
+        parts: Tensors of a layer beside those of a Llama.
+        outer: Tensors outside the layers, beside embedding, head and final norm.
+        equal: Fields that must have a value, which is not read but taken for granted.
+    """
+
+    read: frozenset[str] = frozenset()
+    parts: tuple[str, ...] = ()
+    outer: tuple[str, ...] = ()
+    equal: Mapping[str, Any] = field(default_factory=dict)
+
+    def knows(self, tensor: str) -> bool:
+        """Returns whether a tensor is read."""
+        part = "|".join((*PARTS, *self.parts))
+        outer = "|".join(map(re.escape, self.outer)) or "$^"
+        pattern = rf"(token_embd|output|output_norm)\.weight|blk\.\d+\.({part})\.weight|{outer}"
+        return re.fullmatch(pattern, tensor) is not None
+
+
+ARCHITECTURES = {
+    "llama": GgufArchitecture(outer=(FACTORS,)),
+    "gemma3": GgufArchitecture(
+        read=frozenset({"attention.sliding_window"}),
+        parts=("attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm"),
+        # The 27B divides its scores by something else than the root of this, and no field says so.
+        equal={"attention.key_length": 256},
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +248,11 @@ def refuse_left_out(header: GgufHeader) -> None:
             f"{path} is part {number + 1 if isinstance(number, int) else '?'} of {parts} of a "
             "split GGUF; join the parts first: llama-gguf-split --merge FIRST-PART WHOLE.gguf"
         )
-    if header.architecture != "llama":
+    architecture = ARCHITECTURES.get(header.architecture)
+    if architecture is None:
         raise ParentError(
-            f"{path} is of the architecture {header.architecture!r:.80}; known: 'llama'"
+            f"{path} is of the architecture {header.architecture!r:.80}; known: "
+            f"{named(ARCHITECTURES)}; give the model in Hugging Face format"
         )
     lists = [name for name, value in fields.items() if isinstance(value, list)]
     if lists:
@@ -226,9 +260,11 @@ def refuse_left_out(header: GgufHeader) -> None:
             f"{path} has layers that differ ({named(lists)}), as a child has; give the directory "
             "that it was exported from"
         )
+    read = READ | architecture.read
     odd = {
-        k for k, v in fields.items() if k not in READ and not (k in HARMLESS and v == HARMLESS[k])
+        k for k, v in fields.items() if k not in read and not (k in HARMLESS and v == HARMLESS[k])
     }
+    odd |= {k for k, value in architecture.equal.items() if fields.get(k) != value}
     if odd:
         raise ParentError(
             f"{path} has the fields {named(odd)}, which may change what the model computes and "
@@ -236,12 +272,15 @@ def refuse_left_out(header: GgufHeader) -> None:
         )
     lengths = {fields.get(f"attention.{name}_length") for name in ("key", "value")} - {None}
     heads, hidden = fields.get("attention.head_count"), fields.get("embedding_length")
-    rotary = fields.get("rope.dimension_count", hidden // heads if hidden and heads else None)
+    rotary = hidden // heads if hidden and heads else None
+    if header.architecture != "llama":
+        rotary = fields.get("attention.key_length", rotary)
+    rotary = fields.get("rope.dimension_count", rotary)
     if lengths - {rotary}:
         raise ParentError(
             f"{path} rotates {rotary} of {named(map(str, lengths))} channels per head; allowed: all"
         )
-    unknown = {name for name in header.tensors if not KNOWN.fullmatch(name)}
+    unknown = {name for name in header.tensors if not architecture.knows(name)}
     if unknown:
         raise ParentError(
             f"{path} has the tensors {named(unknown)}, which transformers would leave out; give "
@@ -271,7 +310,10 @@ def carried_rope(header: GgufHeader, config: Any) -> dict[str, Any]:
     if kind in ("none", "") or factor in (0, 1):
         return rope
     if kind == "linear" and isinstance(factor, int | float):
-        return {**rope, "rope_type": "linear", "factor": float(factor)}
+        scaling = {"rope_type": "linear", "factor": float(factor)}
+        if "full_attention" in rope:  # by the type of a layer; windows are short, and not scaled
+            return {**rope, "full_attention": {**rope["full_attention"], **scaling}}
+        return {**rope, **scaling}
     raise ParentError(
         f"{header.path} scales its rotary embedding by {kind!r:.40} (factor {factor!r:.40}); "
         "allowed: 'none', 'linear', and the factors of Llama 3. Give the model in Hugging Face "

@@ -1,4 +1,4 @@
-"""A tiny Llama as a GGUF file, written as llama.cpp's converter writes one."""
+"""A tiny Llama or Gemma 3 as a GGUF file, written as llama.cpp's converter writes one."""
 
 import gguf
 import torch
@@ -16,6 +16,15 @@ HALVES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Of a Gemma 3, beside the maps; its norms are stored as what they multiply by.
+NORMS = {
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+}
 
 
 def _interleaved(weight, heads):
@@ -23,8 +32,10 @@ def _interleaved(weight, heads):
 
 
 def gguf_tensors(model):
-    """The tensors of a Llama by their names in a GGUF file."""
+    """The tensors of a Llama or a Gemma 3 by their names in a GGUF file."""
     state, config = model.state_dict(), model.config
+    if config.model_type == "gemma3_text":
+        return _gemma3_tensors(state, config.num_hidden_layers)
     tensors = {
         "token_embd.weight": state["model.embed_tokens.weight"],
         "output_norm.weight": state["model.norm.weight"],
@@ -41,25 +52,46 @@ def gguf_tensors(model):
     return tensors
 
 
+def _gemma3_tensors(state, layers):
+    tensors = {
+        "token_embd.weight": state["model.embed_tokens.weight"],
+        "output_norm.weight": state["model.norm.weight"] + 1,
+    }
+    for layer in range(layers):
+        names = {short: (long, 0) for short, long in HALVES.items() if "norm" not in short}
+        names |= {short: (long, 1) for short, long in NORMS.items()}
+        for short, (long, added) in names.items():
+            weight = state[f"model.layers.{layer}.{long}.weight"] + added
+            tensors[f"blk.{layer}.{short}.weight"] = weight
+    return tensors
+
+
 def write_gguf_parent(path, model, *, tensors=None, fields=()):
-    """Writes a Llama and a tokenizer to a GGUF file.
+    """Writes a Llama, or a Gemma 3, and a tokenizer to a GGUF file.
 
     Args:
         path: The file.
-        model: The Llama.
+        model: The model.
         tensors: Its tensors by their names there, if not the usual ones.
         fields: More fields: (method of the writer, arguments...).
     """
-    config, writer = model.config, gguf.GGUFWriter(path, "llama")
+    config, gemma = model.config, model.config.model_type == "gemma3_text"
+    rope, writer = config.rope_parameters, gguf.GGUFWriter(path, "gemma3" if gemma else "llama")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if gemma:
+        writer.add_key_length(config.head_dim)
+        writer.add_value_length(config.head_dim)
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_rope_freq_base(rope["full_attention"]["rope_theta"])
+    else:
+        writer.add_rope_dimension_count(config.head_dim)
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     tokenizer = byte_level_tokenizer(eos_token="<end>")
     names = {number: token for token, number in tokenizer.get_vocab().items()}

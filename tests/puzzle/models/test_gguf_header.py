@@ -5,7 +5,7 @@ import shutil
 import gguf
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from puzzle.errors import ParentError, PuzzleError
 from puzzle.evaluation.evaluating import evaluate
@@ -14,6 +14,7 @@ from puzzle.models.parent import open_parent
 from puzzle.models.pretrained import load_model
 from puzzle.serving.exporting import export
 from puzzle.storage.workspace import Workspace
+from tests.factories.families import family_config, shaken
 from tests.factories.gguf_parents import gguf_tensors, write_gguf_parent
 from tests.factories.parents import parent_model
 
@@ -129,6 +130,30 @@ def test_what_transformers_would_drop_or_make_up_is_refused_by_name(change, mess
         read_and_open(file, tmp_path)
     with pytest.raises(PuzzleError, match=message):
         evaluate(file, data=torch.zeros(1, 8, dtype=torch.long))
+
+
+@pytest.mark.parametrize("factor", [None, 8.0])
+def test_a_gemma_3_is_read_with_its_norms_windows_and_ropes(factor, tmp_path):
+    config = family_config("gemma3_text", head_dim=256, query_pre_attn_scalar=256)
+    config.tie_word_embeddings = True
+    fields = []
+    if factor:
+        config.rope_parameters["full_attention"] |= {"rope_type": "linear", "factor": factor}
+        fields = [
+            ("add_rope_scaling_type", gguf.RopeScalingType.LINEAR),
+            ("add_rope_scaling_factor", factor),
+        ]
+    torch.manual_seed(0)
+    model = shaken(AutoModelForCausalLM.from_config(config).eval())
+    file = write_gguf_parent(tmp_path / "x.gguf", model, fields=fields)
+    torch.testing.assert_close(logits(load_model(file)), logits(model), rtol=1e-4, atol=1e-4)
+
+
+def test_a_gemma_3_whose_scores_have_another_scale_than_files_can_say_is_refused(tmp_path):
+    config = family_config("gemma3_text", head_dim=128, query_pre_attn_scalar=168)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ParentError, match=r"'attention\.key_length'"):
+        load_model(write_gguf_parent(tmp_path / "x.gguf", model))
 
 
 def test_an_untied_head_of_a_gguf_is_used(tmp_path):
