@@ -100,7 +100,7 @@ def main() -> None:
         demo_text(),
         constraints=[options.constraint],
         scenario=SCENARIO,
-        space="plain" if options.plain else "default",
+        space="plain" if options.plain else "small",
         distinct=1 if options.plain else None,
         data=DATA,
         effort="fast",

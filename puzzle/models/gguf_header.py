@@ -42,8 +42,10 @@ HARMLESS = {
     "leading_dense_block_count": 0,
 }
 FACTORS = "rope_freqs.weight"
-PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output")
-PARTS += ("ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+PARTS = (
+    *("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output"),
+    *("ffn_norm", "ffn_gate", "ffn_up", "ffn_down"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
