@@ -15,6 +15,9 @@ _LARGEST = 2**53
 # How much of a strange value a message shows.
 _SHOWN = 60
 
+# What hybrids have in place of an attention in some layers: kept whole, or removed.
+MIXERS = ("conv", "deltanet", "mamba2")
+
 
 def size_of(owner: str, name: str, value: Any, *, least: int = 1) -> int:
     """Returns a size as an int of Python's own; numpy's integers are taken for what they are."""
@@ -60,7 +63,8 @@ class Attention:
 
     Args:
         kind: "gqa" (softmax attention with `kv_heads` key-value heads), "linear" (one linear
-            map of the normed input, no cache) or "none".
+            map of the normed input, no cache), "none", or one of `MIXERS`, which is the parent's
+            own and has no sizes.
         kv_heads: Key-value heads; given for "gqa" only.
         heads: Query heads, where they are fewer than the parent's: whole groups of them were
             removed together with their key-value head.
@@ -81,8 +85,11 @@ class Attention:
     window: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("gqa", "linear", "none"):
-            raise ValueError(f"attention kind {self.kind!r}; allowed: 'gqa', 'linear', 'none'")
+        if self.kind not in ("gqa", "linear", "none", *MIXERS):
+            raise ValueError(
+                f"attention kind {self.kind!r}; allowed: 'gqa', 'linear', 'none', and in hybrids "
+                + ", ".join(map(repr, MIXERS))
+            )
         for name in ("kv_heads", "heads", "window"):
             value = getattr(self, name)
             if self.kind != "gqa" and value is not None:
@@ -97,7 +104,7 @@ class Attention:
 
     @property
     def label(self) -> str:
-        """The short name: "gqa3", "gqa2h6w1024", "linear" or "none"."""
+        """The short name: "gqa3", "gqa2h6w1024", "linear", "none", or that of a mixer."""
         if self.kind != "gqa":
             return self.kind
         sizes = (("gqa", self.kv_heads), ("h", self.heads), ("w", self.window))
@@ -110,11 +117,12 @@ class Attention:
         match = re.fullmatch(f"gqa{number}(?:h{number})?(?:w{number})?", label)
         if match:
             return cls("gqa", *(int(size) if size else None for size in match.groups()))
-        if label in ("linear", "none"):
+        if label in ("linear", "none", *MIXERS):
             return cls(label)
         raise ValueError(
             f"attention label {label!r}; allowed: 'gqa<kv heads>', with 'h<query heads>' and "
-            "'w<window>' after it where they are not the parent's, 'linear', 'none'"
+            "'w<window>' after it where they are not the parent's, 'linear', 'none', or a mixer of "
+            f"a hybrid: {', '.join(map(repr, MIXERS))}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,7 +140,8 @@ class FFN:
     """The feed-forward half of a block.
 
     Args:
-        kind: "gated" (gate, up and down projections of `width` channels), "linear" or "none".
+        kind: "gated" (up and down projections of `width` channels, with a gate where the parent's
+            FFN has one), "linear" or "none".
         width: Channels; given for "gated" only.
 
     Raises:

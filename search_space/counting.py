@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from search_space.blocks import MIXERS
 from search_space.shape import SublayerCounts
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def attention_parameters(shape: ModelShape, attention: Attention) -> int:
         return 0
     if attention.kind == "linear":
         return counts.attention_norm + shape.hidden**2
+    if attention.kind in MIXERS:
+        return counts.mixer or 0
     removed = (shape.heads - query_heads(shape, attention)) * (counts.query_head or 0)
     return counts.attention - removed + (attention.kv_heads or 0) * counts.kv_head
 
@@ -87,11 +90,19 @@ def block_kv_bytes_per_token(shape: ModelShape, block: Block, bytes_per_element:
 def block_kv_bytes(shape: ModelShape, block: Block, tokens: int, bytes_per_element: int = 2) -> int:
     """Returns the bytes that a sequence of some tokens takes in the cache of one layer.
 
-    Of an attention with a window, the cache holds no more than the tokens of the window.
+    Of an attention with a window, the cache holds no more than the tokens of the window; of a
+    hybrid's mixer, its state, whose size does not depend on the tokens.
     """
+    if block.attention.kind in MIXERS:
+        return mixer_state(shape) * bytes_per_element
     window = block.attention.window
     cached = tokens if window is None else min(tokens, window)
     return cached * block_kv_bytes_per_token(shape, block, bytes_per_element)
+
+
+def mixer_state(shape: ModelShape) -> int:
+    """Returns how many numbers a mixer of the parent keeps of each sequence."""
+    return (shape.counts.mixer_state or 0) if shape.counts is not None else 0
 
 
 def kv_bytes_per_token(layout: Layout, bytes_per_element: int = 2) -> int:
@@ -103,9 +114,9 @@ def kv_bytes_per_token(layout: Layout, bytes_per_element: int = 2) -> int:
 
 def kv_bytes(layout: Layout, tokens: int, bytes_per_element: int = 2) -> int:
     """Returns the bytes that a sequence of some tokens takes in the whole KV cache."""
-    return sum(
-        block_kv_bytes(layout.shape, block, tokens, bytes_per_element) for block in layout.blocks
-    )
+    shape = layout.shape
+    blocks = (shape.windowed(layer, block) for layer, block in enumerate(layout.blocks))
+    return sum(block_kv_bytes(shape, block, tokens, bytes_per_element) for block in blocks)
 
 
 def attended_pairs(tokens: int, window: int | None = None) -> int:
@@ -136,9 +147,14 @@ def attention_flops(shape: ModelShape, attention: Attention, *, tokens: int, pai
         return 0
     if attention.kind == "linear":
         return 2 * tokens * shape.hidden**2
+    counts, hidden = sublayer_counts(shape), shape.hidden
+    if attention.kind in MIXERS:  # its state is decayed and read with every token
+        return 2 * tokens * ((counts.mixer or 0) + 2 * mixer_state(shape))
     queries = query_heads(shape, attention) * shape.head_dim
     keys = (attention.kv_heads or 0) * shape.head_dim
-    return 4 * tokens * shape.hidden * (queries + keys) + 4 * pairs * queries
+    # Of queries and outputs, and of a gate between them where there is one; without biases.
+    maps = (counts.query_head or 0) // (hidden * shape.head_dim)
+    return 2 * tokens * hidden * (maps * queries + 2 * keys) + 4 * pairs * queries
 
 
 def ffn_flops(shape: ModelShape, ffn: FFN, *, tokens: int) -> int:
@@ -147,7 +163,8 @@ def ffn_flops(shape: ModelShape, ffn: FFN, *, tokens: int) -> int:
         return 0
     if ffn.kind == "linear":
         return 2 * tokens * shape.hidden**2
-    return 6 * tokens * shape.hidden * (ffn.width or 0)
+    maps = sublayer_counts(shape).channel // shape.hidden  # biases are left out
+    return 2 * tokens * shape.hidden * maps * (ffn.width or 0)
 
 
 def block_flops(shape: ModelShape, block: Block, *, tokens: int, pairs: int) -> int:

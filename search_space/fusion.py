@@ -321,7 +321,7 @@ def even_widths(total: int, layers: int, *, multiple: int = 256) -> tuple[int, .
 def with_blocks(shape: ModelShape, blocks: Sequence[Block]) -> Layout:
     """Returns a layout of as many layers as there are blocks, its other sizes unchanged."""
     if len(blocks) != shape.layers:  # which are no longer the layers that a parent had blocks of
-        shape = replace(shape, layers=len(blocks), blocks=None)
+        shape = replace(shape, layers=len(blocks), blocks=None, windows=None)
     return Layout(shape, tuple(blocks))
 
 

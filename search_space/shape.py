@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from search_space.blocks import FFN, Attention, Block, check_keys, reading_values, size_of
+from search_space.blocks import (
+    FFN,
+    MIXERS,
+    Attention,
+    Block,
+    check_keys,
+    reading_values,
+    size_of,
+)
 
 # The largest models have some hundred layers and heads.
 MOST_COUNTED = 2**16
@@ -27,6 +35,8 @@ class SublayerCounts:
         attention_norm: Of the norm before a linear map in place of the attention.
         ffn_norm: Of the norm before a linear map in place of the FFN.
         query_head: Of one query head, which `attention` contains; as in a Llama if not given.
+        mixer: Of a hybrid's mixer with its norm.
+        mixer_state: Numbers that a mixer keeps of each sequence, however long it is.
 
     Raises:
         ValueError: One of them is no integer of 0 or more.
@@ -40,10 +50,12 @@ class SublayerCounts:
     ffn_norm: int
     # Shapes that were stored before heads could be removed lack it, and are of the same parent.
     query_head: int | None = field(default=None, compare=False)
+    mixer: int | None = None
+    mixer_state: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if name == "query_head" and self.query_head is None:
+            if name in ("query_head", "mixer", "mixer_state") and getattr(self, name) is None:
                 continue
             size = size_of("sublayer counts", name, getattr(self, name), least=0)
             object.__setattr__(self, name, size)
@@ -67,10 +79,12 @@ class ModelShape:
         counts: Parameters of the sublayers, where they are not those of a Llama.
         blocks: The parent's block of each layer, where they are not all of `kv_heads` and
             `ffn_width`.
+        windows: Tokens that each layer of the parent attends to at most, None for all; for costs.
+            What a layer of a child attends to is limited by them as well as by its block.
 
     Raises:
         ValueError: A size is not a positive integer, `kv_heads` does not divide `heads`, or there
-            is not one block per layer.
+            is not one block, or one window, per layer.
     """
 
     layers: int
@@ -85,6 +99,7 @@ class ModelShape:
     mlp_bias: bool = False
     counts: SublayerCounts | None = None
     blocks: tuple[Block, ...] | None = None
+    windows: tuple[int | None, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "heads", "head_dim", "kv_heads", "ffn_width", "vocab"):
@@ -102,6 +117,8 @@ class ModelShape:
         self._check_kv_heads(self.kv_heads)
         if self.blocks is not None:
             self._check_blocks(tuple(self.blocks))
+        if self.windows is not None:
+            self._check_windows(tuple(self.windows))
 
     def _check_blocks(self, blocks: tuple[Block, ...]) -> None:
         if len(blocks) != self.layers:
@@ -113,6 +130,22 @@ class ModelShape:
         # One value for one parent, however it was given.
         alike = all(block == self.usual_block for block in blocks)
         object.__setattr__(self, "blocks", None if alike else blocks)
+
+    def _check_windows(self, windows: tuple[int | None, ...]) -> None:
+        if len(windows) != self.layers:
+            raise ValueError(
+                f"model shape: {len(windows)} windows for {self.layers} layers; give one per layer"
+            )
+        sizes = [None if w is None else size_of("model shape", "windows", w) for w in windows]
+        object.__setattr__(self, "windows", tuple(sizes) if any(sizes) else None)
+
+    def windowed(self, layer: int, block: Block) -> Block:
+        """Returns a block as it runs in a layer: within the window of the parent's own layer."""
+        own = self.windows[layer] if self.windows and layer < self.layers else None
+        attention = block.attention
+        if own is None or attention.kind != "gqa" or (attention.window or own + 1) <= own:
+            return block
+        return Block(replace(attention, window=own), block.ffn)
 
     @property
     def usual_block(self) -> Block:
@@ -177,6 +210,10 @@ class ModelShape:
         own: Attention | FFN = block.attention if isinstance(half, Attention) else block.ffn
         if own.kind == "none" and half.kind != "none":
             raise ValueError(f"{half.label!r} has nothing to imitate, as the parent has none here")
+        if half.kind in MIXERS and half != own:
+            raise ValueError(
+                f"{half.label!r} cannot take the place of {own.label!r}: a mixer is kept or removed"
+            )
         if isinstance(half, Attention) and half.kind == "gqa":
             self._check_attention(half, block.attention)
         if isinstance(half, FFN) and (half.width or 0) > (most := block.ffn.width or 0):
@@ -197,7 +234,16 @@ class ModelShape:
         values = asdict(self)
         if self.counts is None:  # as it was before there were other families than Llama
             del values["counts"]
+        else:
+            new = ("mixer", "mixer_state")
+            values["counts"] = {
+                name: count
+                for name, count in values["counts"].items()
+                if name not in new or count is not None
+            }
         del values["blocks"]
+        if self.windows is None:
+            del values["windows"]
         if self.blocks is not None:
             values["blocks"] = [block.label for block in self.blocks]
         return values
@@ -214,4 +260,6 @@ class ModelShape:
         blocks = values.get("blocks")
         if blocks is not None:
             values = {**values, "blocks": tuple(map(Block.from_label, blocks))}
+        if values.get("windows") is not None:
+            values = {**values, "windows": tuple(values["windows"])}
         return cls(**values)

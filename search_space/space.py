@@ -209,6 +209,7 @@ class SearchSpace:
             block
             for block in blocks
             if not self.whole_layers
+            or block == self.shape.parent_blocks[layer]
             or (block.attention.kind == "none") == (block.ffn.kind == "none")
         )
 

@@ -36,9 +36,10 @@ class _Counted:
         self.resources = {**costs.resources, **{n: STANDARD_UNITS[n] for n in self._added}}
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        tokens, pairs = scenario.total_tokens, scenario.pairs_within(block.attention.window)
-        flops = counting.block_flops(self.shape, block, tokens=tokens, pairs=pairs)
-        counted = {**counted_cost(self.shape, block, scenario), "flops": float(flops)}
+        limited = self.shape.windowed(layer, block)
+        tokens, pairs = scenario.total_tokens, scenario.pairs_within(limited.attention.window)
+        flops = counting.block_flops(self.shape, limited, tokens=tokens, pairs=pairs)
+        counted = {**counted_cost(self.shape, limited, scenario), "flops": float(flops)}
         own = dict(self.costs.block_cost(layer, block, scenario))
         counted["peak_memory"] = own.get("memory", counted["memory"])
         return {**own, **{name: counted[name] for name in self._added}}

@@ -12,6 +12,7 @@ from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from puzzle.storage.plain_values import make_plain, plain
 from search_space import FFN, Attention, Block, ModelShape, counting
+from search_space.blocks import MIXERS
 
 __all__ = ["Efficiency", "Roofline"]
 
@@ -127,7 +128,8 @@ class Roofline:
         self.resources: Mapping[str, str] = {**RESOURCES, "peak_memory": "bytes", "flops": "FLOP"}
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        """Returns the cost of one block; the same in every layer."""
+        """Returns the cost of one block; the same in layers of the same window."""
+        block = self.shape.windowed(layer, block)
         parts = [part for part in (block.attention, block.ffn) if part.kind != "none"]
         prompt, steps = scenario.prompt_tokens, scenario.generated_tokens
         window, tokens = block.attention.window, scenario.sequence_tokens
@@ -139,6 +141,8 @@ class Roofline:
         decode = steps * sum(self._sublayer_seconds(part, scenario, 1, mean) for part in parts)
         parameters = counting.block_parameters(self.shape, block)
         cached = tokens if window is None else min(tokens, window)
+        if block.attention.kind in MIXERS:
+            cached = 1
         cache = scenario.batch * cached * self._cache_bytes(block.attention, scenario)
         memory = parameters * self._weight_bytes(scenario) / self.devices + cache
         flops = counting.block_flops(
@@ -204,6 +208,11 @@ class Roofline:
             keys = pairs if length == 1 else float(length)
             moved = scenario.batch * keys * self._cache_bytes(part, scenario)
             seconds += self._seconds(_Pass(scores, moved), scenario.served_dtype)
+        elif (
+            isinstance(part, Attention) and part.kind in MIXERS
+        ):  # its state is read and written once in each pass
+            moved = 2 * scenario.batch * self._cache_bytes(part, scenario)
+            seconds += self._seconds(_Pass(0.0, moved), scenario.served_dtype)
         return seconds + self._all_reduce(activations / 2) + self.efficiency.launch
 
     def _seconds(self, work: _Pass, number_format: str) -> float:
@@ -226,8 +235,13 @@ class Roofline:
         return self.weight_dtype or scenario.served_dtype
 
     def _cache_bytes(self, attention: Attention, scenario: Scenario) -> float:
-        """Returns the cache bytes of one token on one device, which holds one KV head or more."""
+        """Returns the cache bytes of one token on one device, which holds one KV head or more.
+
+        Of a hybrid's mixer, those of its state, of which each device holds its share.
+        """
         own_format = self.cache_dtype or scenario.cache_dtype or scenario.served_dtype
+        if attention.kind in MIXERS:
+            return counting.mixer_state(self.shape) * FORMAT_BYTES[own_format] / self.devices
         heads = (attention.kv_heads or 0) / self.devices
         return (
             2 * (max(1.0, heads) if heads else 0.0) * self.shape.head_dim * FORMAT_BYTES[own_format]

@@ -66,7 +66,10 @@ def fuse_child(
     layout = layout_from_config(model.config)
     fused = fusion.apply(layout)
     tensors = _fused_tensors(model.state_dict(), layout, fusion, _SideBySide(family, norms))
-    child = assemble(model.config, fused, tensors, dtype=model.dtype).to(model.device)
+    gone = {layer for run in fusion.runs for layer in range(run.first, run.last)}
+    origins = [layer for layer in range(layout.shape.layers) if layer not in gone]
+    child = assemble(model.config, fused, tensors, dtype=model.dtype, origins=origins)
+    child = child.to(model.device)
     child.set_attn_implementation(model.config._attn_implementation)
     child.generation_config = copy.deepcopy(model.generation_config)
     return child

@@ -27,6 +27,7 @@ from puzzle.library.rescaling import Pair, Rescaling
 from puzzle.library.streams import Rows
 from puzzle.models.slots import KEY, QUERY, VALUE
 from search_space import Attention
+from search_space.blocks import MIXERS
 
 # Fitted windows that choose between merges of KV heads.
 SCREENED = 8
@@ -43,9 +44,10 @@ class AttentionFit:
         self.fits = fits
         self.layer, self.own, self.streams = fits.layer, fits.own, fits.streams
         self.family = fits.family
-        slot = self.family.attention
+        slot = self.slot = self.family.mixing(self.own.attention)
         # A layer of a child may lack a half, or have a linear map in its place.
-        self.attention: Any = getattr(fits.layer, slot.module, None)
+        exists = self.own.attention.kind != "none"
+        self.attention: Any = getattr(fits.layer, slot.module) if exists else None
         self.out: Any = getattr(self.attention, slot.out, None)
         self.heads = self.own.attention.heads or fits.parent.shape.heads
         self._built: dict[str, nn.Module] = {}
@@ -72,10 +74,22 @@ class AttentionFit:
             self.fits.errors[key] = fitted.error
             name = f"{self.family.attention.module}.linear_proj.weight"
             self.fits.store(key, {name: fitted.weight.T})
+        elif attention.kind in MIXERS:
+            self._refitted(key)
         elif attention.heads == self.own.attention.heads:
             self._with_merged_heads(key, attention)
         else:
             self._with_fewer_groups(key, attention)
+
+    def _refitted(self, key: str) -> None:
+        """Fits the last map of a hybrid's mixer, the rest of which stays as it is."""
+        prior = map_with_bias(self.out.weight, self.out.bias)
+        rescaling = Rescaling(self.fits.parent, self.layer, self.slot)
+        fitted = self.fits.fit(*self._own_sums(rescaling, None), prior, prior)
+        pair = partial(self._pair, None, None)
+        fitted = self.fits.in_the_stream(rescaling, pair, prior, fitted, 0.0)
+        self.fits.errors[key] = fitted.error
+        self.fits.store(key, self._out_tensors(fitted.weight))
 
     def _with_merged_heads(self, key: str, attention: Attention) -> None:
         """Fits the output map for each promising merge of KV heads, and keeps the best."""
@@ -155,7 +169,7 @@ class AttentionFit:
         return {f"{slot.module}.{name}": tensor for name, tensor in tensors.items()}
 
     def _out_tensors(self, weight: torch.Tensor) -> Tensors:
-        name = f"{self.family.attention.module}.{self.family.attention.out}"
+        name = f"{self.slot.module}.{self.slot.out}"
         return map_tensors(name, weight, self.out.bias)
 
     def _pair(self, attention: nn.Module | None, window: int | None, rows: Rows) -> Pair:
@@ -172,6 +186,8 @@ class AttentionFit:
         """Returns W_O W_V, what the attention does if each token attends to itself alone."""
         if self.own.attention.kind == "linear":
             return map_of(self.attention)
+        if self.own.attention.kind in MIXERS:
+            return torch.zeros(2 * self.out.weight.shape[:1], device=self.streams.device)
         tensors = self.attention.state_dict()
         value = self.family.attention.part(tensors, VALUE, self._row_counts)["weight"].float()
         by_head = value.unflatten(0, (-1, self.fits.parent.shape.head_dim))
@@ -254,16 +270,17 @@ class AttentionFit:
         tensors = {k.removeprefix(prefix): v for k, v in stored if k.startswith(prefix)}
         if not tensors:
             return rows.attention
-        slot = self.family.attention
         if attention.kind == "linear":
+            slot = self.family.attention
             h = self.family.normed(self.layer, slot.before, rows.x)
             return nn.functional.linear(h, tensors[f"{slot.module}.linear_proj.weight"]).float()
+        slot = self.slot
         last = f"{slot.module}.{slot.out}"
         weight, bias = tensors.pop(f"{last}.weight"), tensors.pop(f"{last}.bias", None)
         if (kept := tensors.pop(GROUPS, None)) is not None:
             tensors |= self._of(kept)
-        if prefix not in self._built:
+        if prefix not in self._built and attention.kind not in MIXERS:
             self._built[prefix] = self._with(tensors, attention)
-        context = self._context(rows.x, self._built[prefix], attention.window)
+        context = self._context(rows.x, self._built.get(prefix), attention.window)
         out = nn.functional.linear(context, weight, bias)
         return self.family.added(self.layer, slot, out, self.fits.parent.config).float()

@@ -124,7 +124,8 @@ class LayerDistill:
 
     def _add(self, key: str, whole: Block, half: Block, behind: Attention | None) -> None:
         parent, config = self.parent, self.config
-        slot = parent.family.attention if behind is None else parent.family.ffn
+        family = parent.family
+        slot = family.mixing(whole.attention) if behind is None else family.ffn
         tensors = {
             name: tensor.to(self.streams.device, torch.float32, copy=True)
             for name, tensor in tensors_of(self.variants.block_tensors(whole), slot.names).items()

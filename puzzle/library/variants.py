@@ -69,7 +69,8 @@ class Variants:
             whole: The block, whose attention may choose the FFN's weights.
         """
         family = self.parent.family
-        names = (family.attention if half.ffn.kind == "none" else family.ffn).names
+        slot = family.mixing(half.attention) if half.ffn.kind == "none" else family.ffn
+        names = slot.names
         return self._module(half, tensors_of(self.block_tensors(whole), names))
 
     def _module(self, block: Block, tensors: Tensors) -> nn.Module:
@@ -90,7 +91,7 @@ class Variants:
         changed = self._below(attention_key(block.attention))
         if not changed and block.attention != self._parents.attention:
             raise self._missing(block)
-        slot = self.parent.family.attention
+        slot = self.parent.family.mixing(block.attention)
         names = slot.names if kind == self._parents.attention.kind else slot.norms_before
         own = tensors_of(self.own, names)
         if (kept := changed.pop(GROUPS, None)) is not None:

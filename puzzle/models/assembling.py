@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ def assemble(
     tensors: Mapping[str, torch.Tensor],
     *,
     dtype: torch.dtype,
+    origins: Sequence[int] | None = None,
 ) -> PuzzleForCausalLM:
     """Returns the child of a layout.
 
@@ -31,21 +32,25 @@ def assemble(
         layout: The child's architecture.
         tensors: Its whole state dict, by Hugging Face name.
         dtype: Number format of its weights.
+        origins: The parent's layer that each layer comes from, where layers were left out.
 
     Raises:
         PuzzleError: Tensors are missing, unexpected or of the wrong shape; they are named.
     """
-    config = config_from_layout(parent_config, layout)
+    config, family = (
+        config_from_layout(parent_config, layout, origins=origins),
+        family_of(parent_config),
+    )
     config.dtype = dtype
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        model = causal_lm_class(family_of(config))(config)
+        model = causal_lm_class(family)(config)
     finally:
         torch.set_default_dtype(before)
     state = dict(tensors)
     if layout.shape.tied:
-        state.setdefault("lm_head.weight", state["model.embed_tokens.weight"])
+        state.setdefault("lm_head.weight", state[family.embedding])
     _load(model, state)
     return model.eval()
 

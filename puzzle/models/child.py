@@ -20,6 +20,7 @@ from transformers import (
 from transformers.masking_utils import (
     create_causal_mask,
     create_masks_for_generate,
+    create_recurrent_attention_mask,
     create_sliding_window_causal_mask,
 )
 from transformers.modeling_layers import (
@@ -43,6 +44,9 @@ from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family
 from puzzle.models.plugins import installed_families
 from puzzle.models.slots import QUERY, Slot
+
+# The types of layers whose caches know how many tokens they hold.
+ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 
 
 def record_length(cache: Cache, hidden_states: torch.Tensor, layer: int = 0) -> None:
@@ -92,6 +96,19 @@ class LayerMasks:
             )
         return self.made[str(window)]
 
+    def of_padding(
+        self, layer: PuzzleDecoderLayer, x_BLD: torch.Tensor, given: dict[str, Any]
+    ) -> Any:
+        """Returns the mask of a hybrid's mixer, which tells padding alone; as `of`."""
+        if "padding" not in self.made:
+            self.made["padding"] = create_recurrent_attention_mask(
+                config=layer.config,
+                inputs_embeds=x_BLD,
+                attention_mask=self.padding,
+                past_key_values=given.get("past_key_values"),
+            )
+        return self.made["padding"]
+
 
 class PuzzleDecoderLayer(GradientCheckpointingLayer):
     """A decoder layer with the sublayers its block names; a missing one has no parameters.
@@ -108,9 +125,11 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         block, self.family = config.block(layer_idx), family_of(config)
         self.layer_idx, self.config = layer_idx, config
-        kinds = config.cache_types
-        # transformers asks the first layer of each type how many tokens are cached.
-        self.tells_length = kinds.index(kinds[layer_idx]) == layer_idx
+        kinds, self.mixer = config.cache_types, self.family.mixer(block.attention)
+        # transformers asks the first layer of each type of attention how many tokens are cached.
+        first = kinds.index(kinds[layer_idx]) == layer_idx
+        self.tells_length = first and kinds[layer_idx] in ATTENTION_TYPES
+        self.mixing = self.family.mixing(block.attention)
         self.window = block.attention.window
         self.attention_kind, self.ffn_kind = block.attention.kind, block.ffn.kind
         stock = self.family.layer(config.layer_config(layer_idx), layer_idx)
@@ -127,13 +146,15 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
             getattr(self, self.family.attention.module).config = own
 
     def _slots(self) -> tuple[tuple[Slot, str], tuple[Slot, str]]:
-        return (self.family.attention, self.attention_kind), (self.family.ffn, self.ffn_kind)
+        return (self.mixing, self.attention_kind), (self.family.ffn, self.ffn_kind)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Returns the residual stream after the layer, (B, L, hidden)."""
         cache, masks = kwargs.get("past_key_values"), kwargs.pop("layer_masks", None)
         if masks is not None and self.attention_kind == "gqa":
             kwargs["attention_mask"] = masks.of(self, hidden_states, kwargs)
+        elif masks is not None and self.mixer:
+            kwargs["attention_mask"] = masks.of_padding(self, hidden_states, kwargs)
         if self.attention_kind != "gqa" and self.tells_length and cache is not None:
             record_length(cache, hidden_states, self.layer_idx)
         for slot, kind in self._slots():
@@ -144,6 +165,9 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
                 paged = kwargs.get("cache") is not None
                 attention = self._paged_attention() if paged else getattr(self, slot.module)
                 update, _ = attention(hidden_states=normed, **kwargs)
+            elif slot is self.mixing and self.mixer:
+                taken = {"attention_mask": kwargs.get("attention_mask"), self.mixer.cache: cache}
+                update = getattr(self, slot.module)(normed, **taken)
             else:
                 update = getattr(self, slot.module)(normed)
             if kind != "linear":
@@ -181,6 +205,8 @@ class ChildModel:
         # The stock constructor would build layers that are all alike.
         empty = copy.copy(config)
         empty.num_hidden_layers = 0
+        if empty.num_hidden_layers:  # some configs count their layers by their types
+            empty.layer_types = []
         super().__init__(empty)  # type: ignore[call-arg]
         self.config = config
         self.layers = nn.ModuleList(
@@ -205,7 +231,8 @@ class ChildModel:
                 )
             masks = kwargs["layer_masks"] = LayerMasks(attention_mask)
             if isinstance(attention_mask, dict):  # the stock decoder's own masks are not used
-                attention_mask = next(iter(masks.made.values()), None)
+                made = (mask for mask in masks.made.values() if mask is None or mask.dim() == 4)
+                attention_mask = next(made, None)
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids, attention_mask=attention_mask, **kwargs
         )
@@ -233,6 +260,8 @@ class ChildForCausalLM:
         for layer in self.model.layers:
             if layer.attention_kind == "gqa":
                 masks.of(layer, given["inputs_embeds"], given)
+            elif layer.mixer:
+                masks.of_padding(layer, given["inputs_embeds"], given)
         return masks.made
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:

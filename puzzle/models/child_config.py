@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
@@ -23,6 +24,9 @@ NOT_INHERITED = (
     "parent_blocks",
     "_name_or_path",
 )
+# The attribute with the type of each layer, and all lists of one entry per layer.
+TYPES = ("layer_types", "layers_block_type")
+PER_LAYER = (*TYPES, "mlp_layer_types", "no_rope_layers")
 
 
 class ChildConfig:
@@ -51,8 +55,7 @@ class ChildConfig:
 
     def _check_blocks(self) -> None:
         if self.blocks is None:
-            own = f"gqa{self.num_key_value_heads}+gated{self.intermediate_size}"
-            self.blocks = self.parent_blocks or [own] * self.num_hidden_layers
+            self.blocks = self.parent_blocks or self._parents_own()
         if len(self.blocks) != self.num_hidden_layers:
             raise ValueError(
                 f"blocks are {len(self.blocks)} and num_hidden_layers is {self.num_hidden_layers}; "
@@ -60,6 +63,12 @@ class ChildConfig:
             )
         for label in (*self.blocks, *(self.parent_blocks or ())):
             Block.from_label(label)  # raises if there is no such block
+
+    def _parents_own(self) -> list[str]:
+        sizes = self.num_key_value_heads, self.intermediate_size
+        if own := family_of(self).layer_blocks(self, *sizes):
+            return [block.label for block in own]
+        return ["gqa{}+gated{}".format(*sizes)] * self.num_hidden_layers
 
     def block(self, layer: int) -> Block:
         """Returns the block of a layer."""
@@ -146,19 +155,48 @@ def config_class(family: Family) -> Any:
     return FamilyConfig
 
 
-def config_from_layout(parent_config: Any, layout: Layout) -> Any:
-    """Returns the config of a layout's child; `layout_from_config` is its inverse."""
-    values = parent_config.to_dict()
+def config_from_layout(
+    parent_config: Any, layout: Layout, *, origins: Sequence[int] | None = None
+) -> Any:
+    """Returns the config of a layout's child; `layout_from_config` is its inverse.
+
+    Args:
+        parent_config: The parent's config.
+        layout: The layout.
+        origins: The parent's layer that each layer comes from, where layers were left out.
+    """
+    values, family = parent_config.to_dict(), family_of(parent_config)
     for name in NOT_INHERITED:
         values.pop(name, None)
     # A fused layout has fewer layers than the parent.
     values["num_hidden_layers"] = layout.shape.layers
-    if kinds := values.get("layer_types"):
-        values["layer_types"] = [kinds[i % len(kinds)] for i in range(layout.shape.layers)]
+    _set_layer_lists(values, family, layout, origins)
+    if family.settled:
+        values |= {**dict(family.settled), "intermediate_size": layout.shape.ffn_width}
     values["blocks"] = [block.label for block in layout.blocks]
     if layout.shape.blocks is not None:
         values["parent_blocks"] = [block.label for block in layout.shape.blocks]
-    return config_class(family_of(parent_config))(**values)
+    return config_class(family)(**values)
+
+
+def _set_layer_lists(
+    values: dict[str, Any], family: Family, layout: Layout, origins: Sequence[int] | None
+) -> None:
+    """Gives each layer the types and flags of the parent's layer that it comes from."""
+    for name in PER_LAYER:
+        if own := values.get(name):
+            layers = range(layout.shape.layers) if origins is None else origins
+            values[name] = [own[layer % len(own)] for layer in layers]
+    for name in TYPES if family.mixers else ():
+        if not values.get(name):
+            continue
+        # A stack of copies of one block has it also in layers of the other type.
+        kinds = {mixer.kind: mixer.layer_type for mixer in family.mixers}
+        kinds["gqa"] = "full_attention"
+        values[name] = [
+            kinds.get(block.attention.kind, kind)
+            for block, kind in zip(layout.blocks, values[name], strict=True)
+        ]
 
 
 def layout_from_config(config: Any) -> Layout:

@@ -7,7 +7,7 @@ from typing import Any
 
 from puzzle.errors import ParentError
 from puzzle.models.family import Family
-from puzzle.models.slots import GATE, KEY, QUERY, UP, VALUE
+from puzzle.models.slots import GATE, KEY, QUERY, UP, VALUE, Mixer, Slot
 
 LLAMA = Family(model_types=("llama",), package="llama", classes="Llama")
 GEMMA2 = Family(
@@ -27,6 +27,30 @@ OLMO2 = Family(
     classes="Olmo2",
     attention=replace(GEMMA2.attention, before=None),
     ffn=replace(GEMMA2.ffn, before=None),
+)
+LFM2_NORM = "operator_norm"
+LFM2 = Family(
+    model_types=("lfm2",),
+    package="lfm2",
+    classes="Lfm2",
+    attention=replace(LLAMA.attention, out="out_proj", before=LFM2_NORM),
+    ffn=Slot(
+        module="feed_forward",
+        maps=(("w1", (GATE,)), ("w3", (UP,))),
+        out="w2",
+        before="ffn_norm",
+    ),
+    mixers=(
+        Mixer(
+            kind="conv",
+            layer_type="conv",
+            slot=Slot(module="conv", maps=(), out="out_proj", before=LFM2_NORM),
+            state=lambda config: config.hidden_size * config.conv_L_cache,
+        ),
+    ),
+    norm="model.embedding_norm.weight",
+    norm_eps="norm_eps",
+    settled=(("block_auto_adjust_ff_dim", False),),
 )
 # One description per family; what is not said is as in Llama.
 KNOWN = (
@@ -62,6 +86,7 @@ KNOWN = (
     ),
     OLMO2,
     replace(OLMO2, model_types=("olmo3",), package="olmo3", classes="Olmo3", ropes_by_type=True),
+    LFM2,
 )
 FAMILIES: dict[str, Family] = {name: family for family in KNOWN for name in family.model_types}
 

@@ -6,7 +6,7 @@ import copy
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from puzzle.errors import ParentError
-from puzzle.models.slots import ATTENTION, GATE, GATED, KEY, QUERY, UP, VALUE, Slot
-from search_space import FFN, Attention, ModelShape, SublayerCounts
-from search_space.counting import sublayer_counts
+from puzzle.models.family_sizes import family_shape
+from puzzle.models.slots import ATTENTION, GATE, GATED, KEY, QUERY, UP, VALUE, Mixer, Slot
+from search_space import FFN, Attention, Block, ModelShape
 
 Tables = tuple[torch.Tensor, torch.Tensor]
 # Rotary cosines and sines, for all layers or by the type of a layer.
@@ -40,20 +40,27 @@ class Family:
         package: Their package in `transformers.models`.
         classes: The prefix of the stock classes: "Llama" of `LlamaDecoderLayer`.
         text_model: The stock class of the decoder without its head, if not prefix + "Model".
+        layer_class: The stock class of a decoder layer, without the prefix.
         attention: Where the attention of a layer is.
         ffn: Where its FFN is.
-        activations: The activations of the FFN that are known to be right.
+        mixers: What its layers of some types have in place of an attention.
+        ffn_layers: The type of layers that are an FFN and nothing else, in families whose layers
+            are all one half only.
+        activations: The activations of the FFN that are known to be right, where configs say it.
         residual_multiplier: Config attribute by which what a half returns is multiplied.
         embedding_multiplier: Config attribute by which embedded tokens are multiplied.
         root_embedding: Whether embedded tokens are multiplied by the root of the hidden size.
         logits_divisor: Config attribute by which logits are divided.
         logits_cap: Config attribute of the bound that logits are squashed to.
+        ropes: Whether attentions have rotary tables.
         ropes_by_type: Whether layers of different types have different rotary tables.
         attention_implementation: The implementation that computes all that the family's attention
             does: "sdpa", or "eager" where torch's own would drop something.
         layer_prefix: Tensor name prefix of layer i, with `{}` for i.
         embedding: Tensor name of the input embedding.
         norm: Tensor name of the final norm.
+        norm_eps: Config attribute of what norms add to the mean square.
+        settled: Config attributes that have these values in children, whose widths are given.
         head: Tensor name of an untied output head.
 
     Example:
@@ -65,19 +72,25 @@ class Family:
     package: str
     classes: str
     text_model: str | None = None
+    layer_class: str = "DecoderLayer"
     attention: Slot = ATTENTION
     ffn: Slot = GATED
+    mixers: tuple[Mixer, ...] = ()
+    ffn_layers: str | None = None
     activations: tuple[str, ...] = ("silu",)
     residual_multiplier: str | None = None
     embedding_multiplier: str | None = None
     root_embedding: bool = False
     logits_divisor: str | None = None
     logits_cap: str | None = None
+    ropes: bool = True
     ropes_by_type: bool = False
     attention_implementation: str = "sdpa"
     layer_prefix: str = "model.layers.{}."
     embedding: str = "model.embed_tokens.weight"
     norm: str = "model.norm.weight"
+    norm_eps: str = "rms_norm_eps"
+    settled: tuple[tuple[str, Any], ...] = ()
     head: str = "lm_head.weight"
 
     @property
@@ -99,71 +112,55 @@ class Family:
         Raises:
             ParentError: The config is of a variant of the family that is not covered.
         """
-        activation = getattr(config, "hidden_act", None) or config.hidden_activation
-        if activation not in self.activations:
-            raise ParentError(
-                f"hidden_act={activation!r}; allowed for {self.model_types[0]}: "
-                + ", ".join(map(repr, self.activations))
-            )
-        heads, head_dim = config.num_attention_heads, getattr(config, "head_dim", None)
-        shape = ModelShape(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            heads=heads,
-            head_dim=config.hidden_size // heads if head_dim is None else head_dim,
-            kv_heads=heads if config.num_key_value_heads is None else config.num_key_value_heads,
-            ffn_width=config.intermediate_size,
-            vocab=config.vocab_size,
-            tied=bool(config.tie_word_embeddings),
-        )
-        with torch.device("meta"):
-            layer: Any = self.layer(config, 0)
-        attention, ffn = getattr(layer, self.attention.module), getattr(layer, self.ffn.module)
-        plain = replace(
-            shape,
-            attention_bias=getattr(attention, self.attention.out).bias is not None,
-            mlp_bias=getattr(ffn, self.ffn.out).bias is not None,
-        )
-        counts = self._counts(config, shape, layer)
-        return plain if sublayer_counts(plain) == counts else replace(plain, counts=counts)
+        return family_shape(self, config)
 
-    def _counts(self, config: Any, shape: ModelShape, layer: nn.Module) -> SublayerCounts:
-        """Returns the parameters of a layer's halves, counted at two sizes."""
-        one = self.layer_config(config, Attention("gqa", 1))
-        twice = self.layer_config(config, Attention("gqa", shape.kv_heads, heads=2 * shape.heads))
-        wider = copy.copy(config)
-        wider.intermediate_size = shape.ffn_width + 1
-        with torch.device("meta"):
-            thin, wide, headed = (self.layer(sizes, 0) for sizes in (one, wider, twice))
-        attention, least = (_size(m, self.attention.names) for m in (layer, thin))
-        ffn, most = (_size(m, self.ffn.names) for m in (layer, wide))
-        if shape.kv_heads > 1:
-            head = (attention - least) // (shape.kv_heads - 1)
-        else:
-            tensors, sizes = (
-                _tensors(layer, self.attention),
-                self.row_counts(shape, Attention("gqa", 1)),
+    def layer_blocks(self, config: Any, kv_heads: int, width: int) -> tuple[Block, ...] | None:
+        """Returns the parent's block of each layer; None where all are of these sizes.
+
+        Raises:
+            ParentError: A layer is of a type that is not known.
+        """
+        kinds = self.layer_types(config)
+        if not self.mixers or kinds is None:
+            return None
+        attention, ffn = Attention("gqa", kv_heads), FFN("gated", width)
+        known = {mixer.layer_type: Attention(mixer.kind) for mixer in self.mixers}
+        known["full_attention"] = attention
+        whole = {kind: Block(half, ffn) for kind, half in known.items()}
+        if self.ffn_layers is not None:
+            whole = {kind: Block(half, FFN("none")) for kind, half in known.items()}
+            whole[self.ffn_layers] = Block(Attention("none"), ffn)
+        if unknown := sorted(set(kinds) - set(whole)):
+            raise ParentError(
+                f"layers of the types {unknown} of a {self.model_types[0]} are not searched yet; "
+                f"allowed: {sorted(whole)}"
             )
-            parts = [self.attention.part(tensors, part, sizes) for part in (KEY, VALUE)]
-            head = sum(tensor.numel() for part in parts for tensor in part.values())
-        return SublayerCounts(
-            attention=attention - head * shape.kv_heads,
-            kv_head=head,
-            ffn=ffn - (most - ffn) * shape.ffn_width,
-            channel=most - ffn,
-            attention_norm=_size(layer, self.attention.norms_before),
-            ffn_norm=_size(layer, self.ffn.norms_before),
-            query_head=(_size(headed, self.attention.names) - attention) // shape.heads,
-        )
+        return tuple(whole[kind] for kind in kinds)
+
+    def layer_types(self, config: Any) -> list[str] | None:
+        """Returns the type of each layer, in families whose configs tell them."""
+        kinds: list[str] | None = getattr(config, "layer_types", None)
+        return kinds
+
+    def mixer(self, attention: Attention) -> Mixer | None:
+        """Returns the mixer that an attention is; None if it is none."""
+        return next((mixer for mixer in self.mixers if mixer.kind == attention.kind), None)
+
+    def mixing(self, attention: Attention) -> Slot:
+        """Returns where what mixes the tokens of a layer is: its attention or its mixer."""
+        mixer = self.mixer(attention)
+        return self.attention if mixer is None else mixer.slot
 
     def layer(self, config: Any, index: int) -> nn.Module:
         """Returns an unloaded decoder layer of the stock class."""
-        layer: nn.Module = self.stock("DecoderLayer")(config, index)
+        layer: nn.Module = self.stock(self.layer_class)(config, index)
         return layer
 
     def final_norm(self, config: Any) -> nn.Module:
         """Returns an unloaded final norm of the stock class."""
-        norm: nn.Module = self.stock("RMSNorm")(config.hidden_size, eps=config.rms_norm_eps)
+        norm: nn.Module = self.stock("RMSNorm")(
+            config.hidden_size, eps=getattr(config, self.norm_eps)
+        )
         return norm
 
     def layer_config(self, config: Any, half: Attention | FFN) -> Any:
@@ -178,6 +175,8 @@ class Family:
                 sizes.num_attention_heads = half.heads
         if isinstance(half, FFN) and half.width is not None:
             sizes.intermediate_size = half.width
+            for name, value in self.settled:
+                setattr(sizes, name, value)
         return sizes
 
     def row_counts(self, shape: ModelShape, half: Attention | FFN) -> dict[str, int]:
@@ -208,6 +207,8 @@ class Family:
 
     def rope(self, config: Any, length: int) -> Rope:
         """Returns the rotary cosines and sines for positions 0 to length - 1."""
+        if not self.ropes:
+            return {}
         embedding, positions = self.stock("RotaryEmbedding")(config), torch.arange(length)[None]
         x = torch.zeros(1)
         if self.ropes_by_type:
@@ -226,17 +227,25 @@ class Family:
             rope: The tables of `rope`, at least as long as the stream.
             window: Tokens that each attends to at most; by default as many as in the layer.
         """
-        attention: Any = getattr(layer, self.attention.module, None)
+        attention: Any = _half(layer, self.attention)
         config = getattr(attention, "config", None)
         layer_idx = getattr(attention, "layer_idx", 0)
         kinds = getattr(config, "layer_types", None)
         kind = kinds[layer_idx] if kinds else None
+        # A window of a variant's own is never wider than that of the layer.
+        window = window or getattr(layer, "window", None) or self.window(config, layer_idx)
+        # The mask of a mixer would be of padding.
+        mask = None if self._mixer_of(layer) else self._mask(x_BLD, window)
+        if not rope:
+            return {"attention_mask": mask}
         if isinstance(rope, Mapping):  # any will do for a layer that has no attention
             rope = rope.get(str(kind)) or next(iter(rope.values()))
         tables = tuple(table.to(x_BLD.dtype) for table in rope)
-        # A window of a variant's own is never wider than that of the layer.
-        window = window or getattr(layer, "window", None) or self.window(config, layer_idx)
-        return {"attention_mask": self._mask(x_BLD, window), "position_embeddings": tables}
+        return {"attention_mask": mask, "position_embeddings": tables}
+
+    def _mixer_of(self, layer: nn.Module) -> Mixer | None:
+        """Returns the mixer that a layer, stock or a child's, has."""
+        return next((mixer for mixer in self.mixers if _half(layer, mixer.slot)), None)
 
     def window(self, config: Any, index: int) -> int | None:
         """Returns how many tokens a stock layer attends to at most; None if to all."""
@@ -279,6 +288,8 @@ class Family:
     ) -> torch.Tensor:
         """Returns what enters the last map of a layer's attention, (B, L, heads * head_dim).
 
+        Of a mixer in its place, what enters the mixer's.
+
         Args:
             layer: The layer.
             x_BLD: The residual stream entering it.
@@ -286,12 +297,15 @@ class Family:
             attention: Another attention that takes the place of the layer's own.
             window: As for `inputs`.
         """
-        slot, inputs = self.attention, self.inputs(layer, x_BLD, rope, window=window)
+        mixer = None if attention is not None else self._mixer_of(layer)
+        slot = self.attention if mixer is None else mixer.slot
+        inputs = {} if mixer else self.inputs(layer, x_BLD, rope, window=window)
         attention = attention or getattr(layer, slot.module)
         h_BLD = self.normed(layer, slot.before, x_BLD)
         with _replaced(attention, slot.out, nn.Identity()):
-            features: torch.Tensor = attention(hidden_states=h_BLD, **inputs)[0]
-            return features
+            features = attention(hidden_states=h_BLD, **inputs)
+        out_BLF: torch.Tensor = features if mixer else features[0]
+        return out_BLF
 
     def ffn_features(self, layer: nn.Module, x_BLD: torch.Tensor) -> torch.Tensor:
         """Returns what enters the last map of a layer's FFN, (B, L, channels)."""
@@ -305,25 +319,28 @@ class Family:
         self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope, config: Any
     ) -> torch.Tensor:
         """Returns what the attention of a layer, stock or a child's, adds to the stream."""
-        attention: Any = getattr(layer, self.attention.module, None)
-        if not hasattr(attention, self.attention.out):
-            return self._linear_update(layer, self.attention, x_BLD)
+        mixer = self._mixer_of(layer)
+        slot = self.attention if mixer is None else mixer.slot
+        attention: Any = _half(layer, slot)
+        if attention is None:
+            return self._linear_update(layer, slot, x_BLD, "attention_kind")
         features = self.attention_features(layer, x_BLD, rope)
-        out = getattr(attention, self.attention.out)(features)
-        return self.added(layer, self.attention, out, config)
+        return self.added(layer, slot, getattr(attention, slot.out)(features), config)
 
     def ffn_update(self, layer: nn.Module, x_BLD: torch.Tensor, config: Any) -> torch.Tensor:
         """Returns what the FFN of a layer, stock or a child's, adds to the stream."""
-        ffn: Any = getattr(layer, self.ffn.module, None)
-        if not hasattr(ffn, self.ffn.out):
-            return self._linear_update(layer, self.ffn, x_BLD)
+        ffn: Any = _half(layer, self.ffn)
+        if ffn is None:
+            return self._linear_update(layer, self.ffn, x_BLD, "ffn_kind")
         return self.added(layer, self.ffn, ffn(self.normed(layer, self.ffn.before, x_BLD)), config)
 
-    def _linear_update(self, layer: nn.Module, slot: Slot, x_BLD: torch.Tensor) -> torch.Tensor:
+    def _linear_update(
+        self, layer: nn.Module, slot: Slot, x_BLD: torch.Tensor, half: str
+    ) -> torch.Tensor:
         """Returns what a linear map in place of a half adds, or nothing where a child has none."""
-        linear: Any = getattr(layer, slot.module, None)
-        if linear is None:
+        if getattr(layer, half, None) != "linear":
             return torch.zeros_like(x_BLD)
+        linear: Any = getattr(layer, slot.module)
         update: torch.Tensor = linear(self.normed(layer, slot.before, x_BLD))
         return update
 
@@ -360,12 +377,7 @@ def _replaced(module: nn.Module, name: str, other: nn.Module) -> Iterator[None]:
         module._modules[name] = own
 
 
-def _tensors(layer: nn.Module, slot: Slot) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a half by their names within it."""
-    tensors: dict[str, torch.Tensor] = getattr(layer, slot.module).state_dict()
-    return tensors
-
-
-def _size(layer: nn.Module, names: tuple[str, ...]) -> int:
-    parts = [getattr(layer, name) for name in names]
-    return sum(parameter.numel() for part in parts for parameter in part.parameters())
+def _half(layer: nn.Module, slot: Slot) -> nn.Module | None:
+    """Returns the half of a layer, stock or a child's, that is at a slot; None for another one."""
+    half: Any = getattr(layer, slot.module, None)
+    return half if hasattr(half, slot.out) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -95,6 +96,25 @@ class Slot:
                 pieces = tensor.split([sizes[part] for part in of])
                 maps[name] = dict(zip(of, pieces, strict=True))
         return maps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixer:
+    """What a hybrid has in place of an attention in the layers of one type.
+
+    Args:
+        kind: Its kind, one of `search_space.blocks.MIXERS`.
+        layer_type: The type of its layers in the config.
+        slot: Where it is. What its last map is given can be refitted; its other maps stay.
+        state: Returns how many numbers it keeps of each sequence, from the config.
+        cache: The argument by which it takes the cache.
+    """
+
+    kind: str
+    layer_type: str
+    slot: Slot
+    state: Callable[[Any], int]
+    cache: str = "past_key_values"
 
 
 # Those of a Llama, and of most families.

@@ -61,7 +61,12 @@ def check_cost_model(
             if cost != checked_block_cost(costs, layer, block, scenario):
                 raise CostModelError(f"{_name(costs)}: {what} costs something different each time")
             _check_parts(costs, what, cost)
-            _check_sizes(costs, what, cost, counted_cost(space.shape, block, scenario))
+            _check_sizes(
+                costs,
+                what,
+                cost,
+                counted_cost(space.shape, space.shape.windowed(layer, block), scenario),
+            )
             if getattr(costs, "additive", "blocks") == "sublayers":
                 _check_sublayers(costs, layer, block, cost, scenario)
         _check_monotone(costs, layer, row, tolerance)

@@ -27,6 +27,7 @@ from puzzle.storage.temporary_places import temporary_place
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import Windows
 from search_space import Block, Layout, SearchSpace
+from search_space.blocks import MIXERS
 
 # A model small enough for a test; attention windows should be shorter than the text.
 SIZES = {
@@ -229,7 +230,18 @@ def _mixed_blocks(parents: tuple[Block, ...]) -> Iterator[Block]:
             "linear+linear",
             f"gqa{kv_heads}+gated{max(1, width // 4)}",
         )
-        yield Block.from_label(labels[index % len(labels)])
+        yield as_far_as(own, Block.from_label(labels[index % len(labels)]))
+
+
+def as_far_as(own: Block, block: Block) -> Block:
+    """Returns a block with the mixer of a hybrid's layer, and without the halves that it lacks."""
+    attention, ffn = block.attention, block.ffn
+    if own.attention.kind in MIXERS and attention.kind == "gqa":
+        attention = own.attention
+    return Block(
+        own.attention if own.attention.kind == "none" else attention,
+        own.ffn if own.ffn.kind == "none" else ffn,
+    )
 
 
 def _errors(library: Library) -> Iterator[list[tuple[float, float]]]:

@@ -44,6 +44,7 @@ CONFIGS = {
     "gemma3_text": {"head_dim": 16, "sliding_window": WINDOW, "query_pre_attn_scalar": 20},
     "olmo2": {},
     "olmo3": {"sliding_window": WINDOW},
+    "lfm2": {"layer_types": ["conv", "conv", "full_attention"] * 2, "intermediate_size": 120},
 }
 
 

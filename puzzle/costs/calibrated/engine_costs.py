@@ -214,7 +214,8 @@ class EngineCalibrated:
                     f"{block.label}: {part} was not calibrated; known are {', '.join(known)}: "
                     "calibrate with a space that has it"
                 )
-        counted = counted_cost(self.shape, block, self._with_format(scenario))
+        limited = self.shape.windowed(layer, block)
+        counted = counted_cost(self.shape, limited, self._with_format(scenario))
         counted["memory"] = counted["kv_cache"] + counted["parameters"] * self.weight_bytes
         timed = self._seconds(lambda fit: sum(fit.costs[part] for part in parts), scenario)
         return {name: {**timed, **counted}[name] for name in self.resources}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,9 @@ from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.family import map_rope
 from puzzle.models.parent import Parent
-from search_space import FFN, Attention, Block, Layout
+from search_space import FFN, Attention, Block
+from search_space.blocks import MIXERS
+from search_space.fusion import with_blocks
 
 NOTHING = Block(Attention("none"), FFN("none"))
 STEPS = 8  # decode steps timed together, since one alone is short
@@ -123,6 +124,10 @@ class _Stack:
                 keys = self.x_BLD.new_zeros(size)
                 cache.update(keys, keys.clone(), index)
         x_BLD = self.x_BLD[:, :1]
+        if (
+            self.block.attention.kind in MIXERS
+        ):  # its state is as large after one token as after all
+            self._forward(x_BLD, cache, 0)
         return lambda: self._forward(x_BLD, cache, cached)
 
 
@@ -152,7 +157,7 @@ def _model(parent: Parent, block: Block, scenario: Scenario, device: str) -> Puz
     """
     members = -(-(block.ffn.width or 0) // parent.shape.ffn_width)
     depth = max(2, parent.shape.layers // max(1, members))
-    layout = Layout(replace(parent.shape, layers=depth), (block,) * depth)
+    layout = with_blocks(parent.shape, (block,) * depth)
     model = random_model(config_from_layout(parent.config, layout), scenario.served_dtype, device)
     # Weights keep requires_grad, as in any model that is loaded and generates: without it torch
     # copies the whole output head to multiply it with a prompt's last position.

@@ -141,8 +141,9 @@ class MeasuredCosts:
         return cost
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
-        """Returns the cost of one block; the same in every layer."""
-        total = counted_cost(self.shape, block, self._with_format(scenario))
+        """Returns the cost of one block; the seconds are the same in every layer."""
+        limited = self.shape.windowed(layer, block)
+        total = counted_cost(self.shape, limited, self._with_format(scenario))
         for part in sublayers(block):
             for name, value in self._timed(part, scenario).items():
                 total[name] = total.get(name, 0.0) + value

@@ -14,16 +14,13 @@ from tqdm.auto import tqdm
 from transformers import CONFIG_MAPPING
 
 from puzzle.errors import ExportError
-from puzzle.models.child_config import NOT_INHERITED
+from puzzle.models.child_config import NOT_INHERITED, PER_LAYER
 from puzzle.serving.writers.lowering import require_layout
 from puzzle.serving.writers.shard_writer import ShardWriter
 from puzzle.serving.writers.source import Source
 from search_space import Layout
 from search_space.fusion import with_blocks
 from search_space.plain_layouts import kept_layers, plain_block
-
-# Lists of one entry per layer, in the configs of the families.
-PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")
 
 
 def plain_config(source: Source, dtype: torch.dtype) -> Any:

@@ -15,6 +15,7 @@ from puzzle.models.family import Family
 from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
 from puzzle.testing import check_family, family_checks
+from puzzle.testing.family_checks import as_far_as
 from search_space import Block, Layout
 from tests.factories.families import CONFIGS, SIZES, WINDOW, family_config, family_model
 
@@ -35,10 +36,13 @@ def test_features_of_the_last_maps_give_what_the_halves_add(name, tmp_path):
     for index in range(parent.shape.layers):
         layer = parent.layer(index)
         y_BLD = parent.run(layer, x_BLD)
-        for slot in (family.attention, family.ffn):
+        own = parent.shape.parent_blocks[index]
+        mixing = family.mixing(own.attention)
+        slots = [mixing] * (own.attention.kind != "none") + [family.ffn] * (own.ffn.kind != "none")
+        for slot in slots:
             features = (
                 family.attention_features(layer, x_BLD, rope)
-                if slot == family.attention
+                if slot == mixing
                 else family.ffn_features(layer, x_BLD)
             )
             out = getattr(getattr(layer, slot.module), slot.out)(features)
@@ -50,7 +54,9 @@ def random_child(name, labels):
     """A child of mixed blocks whose weights are random, norms and biases included."""
     config = family_config(name)
     config._attn_implementation = family_of(config).attention_implementation
-    layout = Layout(family_of(config).shape(config), tuple(map(Block.from_label, labels)))
+    shape = family_of(config).shape(config)
+    blocks = map(as_far_as, shape.parent_blocks, map(Block.from_label, labels))
+    layout = Layout(shape, tuple(blocks))
     torch.manual_seed(1)
     model = random_model(config_from_layout(config, layout), "float32")
     for parameter in model.parameters():

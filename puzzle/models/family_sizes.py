@@ -1,0 +1,131 @@
+"""The sizes of a family's model, its parameters counted from the stock modules."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from puzzle.errors import ParentError
+from puzzle.models.slots import KEY, VALUE, Slot
+from search_space import FFN, Attention, ModelShape, SublayerCounts
+from search_space.counting import sublayer_counts
+
+if TYPE_CHECKING:
+    from puzzle.models.family import Family
+
+ACTIVATIONS = ("hidden_act", "hidden_activation", "mlp_hidden_act")
+
+
+def family_shape(family: Family, config: Any) -> ModelShape:
+    """Returns the sizes of the model of a config.
+
+    Raises:
+        ParentError: The config is of a variant of the family that is not covered.
+    """
+    _require_activation(family, config)
+    heads, head_dim = config.num_attention_heads, getattr(config, "head_dim", None)
+    kv_heads = heads if config.num_key_value_heads is None else config.num_key_value_heads
+    blocks = family.layer_blocks(config, kv_heads, config.intermediate_size)
+    layer, ffn = _with_halves(family, config, blocks)
+    width = getattr(getattr(ffn, family.ffn.module), family.ffn.out).in_features
+    windows = tuple(family.window(config, index) for index in range(config.num_hidden_layers))
+    shape = ModelShape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=heads,
+        head_dim=config.hidden_size // heads if head_dim is None else head_dim,
+        kv_heads=kv_heads,
+        ffn_width=width,
+        vocab=config.vocab_size,
+        tied=bool(config.tie_word_embeddings),
+        blocks=family.layer_blocks(config, kv_heads, width),
+        windows=windows if any(windows) else None,
+    )
+    plain = replace(
+        shape,
+        attention_bias=_biased(layer, family.attention),
+        mlp_bias=_biased(ffn, family.ffn),
+    )
+    counts = _counts(family, config, shape)
+    return plain if sublayer_counts(plain) == counts else replace(plain, counts=counts)
+
+
+def _require_activation(family: Family, config: Any) -> None:
+    said = [getattr(config, name, None) for name in ACTIVATIONS]
+    activation = next((name for name in said if name is not None), None)
+    # Where no config says it, the class has one of its own.
+    if activation is not None and activation not in family.activations:
+        raise ParentError(
+            f"hidden_act={activation!r}; allowed for {family.model_types[0]}: "
+            + ", ".join(map(repr, family.activations))
+        )
+
+
+def _with_halves(family: Family, config: Any, blocks: Any) -> tuple[Any, Any]:
+    """Returns a layer with an attention and one with an FFN, without memory for their weights."""
+    rows = [(block.attention.kind, block.ffn.kind) for block in blocks or ()]
+    attentions = [index for index, (kind, _) in enumerate(rows) if kind == "gqa"]
+    ffns = [index for index, (_, kind) in enumerate(rows) if kind == "gated"]
+    if rows and not (attentions and ffns):
+        missing = "FFN" if attentions else "attention"
+        raise ParentError(
+            f"no layer of this {family.model_types[0]} has an {missing}; allowed: models some of "
+            f"whose layers have one"
+        )
+    with torch.device("meta"):
+        first = attentions[0] if rows else 0
+        layer = family.layer(config, first)
+        return layer, layer if not rows or first in ffns else family.layer(config, ffns[0])
+
+
+def _counts(family: Family, config: Any, shape: ModelShape) -> SublayerCounts:
+    """Returns the parameters of a layer's halves, counted at two sizes."""
+    blocks = shape.blocks
+    one = family.layer_config(config, Attention("gqa", 1))
+    twice = family.layer_config(config, Attention("gqa", shape.kv_heads, heads=2 * shape.heads))
+    wider = family.layer_config(config, FFN("gated", shape.ffn_width + 1))
+    layer, with_ffn = _with_halves(family, config, blocks)
+    thin, headed = (_with_halves(family, sizes, blocks)[0] for sizes in (one, twice))
+    wide = _with_halves(family, wider, blocks)[1]
+    attention, least = (_size(m, family.attention.names) for m in (layer, thin))
+    ffn, most = (_size(m, family.ffn.names) for m in (with_ffn, wide))
+    if shape.kv_heads > 1:
+        head = (attention - least) // (shape.kv_heads - 1)
+    else:
+        tensors = getattr(layer, family.attention.module).state_dict()
+        sizes = family.row_counts(shape, Attention("gqa", 1))
+        parts = [family.attention.part(tensors, part, sizes) for part in (KEY, VALUE)]
+        head = sum(tensor.numel() for part in parts for tensor in part.values())
+    return SublayerCounts(
+        attention=attention - head * shape.kv_heads,
+        kv_head=head,
+        ffn=ffn - (most - ffn) * shape.ffn_width,
+        channel=most - ffn,
+        attention_norm=_size(layer, family.attention.norms_before),
+        ffn_norm=_size(with_ffn, family.ffn.norms_before),
+        query_head=(_size(headed, family.attention.names) - attention) // shape.heads,
+        **_mixer_counts(family, config),
+    )
+
+
+def _mixer_counts(family: Family, config: Any) -> dict[str, int]:
+    """Returns the parameters and the state of a hybrid's mixer, if there is one."""
+    kinds = family.layer_types(config) or ()
+    for mixer in family.mixers:
+        if mixer.layer_type in kinds:
+            with torch.device("meta"):
+                layer = family.layer(config, kinds.index(mixer.layer_type))
+            return {"mixer": _size(layer, mixer.slot.names), "mixer_state": mixer.state(config)}
+    return {}
+
+
+def _biased(layer: nn.Module, slot: Slot) -> bool:
+    return getattr(getattr(layer, slot.module), slot.out).bias is not None
+
+
+def _size(layer: nn.Module, names: tuple[str, ...]) -> int:
+    parts = [getattr(layer, name) for name in names]
+    return sum(parameter.numel() for part in parts for parameter in part.parameters())
