@@ -30,20 +30,20 @@ from search_space import Layout
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayoutChild:
-    """A child whose blocks were fitted to the stream that it feeds them.
+    """A child of a layout that was chosen elsewhere.
 
     Args:
         layout: Its architecture.
         library: Its blocks.
-        quality: Its quality on the validation text.
         dtype: Number format of its weights.
+        quality: Its quality on the validation text; None where there was no text.
         saved: None: it has to be assembled.
     """
 
     layout: Layout
     library: Library
-    quality: Quality
     dtype: torch.dtype
+    quality: Quality | None = None
     saved: Path | None = None
 
     @property

@@ -27,6 +27,7 @@ WINGS = (
         "fusion",
         "report",
         "pipeline",
+        "sharing",
         "upkeep",
         "testing",
         "demo",

@@ -11,18 +11,21 @@ from puzzle.cli.commands.evaluate_command import EVALUATE
 from puzzle.cli.commands.export_command import EXPORT
 from puzzle.cli.commands.layouts_command import LAYOUTS
 from puzzle.cli.commands.new_command import NEW
+from puzzle.cli.commands.pick_command import PICK
 from puzzle.cli.commands.profile_command import PROFILE
 from puzzle.cli.commands.report_command import REPORT
 from puzzle.cli.commands.runs_command import RUNS
 from puzzle.cli.commands.score_command import SCORE
 from puzzle.cli.commands.search_command import SEARCH
 from puzzle.cli.commands.serve_check_command import SERVE_CHECK
+from puzzle.cli.commands.share_command import SHARE
 from puzzle.cli.commands.solve_command import SOLVE
 from puzzle.cli.subcommand import Subcommand
 
 _STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE, CHILD)
 _CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT)
-_ALL = (NEW, *_STAGES, *_CHILDREN, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)
+_SHARING = (SHARE, PICK)
+_ALL = (NEW, *_STAGES, *_CHILDREN, *_SHARING, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)
 COMMANDS: dict[str, Subcommand] = {command.name: command for command in _ALL}
 
 __all__ = ["COMMANDS"]

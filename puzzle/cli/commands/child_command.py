@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from puzzle import pipeline
 from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import BLD, LIBRARY, OUT, STAGE, open_stages, table
@@ -10,6 +13,9 @@ from puzzle.cli.subcommand import Answer, Subcommand, required
 from puzzle.serving.file_names import CHILD_FILES
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import require_replaceable
+
+if TYPE_CHECKING:
+    from puzzle.pipeline.layout_child import LayoutChild
 
 LAYOUT = Option(
     name="layout",
@@ -36,8 +42,13 @@ def _run(given: Given) -> Answer:
     opened = open_stages(given)
     layout = read_layout(name, opened.run.parent.shape)
     child = pipeline.child_of(opened.opened, opened.steps, layout)
-    path = child.save(target)
-    quality = child.quality.to_dict()["child"]
+    return saved_child(child, target)
+
+
+def saved_child(child: LayoutChild, target: Path) -> Answer:
+    """Saves a child and returns its figures."""
+    path, layout = child.save(target), child.layout
+    quality = {} if child.quality is None else child.quality.to_dict()["child"]
     rows: list[tuple[str, ...]] = [("figure", "child"), ("parameters", f"{layout.parameters():,}")]
     rows += [(name, f"{value:.4f}") for name, value in quality.items()]
     values = {"path": str(path), "layout": layout.to_dict(), "quality": quality}
