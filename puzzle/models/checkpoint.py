@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from puzzle.errors import ParentError
+from puzzle.models.nas_checkpoints import child_name
 from puzzle.models.shards import Shards
 from puzzle.models.unsuitable import named, refuse_unsuitable_tensors
 from puzzle.models.watched_files import WatchedFiles
@@ -107,6 +108,7 @@ def _resolve(
     names, rest = {}, []
     for name, old in inner.items():
         wanted = f"{base}.{name}" if bare and f"{base}.{name}" in expected else name
+        wanted = wanted if wanted in expected else child_name(wanted)
         if wanted in expected:
             names[wanted] = old
         else:

@@ -17,9 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils.quantization_config import GgufConfig
 
 from puzzle.errors import ParentError, PuzzleError
+from puzzle.models.child_config import PuzzleConfig
 from puzzle.models.gguf_header import carried_rope, read_gguf_header, refuse_left_out
+from puzzle.models.nas_checkpoints import KEY_MAPPING, is_nemotron_nas, nemotron_nas_config
 from puzzle.models.unsuitable import named, refuse_unsuitable_directory
 from puzzle.models.wrappers import text_config
+from puzzle.storage.json_files import read_object
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import require_unchanged
 
@@ -48,6 +51,8 @@ def load_config(
         elif user_path(source).is_dir():
             refuse_unsuitable_directory(user_path(source))
             require_unchanged(user_path(source), (".safetensors", ".index.json"), error=error)
+            if (given := _given_child(source)) is not None:
+                return given
         config = AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
         if header is not None:
             config.rope_parameters = carried_rope(header, config)
@@ -60,6 +65,8 @@ def load_tokenizer(
     """Returns the tokenizer of a model; as `load_config`."""
     place, options = _located(source)
     with _reading("tokenizer", source, error):
+        if (given := _given_child(source)) is not None:
+            options["config"] = given  # that of the file would need the code beside it
         return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code, **options)
 
 
@@ -90,6 +97,8 @@ def load_model(
     config = load_config(source, error=error)
     if options:
         options["quantization_config"] = GgufConfig(dequantize=True)
+    if isinstance(config, PuzzleConfig):
+        options["key_mapping"] = KEY_MAPPING
     with _reading("model", source, error):
         model, report = AutoModelForCausalLM.from_pretrained(
             place,
@@ -109,6 +118,13 @@ def load_model(
         # Left in, it would make a saved copy claim to be quantised.
         model.config.__dict__.pop("quantization_config", None)
     return model.eval()
+
+
+def _given_child(source: Source) -> PuzzleConfig | None:
+    """Returns the config of a directory whose format is read here and not by transformers."""
+    file = user_path(source) / "config.json"
+    config = read_object(file, "a model's config", error=ParentError) if file.is_file() else {}
+    return nemotron_nas_config(config, file.parent) if is_nemotron_nas(config) else None
 
 
 def _located(source: Source) -> tuple[str, dict[str, Any]]:
