@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 from transformers import LlamaConfig
 
 from puzzle.errors import PuzzleError
@@ -30,7 +29,7 @@ def assemble(
     Args:
         parent_config: The parent's config.
         layout: The child's architecture.
-        tensors: Its whole state dict, by Hugging Face name.
+        tensors: Its whole state dict, by Hugging Face name; each is read once.
         dtype: Number format of its weights.
         origins: The parent's layer that each layer comes from, where layers were left out.
 
@@ -48,11 +47,27 @@ def assemble(
         model = causal_lm_class(family)(config)
     finally:
         torch.set_default_dtype(before)
-    state = dict(tensors)
-    if layout.shape.tied:
-        state.setdefault("lm_head.weight", state[family.embedding])
-    _load(model, state)
+    _fill(model, tensors)
     return model.eval()
+
+
+@torch.no_grad()
+def _fill(model: PuzzleForCausalLM, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copies tensors into a model one by one, so that no second copy of all is in memory."""
+    places = dict(model.state_dict())
+    problems = []
+    for name, tensor in tensors.items():
+        place = places.pop(name, None)
+        if place is None:
+            problems.append(f"{name} has no place in it")
+        elif place.shape != tensor.shape:
+            problems.append(f"{name} is {list(tensor.shape)} instead of {list(place.shape)}")
+        else:
+            place.copy_(tensor)
+    tied = model.all_tied_weights_keys
+    problems += [f"{name} is missing" for name in places if tied.get(name) not in tensors]
+    if problems:
+        raise PuzzleError(f"the tensors do not fit the layout: {', '.join(problems)}")
 
 
 def layer_from_block(
@@ -68,15 +83,11 @@ def layer_from_block(
     config._attn_implementation = parent_config._attn_implementation
     with torch.device("meta"):
         layer = PuzzleDecoderLayer(config, index)
-    _load(layer, tensors, assign=True)
-    return layer.eval().requires_grad_(False)
-
-
-def _load(module: nn.Module, tensors: Mapping[str, torch.Tensor], assign: bool = False) -> None:
     try:
-        module.load_state_dict(tensors, strict=True, assign=assign)
+        layer.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise PuzzleError(f"the tensors do not fit the layout: {error}") from error
+    return layer.eval().requires_grad_(False)
 
 
 def random_model(config: PuzzleConfig, dtype: str, device: str = "cpu") -> PuzzleForCausalLM:

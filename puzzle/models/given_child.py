@@ -30,6 +30,11 @@ def has_child(source: Any) -> TypeGuard[HasChild]:
     return all(hasattr(type(source), name) for name in ("saved", "tokenizer", "child"))
 
 
+def is_streamable(source: Any) -> bool:
+    """Whether a value is the result of a search that has its child in a library, not in a file."""
+    return has_child(source) and hasattr(type(source), "streamed") and source.saved is None
+
+
 def given_child(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
     """Returns the model or directory that a user means, and the tokenizer that belongs to it.
 

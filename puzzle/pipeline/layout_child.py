@@ -14,9 +14,10 @@ from puzzle.errors import DataError
 from puzzle.evaluation.text_quality import Quality
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.build import Library
+from puzzle.library.child_tensors import streamed_child
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
-from puzzle.models.generation import inherit_generation_config
+from puzzle.models.model_writing import StreamedModel
 from puzzle.models.parent import DTYPES
 from puzzle.pipeline.opening import Opened
 from puzzle.pipeline.steps import Steps
@@ -54,12 +55,15 @@ class LayoutChild:
     @own_torch_state()
     def child(self) -> PuzzleForCausalLM:
         """Returns the child, assembled."""
-        parent = self.library.parent
-        tensors = self.library.child_tensors(self.layout, self.dtype)
-        model = assemble(parent.config, self.layout, tensors, dtype=self.dtype)
-        inherit_generation_config(model, getattr(parent.tensors, "directory", None))
+        parent, streamed = self.library.parent, self.streamed()
+        model = assemble(parent.config, self.layout, streamed.tensors, dtype=self.dtype)
+        model.generation_config = streamed.model.generation_config
         parent.require_unchanged()
         return model
+
+    def streamed(self) -> StreamedModel:
+        """Returns the child without its weights in memory, which `save` and `export` read."""
+        return streamed_child(self.library, self.layout, self.dtype)
 
     def save(self, directory: str | os.PathLike[str]) -> Path:
         """Writes the child in Hugging Face format, with its tokenizer and `layout.json`.
@@ -78,7 +82,8 @@ class LayoutChild:
         refuse_source(path, sources_of(self))
         require_replaceable(path, CHILD_FILES)
         with publishing_directory(path, claims=MODEL_FILES) as stage:
-            self.child().save_pretrained(stage)
+            self.streamed().save(stage)
+            self.library.parent.require_unchanged()
             if self.tokenizer is not None:
                 save_tokenizer(self.tokenizer, stage)
             text = json.dumps(self.layout.to_dict(), indent=1)

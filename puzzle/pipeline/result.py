@@ -17,9 +17,11 @@ from puzzle.errors import DataError, PuzzleError
 from puzzle.evaluation.evaluating import Evaluation, evaluate
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.build import Library
+from puzzle.library.child_tensors import streamed_child
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
-from puzzle.models.generation import Prompt, generated_text, inherit_generation_config
+from puzzle.models.generation import Prompt, generated_text
+from puzzle.models.model_writing import StreamedModel, open_streamed
 from puzzle.models.parent import DTYPES
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.pipeline.drawn_record import DrawnRecord
@@ -87,14 +89,20 @@ class SearchResult(DrawnRecord):
         if self.library is None:
             child: PuzzleForCausalLM = load_model(str(self.saved))
             return child
-        parent = self.library.parent
-        dtype = DTYPES.get(self.stored_dtype or "", parent.dtype)
-        tensors = self.library.child_tensors(self.layout, dtype)
-        model = assemble(parent.config, self.layout, tensors, dtype=dtype)
-        inherit_generation_config(model, getattr(parent.tensors, "directory", None))
+        parent, streamed = self.library.parent, self.streamed()
+        dtype = streamed.model.dtype
+        model = assemble(parent.config, self.layout, streamed.tensors, dtype=dtype)
+        model.generation_config = streamed.model.generation_config
         parent.require_unchanged()
         model.name_or_path = model.config._name_or_path = self._saved_in_run()
         return model
+
+    def streamed(self) -> StreamedModel:
+        """Returns the child without its weights in memory, which `save` and `export` read."""
+        if self.library is None:
+            return open_streamed(self.saved or Path())
+        dtype = DTYPES.get(self.stored_dtype or "", self.library.parent.dtype)
+        return streamed_child(self.library, self.layout, dtype)
 
     def _saved_in_run(self) -> str:
         """Returns where the run directory holds this child as it was saved, or an empty text."""
@@ -335,7 +343,9 @@ class SearchResult(DrawnRecord):
         return str(done.commit_url)
 
     def _write(self, path: Path) -> None:
-        self.child().save_pretrained(path)
+        self.streamed().save(path)
+        if self.library is not None:
+            self.library.parent.require_unchanged()
         if self.library is None:
             copy_tokenizer(self.saved or path, path)
         elif self.library.parent.tokenizer is not None:

@@ -16,7 +16,7 @@ from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.child_config import ChildConfig, config_from_layout, layout_from_config
 from puzzle.models.families import family_of
 from puzzle.models.family import Family
-from puzzle.models.given_child import given_child
+from puzzle.models.given_child import given_child, is_streamable
 from puzzle.models.pretrained import load_config, load_generation_config
 from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
@@ -92,6 +92,8 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
     Raises:
         ExportError: It is none of these, or of an unknown family.
     """
+    if is_streamable(child):
+        return _streamed(child, tokenizer if tokenizer is not None else child.tokenizer)
     child, tokenizer = given_child(child, tokenizer)
     if isinstance(child, torch.nn.Module):
         refuse_unsuitable_model(child, error=ExportError)
@@ -120,6 +122,19 @@ def open_source(child: Any, *, tokenizer: Any = None) -> Source:
         directory=directory,
         tokenizer=tokenizer,
         generation_config=generation,
+    )
+
+
+def _streamed(child: Any, tokenizer: Any) -> Source:
+    """Returns a child of a library, which is not assembled."""
+    streamed = child.streamed()
+    config = _child_config(streamed.model.config)
+    return Source(
+        config=config,
+        layout=layout_from_config(config),
+        tensors=streamed.tensors,
+        tokenizer=tokenizer,
+        generation_config=streamed.model.generation_config,
     )
 
 

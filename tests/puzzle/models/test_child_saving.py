@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import puzzle
 from puzzle.errors import PuzzleError
+from puzzle.models import model_writing
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.families import LLAMA
+from puzzle.models.model_writing import StreamedModel, open_streamed
 from puzzle.models.pretrained import load_model
 from puzzle.storage.publishing import publishing_directory, written_files
 from search_space import Layout
@@ -148,3 +150,27 @@ def test_peft_has_the_parents_targets_for_children_of_every_family_it_knows():
             for kind in ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3"):
                 assert table.get(f"puzzle_{kind}") == table.get(kind), (name, kind)
             assert table.get("puzzle") == table.get("llama"), name
+
+
+def test_a_child_in_several_shards_is_written_as_transformers_writes_it(tmp_path, monkeypatch):
+    child = child_of(MIXED)
+    child.save_pretrained(tmp_path / "whole", max_shard_size=20_000)
+    monkeypatch.setattr(model_writing, "SHARD_BYTES", 20_000)
+    (tmp_path / "streamed").mkdir()
+    open_streamed(tmp_path / "whole").save(tmp_path / "streamed")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    assert len(files) > 4
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "streamed").iterdir()}
+
+
+def test_a_child_is_not_written_with_tensors_of_another(tmp_path):
+    child_of(MIXED).save_pretrained(tmp_path / "child")
+    streamed = open_streamed(tmp_path / "child")
+    name = next(iter(streamed.tensors))
+    for tensors, part in (
+        ({**streamed.tensors, name: torch.zeros(1)}, "is .1. instead of"),
+        ({**streamed.tensors, "more": torch.zeros(1)}, "more has no place"),
+        ({k: v for k, v in streamed.tensors.items() if k != name}, "missing"),
+    ):
+        with pytest.raises(PuzzleError, match=f"do not fit the layout: .*{part}"):
+            StreamedModel(model=streamed.model, tensors=tensors).save(tmp_path)

@@ -35,6 +35,9 @@ def test_a_search_ends_in_a_child_that_loads_and_is_as_small_as_it_says(name, tm
         out=tmp_path / "run",
     )
     result.save(tmp_path / "child")
+    result.child().save_pretrained(tmp_path / "assembled")
+    for file in (tmp_path / "assembled").iterdir():
+        assert (tmp_path / "child" / file.name).read_bytes() == file.read_bytes(), file.name
     child = AutoModelForCausalLM.from_pretrained(tmp_path / "child").eval()
     count = sum(parameter.numel() for parameter in child.parameters())
     assert count == result.layout.parameters() <= 0.8 * result.predicted.parent.parameters
