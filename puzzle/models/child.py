@@ -125,12 +125,12 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         block, self.family = config.block(layer_idx), family_of(config)
         self.layer_idx, self.config = layer_idx, config
-        kinds, self.mixer = config.cache_types, self.family.mixer(block.attention)
+        kinds, self.token_mixer = config.cache_types, self.family.mixer(block.attention)
         # transformers asks the first layer of each type of attention how many tokens are cached.
         first = kinds.index(kinds[layer_idx]) == layer_idx
         self.tells_length = first and kinds[layer_idx] in ATTENTION_TYPES
         self.mixing = self.family.mixing(block.attention)
-        self.window = block.attention.window
+        self.window, self.block_type = block.attention.window, kinds[layer_idx]
         self.attention_kind, self.ffn_kind = block.attention.kind, block.ffn.kind
         stock = self.family.layer(config.layer_config(layer_idx), layer_idx)
         for slot, kind in self._slots():
@@ -153,7 +153,7 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
         cache, masks = kwargs.get("past_key_values"), kwargs.pop("layer_masks", None)
         if masks is not None and self.attention_kind == "gqa":
             kwargs["attention_mask"] = masks.of(self, hidden_states, kwargs)
-        elif masks is not None and self.mixer:
+        elif masks is not None and self.token_mixer:
             kwargs["attention_mask"] = masks.of_padding(self, hidden_states, kwargs)
         if self.attention_kind != "gqa" and self.tells_length and cache is not None:
             record_length(cache, hidden_states, self.layer_idx)
@@ -165,8 +165,11 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
                 paged = kwargs.get("cache") is not None
                 attention = self._paged_attention() if paged else getattr(self, slot.module)
                 update, _ = attention(hidden_states=normed, **kwargs)
-            elif slot is self.mixing and self.mixer:
-                taken = {"attention_mask": kwargs.get("attention_mask"), self.mixer.cache: cache}
+            elif slot is self.mixing and self.token_mixer:
+                taken = {
+                    "attention_mask": kwargs.get("attention_mask"),
+                    self.token_mixer.cache: cache,
+                }
                 update = getattr(self, slot.module)(normed, **taken)
             else:
                 update = getattr(self, slot.module)(normed)
@@ -260,7 +263,7 @@ class ChildForCausalLM:
         for layer in self.model.layers:
             if layer.attention_kind == "gqa":
                 masks.of(layer, given["inputs_embeds"], given)
-            elif layer.mixer:
+            elif layer.token_mixer:
                 masks.of_padding(layer, given["inputs_embeds"], given)
         return masks.made
 

@@ -52,6 +52,61 @@ LFM2 = Family(
     norm_eps="norm_eps",
     settled=(("block_auto_adjust_ff_dim", False),),
 )
+
+
+def _deltanet_state(config: Any) -> int:
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    convolved = (2 * keys + values) * config.linear_conv_kernel_dim
+    return int(convolved + values * config.linear_key_head_dim)
+
+
+def _mamba2_state(config: Any) -> int:
+    channels = config.mamba_num_heads * config.mamba_head_dim
+    convolved = (channels + 2 * config.n_groups * config.ssm_state_size) * config.conv_kernel
+    return int(convolved + channels * config.ssm_state_size)
+
+
+QWEN3_5 = Family(
+    model_types=("qwen3_5_text",),
+    package="qwen3_5",
+    classes="Qwen3_5",
+    text_model="Qwen3_5TextModel",
+    mixers=(
+        Mixer(
+            kind="deltanet",
+            layer_type="linear_attention",
+            slot=Slot(module="linear_attn", maps=(), out="out_proj", before="input_layernorm"),
+            state=_deltanet_state,
+            cache="cache_params",
+        ),
+    ),
+    query_maps=2,
+)
+# All halves are one module of a layer of their own.
+NEMOTRON_H = Family(
+    model_types=("nemotron_h",),
+    package="nemotron_h",
+    classes="NemotronH",
+    layer_class="Block",
+    attention=replace(LLAMA.attention, module="mixer", before="norm"),
+    ffn=Slot(module="mixer", maps=(("up_proj", (UP,)),), out="down_proj", before="norm"),
+    mixers=(
+        Mixer(
+            kind="mamba2",
+            layer_type="linear_attention",
+            slot=Slot(module="mixer", maps=(), out="out_proj", before="norm"),
+            state=_mamba2_state,
+            cache="cache_params",
+        ),
+    ),
+    ffn_layers="mlp",
+    activations=("relu2",),
+    ropes=False,
+    embedding="model.embeddings.weight",
+    norm="model.norm_f.weight",
+    norm_eps="layer_norm_epsilon",
+)
 # One description per family; what is not said is as in Llama.
 KNOWN = (
     LLAMA,
@@ -87,6 +142,8 @@ KNOWN = (
     OLMO2,
     replace(OLMO2, model_types=("olmo3",), package="olmo3", classes="Olmo3", ropes_by_type=True),
     LFM2,
+    QWEN3_5,
+    NEMOTRON_H,
 )
 FAMILIES: dict[str, Family] = {name: family for family in KNOWN for name in family.model_types}
 

@@ -46,6 +46,8 @@ class Family:
         mixers: What its layers of some types have in place of an attention.
         ffn_layers: The type of layers that are an FFN and nothing else, in families whose layers
             are all one half only.
+        query_maps: Rows of the map to queries for each of their channels: 2 where a gate of the
+            attention's output is among them.
         activations: The activations of the FFN that are known to be right, where configs say it.
         residual_multiplier: Config attribute by which what a half returns is multiplied.
         embedding_multiplier: Config attribute by which embedded tokens are multiplied.
@@ -77,6 +79,7 @@ class Family:
     ffn: Slot = GATED
     mixers: tuple[Mixer, ...] = ()
     ffn_layers: str | None = None
+    query_maps: int = 1
     activations: tuple[str, ...] = ("silu",)
     residual_multiplier: str | None = None
     embedding_multiplier: str | None = None
@@ -104,7 +107,11 @@ class Family:
         """Returns a stock class: `what` is "DecoderLayer", "Attention", "Model" and the like."""
         if what == "Model" and self.text_model:
             return getattr(self.modeling, self.text_model)
-        return getattr(self.modeling, self.classes + what)
+        # Beside a vision tower, some classes of the decoder say that they are of text.
+        name = self.classes + what
+        return getattr(self.modeling, name, None) or getattr(
+            self.modeling, f"{self.classes}Text{what}"
+        )
 
     def shape(self, config: Any) -> ModelShape:
         """Returns the sizes of the model, its parameters counted from the stock modules.
@@ -185,7 +192,7 @@ class Family:
             return dict.fromkeys((GATE, UP), half.width or 0)
         heads, kv_heads = half.heads or shape.heads, half.kv_heads or 0
         keys = kv_heads * shape.head_dim
-        return {QUERY: heads * shape.head_dim, KEY: keys, VALUE: keys}
+        return {QUERY: heads * shape.head_dim * self.query_maps, KEY: keys, VALUE: keys}
 
     def residual_scale(self, config: Any) -> float:
         """Returns what the output of a half is multiplied by before it is added."""

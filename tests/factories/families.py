@@ -45,6 +45,31 @@ CONFIGS = {
     "olmo2": {},
     "olmo3": {"sliding_window": WINDOW},
     "lfm2": {"layer_types": ["conv", "conv", "full_attention"] * 2, "intermediate_size": 120},
+    "qwen3_5_text": {
+        "head_dim": 16,
+        "layer_types": ["linear_attention", "linear_attention", "full_attention"] * 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 12,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [2, 1, 1],
+        },
+    },
+    "nemotron_h": {
+        "head_dim": 12,
+        "layers_block_type": ["mlp", "linear_attention", "full_attention"] * 2,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 12,
+        "n_groups": 2,
+        "ssm_state_size": 8,
+        # transformers bounds time steps from below in a prompt, and not in a step with a cache.
+        "time_step_min": 1e-12,
+        "chunk_size": 16,
+    },
 }
 
 

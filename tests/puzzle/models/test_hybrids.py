@@ -7,9 +7,12 @@ from transformers import DynamicCache, StaticCache
 from puzzle.errors import ParentError
 from puzzle.fusion.fused import fuse_child
 from puzzle.models.families import family_of
+from puzzle.models.parent import open_parent
+from puzzle.storage.workspace import Workspace
 from search_space import Attention, Block, Fusion, Layout, ModelShape, SearchSpace
 from search_space.blocks import MIXERS
-from tests.factories.families import CONFIGS, family_child, family_config
+from tests.factories.families import CONFIGS, family_child, family_config, family_model
+from tests.factories.parents import tokenizer
 
 HYBRIDS = [name for name in CONFIGS if family_of(family_config(name)).mixers]
 TOKENS = torch.randint(3, 97, (2, 30), generator=torch.Generator().manual_seed(5))
@@ -111,3 +114,18 @@ def test_windows_of_the_parents_own_limit_what_its_layers_cache_and_compute():
     assert "windows" not in everywhere.to_dict()
     with pytest.raises(ValueError, match="1 windows for 2 layers"):
         ModelShape(**sizes, windows=(5,))
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_a_checkpoint_is_opened_under_the_names_that_its_files_have(name, tmp_path):
+    model = family_model(name)
+    model.save_pretrained(tmp_path / "model")
+    parent = open_parent(
+        tmp_path / "model",
+        workspace=Workspace(tmp_path / "run"),
+        tokenizer=tokenizer(),
+        dtype="float32",
+    )
+    own = model.state_dict()
+    for key, tensor in parent.state_dict().items():
+        assert torch.equal(tensor, own[key])
