@@ -50,7 +50,10 @@ class AttentionFit:
         self.attention: Any = getattr(fits.layer, slot.module) if exists else None
         self.out: Any = getattr(self.attention, slot.out, None)
         self.heads = self.own.attention.heads or fits.parent.shape.heads
-        self._built: dict[str, nn.Module] = {}
+        # The variant whose output was computed last, on the device.
+        self._built: (
+            tuple[str, nn.Module | None, torch.Tensor | None, torch.Tensor | None] | None
+        ) = None
         self._sums: dict[int | None, tuple[Moments, HeldOut]] = {}
 
     def build(self, attention: Attention) -> None:
@@ -266,21 +269,37 @@ class AttentionFit:
         if attention.kind == "none":
             return torch.zeros_like(rows.attention)
         prefix = attention_key(attention) + "/"
-        stored = self.fits.tensors.items()
-        tensors = {k.removeprefix(prefix): v for k, v in stored if k.startswith(prefix)}
-        if not tensors:
+        if self._built is None or self._built[0] != prefix:
+            self._built = None  # before the next one takes its memory
+            self._built = (prefix, *self._loaded(prefix, attention))
+        _, module, weight, bias = self._built
+        if weight is None:
             return rows.attention
         if attention.kind == "linear":
-            slot = self.family.attention
-            h = self.family.normed(self.layer, slot.before, rows.x)
-            return nn.functional.linear(h, tensors[f"{slot.module}.linear_proj.weight"]).float()
-        slot = self.slot
-        last = f"{slot.module}.{slot.out}"
+            h = self.family.normed(self.layer, self.family.attention.before, rows.x)
+            return nn.functional.linear(h, weight).float()
+        context = self._context(rows.x, module, attention.window)
+        out = nn.functional.linear(context, weight, bias)
+        return self.family.added(self.layer, self.slot, out, self.fits.parent.config).float()
+
+    def _loaded(
+        self, prefix: str, attention: Attention
+    ) -> tuple[nn.Module | None, torch.Tensor | None, torch.Tensor | None]:
+        """Returns a variant on the device: all but its last map, and that map with its bias."""
+        stored, device = self.fits.tensors.items(), self.streams.device
+        tensors = {k.removeprefix(prefix): v.to(device) for k, v in stored if k.startswith(prefix)}
+        if not tensors:
+            return None, None, None
+        if attention.kind == "linear":
+            name = f"{self.family.attention.module}.linear_proj.weight"
+            return None, tensors[name], None
+        last = f"{self.slot.module}.{self.slot.out}"
         weight, bias = tensors.pop(f"{last}.weight"), tensors.pop(f"{last}.bias", None)
         if (kept := tensors.pop(GROUPS, None)) is not None:
             tensors |= self._of(kept)
-        if prefix not in self._built and attention.kind not in MIXERS:
-            self._built[prefix] = self._with(tensors, attention)
-        context = self._context(rows.x, self._built.get(prefix), attention.window)
-        out = nn.functional.linear(context, weight, bias)
-        return self.family.added(self.layer, slot, out, self.fits.parent.config).float()
+        module = None if attention.kind in MIXERS else self._with(tensors, attention)
+        return module, weight, bias
+
+    def release(self) -> None:
+        """Frees what only `build` needs."""
+        self._sums.clear()

@@ -17,6 +17,8 @@ import torch
 
 # Features whose removal is collected before the matrices are brought up to date.
 BLOCK = 64
+# Rows that are moved together.
+CHUNK = 512
 # What is added to the power of each feature: a share of it, and one of the mean of all.
 DAMPING, FLOOR = 0.1, 1e-6
 
@@ -45,7 +47,8 @@ def elimination_order(
     Any number of the first ones is a choice, so that the choices of all sizes are nested.
 
     Args:
-        curvature: Phi'Phi of the features that enter the map, `damped`, (k, k) in float64.
+        curvature: Phi'Phi of the features that enter the map, `damped`, (k, k) in float64; its
+            memory is used, so that it holds other numbers afterwards.
         weight: The map, (k, d).
         residual: Phi'(Y - Phi W), (k, d), where the map does not return the targets Y: features
             are then left out of the map that does best with all of them.
@@ -84,7 +87,9 @@ class _State:
         residual: torch.Tensor | None,
         size: int,
     ) -> None:
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+        # In place, column by column as LAPACK wants it: of the largest matrix there is no copy.
+        self.inverse = torch.linalg.cholesky(curvature.T, out=curvature.T)
+        torch.cholesky_inverse(self.inverse, out=self.inverse)
         rows = weight.to(curvature)
         if residual is not None:
             rows = rows + self.inverse @ residual.to(curvature)
@@ -128,8 +133,7 @@ class _State:
         features = torch.ones(len(self.inverse), dtype=torch.bool, device=kept.device)
         features[: len(kept) * self.size] = kept.repeat_interleave(self.size)
         rows = features.nonzero()[:, 0]
-        self.inverse = self.inverse[rows][:, rows]
-        self.outer = self.outer[rows][:, rows]
+        self.inverse, self.outer = _compacted(self.inverse, rows), _compacted(self.outer, rows)
 
     def _updated(
         self,
@@ -166,3 +170,31 @@ def _inverse_root(block: torch.Tensor) -> torch.Tensor:
     if len(block) == 1:
         return block.clamp_min(torch.finfo(block.dtype).tiny).rsqrt()
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(block)))
+
+
+def _compacted(matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Returns matrix[rows][:, rows], rows ascending, in the memory of the square matrix."""
+    by_columns, kept = matrix.stride(0) == 1 and len(matrix) > 1, len(rows)
+    stored = matrix.T if by_columns else matrix
+    flat = stored.reshape(-1)
+    # What is written is always before what is still to be read.
+    for start in range(0, kept, CHUNK):
+        part = stored[rows[start : start + CHUNK]][:, rows]
+        flat[start * kept : start * kept + part.numel()].copy_(part.reshape(-1))
+    compact = flat[: kept * kept].view(kept, kept)
+    if by_columns:
+        _transpose(compact)
+    return compact
+
+
+def _transpose(matrix: torch.Tensor) -> None:
+    """Transposes a square matrix in place."""
+    starts = range(0, len(matrix), CHUNK)
+    for i in starts:
+        at = slice(i, i + CHUNK)
+        matrix[at, at] = matrix[at, at].T.clone()
+        for j in starts[starts.index(i) + 1 :]:
+            to = slice(j, j + CHUNK)
+            upper = matrix[at, to].clone()
+            matrix[at, to] = matrix[to, at].T
+            matrix[to, at] = upper.T

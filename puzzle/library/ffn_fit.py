@@ -98,14 +98,12 @@ class FFNFit:
     def _eliminated(self, train: Moments, down: torch.Tensor, narrowest: int) -> torch.Tensor:
         """Returns the channels in the order of elimination, down to the narrowest width."""
         gram = train.gram
-        order = elimination_order(
-            damped(gram),
-            down,
-            train.cross - gram @ down,
-            fixed=len(down) - (self.own.ffn.width or 0),
-            least=narrowest,
-        )
-        return order.to(gram.device)
+        curvature, residual = damped(gram), train.cross - gram @ down
+        fixed = len(down) - (self.own.ffn.width or 0)
+        del gram
+        with train.set_aside():
+            order = elimination_order(curvature, down, residual, fixed=fixed, least=narrowest)
+        return order.to(down.device)
 
     def _of_a_child(self, attention: Attention, ffns: Sequence[FFN]) -> None:
         """Does what `_ffns` does where the parent, a child itself, has a linear map or no FFN."""

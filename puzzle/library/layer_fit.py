@@ -26,6 +26,7 @@ class LayerFit:
         wanted = tuple(dict.fromkeys(blocks))
         for attention in dict.fromkeys(block.attention for block in wanted):
             self.attentions.build(attention)
+        self.attentions.release()
         for attention, ffns in self.groups(wanted).items():
             self.ffns.build(attention, ffns)
 

@@ -26,9 +26,9 @@ from puzzle.library.local_error import LocalError
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
 from puzzle.library.variants import TENSORS, Variants
-from puzzle.models.boundaries import in_batches
+from puzzle.models.boundaries import MappedTensors, in_batches
 from puzzle.stages import ArtifactStage, Run
-from puzzle.storage.tensor_files import save_tensors
+from puzzle.storage.tensor_files import TensorFile
 from puzzle.storage.workspace import Artifact
 from search_space import Block, Layout, SearchSpace
 
@@ -101,6 +101,8 @@ class FittedLayer(ArtifactStage[Artifact]):
             layer, streams = self.streams(run, scratch)
             config, final = self.library.config, self.library.final
             fits = Fitting(run.parent, self.layer, layer, streams, config, final=final)
+            # A variant leaves the device when it is made.
+            fits.tensors = MappedTensors(run.workspace.root)
             with torch.no_grad():
                 LayerFit(fits).build(self.library.row(self.layer))
             write_variants(directory, fits.tensors, fits.errors)
@@ -225,6 +227,9 @@ def write_variants(
     directory: Path, tensors: dict[str, torch.Tensor], errors: dict[str, LocalError]
 ) -> None:
     """Writes the variants of a layer and their local errors as the files of an artifact."""
-    save_tensors(directory / TENSORS, tensors)
+    sizes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    with TensorFile(directory / TENSORS, sizes) as file:
+        for name, tensor in tensors.items():
+            file.write(name, tensor)
     text = json.dumps({name: error.to_dict() for name, error in errors.items()}, indent=1)
     (directory / ERRORS).write_text(text, encoding="utf-8")

@@ -8,7 +8,8 @@ were not summed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -49,9 +50,24 @@ class Moments:
 
     @property
     def gram(self) -> torch.Tensor:
-        """Phi'Phi, both triangles."""
-        whole = self._lower.tril()
-        return whole.add_(whole.tril(-1).T)
+        """Phi'Phi, both triangles; in the memory of the sums, so change it only to restore it."""
+        gram, size = self._lower, len(self._lower)
+        step = max(1, -(-size // PIECES))
+        for start in range(0, size, step):
+            at, below = slice(start, start + step), slice(start + step, size)
+            corner = gram[at, at].tril()
+            gram[at, at] = corner + corner.tril(-1).T
+            gram[at, below] = gram[below, at].T
+        return gram
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Frees the device's memory of Phi'Phi meanwhile; it is in the host's."""
+        device = self._lower.device
+        if device.type != "cpu":
+            self._lower = self._lower.cpu()
+        yield
+        self._lower = self._lower.to(device)
 
     def columns(self, kept: torch.Tensor) -> Moments:
         """Returns the moments of a subset of the features, in ascending order."""
@@ -160,13 +176,15 @@ def fit(
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed:
             break
-        weight = prior_KD + torch.cholesky_solve(target, factor)
+        weight = torch.cholesky_solve(target, factor).add_(prior_KD)
+        del factor  # before the next one is made
         error = held_out.error(weight)
         if error < best.error:
             best = Fit(weight=weight, judged=weight, error=error, ridge=ridge)
         if error > last:
             break
         last = error
+    gram.diagonal().copy_(power)
     if refit and best.ridge is not None:
         return replace(best, weight=_refitted(train.joined(held_out), prior_KD, best))
     return best
@@ -179,4 +197,4 @@ def _refitted(whole: Moments, prior_KD: torch.Tensor, best: Fit) -> torch.Tensor
     power = gram.diagonal()
     power.add_((best.ridge or 0.0) * float(power.mean()))
     factor, failed = torch.linalg.cholesky_ex(gram)
-    return best.weight if failed else prior_KD + torch.cholesky_solve(target, factor)
+    return best.weight if failed else torch.cholesky_solve(target, factor).add_(prior_KD)

@@ -17,6 +17,8 @@ from search_space import ModelShape
 
 # Bytes of the activations that one batch of windows takes inside a layer.
 ACTIVATION_BYTES = 2**30
+# A tensor of fewer bytes stays in memory.
+SMALL = 2**16
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,25 @@ def mapped_tensor(root: Path, shape: tuple[int, ...], dtype: torch.dtype) -> tor
         path = place / "stream.bin"
         _reserve(path, max(1, size) * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+
+
+class MappedTensors(dict[str, torch.Tensor]):
+    """Tensors by name, copied to the host when they come, the large ones into files.
+
+    Args:
+        root: A workspace's directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+
+    def __setitem__(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.nbytes < SMALL:
+            super().__setitem__(name, tensor.detach().cpu().clone())
+            return
+        place = mapped_tensor(self.root, tuple(tensor.shape), tensor.dtype)
+        super().__setitem__(name, place.copy_(tensor))
 
 
 def windows_together(shape: ModelShape, length: int, dtype: torch.dtype) -> int:

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from puzzle.library import elimination
 from puzzle.library.elimination import BLOCK, damped, elimination_order
 
 
@@ -44,17 +45,17 @@ def greedy(curvature, weight, size, fixed, least):
 def test_each_step_gives_up_the_feature_whose_loss_a_refit_makes_up_for_best(size, fixed, least):
     for seed in range(6):
         curvature, weight = problem(seed, 12 * size + fixed, 1 + 3 * seed)
-        order = elimination_order(curvature, weight, size=size, fixed=fixed, least=least)
+        order = elimination_order(curvature.clone(), weight, size=size, fixed=fixed, least=least)
         assert order.tolist() == greedy(curvature, weight, size, fixed, least)
 
 
 def test_blocks_of_removals_are_those_of_one_removal_at_a_time(monkeypatch):
     curvature, weight = problem(0, 2 * BLOCK + 30, 20)
-    together = elimination_order(curvature, weight)
+    together = elimination_order(curvature.clone(), weight)
     monkeypatch.setattr("puzzle.library.elimination.BLOCK", 1)
-    assert together.equal(elimination_order(curvature, weight))
+    assert together.equal(elimination_order(curvature.clone(), weight))
     # Stopping early changes nothing of what is given up before.
-    assert together[40:].equal(elimination_order(curvature, weight, least=40)[40:])
+    assert together[40:].equal(elimination_order(curvature.clone(), weight, least=40)[40:])
 
 
 def test_an_order_does_not_depend_on_the_number_of_threads():
@@ -63,7 +64,7 @@ def test_an_order_does_not_depend_on_the_number_of_threads():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            orders.append(elimination_order(curvature, weight).tolist())
+            orders.append(elimination_order(curvature.clone(), weight).tolist())
     finally:
         torch.set_num_threads(threads)
     assert orders[0] == orders[1] == orders[2]
@@ -73,7 +74,7 @@ def test_the_first_step_and_two_in_all_are_as_good_as_any_choice_of_a_tiny_map()
     """Greedy elimination is optimal for one feature; for two it stays near the best pair."""
     for seed in range(10):
         curvature, weight = problem(seed, 7, 2)
-        order = elimination_order(curvature, weight).tolist()
+        order = elimination_order(curvature.clone(), weight).tolist()
         for gone, slack in ((1, 1 + 1e-9), (2, 2.0)):
             every = [list(kept) for kept in combinations(range(7), 7 - gone)]
             least = min(cost(curvature, weight, kept) for kept in every)
@@ -94,3 +95,16 @@ def test_silent_and_equal_features_and_fewer_tokens_than_features_are_ordered():
         .sort()
         .values.equal(torch.arange(4))
     )
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_features_are_left_out_of_a_matrix_in_its_own_memory(by_columns, monkeypatch):
+    monkeypatch.setattr(elimination, "CHUNK", 4)
+    matrix = torch.randn(23, 23, generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([0, 1, 3, 4, 5, 9, 11, 12, 13, 14, 15, 20, 22])
+    expected = matrix[rows][:, rows]
+    stored = matrix.T.clone().T if by_columns else matrix.clone()
+    compact = elimination._compacted(stored, rows)
+    assert compact.is_contiguous()
+    assert compact.equal(expected)
+    assert compact.data_ptr() == stored.data_ptr()

@@ -1,0 +1,153 @@
+"""Peak memory of a search and of saving its child, by depth: anonymous memory must not grow.
+
+Searches random Llama models that differ in depth alone, each in a process of its own, and samples
+the anonymous memory of the process (what no file on disk backs):
+
+    python benchmarks/scale.py
+    python benchmarks/scale.py --effort default --layers 4 48
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from common.machine import print_machine
+
+HIDDEN, WIDTH, VOCAB = 160, 512, 512
+HARDWARE, MB = "roofline:h100-sxm", 1e6
+
+
+def anonymous() -> int:
+    """Returns the bytes of this process's memory that no file backs."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no RssAnon")
+
+
+class Peak:
+    """The largest anonymous memory while it is entered, above that at the start."""
+
+    def __init__(self) -> None:
+        self.start = self.most = anonymous()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.002):
+            self.most = max(self.most, anonymous())
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def bytes(self) -> int:
+        """The peak above the start."""
+        return self.most - self.start
+
+
+def make_parent(directory: Path, layers: int) -> None:
+    """Writes a random parent with a tokenizer, and a text beside it."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    words = [f"w{i}" for i in range(VOCAB - 2)]
+    inner = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(["<eos>", "<unk>", *words])}, "<unk>")
+    )
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    config = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=HIDDEN,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=WIDTH,
+        vocab_size=VOCAB,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory / "parent")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
+    tokenizer.save_pretrained(directory / "parent")
+    rows = torch.randint(0, len(words), (240, 32)).tolist()
+    text = "\n\n".join(" ".join(words[i] for i in row) for row in rows)
+    (directory / "text.txt").write_text(text, encoding="utf-8")
+
+
+def measure(directory: Path, effort: str) -> dict[str, float]:
+    """Returns the peaks of a search of the parent in a directory, and of saving its child."""
+    import puzzle
+
+    peaks, started = {}, time.process_time()
+    with Peak() as peak:
+        result = puzzle.search(
+            directory / "parent",
+            directory / "text.txt",
+            constraints=["parameters <= 0.8x"],
+            hardware=HARDWARE,
+            effort=effort,
+            data=puzzle.DataConfig(
+                window=32, fit_tokens=1024, score_tokens=128, validation_tokens=128
+            ),
+            precision="float32",
+            out=directory / "run",
+        )
+    peaks["search"] = peak.bytes
+    with Peak() as peak:
+        result.save(directory / "child")
+    peaks["save"] = peak.bytes
+    peaks["cpu_seconds"] = round(time.process_time() - started, 1)
+    return peaks
+
+
+def measured(layers: int, effort: str) -> dict[str, float]:
+    """Returns what `measure` finds in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        for step in ("--make", "--measure"):
+            command = [sys.executable, __file__, step, name, "--effort", effort]
+            command += ["--layers", str(layers)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Prints the peaks at each depth, and how far they are apart."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, nargs="+", default=[4, 48])
+    parser.add_argument("--effort", default="fast")
+    parser.add_argument("--make", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.make:
+        make_parent(Path(chosen.make), chosen.layers[0])
+    elif chosen.measure:
+        print(json.dumps(measure(Path(chosen.measure), chosen.effort)))
+    else:
+        print_machine(seed=0)
+        layer = 4 * (2 * HIDDEN * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN * WIDTH)
+        print(f"a layer is {layer / MB:.1f} MB")
+        for depth in chosen.layers:
+            found = measured(depth, chosen.effort)
+            print(
+                f"{depth} layers, effort {chosen.effort}: search {found['search'] / MB:.1f} MB, "
+                f"save {found['save'] / MB:.1f} MB, {found['cpu_seconds']} CPU-s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
