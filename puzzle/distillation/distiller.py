@@ -85,6 +85,7 @@ class Distiller(nn.Module):
             parent_ND=None if parent_BLD is None else parent_BLD.flatten(0, 1),
             parent_VD=None if parent_BLD is None else self.parent.lm_head.weight,
             chunk=self.chunk,
+            names=self.losses,
         )
 
     @torch.no_grad()
@@ -98,6 +99,7 @@ class Distiller(nn.Module):
             parent_ND=teacher.flatten(0, 1),
             parent_VD=self.parent.lm_head.weight,
             chunk=self.chunk,
+            names=("kl", "lm"),
         )
         return losses["kl"], losses["lm"]
 

@@ -11,13 +11,16 @@ maximum, and once more in the backward pass, where the gradient is known in clos
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 
 NAMES = ("kl", "reverse_kl", "lm")
 IGNORED = -100
+# Logits per chunk on a CPU: more fall out of its caches, and each pass over them takes as long as
+# the product that gave them.
+CACHED = 2**21
 
 
 def head_losses(
@@ -28,6 +31,7 @@ def head_losses(
     parent_ND: torch.Tensor | None = None,
     parent_VD: torch.Tensor | None = None,
     chunk: int = 8192,
+    names: Collection[str] = NAMES,
 ) -> dict[str, torch.Tensor]:
     """Returns mean losses of the child's next-token distribution, differentiable in the child.
 
@@ -37,19 +41,22 @@ def head_losses(
         targets_N: The tokens that follow; those of -100 are left out of "lm".
         parent_ND: Input of the parent's head; without it there is only "lm".
         parent_VD: The parent's head; its hidden size may differ.
-        chunk: Rows of the heads that are processed at a time.
+        chunk: Rows of the heads that are processed at a time, at most.
+        names: The losses to compute.
 
     Returns:
         "kl" = KL(parent || child) and "reverse_kl" = KL(child || parent) per token, "lm" =
         cross-entropy per target, in nats.
     """
-    losses = _HeadLosses.apply(child_ND, child_VD, parent_ND, parent_VD, targets_N, chunk)
-    names = NAMES if parent_ND is not None else ("lm",)
-    return {name: losses[NAMES.index(name)] for name in names}
+    if child_ND.device.type == "cpu":
+        chunk = min(chunk, max(1, CACHED // max(1, len(child_ND))))
+    wanted = tuple(n for n in NAMES if n in names and (n == "lm" or parent_ND is not None))
+    losses = _HeadLosses.apply(child_ND, child_VD, parent_ND, parent_VD, targets_N, chunk, wanted)
+    return dict(zip(wanted, losses, strict=True))
 
 
 class _HeadLosses(torch.autograd.Function):
-    """The three losses as one function, so that the chunks are processed only once."""
+    """The losses as one function, so that the chunks are processed only once."""
 
     @staticmethod
     def forward(
@@ -60,6 +67,7 @@ class _HeadLosses(torch.autograd.Function):
         parent_VD: torch.Tensor | None,
         targets_N: torch.Tensor,
         chunk: int,
+        names: tuple[str, ...],
     ) -> torch.Tensor:
         device = child_ND.device.type
         ctx.dtype = child_ND.dtype
@@ -67,16 +75,16 @@ class _HeadLosses(torch.autograd.Function):
             ctx.dtype = torch.get_autocast_dtype(device)
         # Sums over the vocabulary need float32, or more if the input has more.
         ctx.wide = torch.promote_types(ctx.dtype, torch.float32)
-        ctx.chunk = chunk
+        ctx.chunk, ctx.names = chunk, names
         with torch.autocast(device, enabled=False):
             child, parent = (_Moments(len(child_ND), ctx.wide, child_ND.device) for _ in range(2))
             at_target_N = torch.zeros_like(child.maximum_N)
             for start, z_NC, t_NC in _chunks(ctx, child_ND, child_VD, parent_ND, parent_VD):
-                difference_NC = z_NC - t_NC if t_NC is not None else torch.zeros_like(z_NC)
-                child.add(z_NC, difference_NC)
+                child.add(z_NC, t_NC if "reverse_kl" in names else None)
                 if t_NC is not None:
-                    parent.add(t_NC, -difference_NC)
-                at_target_N += _pick(z_NC, targets_N, start)
+                    parent.add(t_NC, z_NC if "kl" in names else None)
+                if "lm" in names:
+                    at_target_N += _pick(z_NC, targets_N, start)
             child_N, parent_N = child.log_sum(), parent.log_sum()
             reverse_N = child.mean() - child_N + parent_N
             kl_N = parent.mean() - parent_N + child_N
@@ -85,35 +93,43 @@ class _HeadLosses(torch.autograd.Function):
         ctx.save_for_backward(
             child_ND, child_VD, parent_ND, parent_VD, targets_N, child_N, parent_N, reverse_N
         )
-        if parent_ND is None:
-            return torch.stack([lm.new_zeros(()), lm.new_zeros(()), lm])
-        return torch.stack([kl_N.mean(), reverse_N.mean(), lm])
+        values = {"kl": kl_N.mean(), "reverse_kl": reverse_N.mean(), "lm": lm}
+        return torch.stack([values[name] for name in names])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         child_ND, child_VD, parent_ND, parent_VD, targets_N, *rest = ctx.saved_tensors
         child_N, parent_N, reverse_N = rest
-        (gradient_3,) = gradients
+        to = dict(zip(ctx.names, gradients[0], strict=True))
         valid_N = targets_N != IGNORED
-        to_kl, to_reverse = gradient_3[:2] / len(child_ND)
-        to_lm_N1 = (gradient_3[2] * valid_N / valid_N.sum().clamp(min=1))[:, None]
         to_child_ND = torch.zeros_like(child_ND, dtype=ctx.wide)
-        to_head_VD = torch.empty_like(child_VD)
+        to_head_VD = torch.empty_like(child_VD) if ctx.needs_input_grad[1] else None
         with torch.autocast(child_ND.device.type, enabled=False):
             for start, z_NC, t_NC in _chunks(ctx, child_ND, child_VD, parent_ND, parent_VD):
-                log_q_NC = z_NC - child_N[:, None]
+                log_q_NC = z_NC.sub_(child_N[:, None])
                 q_NC = log_q_NC.exp()
-                g_NC = q_NC * to_lm_N1
-                _pick_add(g_NC, targets_N, start, -to_lm_N1)
+                parts = []
+                if "lm" in to:
+                    to_lm_N1 = (to["lm"] * valid_N / valid_N.sum().clamp(min=1))[:, None]
+                    parts.append(q_NC * to_lm_N1)
+                    _pick_add(parts[0], targets_N, start, -to_lm_N1)
                 if t_NC is not None:
-                    log_p_NC = t_NC - parent_N[:, None]
-                    g_NC += to_kl * (q_NC - log_p_NC.exp())
-                    g_NC += to_reverse * q_NC * (log_q_NC - log_p_NC - reverse_N[:, None])
+                    log_p_NC = t_NC.sub_(parent_N[:, None])
+                    if "reverse_kl" in to:
+                        above_NC = log_q_NC - log_p_NC - reverse_N[:, None]
+                        parts.append(above_NC.mul_(q_NC).mul_(to["reverse_kl"] / len(child_ND)))
+                    if "kl" in to:
+                        apart_NC = q_NC.sub_(log_p_NC.exp_())
+                        parts.append(apart_NC.mul_(to["kl"] / len(child_ND)))
+                g_NC = parts[0]
+                for part_NC in parts[1:]:
+                    g_NC += part_NC
                 rows = slice(start, start + g_NC.shape[1])
                 g_NC = g_NC.to(ctx.dtype)
                 to_child_ND += g_NC @ child_VD[rows].to(ctx.dtype)
-                to_head_VD[rows] = g_NC.T @ child_ND.to(ctx.dtype)
-        return to_child_ND.to(child_ND.dtype), to_head_VD, None, None, None, None
+                if to_head_VD is not None:
+                    to_head_VD[rows] = g_NC.T @ child_ND.to(ctx.dtype)
+        return to_child_ND.to(child_ND.dtype), to_head_VD, None, None, None, None, None
 
 
 class _Moments:
@@ -124,12 +140,15 @@ class _Moments:
         self.sum_N = torch.zeros_like(self.maximum_N)
         self.weighted_N = torch.zeros_like(self.maximum_N)
 
-    def add(self, z_NC: torch.Tensor, value_NC: torch.Tensor) -> None:
+    def add(self, z_NC: torch.Tensor, other_NC: torch.Tensor | None) -> None:
+        """Adds a chunk of logits; the value is how far they are above other ones, if given."""
         maximum_N = torch.maximum(self.maximum_N, z_NC.amax(-1))
         shrink_N = (self.maximum_N - maximum_N).exp()
-        e_NC = (z_NC - maximum_N[:, None]).exp()
+        e_NC = (z_NC - maximum_N[:, None]).exp_()
         self.sum_N = self.sum_N * shrink_N + e_NC.sum(-1)
-        self.weighted_N = self.weighted_N * shrink_N + (e_NC * value_NC).sum(-1)
+        if other_NC is not None:
+            above_N = torch.linalg.vecdot(e_NC, z_NC - other_NC)
+            self.weighted_N = self.weighted_N * shrink_N + above_N
         self.maximum_N = maximum_N
 
     def log_sum(self) -> torch.Tensor:

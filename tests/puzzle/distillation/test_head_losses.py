@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from puzzle.distillation.logit_losses import head_losses
+from puzzle.distillation.logit_losses import NAMES, head_losses
 
 N, V, D, D_PARENT = 11, 37, 6, 9
 
@@ -34,7 +34,7 @@ def whole(values, targets):
     }
 
 
-def chunked(values, targets, chunk):
+def chunked(values, targets, chunk, names=NAMES):
     return head_losses(
         values["child"],
         values["head"],
@@ -42,17 +42,23 @@ def chunked(values, targets, chunk):
         parent_ND=values["parent"],
         parent_VD=values["phead"],
         chunk=chunk,
+        names=names,
     )
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 100), chunk=st.integers(1, V + 5), scale=st.sampled_from([0.3, 3.0]))
-def test_values_and_gradients_are_those_of_whole_logits(seed, chunk, scale):
+@given(
+    seed=st.integers(0, 100),
+    chunk=st.integers(1, V + 5),
+    scale=st.sampled_from([0.3, 3.0]),
+    names=st.sets(st.sampled_from(NAMES), min_size=1),
+)
+def test_values_and_gradients_are_those_of_whole_logits(seed, chunk, scale, names):
     values, targets = case(seed, scale)
-    weights = {"kl": 0.7, "reverse_kl": 1.3, "lm": 0.4}
+    weights = {n: {"kl": 0.7, "reverse_kl": 1.3, "lm": 0.4}[n] for n in sorted(names)}
     gradients = []
     for function in (
-        lambda: chunked(values, targets, chunk),
+        lambda: chunked(values, targets, chunk, names),
         lambda: whole(values, targets),
     ):
         for name in ("child", "head"):
@@ -75,6 +81,18 @@ def test_the_gradient_is_that_of_finite_differences():
         return found["kl"] + found["reverse_kl"] + found["lm"]
 
     assert torch.autograd.gradcheck(loss, (child, head))
+
+
+def test_a_frozen_head_gets_no_gradient_and_its_input_the_same_one():
+    gradients = []
+    for frozen in (False, True):
+        values, targets = case(5)
+        values["child"].requires_grad_()
+        values["head"].requires_grad_(not frozen)
+        chunked(values, targets, 10)["kl"].backward()
+        gradients.append(values["child"].grad)
+        assert (values["head"].grad is None) == frozen
+    assert torch.equal(*gradients)
 
 
 def test_without_a_parent_there_is_the_cross_entropy_alone():
