@@ -52,7 +52,7 @@ class DistillConfig:
             updated in float32 either way. With "no" the parent computes in the number format that
             it is stored in, or in float32 where the device is much faster in that.
         gradient_checkpointing: Recompute the child's layers in the backward pass to save memory.
-        vocab_chunk: Logits of this many tokens of the vocabulary are in memory at a time.
+        vocab_chunk: Logits of this many tokens of the vocabulary are in memory at a time, or fewer.
         shard: Whether both models are sharded over the processes (FSDP2); by default that follows
             `accelerate launch`.
         boundaries: Pairs of child layer and parent layer whose outputs are compared. By default
