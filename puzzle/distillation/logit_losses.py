@@ -50,9 +50,11 @@ def head_losses(
     """
     if child_ND.device.type == "cpu":
         chunk = min(chunk, max(1, CACHED // max(1, len(child_ND))))
-    wanted = tuple(n for n in NAMES if n in names and (n == "lm" or parent_ND is not None))
-    losses = _HeadLosses.apply(child_ND, child_VD, parent_ND, parent_VD, targets_N, chunk, wanted)
-    return dict(zip(wanted, losses, strict=True))
+    computed = tuple(n for n in NAMES if n in names and (n == "lm" or parent_ND is not None))
+    losses = _HeadLosses.apply(
+        child_ND, child_VD, parent_ND, parent_VD, targets_N, (chunk, computed)
+    )
+    return dict(zip(computed, losses, strict=True))
 
 
 class _HeadLosses(torch.autograd.Function):
@@ -66,8 +68,7 @@ class _HeadLosses(torch.autograd.Function):
         parent_ND: torch.Tensor | None,
         parent_VD: torch.Tensor | None,
         targets_N: torch.Tensor,
-        chunk: int,
-        names: tuple[str, ...],
+        wanted: tuple[int, tuple[str, ...]],
     ) -> torch.Tensor:
         device = child_ND.device.type
         ctx.dtype = child_ND.dtype
@@ -75,15 +76,15 @@ class _HeadLosses(torch.autograd.Function):
             ctx.dtype = torch.get_autocast_dtype(device)
         # Sums over the vocabulary need float32, or more if the input has more.
         ctx.wide = torch.promote_types(ctx.dtype, torch.float32)
-        ctx.chunk, ctx.names = chunk, names
+        ctx.chunk, ctx.names = wanted
         with torch.autocast(device, enabled=False):
             child, parent = (_Moments(len(child_ND), ctx.wide, child_ND.device) for _ in range(2))
             at_target_N = torch.zeros_like(child.maximum_N)
             for start, z_NC, t_NC in _chunks(ctx, child_ND, child_VD, parent_ND, parent_VD):
-                child.add(z_NC, t_NC if "reverse_kl" in names else None)
+                child.add(z_NC, t_NC if "reverse_kl" in ctx.names else None)
                 if t_NC is not None:
-                    parent.add(t_NC, z_NC if "kl" in names else None)
-                if "lm" in names:
+                    parent.add(t_NC, z_NC if "kl" in ctx.names else None)
+                if "lm" in ctx.names:
                     at_target_N += _pick(z_NC, targets_N, start)
             child_N, parent_N = child.log_sum(), parent.log_sum()
             reverse_N = child.mean() - child_N + parent_N
@@ -94,7 +95,7 @@ class _HeadLosses(torch.autograd.Function):
             child_ND, child_VD, parent_ND, parent_VD, targets_N, child_N, parent_N, reverse_N
         )
         values = {"kl": kl_N.mean(), "reverse_kl": reverse_N.mean(), "lm": lm}
-        return torch.stack([values[name] for name in names])
+        return torch.stack([values[name] for name in ctx.names])
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -129,7 +130,7 @@ class _HeadLosses(torch.autograd.Function):
                 to_child_ND += g_NC @ child_VD[rows].to(ctx.dtype)
                 if to_head_VD is not None:
                     to_head_VD[rows] = g_NC.T @ child_ND.to(ctx.dtype)
-        return to_child_ND.to(child_ND.dtype), to_head_VD, None, None, None, None, None
+        return to_child_ND.to(child_ND.dtype), to_head_VD, None, None, None, None
 
 
 class _Moments:
