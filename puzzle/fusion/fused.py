@@ -22,7 +22,6 @@ from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import layout_from_config
 from puzzle.models.families import family_of
-from puzzle.models.family import Family
 from puzzle.models.slots import GATE, UP
 from search_space import FusedRun, Fusion, Layout, plan_fusion
 from search_space.fusion import candidate_runs
@@ -65,7 +64,7 @@ def fuse_child(
         )
     layout = layout_from_config(model.config)
     fused = fusion.apply(layout)
-    tensors = _fused_tensors(model.state_dict(), layout, fusion, _SideBySide(family, norms))
+    tensors = _fused_tensors(model.state_dict(), layout, fusion, _SideBySide(model.config, norms))
     gone = {layer for run in fusion.runs for layer in range(run.first, run.last)}
     origins = [layer for layer in range(layout.shape.layers) if layer not in gone]
     child = assemble(model.config, fused, tensors, dtype=model.dtype, origins=origins)
@@ -97,12 +96,13 @@ class _SideBySide:
     """The FFNs of several layers in parallel, as one.
 
     Args:
-        family: The child's family.
+        config: The child's config.
         norms: As in `fuse_child`.
     """
 
-    def __init__(self, family: Family, norms: str) -> None:
-        self.family, self.norms = family, norms
+    def __init__(self, config: Any, norms: str) -> None:
+        family = self.family = family_of(config)
+        self.norms, self.offset = norms, family.norm_offset(config)
         self.prefix, self.norm = f"{family.ffn.module}.", f"{family.ffn.before}.weight"
 
     def fused(self, members: list[Tensors], widths: Sequence[int]) -> Tensors:
@@ -110,7 +110,7 @@ class _SideBySide:
         slot, gain = self.family.ffn, members[-1][self.norm]
         ffns = [self._ffn(tensors, width) for tensors, width in zip(members, widths, strict=True)]
         if self.norms == "own":
-            gain = torch.ones_like(gain)
+            gain = torch.full_like(gain, 1 - self.offset)
         wide = {}
         for name, parts in ffns[-1].items():
             rows = [torch.cat([ffn[name][part] for ffn in ffns]) for part in parts]
@@ -128,9 +128,10 @@ class _SideBySide:
         rows = self.family.ffn.rows(inner, sizes)
         if self.norms == "own":
             # W norm_j(x) = (W diag(n_j)) x / rms(x), so a norm of ones serves them all.
+            gain = tensors[self.norm] + self.offset
             for name, parts in rows.items():
                 if name.endswith("weight"):
-                    rows[name] = {part: own * tensors[self.norm] for part, own in parts.items()}
+                    rows[name] = {part: own * gain for part, own in parts.items()}
         return rows
 
 

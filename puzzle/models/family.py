@@ -170,6 +170,12 @@ class Family:
         )
         return norm
 
+    def norm_offset(self, config: Any) -> int:
+        """Returns what norms add to their weights to multiply by: 0, or 1 in some families."""
+        norm: Any = self.final_norm(config).float()
+        with torch.no_grad():
+            return round(float(norm(torch.ones_like(norm.weight.zero_())).mean()))
+
     def layer_config(self, config: Any, half: Attention | FFN) -> Any:
         """Returns a config whose layers have the sizes of a half."""
         sizes = copy.copy(config)
