@@ -13,6 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from puzzle.errors import ParentError
+from puzzle.models.families import FAMILIES
+from puzzle.models.family_sizes import require_known_names
 from puzzle.models.nas_checkpoints import child_name
 from puzzle.models.shards import Shards
 from puzzle.models.unsuitable import named, refuse_unsuitable_tensors
@@ -86,9 +88,14 @@ def refuse_incomplete(model: Any) -> None:
 
 def _empty(config: Any, source: str) -> Any:
     """Returns the model without memory for its weights."""
+    family = FAMILIES.get(getattr(config, "parent_type", config.model_type))
     try:
+        if family is not None:
+            require_known_names(family, config)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=False)
+    except ParentError as error:
+        raise ParentError(f"the config of {source}: {error}") from error
     except Exception as error:
         raise ParentError(
             f"the config of {source} describes a model that cannot be built: "

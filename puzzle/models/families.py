@@ -174,6 +174,10 @@ def _obstacle(config: Any) -> str:
         return ": it is an encoder-decoder; give a model that has a decoder only"
     if getattr(config, "is_decoder", None) is False:
         return ": it is an encoder, which generates no text; give a causal language model"
+    if not hasattr(inner, "vocab_size"):
+        return ": it has no vocabulary, so that it writes no text; give a causal language model"
+    if hasattr(config, "logit_scale_init_value"):
+        return ": it compares pictures with texts, and writes none; give a causal language model"
     if mixers:
         return f": its layers are of the types {mixers}, which are not searched yet"
     if getattr(inner, "kv_lora_rank", None):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from puzzle.errors import ParentError
 from puzzle.models.slots import KEY, VALUE, Slot
@@ -51,6 +52,17 @@ def family_shape(family: Family, config: Any) -> ModelShape:
     )
     counts = _counts(family, config, shape)
     return plain if sublayer_counts(plain) == counts else replace(plain, counts=counts)
+
+
+def require_known_names(family: Family, config: Any) -> None:
+    """Raises ParentError for an activation or a rotary embedding that is not known, by its name."""
+    _require_activation(family, config)
+    ropes = getattr(config, "rope_parameters", None) or {}
+    tables = [ropes, *(value for value in ropes.values() if isinstance(value, dict))]
+    known = {"default", *ROPE_INIT_FUNCTIONS}
+    for kind in [table["rope_type"] for table in tables if "rope_type" in table]:
+        if kind not in known:
+            raise ParentError(f"rope_type={kind!r}; allowed: {', '.join(sorted(known))}")
 
 
 def _require_activation(family: Family, config: Any) -> None:

@@ -21,6 +21,7 @@ from puzzle.hardware.torch_state import own_torch_state, recordable
 from puzzle.models.checkpoint import open_checkpoint, refuse_incomplete
 from puzzle.models.child import PuzzleDecoderLayer
 from puzzle.models.child_config import ChildConfig, shape_of
+from puzzle.models.dequantising import can_dequantise, dequantised
 from puzzle.models.families import family_of
 from puzzle.models.family import Family, Rope, map_rope
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
@@ -253,7 +254,7 @@ def open_parent(
 
     Args:
         source: What to open; an existing path takes precedence over a hub id.
-        workspace: Where a GGUF is unpacked, once.
+        workspace: Where a GGUF is unpacked, and FP8 and MXFP4 made full weights of, once.
         tokenizer: Tokenizer; by default the one beside the weights.
         dtype: Number format in which it runs: "float32", "bfloat16", "float16", or "auto" for what
             the device computes fast.
@@ -285,6 +286,10 @@ def open_parent(
         path = _unpack_gguf(path, workspace, dtype)
     elif not path.is_dir():
         path = _download(str(source), revision, token, local_files_only)
+    if can_dequantise(path):
+        if tokenizer is None:
+            tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        path, unpacked = dequantised(path, workspace, DTYPES[dtype]), True
     # What the files are is noted first, and compared again once they are open.
     watched = WatchedFiles.of(path, _read_files(path, tokenizer is None))
     config = load_config(path, trust_remote_code=trust_remote_code)

@@ -8,16 +8,20 @@ caller of a public function said `trust_remote_code=True`.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.quantization_config import GgufConfig
 
 from puzzle.errors import ParentError, PuzzleError
 from puzzle.models.child_config import PuzzleConfig
+from puzzle.models.families import FAMILIES, family_of
 from puzzle.models.gguf_header import carried_rope, read_gguf_header, refuse_left_out
 from puzzle.models.nas_checkpoints import KEY_MAPPING, is_nemotron_nas, nemotron_nas_config
 from puzzle.models.unsuitable import named, refuse_unsuitable_directory
@@ -120,6 +124,31 @@ def load_model(
     return model.eval()
 
 
+def load_dequantised(directory: Path, method: Any, *, dtype: torch.dtype) -> Any:
+    """Returns a quantised model in full weights.
+
+    Args:
+        directory: The model.
+        method: The transformers config of its quantisation, which says that it is undone.
+        dtype: Number format of the full weights.
+
+    Raises:
+        ParentError: Its family is unknown, or tensors are missing.
+    """
+    family_of(text_config(AutoConfig.from_pretrained(str(directory), trust_remote_code=False)))
+    model, report = AutoModelForCausalLM.from_pretrained(
+        str(directory),
+        dtype=dtype,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        quantization_config=method,
+    )
+    if lacking := {*report["missing_keys"], *map(str, report["mismatched_keys"])}:
+        raise ParentError(f"{directory} lacks the tensors {named(lacking)}")
+    return model.eval()
+
+
 def _given_child(source: Source) -> PuzzleConfig | None:
     """Returns the config of a directory whose format is read here and not by transformers."""
     file = user_path(source) / "config.json"
@@ -157,6 +186,11 @@ def _reason(problem: Exception) -> str:
             "it needs Python code from its repository, which puzzle does not run. Use a model "
             "whose class is part of transformers, or convert it to one; "
             "puzzle.models.open_parent(..., trust_remote_code=True) allows the code of a parent"
+        )
+    if unknown := re.search(r"has model type `(.*?)` but", said):
+        return (
+            f"its model_type {unknown[1]!r} is unknown to transformers {transformers.__version__}, "
+            f"which a newer one may know; families that are searched: {sorted(FAMILIES)}"
         )
     if isinstance(problem, KeyError):
         return f"{said} is missing"

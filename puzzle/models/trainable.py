@@ -18,6 +18,7 @@ from puzzle.hardware.torch_state import recordable
 from puzzle.models.checkpoint import open_checkpoint
 from puzzle.models.child import ChildForCausalLM, PuzzleForCausalLM, causal_lm_class
 from puzzle.models.child_config import ChildConfig, PuzzleConfig, config_from_layout
+from puzzle.models.dequantising import can_dequantise
 from puzzle.models.families import family_of
 from puzzle.models.parent import DTYPES, Parent, open_parent
 from puzzle.models.pretrained import load_config, load_tokenizer
@@ -84,7 +85,7 @@ def open_model(
             f"{type(source).__name__} is not a model; give a directory, a hub id, a GGUF file, a "
             "transformers model, or what puzzle.models.parent.open_parent returns"
         )
-    if user_path(source).is_dir():
+    if user_path(source).is_dir() and not can_dequantise(user_path(source)):
         config = load_config(source)
         if isinstance(config, ChildConfig):
             return _from_directory(user_path(source), tokenizer)

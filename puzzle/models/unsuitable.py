@@ -20,11 +20,32 @@ DEQUANTISE = (
     "give the checkpoint that it was made from, in bfloat16, float16 or float32; a child can be "
     "quantised after the search"
 )
+_COPY = (
+    "or write a copy in full weights: model = AutoModelForCausalLM.from_pretrained(directory{}); "
+    "{}model.save_pretrained(other), and give that directory"
+)
+_IN_PLACE = _COPY.format("", "model.dequantize(); ")
+_COMPUTED = (
+    "search, distill and open_parent compute its full weights where they are given its directory; "
+    f"elsewhere {DEQUANTISE}"
+)
+COMMANDS = {
+    "bitsandbytes": f"{DEQUANTISE}; {_IN_PLACE}",
+    "compressed-tensors": f"{DEQUANTISE}; "
+    + _COPY.format(", quantization_config=CompressedTensorsConfig(run_compressed=False)", ""),
+    "fp8": _COMPUTED,
+    "mxfp4": _COMPUTED,
+}
 # Tensor names and number formats of quantised checkpoints.
 PACKED = {"qweight", "qzeros", "scales", "weight_scale", "weight_scale_inv", "weight_packed"}
 PACKED |= {"absmax", "quant_map", "SCB", "g_idx"}
 FLOATS = {"F64", "F32", "BF16", "F16"}
 PICKLED = ("*.bin", "*.pt", "*.pth", "consolidated.*.pth")
+# What the classes of models end in that classify, score or fill in.
+HEADS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
+    *("ForMaskedLM", "ForMultipleChoice", "ForImageClassification", "RewardModel"),
+)
 # The largest published models have some hundred layers and rows by the hundred thousand.
 MOST = {"num_hidden_layers": 4096}
 SIZES = ["hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"]
@@ -60,7 +81,14 @@ def refuse_unsuitable_directory(directory: Path) -> None:
         )
     if not (directory / "config.json").is_file():
         raise ParentError(f"{directory} has no config.json; {what_else(directory)}")
-    refuse_unsuitable_config(_config_file(directory), str(directory))
+    config = _config_file(directory)
+    refuse_unsuitable_config(config, str(directory))
+    heads = [name for name in config.get("architectures") or () if str(name).endswith(HEADS)]
+    if heads:
+        raise ParentError(
+            f"{directory} holds a {heads[0]}, which generates no text; give the causal language "
+            "model that it was made from"
+        )
 
 
 def what_else(directory: Path) -> str:
@@ -98,13 +126,20 @@ def _refuse_sizes(config: Mapping[str, Any], path: Path) -> None:
             )
 
 
+def quantisation_of(config: Mapping[str, Any]) -> str | None:
+    """Returns the method by which a config says that its model is quantised, if it is."""
+    method = config.get("quantization_config") or config.get("compression_config")
+    if not method:
+        return None
+    get = method.get if isinstance(method, Mapping) else vars(method).get
+    kind = get("quant_method") or "an unknown method"
+    return str(getattr(kind, "value", kind))
+
+
 def refuse_unsuitable_config(config: Mapping[str, Any], source: str) -> None:
     """Raises ParentError if a config is of a quantised model or of one that is no decoder."""
-    method = config.get("quantization_config") or config.get("compression_config")
-    if method:
-        get = method.get if isinstance(method, Mapping) else vars(method).get
-        kind = get("quant_method") or "an unknown method"
-        raise ParentError(f"{source} is quantised ({getattr(kind, 'value', kind)}); {DEQUANTISE}")
+    if kind := quantisation_of(config):
+        raise ParentError(f"{source} is quantised ({kind}); {COMMANDS.get(kind, DEQUANTISE)}")
     if config.get("is_encoder_decoder"):
         raise ParentError(
             f"{source} is an encoder-decoder ({config.get('model_type')}); give a model that has "

@@ -117,3 +117,13 @@ def test_a_family_that_a_user_describes_is_known_from_then_on(monkeypatch):
     monkeypatch.setattr(family_checks, "FAMILIES", families.FAMILIES)
     register_family(Family(model_types=("helium",), package="helium", classes="Helium"))
     check_family(family_of(config), config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in CONFIGS if family_of(family_config(n)).attention_implementation == "eager"],
+)
+def test_an_implementation_that_would_drop_something_is_refused_of_a_child_too(name):
+    child, _ = random_child(name, MIXED["no FFN first"])
+    with pytest.raises(ValueError, match="does not support an attention implementation"):
+        child.set_attn_implementation("sdpa")

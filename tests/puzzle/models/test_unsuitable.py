@@ -6,7 +6,16 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, LlamaModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaForSequenceClassification,
+    LlamaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTModel,
+)
 
 from puzzle.cli import main
 from puzzle.errors import ExportError, ParentError, PuzzleError
@@ -82,16 +91,37 @@ def encoder(place):
     BertModel(BertConfig(**sizes, num_attention_heads=2)).save_pretrained(place)
 
 
+def classifier(place):
+    LlamaForSequenceClassification(parent_model().config).save_pretrained(place)
+
+
+def vision_tower(place):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+    more = {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    ViTModel(ViTConfig(**sizes, **more)).save_pretrained(place)
+
+
 DIRECTORIES = {
-    "FP8 by its config": (
-        lambda p: config(p, quantization_config={"quant_method": "fp8"}),
-        r"is quantised \(fp8\).*bfloat16",
+    "FP8 of another kind": (
+        lambda p: config(p, quantization_config={"quant_method": "fbgemm_fp8"}),
+        r"is quantised \(fbgemm_fp8\).*bfloat16",
+    ),
+    "FP8 without its scales": (
+        lambda p: [
+            quantise(p, to_fp8),
+            config(p, quantization_config={"quant_method": "fp8", "weight_block_size": [4, 4]}),
+        ],
+        r"\(fp8\).* full weights",
     ),
     "GPTQ": (lambda p: config(p, quantization_config={"quant_method": "gptq", "bits": 4}), "gptq"),
     "AWQ": (lambda p: config(p, quantization_config={"quant_method": "awq"}), "awq"),
     "bitsandbytes": (
         lambda p: config(p, quantization_config={"quant_method": "bitsandbytes"}),
-        "bitsandbytes",
+        r"bitsandbytes.*model\.dequantize\(\); model\.save_pretrained",
+    ),
+    "compressed tensors": (
+        lambda p: config(p, quantization_config={"quant_method": "compressed-tensors"}),
+        r"quantization_config=CompressedTensorsConfig\(run_compressed=False\)",
     ),
     "FP8 by its tensors": (lambda p: quantise(p, to_fp8), "quantised to FP8"),
     "packed tensors": (lambda p: quantise(p, to_int4), "is quantised .*qweight"),
@@ -106,6 +136,21 @@ DIRECTORIES = {
     "encoder-decoder": (encoder_decoder, "encoder-decoder"),
     "encoder": (encoder, "'bert' is not supported"),
     "embedding model": (lambda p: (p / "modules.json").write_text("[]"), "embedding model"),
+    "model type": (
+        lambda p: config(p, model_type="wobble"),
+        r"model_type 'wobble' is unknown to transformers .*families that are searched: .*'llama'",
+    ),
+    "norm of another family": (
+        lambda p: config(p, model_type="olmo"),
+        "'olmo' is not supported; known families: ",
+    ),
+    "activation": (lambda p: config(p, hidden_act="wobble"), "hidden_act='wobble'; allowed .*silu"),
+    "rotary embedding": (
+        lambda p: config(p, rope_parameters={"rope_type": "wobble", "rope_theta": 1e4}),
+        "rope_type='wobble'; allowed: default, ",
+    ),
+    "classifier": (classifier, "holds a LlamaForSequenceClassification, which generates no text"),
+    "vision tower": (vision_tower, "'vit' is not supported: it has no vocabulary"),
     "no config": (lambda p: (p / "config.json").unlink(), "no config.json"),
 }
 
