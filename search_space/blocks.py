@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 # No size of a model comes near it, and a float still holds it exactly.
@@ -141,42 +141,76 @@ class FFN:
 
     Args:
         kind: "gated" (up and down projections of `width` channels, with a gate where the parent's
-            FFN has one), "linear" or "none".
-        width: Channels; given for "gated" only.
+            FFN has one), "moe" (a mixture of `experts` such FFNs, of which each token passes
+            through `top_k`), "linear" or "none".
+        width: Channels, of each expert in a mixture; given for "gated" and "moe" only.
+        experts: Experts; given for "moe" only.
+        top_k: Experts of one token; given for "moe" only.
 
     Raises:
-        ValueError: The kind is unknown, or `width` does not go with it.
+        ValueError: The kind is unknown, or a size does not go with it.
 
     Example:
-        >>> FFN("gated", 768).label
-        'gated768'
+        >>> FFN("gated", 768).label, FFN("moe", 768, experts=64, top_k=4).label
+        ('gated768', 'moe64x768k4')
     """
 
     kind: str = "gated"
     width: int | None = None
+    experts: int | None = None
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("gated", "linear", "none"):
-            raise ValueError(f"FFN kind {self.kind!r}; allowed: 'gated', 'linear', 'none'")
-        if self.kind == "gated":
-            object.__setattr__(self, "width", size_of("gated FFN", "width", self.width))
-        elif self.width is not None:
-            raise ValueError(f"{self.kind!r} FFN has no width; leave it out")
+        if self.kind not in ("gated", "moe", "linear", "none"):
+            raise ValueError(f"FFN kind {self.kind!r}; allowed: 'gated', 'moe', 'linear', 'none'")
+        owner = "mixture of experts" if self.kind == "moe" else f"{self.kind} FFN"
+        for name, kinds in (("width", ("gated", "moe")), ("experts", "moe"), ("top_k", "moe")):
+            value = getattr(self, name)
+            if self.kind in kinds:
+                object.__setattr__(self, name, size_of(owner, name, value))
+            elif value is not None:
+                raise ValueError(f"{self.kind!r} FFN has no {name}; leave it out")
+        if (self.top_k or 0) > (self.experts or 0):
+            raise ValueError(
+                f"top_k={self.top_k} of {self.experts} experts; allowed: up to as many"
+            )
 
     @property
     def label(self) -> str:
-        """The short name: "gated768", "linear" or "none"."""
+        """The short name: "gated768", "moe64x768k4", "linear" or "none"."""
+        if self.kind == "moe":
+            return f"moe{self.experts}x{self.width}k{self.top_k}"
         return f"gated{self.width}" if self.kind == "gated" else self.kind
+
+    @property
+    def channels(self) -> int:
+        """Channels of all experts together, or of the one FFN; 0 where there are none."""
+        return (self.width or 0) * (self.experts or 1)
 
     @classmethod
     def from_label(cls, label: str) -> FFN:
         """Returns the FFN that has this label; ValueError if there is none."""
-        match = re.fullmatch(r"gated([0-9]{1,16})", label)
-        if match:
+        number = "([0-9]{1,16})"
+        if match := re.fullmatch(f"gated{number}", label):
             return cls("gated", int(match[1]))
+        if match := re.fullmatch(f"moe{number}x{number}k{number}", label):
+            experts, width, top_k = map(int, match.groups())
+            return cls("moe", width, experts=experts, top_k=top_k)
         if label in ("linear", "none"):
             return cls(label)
-        raise ValueError(f"FFN label {label!r}; allowed: 'gated<width>', 'linear', 'none'")
+        raise ValueError(
+            f"FFN label {label!r}; allowed: 'gated<width>', 'moe<experts>x<width>k<top k>', "
+            "'linear', 'none'"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values; what only mixtures of experts have is left out of others."""
+        values: dict[str, Any] = {"kind": self.kind, "width": self.width}
+        return (
+            values
+            if self.kind != "moe"
+            else values | {"experts": self.experts, "top_k": self.top_k}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +240,7 @@ class Block:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
-        return {"attention": self.attention.to_dict(), "ffn": asdict(self.ffn)}
+        return {"attention": self.attention.to_dict(), "ffn": self.ffn.to_dict()}
 
     @classmethod
     @reading_values("a block")
@@ -214,5 +248,5 @@ class Block:
         """Returns the block that `to_dict` wrote; unknown keys are a ValueError."""
         check_keys("block", values, ("attention", "ffn"))
         check_keys("attention", values["attention"], tuple(Attention.__dataclass_fields__))
-        check_keys("ffn", values["ffn"], ("kind", "width"))
+        check_keys("ffn", values["ffn"], tuple(FFN.__dataclass_fields__))
         return cls(Attention(**values["attention"]), FFN(**values["ffn"]))

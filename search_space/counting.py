@@ -62,7 +62,43 @@ def ffn_parameters(shape: ModelShape, ffn: FFN) -> int:
         return 0
     if ffn.kind == "linear":
         return counts.ffn_norm + shape.hidden**2
+    if ffn.kind == "moe":
+        return (counts.moe or 0) + (ffn.experts or 0) * _expert_parameters(counts, ffn)
     return counts.ffn + (ffn.width or 0) * counts.channel
+
+
+def _expert_parameters(counts: SublayerCounts, ffn: FFN) -> int:
+    return (counts.expert or 0) + (ffn.width or 0) * (counts.expert_channel or 0)
+
+
+def active_ffn_parameters(shape: ModelShape, ffn: FFN, tokens: float = 1) -> float:
+    """Returns the parameters of an FFN that some tokens read: of a mixture, those of their experts.
+
+    Each token reads `top_k` experts, taken here as any of them with the same chance; the router is
+    read whole.
+
+    Args:
+        shape: The parent's sizes.
+        ffn: The sublayer.
+        tokens: Tokens that pass through it together.
+    """
+    whole = ffn_parameters(shape, ffn)
+    if ffn.kind != "moe":
+        return whole
+    counts, experts = sublayer_counts(shape), ffn.experts or 1
+    missed = (1 - (ffn.top_k or 0) / experts) ** tokens
+    channels = (ffn.width or 0) * (counts.expert_channel or 0)
+    return whole - experts * channels * missed
+
+
+def active_parameters(layout: Layout) -> int:
+    """Returns the parameters that one token of a layout is computed with."""
+    shape = layout.shape
+    body = sum(
+        attention_parameters(shape, block.attention) + active_ffn_parameters(shape, block.ffn)
+        for block in layout.blocks
+    )
+    return round(body) + fixed_parameters(shape)
 
 
 def block_parameters(shape: ModelShape, block: Block) -> int:
@@ -163,7 +199,12 @@ def ffn_flops(shape: ModelShape, ffn: FFN, *, tokens: int) -> int:
         return 0
     if ffn.kind == "linear":
         return 2 * tokens * shape.hidden**2
-    maps = sublayer_counts(shape).channel // shape.hidden  # biases are left out
+    counts = sublayer_counts(shape)
+    if ffn.kind == "moe":
+        maps = (counts.expert_channel or 0) // shape.hidden
+        router, channels = ffn.experts or 0, (ffn.top_k or 0) * (ffn.width or 0)
+        return 2 * tokens * shape.hidden * (router + maps * channels)
+    maps = counts.channel // shape.hidden  # biases are left out
     return 2 * tokens * shape.hidden * maps * (ffn.width or 0)
 
 

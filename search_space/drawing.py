@@ -106,7 +106,13 @@ def _pair(shape: ModelShape, layer: int, block: Block) -> tuple[Bar, Bar]:
     kv_heads = own.attention.kv_heads or shape.kv_heads
     return (
         _bar(layer, named, attention.kind, attention.kv_heads, kv_heads),
-        _bar(layer, "ffn", block.ffn.kind, block.ffn.width, own.ffn.width or shape.ffn_width),
+        _bar(
+            layer,
+            "ffn",
+            block.ffn.kind,
+            block.ffn.channels or None,
+            own.ffn.channels or shape.ffn_width,
+        ),
     )
 
 

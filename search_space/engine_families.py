@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from search_space.engines import ENGINES, Support, engine_named
+from search_space.engine_features import Support
+from search_space.engines import ENGINES, engine_named
 
 _ANY = Support("native")
 _READ = Support("native", tried=False)

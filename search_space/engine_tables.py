@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from search_space.engine_families import FAMILY_NAMES, family_support
-from search_space.engines import ENGINES, FEATURES, Support, engine_named
+from search_space.engine_features import FEATURES, Support
+from search_space.engines import ENGINES, engine_named
 
 # "plain" stands for all engines that run the parent, so it says nothing of one of them.
 WITH_VARIANTS = tuple(name for name, engine in ENGINES.items() if engine.format != "plain")

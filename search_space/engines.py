@@ -13,50 +13,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from search_space.blocks import Block
+from search_space.engine_features import FEATURES, Support
 from search_space.formats import FFN_MULTIPLE
 from search_space.layout import Layout
 from search_space.plain_layouts import EMPTY, odd_layers
-
-FEATURES: Mapping[str, str] = MappingProxyType(
-    {
-        "kv_heads": "KV heads that differ between layers",
-        "query_heads": "KV heads removed with their query heads",
-        "window": "attention within a window",
-        "ffn_width": "FFN widths that differ between layers",
-        "no_attention": "no attention, FFN kept",
-        "no_attention_first": "no attention in the first layer",
-        "no_ffn": "attention, no FFN",
-        "no_ffn_last": "no FFN in the last layer",
-        "no_layer": "a layer that does nothing",
-        "no_attention_at_all": "no softmax attention in any layer",
-        "linear_attention": "linear attention",
-        "linear_ffn": "linear FFN",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Support:
-    """How an engine supports a feature.
-
-    Args:
-        how: "native", "rewritten" (exactly, by the exporter) or "no".
-        note: What the exporter writes, or why the engine cannot.
-        costly: Whether the rewriting costs more time or memory than the variant itself; search
-            spaces for the engine leave such variants out.
-        tried: Whether it was run and compared with torch, rather than read in the engine's code.
-    """
-
-    how: str
-    note: str = ""
-    costly: bool = False
-    tried: bool = True
-
-    def __post_init__(self) -> None:
-        if self.how not in ("native", "rewritten", "no"):
-            raise ValueError(f"how={self.how!r}; allowed: 'native', 'rewritten', 'no'")
-        if self.how != "native" and not self.note:
-            raise ValueError(f"how={self.how!r} needs a note: what is written, or why it cannot be")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +76,9 @@ _BIAS_TRICK = (
     "identity / 16 as down projection"
 )
 _ZERO_HEADS = "heads of zeros in the place of those removed"
+_NO_EXPERTS = Support(
+    "no", "it has one mixture of experts for all layers; search the preset 'plain' for it"
+)
 _NO_WINDOW = Support("no", "its Llama with layers that differ attends to all tokens")
 _ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE)
 
@@ -159,6 +122,7 @@ _LLAMA_CPP = ServingEngine(
     support=_ALL_NATIVE
     | {
         "window": _NO_WINDOW,
+        "experts": _NO_EXPERTS,
         "no_attention_first": Support("rewritten", "a linear attention of zeros", costly=True),
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "no_ffn": Support("rewritten", "an FFN of 32 zero channels"),
@@ -178,6 +142,7 @@ _MLX = ServingEngine(
     | {
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
         "window": _NO_WINDOW,
+        "experts": _NO_EXPERTS,
         "ffn_width": _PADDED,
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
     },
@@ -194,6 +159,7 @@ _TENSORRT_LLM = ServingEngine(
     | {
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True, tried=False),
         "window": replace(_NO_WINDOW, tried=False),
+        "experts": replace(_NO_EXPERTS, tried=False),
         "ffn_width": Support("rewritten", _PADDED.note, tried=False),
     },
 )
@@ -215,6 +181,7 @@ _SGLANG = ServingEngine(
         ),
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True, tried=False),
         "window": replace(_NO_WINDOW, tried=False),
+        "experts": replace(_NO_EXPERTS, tried=False),
         "ffn_width": Support("rewritten", _PADDED.note, tried=False),
         "no_attention_at_all": Support("no", "its cache needs a layer with attention", tried=False),
         "linear_attention": Support("no", "its attention has no linear form", tried=False),
@@ -234,6 +201,7 @@ _PLAIN = ServingEngine(
     | {
         "kv_heads": Support("no", _ONE_BLOCK),
         "ffn_width": Support("no", _ONE_BLOCK),
+        "experts": Support("native"),
         "no_layer": Support("rewritten", "left out"),
         "linear_attention": Support("no", "the parent has none"),
         "linear_ffn": Support("no", "the parent has none"),
@@ -291,7 +259,9 @@ def uses(layout: Layout, *, width_multiple: int = 1) -> Iterator[Use]:
             yield Use("query_heads", layer, block)
         if block.attention.window is not None:
             yield Use("window", layer, block)
-        if block.ffn.width is not None and block.ffn.width % width_multiple:
+        if block.ffn.kind == "moe":
+            yield Use("experts", layer, block)
+        elif block.ffn.width is not None and block.ffn.width % width_multiple:
             yield Use("ffn_width", layer, block)
 
 

@@ -101,6 +101,11 @@ def to_block_configs(layout: Layout, *, widths: str = "ffn_mult") -> list[dict[s
                 f"layer {layer}: {block.attention.label} has fewer query heads or a narrower "
                 "window than the parent, for which block_configs have no place"
             )
+        if block.ffn.kind == "moe":
+            raise ValueError(
+                f"layer {layer}: {block.ffn.label} is a mixture of experts, for which "
+                "block_configs have no place"
+            )
         attention, ffn = dict(_ATTENTION_KEYS), dict(_FFN_KEYS)
         attention["no_op"] = block.attention.kind == "none"
         attention["replace_with_linear"] = block.attention.kind == "linear"

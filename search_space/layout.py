@@ -140,7 +140,8 @@ class Layout:
 
         Returns:
             One row per layer: attention kind, KV heads, query heads and window where they are not
-            the parent's, FFN kind and width; sizes that a kind does not have are missing.
+            the parent's, FFN kind and width, experts and those of one token; sizes that a
+            kind does not have are missing.
         """
         import pandas
 
@@ -152,8 +153,12 @@ class Layout:
                 "window": [block.attention.window for block in self.blocks],
                 "ffn": [block.ffn.kind for block in self.blocks],
                 "width": [block.ffn.width for block in self.blocks],
+                "experts": [block.ffn.experts for block in self.blocks],
+                "top_k": [block.ffn.top_k for block in self.blocks],
             }
-        ).astype(dict.fromkeys(("kv_heads", "heads", "window", "width"), "Int64"))
+        )
+        sizes = ("kv_heads", "heads", "window", "width", "experts", "top_k")
+        frame = frame.astype(dict.fromkeys(sizes, "Int64"))
         frame.index.name = "layer"
         return frame
 

@@ -31,8 +31,10 @@ class LayerOptions:
         kv_heads: KV heads that "gqa" may have; by default every divisor of the parent's.
         groups: KV heads that "groups" may have; by default 75, 50 and 25 % of the parent's, and 1.
         windows: Tokens that an attention with all of the parent's heads may be limited to.
-        ffn: Kinds of FFN: "gated" stands for narrower ones.
-        ffn_shares: Widths of "gated", as shares of the parent's.
+        ffn: Kinds of FFN: "gated" stands for narrower ones, and where the parent has a mixture of
+            experts, for one of fewer experts.
+        ffn_shares: Widths of "gated", or numbers of experts, as shares of the parent's.
+        top_k_shares: Experts of one token, as shares of the parent's, where it has a mixture.
         multiple: Widths are rounded to the nearest multiple of this, and are at least one of it;
             by default 32 (1 in FFNs of less than 128 channels).
 
@@ -58,6 +60,7 @@ class LayerOptions:
     windows: tuple[int, ...] = ()
     ffn: tuple[str, ...] = _FFN_KINDS
     ffn_shares: tuple[float, ...] = FFN_SHARES
+    top_k_shares: tuple[float, ...] = ()
     multiple: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,13 +68,19 @@ class LayerOptions:
             object.__setattr__(self, name, _kinds(name, getattr(self, name), allowed))
         with reading_values("layer options"):
             object.__setattr__(self, "ffn_shares", tuple(self.ffn_shares))
-            wrong = [share for share in self.ffn_shares if not 0 < share <= 1]
+            object.__setattr__(self, "top_k_shares", tuple(self.top_k_shares))
+            shares = {name: getattr(self, name) for name in ("ffn_shares", "top_k_shares")}
+            wrong = {
+                name: [share for share in given if not 0 < share <= 1]
+                for name, given in shares.items()
+            }
             for name in ("kv_heads", "groups", "windows"):
                 if (given := getattr(self, name)) is not None:
                     sizes = tuple(size_of("layer options", name, size) for size in given)
                     object.__setattr__(self, name, sizes)
-        if wrong:
-            raise ValueError(f"ffn_shares {wrong}; allowed: above 0 up to 1, such as 0.5")
+        for name, given in wrong.items():
+            if given:
+                raise ValueError(f"{name} {given}; allowed: above 0 up to 1, such as 0.5")
         if self.multiple is not None:
             multiple = size_of("layer options", "multiple", self.multiple)
             object.__setattr__(self, "multiple", multiple)
@@ -115,7 +124,11 @@ class LayerOptions:
 
     def ffns(self, shape: ModelShape, layer: int = 0) -> tuple[FFN, ...]:
         """Returns the FFN alternatives for a layer of a parent, the widest first."""
-        widest, multiple = shape.parent_blocks[layer].ffn.width or 0, self.multiple
+        own, multiple = shape.parent_blocks[layer].ffn, self.multiple
+        rest = tuple(FFN(kind) for kind in ("linear", "none") if kind in self.ffn)
+        if own.kind == "moe":
+            return (*self._mixtures(own), *rest)
+        widest = own.width or 0
         if multiple is None:
             multiple = WIDTH_MULTIPLE if widest >= 4 * WIDTH_MULTIPLE else 1
         widths: set[int] = set()
@@ -123,7 +136,18 @@ class LayerOptions:
             rounded = (round(widest * share / multiple) * multiple for share in self.ffn_shares)
             widths = {max(multiple, width) for width in rounded}
         narrower = [FFN("gated", w) for w in sorted(widths, reverse=True) if w < widest]
-        return (*narrower, *(FFN(kind) for kind in ("linear", "none") if kind in self.ffn))
+        return (*narrower, *rest)
+
+    def _mixtures(self, own: FFN) -> list[FFN]:
+        """Returns mixtures of fewer of the parent's experts, and of fewer for each token."""
+        experts, top_k = own.experts or 1, own.top_k or 1
+        fewer = {max(1, round(top_k * share)) for share in self.top_k_shares} - {top_k}
+        choices = [replace(own, top_k=number) for number in sorted(fewer, reverse=True)]
+        if "gated" in self.ffn:
+            # As many as a token needs, and never the parent's own number.
+            kept = {max(top_k, round(experts * share)) for share in self.ffn_shares} - {experts}
+            choices += [replace(own, experts=number) for number in sorted(kept, reverse=True)]
+        return choices
 
 
 def _kinds(name: str, kinds: Iterable[str], allowed: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,10 @@ MOST_COUNTED = 2**16
 _SHOWN = 60
 
 
+# Counts that only some families have; shapes that were stored before they were known lack them.
+_NEWER = ("mixer", "mixer_state", "moe", "expert", "expert_channel")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SublayerCounts:
     """The parameters of a parent's sublayers, for families that have other ones than Llama.
@@ -37,6 +41,9 @@ class SublayerCounts:
         query_head: Of one query head, which `attention` contains; as in a Llama if not given.
         mixer: Of a hybrid's mixer with its norm.
         mixer_state: Numbers that a mixer keeps of each sequence, however long it is.
+        moe: Of a mixture of experts with its norms, without experts.
+        expert: Of one expert without channels: its row of the router, and biases.
+        expert_channel: Of one channel of an expert.
 
     Raises:
         ValueError: One of them is no integer of 0 or more.
@@ -52,10 +59,13 @@ class SublayerCounts:
     query_head: int | None = field(default=None, compare=False)
     mixer: int | None = None
     mixer_state: int | None = None
+    moe: int | None = None
+    expert: int | None = None
+    expert_channel: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
-            if name in ("query_head", "mixer", "mixer_state") and getattr(self, name) is None:
+            if name in ("query_head", *_NEWER) and getattr(self, name) is None:
                 continue
             size = size_of("sublayer counts", name, getattr(self, name), least=0)
             object.__setattr__(self, name, size)
@@ -216,10 +226,8 @@ class ModelShape:
             )
         if isinstance(half, Attention) and half.kind == "gqa":
             self._check_attention(half, block.attention)
-        if isinstance(half, FFN) and (half.width or 0) > (most := block.ffn.width or 0):
-            raise ValueError(
-                f"FFN width {half.width} is larger than the parent's {most}; allowed: 1 to {most}"
-            )
+        if isinstance(half, FFN):
+            _check_ffn(half, block.ffn)
 
     def fits(self, layer: int, half: Attention | FFN) -> bool:
         """Returns whether half a block can stand in for the parent's at a layer."""
@@ -235,11 +243,10 @@ class ModelShape:
         if self.counts is None:  # as it was before there were other families than Llama
             del values["counts"]
         else:
-            new = ("mixer", "mixer_state")
             values["counts"] = {
                 name: count
                 for name, count in values["counts"].items()
-                if name not in new or count is not None
+                if name not in _NEWER or count is not None
             }
         del values["blocks"]
         if self.windows is None:
@@ -263,3 +270,18 @@ class ModelShape:
         if values.get("windows") is not None:
             values = {**values, "windows": tuple(values["windows"])}
         return cls(**values)
+
+
+def _check_ffn(half: FFN, own: FFN) -> None:
+    """Raises ValueError unless an FFN keeps channels and experts of the parent's own."""
+    if half.kind != own.kind and "moe" in (half.kind, own.kind) and half.width is not None:
+        raise ValueError(
+            f"{half.label!r} cannot take the place of {own.label!r}: a mixture of experts keeps "
+            "some of its experts, or becomes 'linear' or 'none'"
+        )
+    for name, what in (("width", "FFN width"), ("experts", "experts"), ("top_k", "top_k")):
+        size, most = getattr(half, name) or 0, getattr(own, name) or 0
+        if size > most:
+            raise ValueError(
+                f"{what} {size} is larger than the parent's {most}; allowed: 1 to {most}"
+            )

@@ -192,12 +192,13 @@ class Roofline:
         """
         shape, tokens = self.shape, scenario.batch * length
         activations = 2.0 * tokens * shape.hidden * scenario.weight_bytes
+        parameters: float
         if isinstance(part, Attention):
             flops = counting.attention_flops(shape, part, tokens=tokens, pairs=0)
             parameters = counting.attention_parameters(shape, part)
         else:
             flops = counting.ffn_flops(shape, part, tokens=tokens)
-            parameters = counting.ffn_parameters(shape, part)
+            parameters = counting.active_ffn_parameters(shape, part, tokens)
         weights = parameters * self._weight_bytes(scenario) / self.devices
         products = _Pass(flops / self.devices, weights + activations)
         seconds = self._seconds(products, self._compute_format(scenario))

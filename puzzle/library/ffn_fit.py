@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from puzzle.library.affine import map_of, map_tensors, map_with_bias, ones
 from puzzle.library.attention_fit import AttentionFit
 from puzzle.library.elimination import damped, elimination_order
+from puzzle.library.experts_fit import ExpertsFit
 from puzzle.library.fitting import Fitted, Fitting, ffn_key
 from puzzle.library.least_squares import HeldOut, Moments
 from puzzle.library.local_error import LocalError
@@ -60,10 +61,10 @@ class FFNFit:
 
     def build(self, attention: Attention, ffns: Sequence[FFN]) -> None:
         """Fits the FFNs behind one attention, each to return what that attention leaves missing."""
-        if self.own.ffn.width is None:
-            self._of_a_child(attention, ffns)
+        if self.own.ffn.kind != "gated":
+            self._around(attention, ffns)
             return
-        width, rescaling = self.own.ffn.width, self._rescaling
+        width, rescaling = self.own.ffn.width or 0, self._rescaling
         size = torch.zeros(width, device=self.streams.device)
         down = map_with_bias(self.down.weight, self.down.bias)
         pair = partial(self._pair, attention)
@@ -105,8 +106,8 @@ class FFNFit:
             order = elimination_order(curvature, down, residual, fixed=fixed, least=narrowest)
         return order.to(down.device)
 
-    def _of_a_child(self, attention: Attention, ffns: Sequence[FFN]) -> None:
-        """Does what `_ffns` does where the parent, a child itself, has a linear map or no FFN."""
+    def _around(self, attention: Attention, ffns: Sequence[FFN]) -> None:
+        """Does what `build` does where the parent has experts, or a linear map, or no FFN."""
 
         def missing(rows: Rows) -> Pair:
             return rows.x, rows.update - self.attentions.output(attention, rows)
@@ -120,8 +121,16 @@ class FFNFit:
                 self.fits.errors[key] = LocalError(before=0.0, fitted=0.0)
             elif ffn.kind == "none":
                 self.fits.errors[key] = LocalError(before=share, fitted=share)
-            else:
+            elif ffn.kind == "linear":
                 self._linear(attention, power)
+        mixtures = [ffn for ffn in ffns if ffn.kind == "moe"]
+        if mixtures:
+            self.mixtures.build(attention, mixtures, power)
+
+    @cached_property
+    def mixtures(self) -> ExpertsFit:
+        """The fits of mixtures of experts."""
+        return ExpertsFit(self.fits, self.attentions, self.fits.index)
 
     @property
     def _rescaling(self) -> Rescaling:
@@ -177,6 +186,9 @@ class FFNFit:
         key, slot = ffn_key(attention, FFN("linear")), self.family.ffn
         if self.own.ffn.kind == "linear":
             start = map_of(self.ffn)
+        elif self.own.ffn.kind == "moe":
+            hidden = self.fits.parent.shape.hidden
+            start = torch.zeros(hidden, hidden, device=self.streams.device)
         else:
             sizes = self.family.row_counts(self.fits.parent.shape, self.own.ffn)
             up = slot.part(self.ffn.state_dict(), UP, sizes)["weight"]

@@ -72,6 +72,7 @@ class Fitting:
     ) -> None:
         self.parent, self.streams, self.config, self.final = parent, streams, config, final
         self.layer: Any = layer
+        self.index = index
         self.own = parent.shape.parent_blocks[index]
         self.family, self.rope = parent.family, parent.rope(streams.x.shape[1])
         self.tensors: Tensors = {}

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from puzzle.errors import PuzzleError
+from puzzle.library.experts_fit import EXPERTS
 from puzzle.library.fitting import attention_key, ffn_key
 from puzzle.library.head_groups import GROUPS, of_groups
 from puzzle.models.assembling import layer_from_block
+from puzzle.models.experts import of_experts
 from puzzle.models.parent import Parent
 from puzzle.models.slots import Slot
 from puzzle.storage.workspace import Artifact
@@ -119,6 +121,8 @@ class Variants:
         slot = self.parent.family.ffn
         names = slot.names if kind == self._parents.ffn.kind else slot.norms_before
         own = tensors_of(self.own, names)
+        if EXPERTS in changed:
+            own = of_experts(own, slot.module, changed.pop(EXPERTS).long())
         if "channels" in changed:
             kept = changed.pop("channels").long()
             sizes = self.parent.family.row_counts(self.parent.shape, self._parents.ffn)

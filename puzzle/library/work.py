@@ -111,6 +111,13 @@ def _fits(
         groups.setdefault(block.attention if coupled else own.attention, {})[block.ffn] = None
     for attention, ffns in groups.items():
         made = [ffn for ffn in ffns if Block(attention, ffn) != own]
+        for ffn in (ffn for ffn in made if ffn.kind == "moe"):
+            # Sums and a solution for each expert, on its own tokens.
+            width, share = ffn.width or 0, (ffn.top_k or 1) / (ffn.experts or 1)
+            number = ffn.experts or 1
+            yield _Fit(width, share, (width,) * number, ffn.channels * hidden)
+        if own.ffn.kind == "moe":
+            continue
         widths = tuple(ffn.width or 0 for ffn in made if ffn.kind == "gated")
         yield _Fit(own.ffn.width or hidden, 1.0, widths, sum(widths) * hidden, sum(widths))
         if any(ffn.kind == "linear" for ffn in made):

@@ -45,7 +45,7 @@ def open_checkpoint(
         ParentError: The weights are quantised, or tensors are missing, of another shape, or more
             than the layers have; they are named.
     """
-    shards = Shards(directory, watched)
+    shards = whole_experts(Shards(directory, watched), config)
     kinds = {name: tensor.kind for name, tensor in shards.stored.items()}
     refuse_unsuitable_tensors({n: k for n, k in kinds.items() if not _left_over(n)}, str(directory))
     model = _empty(config, str(directory))
@@ -73,6 +73,37 @@ def open_checkpoint(
             directory,
         )
     return config, shards
+
+
+def whole_experts(shards: Shards, config: Any) -> Shards:
+    """Returns the tensors of files that name each expert, under the names that the model has.
+
+    Raises:
+        ParentError: An expert lacks a tensor.
+    """
+    family = FAMILIES.get(getattr(config, "model_type", ""))
+    if family is None or family.experts is None or family.experts.files is None:
+        return shards
+    half, ups, downs = family.experts.files
+    pattern = re.compile(rf"(.*)\.{half}\.{family.experts.experts}\.([0-9]+)\.([^.]+)\.weight")
+    found: dict[str, set[int]] = {}
+    for name in shards:
+        if match := pattern.fullmatch(name):
+            found.setdefault(match[1], set()).add(int(match[2]))
+    stacks = {}
+    for layer, numbers in found.items():
+        inside = f"{layer}.{half}.{family.experts.experts}"
+        for target, maps in ((family.experts.up, ups), (family.experts.down, downs)):
+            rows = [
+                [f"{inside}.{number}.{name}.weight" for name in maps]
+                for number in range(max(numbers) + 1)
+            ]
+            if missing := [name for row in rows for name in row if name not in shards.stored]:
+                raise ParentError(f"{shards.directory} lacks the tensors {named(missing)}")
+            stacks[f"{layer}.{family.ffn.module}.{family.experts.experts}.{target}"] = rows
+    stacked = shards.stacked(stacks)
+    own, theirs = f".{family.ffn.module}.", f".{half}."
+    return stacked.renamed({name.replace(theirs, own): name for name in stacked})
 
 
 def refuse_incomplete(model: Any) -> None:

@@ -41,7 +41,7 @@ from puzzle.models.child_config import ChildConfig, PuzzleConfig, config_class
 from puzzle.models.child_modules import LayerConfig, LinearSublayer, RepeatedHeads
 from puzzle.models.child_saving import ChildSaving
 from puzzle.models.families import FAMILIES, LLAMA, family_of
-from puzzle.models.family import Family
+from puzzle.models.family import Family, returned
 from puzzle.models.plugins import installed_families
 from puzzle.models.slots import QUERY, Slot
 
@@ -144,6 +144,8 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
             heads = block.attention.heads
             own = config if heads is None else LayerConfig(config, num_attention_heads=heads)
             getattr(self, self.family.attention.module).config = own
+        if (mixture := self.family.mixture(self)) is not None and self.family.experts:
+            getattr(mixture, self.family.experts.experts).config = config
 
     def _slots(self) -> tuple[tuple[Slot, str], tuple[Slot, str]]:
         return (self.mixing, self.attention_kind), (self.family.ffn, self.ffn_kind)
@@ -172,7 +174,7 @@ class PuzzleDecoderLayer(GradientCheckpointingLayer):
                 }
                 update = getattr(self, slot.module)(normed, **taken)
             else:
-                update = getattr(self, slot.module)(normed)
+                update = returned(getattr(self, slot.module)(normed))
             if kind != "linear":
                 update = self.family.added(self, slot, update, self.config)
             hidden_states = hidden_states + update

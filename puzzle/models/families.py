@@ -7,7 +7,7 @@ from typing import Any
 
 from puzzle.errors import ParentError
 from puzzle.models.family import Family
-from puzzle.models.slots import GATE, KEY, QUERY, UP, VALUE, Mixer, Slot
+from puzzle.models.slots import GATE, KEY, QUERY, UP, VALUE, Experts, Mixer, Slot
 
 LLAMA = Family(model_types=("llama",), package="llama", classes="Llama")
 GEMMA2 = Family(
@@ -144,6 +144,40 @@ KNOWN = (
     LFM2,
     QWEN3_5,
     NEMOTRON_H,
+    Family(
+        model_types=("qwen3_moe",),
+        package="qwen3_moe",
+        classes="Qwen3Moe",
+        experts=Experts(
+            count="num_experts",
+            width="moe_intermediate_size",
+            sparse=(("mlp_only_layers", ()), ("decoder_sparse_step", 1)),
+            dense=(("num_experts", 0),),
+            is_sparse=lambda config, index: (
+                index not in (config.mlp_only_layers or ())
+                and config.num_experts > 0
+                and (index + 1) % config.decoder_sparse_step == 0
+            ),
+            files=("mlp", ("gate_proj", "up_proj"), ("down_proj",)),
+        ),
+    ),
+    Family(
+        model_types=("mixtral",),
+        package="mixtral",
+        classes="Mixtral",
+        experts=Experts(
+            count="num_local_experts",
+            width="intermediate_size",
+            files=("block_sparse_moe", ("w1", "w3"), ("w2",)),
+        ),
+    ),
+    Family(
+        model_types=("gpt_oss",),
+        package="gpt_oss",
+        classes="GptOss",
+        experts=Experts(count="num_local_experts", width="intermediate_size", router="router"),
+        attention_implementation="eager",  # sdpa drops the sinks, and says nothing
+    ),
 )
 FAMILIES: dict[str, Family] = {name: family for family in KNOWN for name in family.model_types}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,19 +15,10 @@ from torch import nn
 
 from puzzle.errors import ParentError
 from puzzle.models.family_sizes import family_shape
-from puzzle.models.slots import ATTENTION, GATE, GATED, KEY, QUERY, UP, VALUE, Mixer, Slot
+from puzzle.models.logits import LogitScale
+from puzzle.models.rotary_tables import Rope, Tables
+from puzzle.models.slots import ATTENTION, GATE, GATED, KEY, QUERY, UP, VALUE, Experts, Mixer, Slot
 from search_space import FFN, Attention, Block, ModelShape
-
-Tables = tuple[torch.Tensor, torch.Tensor]
-# Rotary cosines and sines, for all layers or by the type of a layer.
-Rope = Tables | Mapping[str, Tables]
-
-
-def map_rope(rope: Rope, change: Callable[[torch.Tensor], torch.Tensor]) -> Rope:
-    """Returns rotary tables after a change of each."""
-    if isinstance(rope, Mapping):
-        return {kind: (change(cos), change(sin)) for kind, (cos, sin) in rope.items()}
-    return change(rope[0]), change(rope[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +35,7 @@ class Family:
         attention: Where the attention of a layer is.
         ffn: Where its FFN is.
         mixers: What its layers of some types have in place of an attention.
+        experts: The mixture of experts that all its layers have in place of an FFN, or some.
         ffn_layers: The type of layers that are an FFN and nothing else, in families whose layers
             are all one half only.
         query_maps: Rows of the map to queries for each of their channels: 2 where a gate of the
@@ -78,6 +70,7 @@ class Family:
     attention: Slot = ATTENTION
     ffn: Slot = GATED
     mixers: tuple[Mixer, ...] = ()
+    experts: Experts | None = None
     ffn_layers: str | None = None
     query_maps: int = 1
     activations: tuple[str, ...] = ("silu",)
@@ -127,10 +120,16 @@ class Family:
         Raises:
             ParentError: A layer is of a type that is not known.
         """
+        attention, ffn = Attention("gqa", kv_heads), FFN("gated", width)
+        if self.experts is not None:
+            sparse, has = self.experts.ffn(config), self.experts.is_sparse
+            return tuple(
+                Block(attention, sparse if has(config, index) else ffn)
+                for index in range(config.num_hidden_layers)
+            )
         kinds = self.layer_types(config)
         if not self.mixers or kinds is None:
             return None
-        attention, ffn = Attention("gqa", kv_heads), FFN("gated", width)
         known = {mixer.layer_type: Attention(mixer.kind) for mixer in self.mixers}
         known["full_attention"] = attention
         whole = {kind: Block(half, ffn) for kind, half in known.items()}
@@ -187,10 +186,22 @@ class Family:
                     sizes.head_dim = config.hidden_size // config.num_attention_heads
                 sizes.num_attention_heads = half.heads
         if isinstance(half, FFN) and half.width is not None:
-            sizes.intermediate_size = half.width
-            for name, value in self.settled:
-                setattr(sizes, name, value)
+            for name, value in self._ffn_sizes(half):
+                setattr(sizes, name, list(value) if isinstance(value, tuple) else value)
         return sizes
+
+    def _ffn_sizes(self, ffn: FFN) -> tuple[tuple[str, Any], ...]:
+        """Returns the config attributes of a layer with an FFN or a mixture of experts."""
+        experts = self.experts
+        if experts is None or ffn.kind != "moe":
+            dense = () if experts is None else experts.dense or ()
+            return (("intermediate_size", ffn.width), *self.settled, *dense)
+        sizes = (
+            (experts.width, ffn.width),
+            (experts.count, ffn.experts),
+            (experts.top_k, ffn.top_k),
+        )
+        return (*sizes, *experts.sparse)
 
     def row_counts(self, shape: ModelShape, half: Attention | FFN) -> dict[str, int]:
         """Returns how many rows of each kind the maps of half a layer have."""
@@ -342,10 +353,17 @@ class Family:
 
     def ffn_update(self, layer: nn.Module, x_BLD: torch.Tensor, config: Any) -> torch.Tensor:
         """Returns what the FFN of a layer, stock or a child's, adds to the stream."""
-        ffn: Any = _half(layer, self.ffn)
+        ffn: Any = _half(layer, self.ffn) or self.mixture(layer)
         if ffn is None:
             return self._linear_update(layer, self.ffn, x_BLD, "ffn_kind")
-        return self.added(layer, self.ffn, ffn(self.normed(layer, self.ffn.before, x_BLD)), config)
+        out_BLD = returned(ffn(self.normed(layer, self.ffn.before, x_BLD)))
+        return self.added(layer, self.ffn, out_BLD, config)
+
+    def mixture(self, layer: nn.Module) -> nn.Module | None:
+        """Returns the mixture of experts of a layer, stock or a child's; None without one."""
+        half: Any = getattr(layer, self.ffn.module, None)
+        has = self.experts is not None and hasattr(half, self.experts.experts)
+        return half if has else None
 
     def _linear_update(
         self, layer: nn.Module, slot: Slot, x_BLD: torch.Tensor, half: str
@@ -365,18 +383,10 @@ class Family:
         return update if scale == 1.0 else update * scale
 
 
-class LogitScale(nn.Module):
-    """Logits divided by a constant, or squashed to a range, as the family's head does it."""
-
-    def __init__(self, divisor: float | None, cap: float | None) -> None:
-        super().__init__()
-        self.divisor, self.cap = divisor, cap
-
-    def forward(self, logits: torch.Tensor) -> torch.Tensor:
-        """Returns the logits, of the same shape."""
-        if self.divisor is not None:
-            logits = logits / self.divisor
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+def returned(update: Any) -> torch.Tensor:
+    """Returns what an FFN returns; some mixtures of experts return their gates beside it."""
+    out_BLD: torch.Tensor = update[0] if isinstance(update, tuple) else update
+    return out_BLD
 
 
 @contextmanager

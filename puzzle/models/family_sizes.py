@@ -31,7 +31,9 @@ def family_shape(family: Family, config: Any) -> ModelShape:
     kv_heads = heads if config.num_key_value_heads is None else config.num_key_value_heads
     blocks = family.layer_blocks(config, kv_heads, config.intermediate_size)
     layer, ffn = _with_halves(family, config, blocks)
-    width = getattr(getattr(ffn, family.ffn.module), family.ffn.out).in_features
+    width = config.intermediate_size
+    if ffn is not None:
+        width = getattr(getattr(ffn, family.ffn.module), family.ffn.out).in_features
     windows = tuple(family.window(config, index) for index in range(config.num_hidden_layers))
     shape = ModelShape(
         layers=config.num_hidden_layers,
@@ -48,7 +50,7 @@ def family_shape(family: Family, config: Any) -> ModelShape:
     plain = replace(
         shape,
         attention_bias=_biased(layer, family.attention),
-        mlp_bias=_biased(ffn, family.ffn),
+        mlp_bias=ffn is not None and _biased(ffn, family.ffn),
     )
     counts = _counts(family, config, shape)
     return plain if sublayer_counts(plain) == counts else replace(plain, counts=counts)
@@ -77,20 +79,26 @@ def _require_activation(family: Family, config: Any) -> None:
 
 
 def _with_halves(family: Family, config: Any, blocks: Any) -> tuple[Any, Any]:
-    """Returns a layer with an attention and one with an FFN, without memory for their weights."""
+    """Returns a layer with an attention and one with an FFN, without memory for their weights.
+
+    Where every layer has a mixture of experts, there is no layer with an FFN.
+    """
     rows = [(block.attention.kind, block.ffn.kind) for block in blocks or ()]
     attentions = [index for index, (kind, _) in enumerate(rows) if kind == "gqa"]
-    ffns = [index for index, (_, kind) in enumerate(rows) if kind == "gated"]
+    ffns = [index for index, (_, kind) in enumerate(rows) if kind in ("gated", "moe")]
     if rows and not (attentions and ffns):
         missing = "FFN" if attentions else "attention"
         raise ParentError(
             f"no layer of this {family.model_types[0]} has an {missing}; allowed: models some of "
             f"whose layers have one"
         )
+    gated = [index for index in ffns if rows[index][1] == "gated"]
     with torch.device("meta"):
         first = attentions[0] if rows else 0
         layer = family.layer(config, first)
-        return layer, layer if not rows or first in ffns else family.layer(config, ffns[0])
+        if rows and not gated:
+            return layer, None
+        return layer, layer if not rows or first in gated else family.layer(config, gated[0])
 
 
 def _counts(family: Family, config: Any, shape: ModelShape) -> SublayerCounts:
@@ -98,12 +106,9 @@ def _counts(family: Family, config: Any, shape: ModelShape) -> SublayerCounts:
     blocks = shape.blocks
     one = family.layer_config(config, Attention("gqa", 1))
     twice = family.layer_config(config, Attention("gqa", shape.kv_heads, heads=2 * shape.heads))
-    wider = family.layer_config(config, FFN("gated", shape.ffn_width + 1))
     layer, with_ffn = _with_halves(family, config, blocks)
     thin, headed = (_with_halves(family, sizes, blocks)[0] for sizes in (one, twice))
-    wide = _with_halves(family, wider, blocks)[1]
     attention, least = (_size(m, family.attention.names) for m in (layer, thin))
-    ffn, most = (_size(m, family.ffn.names) for m in (with_ffn, wide))
     if shape.kv_heads > 1:
         head = (attention - least) // (shape.kv_heads - 1)
     else:
@@ -114,13 +119,46 @@ def _counts(family: Family, config: Any, shape: ModelShape) -> SublayerCounts:
     return SublayerCounts(
         attention=attention - head * shape.kv_heads,
         kv_head=head,
-        ffn=ffn - (most - ffn) * shape.ffn_width,
-        channel=most - ffn,
         attention_norm=_size(layer, family.attention.norms_before),
-        ffn_norm=_size(with_ffn, family.ffn.norms_before),
+        ffn_norm=_size(with_ffn or layer, family.ffn.norms_before),
         query_head=(_size(headed, family.attention.names) - attention) // shape.heads,
+        **_ffn_counts(family, config, shape),
+        **_expert_counts(family, config, shape),
         **_mixer_counts(family, config),
     )
+
+
+def _ffn_counts(family: Family, config: Any, shape: ModelShape) -> dict[str, int]:
+    """Returns the parameters of an FFN; those of a Llama where no layer has one."""
+    wider = family.layer_config(config, FFN("gated", shape.ffn_width + 1))
+    with_ffn = _with_halves(family, config, shape.blocks)[1]
+    if with_ffn is None:
+        return {"ffn": shape.hidden, "channel": 3 * shape.hidden}
+    wide = _with_halves(family, wider, shape.blocks)[1]
+    ffn, most = (_size(m, family.ffn.names) for m in (with_ffn, wide))
+    return {"ffn": ffn - (most - ffn) * shape.ffn_width, "channel": most - ffn}
+
+
+def _expert_counts(family: Family, config: Any, shape: ModelShape) -> dict[str, int]:
+    """Returns the parameters of a mixture of experts, if there is one."""
+    own = next((block.ffn for block in shape.parent_blocks if block.ffn.kind == "moe"), None)
+    if own is None:
+        return {}
+    number, width = own.experts or 1, own.width or 1
+
+    def size(experts: int, channels: int) -> int:
+        ffn = FFN("moe", channels, experts=experts, top_k=1)
+        with torch.device("meta"):
+            return _size(family.layer(family.layer_config(config, ffn), 0), family.ffn.names)
+
+    own_size = size(number, width)
+    channel = (size(number, width + 1) - own_size) // number
+    expert = size(number + 1, width) - own_size
+    return {
+        "moe": own_size - number * expert,
+        "expert": expert - width * channel,
+        "expert_channel": channel,
+    }
 
 
 def _mixer_counts(family: Family, config: Any) -> dict[str, int]:

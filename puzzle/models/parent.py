@@ -23,8 +23,9 @@ from puzzle.models.child import PuzzleDecoderLayer
 from puzzle.models.child_config import ChildConfig, shape_of
 from puzzle.models.dequantising import can_dequantise, dequantised
 from puzzle.models.families import family_of
-from puzzle.models.family import Family, Rope, map_rope
+from puzzle.models.family import Family
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
+from puzzle.models.rotary_tables import Rope, map_rope
 from puzzle.models.shards import SINGLE, refuse_non_finite, shard_names
 from puzzle.models.unsuitable import (
     refuse_unsuitable_directory,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -41,6 +41,28 @@ class Stored:
     kind: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """A tensor that the files hold in pieces: those of each expert.
+
+    Args:
+        pieces: For each expert, the tensors whose rows follow each other.
+    """
+
+    pieces: tuple[tuple[Stored, ...], ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the whole."""
+        rows = sum(piece.shape[0] for piece in self.pieces[0])
+        return (len(self.pieces), rows, *self.pieces[0][0].shape[1:])
+
+    @property
+    def kind(self) -> str:
+        """The number format of the pieces."""
+        return self.pieces[0][0].kind
+
+
 class Shards(Mapping[str, torch.Tensor]):
     """The tensors of a directory of safetensors shards, each read from disk when asked for.
 
@@ -60,17 +82,21 @@ class Shards(Mapping[str, torch.Tensor]):
         self.directory = directory
         self.shard_names = shard_names(directory)
         self.watched = watched or WatchedFiles.of(directory, self.shard_names)
-        self.stored: dict[str, Stored] = {}
+        self.stored: dict[str, Stored | Stacked] = {}
         for file in self.shard_names:
             for name, tensor in self._headers(file).items():
                 if name in self.stored:
-                    other = self.stored[name].file
+                    other = self._one_file(name)
                     raise ParentError(
                         f"{directory} has the tensor {name!r} twice, in {other} and in {file}; "
                         "save the model into an empty directory"
                     )
                 self.stored[name] = tensor
         self.watched.require_unchanged()
+
+    def _one_file(self, name: str) -> str:
+        stored = self.stored[name]
+        return stored.file if isinstance(stored, Stored) else stored.pieces[0][0].file
 
     def _headers(self, file: str) -> dict[str, Stored]:
         headers = {}
@@ -93,6 +119,19 @@ class Shards(Mapping[str, torch.Tensor]):
         other.stored = {name: self.stored[stored] for name, stored in names.items()}
         return other
 
+    def stacked(self, stacks: Mapping[str, Sequence[Sequence[str]]]) -> Shards:
+        """Returns the same files, some tensors of which are pieces of others.
+
+        Args:
+            stacks: The names of the pieces by the name of the whole, as in `Stacked`.
+        """
+        other = self.renamed({name: name for name in self.stored})
+        for name, rows in stacks.items():
+            pieces = [[other.stored.pop(piece) for piece in row] for row in rows]
+            own = tuple(tuple(p for p in row if isinstance(p, Stored)) for row in pieces)
+            other.stored[name] = Stacked(own)
+        return other
+
     def _open(self, file: str) -> Any:
         with _intact(self.directory / file):
             return safe_open(self.directory / file, framework="pt")
@@ -108,6 +147,11 @@ class Shards(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         stored = self.stored[name]
+        if isinstance(stored, Stacked):
+            return torch.stack([torch.cat(list(map(self._read, row))) for row in stored.pieces])
+        return self._read(stored)
+
+    def _read(self, stored: Stored) -> torch.Tensor:
         with self._open(stored.file) as shard, _intact(self.directory / stored.file):
             tensor: torch.Tensor = shard.get_tensor(stored.name)
         # After reading: what was replaced before or meanwhile is seen either way.

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from search_space import FFN
+
 # A map's name within its half, and what its rows are, in their order: heads of queries, keys and
 # values, or channels of gate and up.
 Rows = tuple[str, tuple[str, ...]]
@@ -115,6 +117,46 @@ class Mixer:
     slot: Slot
     state: Callable[[Any], int]
     cache: str = "past_key_values"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """The mixture of experts that a family has in place of its FFN, in all layers or in some.
+
+    It is at the FFN's slot: its norms and the name of its module are those of the FFN. Each tensor
+    below it has one entry per expert.
+
+    Args:
+        count: Config attribute of the number of experts.
+        width: Config attribute of the channels of each.
+        top_k: Config attribute of the experts of one token.
+        router: The router, as a name within the half.
+        experts: The experts' maps, as a name within the half.
+        down: The last map of all experts, as a name within these.
+        up: The map before it.
+        sparse: Config attributes, and their values where every layer has a mixture.
+        dense: The same where no layer has one; None in families whose layers all have one.
+        is_sparse: Whether a layer of a config, by its number, has a mixture.
+        files: What a checkpoint calls the half, and the maps of one expert that `up` and `down`
+            are made of; None where files have the names of the model.
+    """
+
+    count: str
+    width: str
+    top_k: str = "num_experts_per_tok"
+    router: str = "gate"
+    experts: str = "experts"
+    up: str = "gate_up_proj"
+    down: str = "down_proj"
+    sparse: tuple[tuple[str, Any], ...] = ()
+    dense: tuple[tuple[str, Any], ...] | None = None
+    is_sparse: Callable[[Any, int], bool] = lambda config, index: True
+    files: tuple[str, tuple[str, ...], tuple[str, ...]] | None = None
+
+    def ffn(self, config: Any) -> FFN:
+        """Returns the mixture of a config."""
+        sizes = (getattr(config, name) for name in (self.width, self.count, self.top_k))
+        return FFN("moe", *sizes)
 
 
 # Those of a Llama, and of most families.

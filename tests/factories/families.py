@@ -44,6 +44,28 @@ CONFIGS = {
     "gemma3_text": {"head_dim": 16, "sliding_window": WINDOW, "query_pre_attn_scalar": 20},
     "olmo2": {},
     "olmo3": {"sliding_window": WINDOW},
+    "qwen3_moe": {
+        "moe_intermediate_size": 24,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "mlp_only_layers": [1],
+        "norm_topk_prob": True,
+        "head_dim": 16,
+    },
+    "mixtral": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 24,
+        "sliding_window": None,
+    },
+    "gpt_oss": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 24,
+        "head_dim": 16,
+        "sliding_window": WINDOW,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
     "lfm2": {"layer_types": ["conv", "conv", "full_attention"] * 2, "intermediate_size": 120},
     "qwen3_5_text": {
         "head_dim": 16,

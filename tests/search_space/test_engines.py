@@ -16,8 +16,9 @@ from search_space import (
     engine_table,
     engines_for,
 )
+from search_space.engine_features import Support
 from search_space.engine_tables import family_table
-from search_space.engines import Support, engine_named, rewritings, uses
+from search_space.engines import engine_named, rewritings, uses
 
 SHAPE = ModelShape(layers=3, hidden=48, heads=6, head_dim=8, kv_heads=3, ffn_width=512, vocab=64)
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"

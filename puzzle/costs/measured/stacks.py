@@ -14,8 +14,8 @@ from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import random_model
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.family import map_rope
 from puzzle.models.parent import Parent
+from puzzle.models.rotary_tables import map_rope
 from search_space import FFN, Attention, Block
 from search_space.blocks import MIXERS
 from search_space.fusion import with_blocks

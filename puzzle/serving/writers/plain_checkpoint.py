@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING
 
 from puzzle.errors import ExportError
 from puzzle.models.child_config import NOT_INHERITED, PER_LAYER
+from puzzle.models.experts import in_files
 from puzzle.serving.writers.lowering import require_layout
 from puzzle.serving.writers.shard_writer import ShardWriter
 from puzzle.serving.writers.source import Source
@@ -77,7 +78,7 @@ def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -
     places = {name: tensor.shape for name, tensor in model.state_dict().items()}
     shards, outer = ShardWriter(directory), source.outer_tensors()
     shards.add(family.embedding, outer.pop(family.embedding).to(dtype))
-    layers = kept_layers(source.layout)
+    layers, block = kept_layers(source.layout), plain_block(source.layout)
     for number, layer in enumerate(tqdm(layers, desc="export", unit="layer")):
         prefix = family.layer_prefix.format(layer)
         for name in [name for name in source.tensors if name.startswith(prefix)]:
@@ -88,7 +89,14 @@ def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -
                     f"{name} is {list(tensor.shape)}, for which a {config.model_type} has no "
                     "place; was the child altered?"
                 )
-            shards.add(place, tensor.to(dtype).contiguous())
+            mixture = block.ffn.kind == "moe" and family.experts
+            pieces = (
+                in_files(mixture, family.ffn.module, place, tensor)
+                if mixture
+                else [(place, tensor)]
+            )
+            for named, piece in pieces:
+                shards.add(named, piece.to(dtype).contiguous())
     for name, tensor in outer.items():
         shards.add(name, tensor.to(dtype))
     shards.close()

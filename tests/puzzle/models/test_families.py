@@ -10,6 +10,7 @@ from puzzle.models import families
 from puzzle.models.assembling import random_model
 from puzzle.models.child import register_family
 from puzzle.models.child_config import config_from_layout
+from puzzle.models.experts import down_map, routed
 from puzzle.models.families import family_of
 from puzzle.models.family import Family
 from puzzle.models.parent import open_parent
@@ -40,14 +41,29 @@ def test_features_of_the_last_maps_give_what_the_halves_add(name, tmp_path):
         mixing = family.mixing(own.attention)
         slots = [mixing] * (own.attention.kind != "none") + [family.ffn] * (own.ffn.kind != "none")
         for slot in slots:
-            features = (
-                family.attention_features(layer, x_BLD, rope)
-                if slot == mixing
-                else family.ffn_features(layer, x_BLD)
-            )
-            out = getattr(getattr(layer, slot.module), slot.out)(features)
+            if slot == mixing:
+                features = family.attention_features(layer, x_BLD, rope)
+            elif own.ffn.kind == "gated":
+                features = family.ffn_features(layer, x_BLD)
+            if slot == mixing or own.ffn.kind == "gated":
+                out = getattr(getattr(layer, slot.module), slot.out)(features)
+            else:
+                out = by_experts(family, layer, x_BLD)
             x_BLD = x_BLD + family.added(layer, slot, out, parent.config)
         torch.testing.assert_close(x_BLD, y_BLD, atol=1e-5, rtol=1e-5)
+
+
+def by_experts(family, layer, x_BLD):
+    """What a mixture returns: the sum of its experts' last maps of their features."""
+    mixture = getattr(layer, family.ffn.module)
+    h_TD = family.normed(layer, family.ffn.before, x_BLD).flatten(0, 1)
+    out_TD = torch.zeros_like(h_TD)
+    for part in routed(family.experts, mixture, h_TD):
+        down = down_map(family.experts, mixture, part.expert)
+        biased = len(down) > part.features.shape[-1]
+        features = torch.cat([part.features, part.gates], -1) if biased else part.features
+        out_TD.index_add_(0, part.tokens, features @ down)
+    return out_TD.view_as(x_BLD)
 
 
 def random_child(name, labels):
@@ -83,7 +99,12 @@ def test_a_mixed_child_is_counted_cached_saved_and_loaded(name, labels, tmp_path
     child.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert type(again) is type(child)
-    torch.testing.assert_close(again(TOKENS).logits, child(TOKENS).logits, atol=0, rtol=0)
+    own, loaded = child.state_dict(), again.state_dict()
+    assert own.keys() == loaded.keys()
+    assert all(torch.equal(loaded[tensor], own[tensor]) for tensor in own)
+    # Products with slices of experts' tensors round by where these lie in memory.
+    most = 1e-5 if family_of(child.config).experts else 0.0
+    torch.testing.assert_close(again(TOKENS).logits, child(TOKENS).logits, atol=most, rtol=most)
     prompt = TOKENS[:, : WINDOW + 5]
     mask = torch.ones_like(prompt)
     mask[0, :4] = 0
