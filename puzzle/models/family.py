@@ -16,6 +16,7 @@ from torch import nn
 from puzzle.errors import ParentError
 from puzzle.models.family_sizes import family_shape
 from puzzle.models.logits import LogitScale
+from puzzle.models.masks import attention_mask
 from puzzle.models.rotary_tables import Rope, Tables
 from puzzle.models.slots import ATTENTION, GATE, GATED, KEY, QUERY, UP, VALUE, Experts, Mixer, Slot
 from search_space import FFN, Attention, Block, ModelShape
@@ -259,7 +260,11 @@ class Family:
         # A window of a variant's own is never wider than that of the layer.
         window = window or getattr(layer, "window", None) or self.window(config, layer_idx)
         # The mask of a mixer would be of padding.
-        mask = None if self._mixer_of(layer) else self._mask(x_BLD, window)
+        mask = (
+            None
+            if self._mixer_of(layer)
+            else attention_mask(x_BLD, window, self.attention_implementation)
+        )
         if not rope:
             return {"attention_mask": mask}
         if isinstance(rope, Mapping):  # any will do for a layer that has no attention
@@ -276,21 +281,6 @@ class Family:
         window: int | None = getattr(config, "sliding_window", None)
         kinds = getattr(config, "layer_types", None)
         return None if kinds and kinds[index] != "sliding_attention" else window
-
-    def _mask(self, x_BLD: torch.Tensor, window: int | None) -> torch.Tensor | None:
-        """Returns a mask as the implementation takes it; None where it is causal by itself."""
-        length = x_BLD.shape[1]
-        windowed = window is not None and length > window
-        if self.attention_implementation == "sdpa" and not windowed:
-            return None
-        at = torch.arange(length, device=x_BLD.device)
-        seen_LL = at[:, None] >= at
-        if window is not None:
-            seen_LL = seen_LL & (at[:, None] - at < window)
-        if self.attention_implementation == "sdpa":
-            return seen_LL[None, None]
-        mask_LL = x_BLD.new_zeros(length, length)
-        return mask_LL.masked_fill(~seen_LL, torch.finfo(x_BLD.dtype).min)[None, None]
 
     def run(self, layer: nn.Module, x_BLD: torch.Tensor, rope: Rope) -> torch.Tensor:
         """Returns the residual stream after a decoder layer, causal, without a cache."""
