@@ -7,6 +7,7 @@ of about two.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import psutil
 
 from puzzle.hardware.rates import Rates
 from puzzle.limits.scenario import Scenario
+from puzzle.models.boundaries import ACTIVATION_BYTES
 from puzzle.text.data_config import DataConfig
 from search_space import Block, Layout, ModelShape, counting
 
@@ -30,7 +32,8 @@ class Estimate:
         name: The stage.
         work: What it does, counted.
         seconds: How long it takes.
-        memory: Bytes of memory at its peak, including those already in use.
+        memory: Bytes of memory at its peak, including those already in use; on a GPU, of the
+            GPU's, and the host needs little more than a layer besides.
         disk: Bytes that it leaves in the run directory.
     """
 
@@ -56,6 +59,8 @@ class Sizes:
         rates: How fast this machine is.
         held_out: Share of the fit text that chooses ridges.
         used: Bytes of memory that this process already uses.
+        room: Bytes of memory of the device that stages run on; stages that can do with less
+            memory, more slowly, keep to it.
     """
 
     shape: ModelShape
@@ -64,6 +69,7 @@ class Sizes:
     rates: Rates
     held_out: float = 0.125
     used: float = field(default_factory=_used_memory)
+    room: float = math.inf
 
     @property
     def own(self) -> Layout:
@@ -98,6 +104,25 @@ class Sizes:
     def whole(self, tokens: int) -> float:
         """Returns the seconds that the parent takes to read windows of text."""
         return self.forward(tokens, self.own.blocks) + self.head(tokens)
+
+    @property
+    def layer(self) -> float:
+        """Bytes of the largest layer's weights."""
+        blocks = self.shape.parent_blocks
+        largest = max(counting.block_parameters(self.shape, block) for block in blocks)
+        return float(largest * self.weight_bytes)
+
+    @property
+    def pass_memory(self) -> float:
+        """Bytes of a pass that holds one layer, or the head, and one batch at a time."""
+        shape, window = self.shape, self.data.window
+        widest = max(shape.ffn_width, shape.heads * shape.head_dim, shape.hidden)
+        batch = max(float(ACTIVATION_BYTES), 4.0 * window * widest * self.weight_bytes)
+        text = 4.0 * self.weight_bytes * widest * self.tokens("fit")
+        # Logits of a window, in float32: the model's, their exponentials, and the like.
+        table = shape.hidden * shape.vocab * self.weight_bytes
+        logits = 6 * 4.0 * shape.vocab * window
+        return self.used + max(self.layer + min(batch, text), logits) + table
 
     def logits(self, tokens: int) -> float:
         """Returns the bytes of the distributions that are kept."""

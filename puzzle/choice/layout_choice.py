@@ -239,7 +239,7 @@ def choice_work(effort: Effort, space: SearchSpace, sizes: Sizes) -> Estimate:
         name="choice",
         work=f"at most {runs} layouts measured, {effort.rounds} rounds",
         seconds=seconds,
-        memory=sizes.used + 2 * sizes.weights + sizes.logits(tokens),
+        memory=sizes.pass_memory + sizes.logits(tokens),
         disk=0.0,
     )
 

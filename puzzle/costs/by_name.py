@@ -10,7 +10,7 @@ from typing import Any
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
 from puzzle.costs.cost_table import Table
 from puzzle.costs.hardware_word import ALLOWED, HardwareWord
-from puzzle.costs.measured.layout_times import LayoutTimes
+from puzzle.costs.measured.layout_times import LayoutTimes, pair_fits
 from puzzle.costs.measured.sublayer_times import SublayerTimes
 from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.costs.profile import Profile
@@ -184,6 +184,8 @@ def pair_seconds(
     if isinstance(costs, EngineCalibrated) and costs.session is not None:
         return costs.timed(layout)
     if isinstance(costs, MeasuredCosts) and costs.device is not None:
+        if not pair_fits(run.parent.shape, scenario, costs.device):
+            return None
         pair = run.get(LayoutTimes(layout=layout, scenario=scenario, device=costs.device))
         return {"parent": pair.parent.to_dict(), "child": pair.child.to_dict()}
     return None

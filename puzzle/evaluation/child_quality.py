@@ -73,6 +73,6 @@ class ChildQuality(ArtifactStage[Quality]):
             name="quality",
             work=f"{tokens:,} tokens read by parent and child",
             seconds=2 * sizes.whole(tokens),
-            memory=sizes.used + 2 * sizes.weights + sizes.logits(sizes.data.window),
+            memory=sizes.pass_memory + 2 * sizes.logits(sizes.data.window),
             disk=0.0,
         )

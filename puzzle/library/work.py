@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from puzzle.estimates import Estimate, Sizes
+from puzzle.library.boundary import BATCH
 from puzzle.library.settings import LibraryConfig
 from search_space import FFN, Attention, Block, ModelShape, counting
 
@@ -48,11 +49,30 @@ def library_work(
             seconds += fit.passes * layer + _fit_seconds(sizes, config, fit)
             stored += fit.stored * sizes.weight_bytes + 4.0 * fit.channels
             variants += len(fit.solved) if fit.stored else 0
-    widest = max(shape.ffn_width, shape.heads * shape.head_dim)
-    held_out = config.held_out * tokens * widest * sizes.weight_bytes
-    memory = sizes.used + sizes.weights / shape.layers + 12.0 * widest**2 + held_out
+    memory = sizes.used + sizes.layer + fit_memory(sizes, config, eliminates=config.eliminates)
     work = f"{variants} variants of {shape.layers} layers, {tokens:,} tokens"
     return Estimate(name="library", work=work, seconds=seconds, memory=memory, disk=stored)
+
+
+def fit_memory(sizes: Sizes, config: LibraryConfig, *, eliminates: bool) -> float:
+    """Returns the bytes of the widest fit, beside the layer.
+
+    Args:
+        sizes: The parent, the text and the machine.
+        config: How variants are fitted.
+        eliminates: Whether channels are chosen by elimination.
+    """
+    shape = sizes.shape
+    widest = max(shape.ffn_width, shape.heads * shape.head_dim)
+    square, map_ = 4.0 * widest**2, 4.0 * widest * shape.hidden
+    held_out = config.held_out * sizes.tokens("fit")
+    held_out *= widest * sizes.weight_bytes + 4.0 * shape.hidden
+    batch = 3.0 * BATCH * sizes.data.window * widest * sizes.weight_bytes
+    # The sums, a part of them and its factor; the map it starts from and what becomes of it.
+    fitted = 3 * square + 6 * map_
+    # The sums, and in float64 the inverse, the map's products, and the map itself.
+    eliminated = 5 * square + 5 * map_ if eliminates else 0.0
+    return max(fitted, eliminated) + 2 * held_out + batch
 
 
 def healing_work(sizes: Sizes, config: LibraryConfig) -> Estimate:
@@ -65,7 +85,7 @@ def healing_work(sizes: Sizes, config: LibraryConfig) -> Estimate:
         name="healing",
         work=f"both maps of {shape.layers} layers, {tokens:,} tokens",
         seconds=fits + 3 * sizes.forward(tokens, sizes.own.blocks),
-        memory=sizes.used + 2 * sizes.weights,
+        memory=sizes.used + sizes.layer + fit_memory(sizes, config, eliminates=config.eliminates),
         disk=sizes.weights,
     )
 

@@ -296,6 +296,7 @@ def open_parent(
     config = load_config(path, trust_remote_code=trust_remote_code)
     family_of(config)
     config, shards = open_checkpoint(path, config, watched=watched)
+    shards.check()
     identity = watched.content([*shards.shard_names, "config.json"])
     if tokenizer is None:
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
@@ -306,6 +307,7 @@ def open_parent(
         dtype=DTYPES[dtype],
         device=device,
         identity=identity,
+        checked=True,
         stored_dtype=None if unpacked else shards.number_format(),
     )
 

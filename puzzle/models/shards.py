@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,6 +23,9 @@ from puzzle.storage.json_files import read_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PIECE = 2**24  # bytes that are read together, a multiple of every number's size
+_FLOATS = {"F64": torch.float64, "F32": torch.float32}
+_FLOATS |= {"F16": torch.float16, "BF16": torch.bfloat16}
 # What safetensors calls the formats that a child can be stored in.
 FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
@@ -145,6 +151,23 @@ class Shards(Mapping[str, torch.Tensor]):
         kinds = Counter(tensor.kind for tensor in self.stored.values())
         return FORMATS.get(kinds.most_common(1)[0][0]) if kinds else None
 
+    def check(self) -> None:
+        """Reads every file once, for its hash in `watched` and for values that are not finite.
+
+        Raises:
+            ParentError: A tensor holds NaN or infinity; it is named.
+        """
+        names: dict[str, dict[str, str]] = {file: {} for file in self.shard_names}
+        for name, stored in self.stored.items():
+            pieces = chain(*stored.pieces) if isinstance(stored, Stacked) else [stored]
+            for piece in pieces:
+                names[piece.file].setdefault(piece.name, name)
+        for file, called in names.items():
+            with _intact(self.directory / file):
+                digest, bad = read_once(self.directory / file, called.keys())
+            self.watched.hashes[file] = digest
+            refuse_non_finite({called[name]: self[called[name]] for name in bad})
+
     def __getitem__(self, name: str) -> torch.Tensor:
         stored = self.stored[name]
         if isinstance(stored, Stacked):
@@ -218,6 +241,53 @@ def refuse_outside(name: object, source: Path) -> None:
             f"{source} names the shard {name!r:.200}, which is not inside the model's directory; "
             "nothing outside is opened"
         )
+
+
+def read_once(path: Path, names: Collection[str]) -> tuple[str, list[str]]:
+    """Returns the hash of a safetensors file and which tensors are not all finite, in one pass.
+
+    Args:
+        path: The file.
+        names: The tensors to look at.
+
+    Returns:
+        What `hash_file` gives, and the names of tensors with NaN or infinity.
+    """
+    digest, bad = hashlib.blake2b(digest_size=16), []
+    buffer = bytearray(PIECE)
+    with open(path, "rb", buffering=0) as file:
+        start = file.read(8)
+        header = file.read(int.from_bytes(start, "little"))
+        digest.update(start + header)
+        entries = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
+        for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+            dtype = _FLOATS.get(entry["dtype"]) if name in names else None
+            begin, end = entry["data_offsets"]
+            finite = True
+            while begin < end:
+                view = memoryview(buffer)[: min(PIECE, end - begin)]
+                begin += _fill(file, view)
+                digest.update(view)
+                if dtype is not None:
+                    # NaN comes through both; of the values themselves no copy is made.
+                    ends = torch.frombuffer(view, dtype=dtype).aminmax()
+                    finite = finite and bool(torch.isfinite(torch.stack(ends)).all())
+            if not finite:
+                bad.append(name)
+        while rest := file.read(PIECE):
+            digest.update(rest)
+    return digest.hexdigest(), bad
+
+
+def _fill(file: Any, view: memoryview) -> int:
+    """Reads as many bytes as a buffer holds; fewer are an error."""
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done:])
+        if not count:
+            raise ValueError("it ends early")
+        done += count
+    return done
 
 
 def refuse_non_finite(tensors: Mapping[str, torch.Tensor]) -> None:

@@ -125,8 +125,8 @@ def _from_directory(path: Path, tokenizer: Any) -> OpenModel:
     watched = WatchedFiles.of(path, [*shard_names(path), "config.json"])
     config = load_config(path)
     config, shards = open_checkpoint(path, config, watched=watched)
+    shards.check()
     identity = watched.content()
-    refuse_non_finite(shards)
     if tokenizer is None and (path / "tokenizer_config.json").is_file():
         tokenizer = load_tokenizer(path)
     return OpenModel(

@@ -10,7 +10,7 @@ from puzzle.choice.layout_choice import Effort, LayoutChoice, choice_work
 from puzzle.costs.by_name import HardwareCosts, torch_device
 from puzzle.costs.correction import Correction
 from puzzle.costs.counted import with_counts
-from puzzle.costs.measured.layout_times import LayoutTimes
+from puzzle.costs.measured.layout_times import LayoutTimes, pair_fits
 from puzzle.costs.measured.whole_layouts import WholeLayouts
 from puzzle.costs.per_scenario import PerScenario
 from puzzle.costs.protocol import CostModel
@@ -91,7 +91,7 @@ class Steps:
         corrections = {}
         device = torch_device(self.hardware)
         if device is not None and self.effort.measures:
-            for each in scenarios:
+            for each in (each for each in scenarios if pair_fits(shape, each, device)):
                 whole = WholeLayouts(space=self.space, scenario=each, device=device)
                 costs, corrections[each] = whole.correct(run, costs)
         return Priced(costs=costs, own=own, corrections=corrections)

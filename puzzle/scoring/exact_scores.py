@@ -61,7 +61,7 @@ class ExactScores(Stage[Scores]):
             name="scores",
             work=f"{count} blocks exactly, {sizes.tokens('score'):,} tokens",
             seconds=count * exact_seconds(sizes),
-            memory=sizes.used + sizes.weights + sizes.logits(sizes.tokens("score")),
+            memory=sizes.pass_memory + sizes.logits(sizes.tokens("score")),
             disk=0.0,
         )
 

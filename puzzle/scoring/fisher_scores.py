@@ -100,7 +100,7 @@ class FisherScores(Stage[Scores]):
             name="scores",
             work=f"{self.config.rounds} rounds of {self.config.probes} probes, {tokens:,} tokens",
             seconds=self.config.rounds * (once + passes),
-            memory=sizes.used + sizes.weights + sizes.logits(tokens),
+            memory=sizes.pass_memory,
             disk=0.0,
         )
 

@@ -7,6 +7,7 @@ child is built, and its seconds serve both to correct the costs and to compare c
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from puzzle.costs.measured.stacks import contexts
 from puzzle.costs.measured.sublayer_times import here
 from puzzle.errors import DamagedArtifactError
 from puzzle.estimates import Estimate, Sizes
+from puzzle.hardware.device_memory import free_memory
 from puzzle.hardware.identity import device_identity, software_versions
 from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import random_model
@@ -25,9 +27,35 @@ from puzzle.models.child_config import config_from_layout
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact
-from search_space import Layout
+from search_space import Layout, ModelShape, counting
 
 FILE = "replies.json"
+logger = logging.getLogger(__name__)
+
+
+def pair_bytes(shape: ModelShape, scenario: Scenario) -> float:
+    """Returns the bytes of two models of the parent's size, with their caches."""
+    own = Layout.parent(shape)
+    cache = counting.kv_bytes(own, scenario.sequence_tokens, scenario.cache_bytes)
+    return 2.0 * (own.parameters() * scenario.weight_bytes + scenario.batch * cache)
+
+
+def pair_fits(shape: ModelShape, scenario: Scenario, device: str) -> bool:
+    """Returns whether a layout and its parent fit beside each other into what memory is free.
+
+    Where they do not, that is logged: their seconds stay unknown.
+    """
+    needed, free = pair_bytes(shape, scenario), free_memory(device)
+    if needed <= free:
+        return True
+    logger.warning(
+        "whole models are not timed: the parent and a child need %.1f GB of memory, and %s has "
+        "%.1f GB free",
+        needed / 1e9,
+        device,
+        free / 1e9,
+    )
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +110,12 @@ class LayoutTimes(ArtifactStage[Pair]):
         cost = layout_cost(here(sizes), sizes.own, self.scenario)
         step = cost["decode_seconds"] / self.scenario.generated_tokens
         steps = len(contexts(self.scenario)) * (2 + min(STEPS, self.scenario.generated_tokens))
-        rounds = 1 + LEAST_ROUNDS
+        rounds, needed = 1 + LEAST_ROUNDS, pair_bytes(sizes.shape, self.scenario)
         return Estimate(
             name="measurement",
             work=f"parent and child in turns, {rounds} rounds or more",
             seconds=2 * rounds * (cost["prefill_seconds"] + steps * step),
-            memory=sizes.used + 2 * (sizes.weights + cost["kv_cache"]),
+            # Where the two do not fit, they are not timed.
+            memory=sizes.used + (needed if needed <= sizes.room else 0.0),
             disk=0.0,
         )

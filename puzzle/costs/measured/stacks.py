@@ -16,7 +16,7 @@ from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import config_from_layout
 from puzzle.models.parent import Parent
 from puzzle.models.rotary_tables import map_rope
-from search_space import FFN, Attention, Block
+from search_space import FFN, Attention, Block, ModelShape, counting
 from search_space.blocks import MIXERS
 from search_space.fusion import with_blocks
 
@@ -51,7 +51,8 @@ def fixed_job(
     parent: Parent, scenario: Scenario, device: str, watch: Stopwatch
 ) -> Callable[[], Seconds]:
     """Returns a job that times embedding, masks, rotary tables, final norm and head."""
-    model = _model(parent, NOTHING, scenario, device)
+    depth = stack_depth(parent.shape, NOTHING)
+    model = _model(parent, NOTHING, scenario, device, depth)
     size = (scenario.batch, scenario.prompt_tokens)
     prompt = torch.zeros(size, dtype=torch.long, device=device)
 
@@ -65,15 +66,55 @@ def fixed_job(
     }
 
 
+def stack_depth(shape: ModelShape, block: Block) -> int:
+    """Returns how many copies of a block are timed where memory allows: as many as the model's.
+
+    A block wider than the parent's gets fewer, which take no more than the parent.
+    """
+    members = -(-(block.ffn.width or 0) // shape.ffn_width)
+    return max(2, shape.layers // max(1, members))
+
+
+def stack_bytes(shape: ModelShape, block: Block, scenario: Scenario, depth: int) -> float:
+    """Returns the bytes of a stack: weights, caches at each of its contexts, embedding and head."""
+    caches = sum(
+        counting.block_kv_bytes(shape, block, length, scenario.cache_bytes)
+        for length in contexts(scenario)
+    )
+    weights = counting.block_parameters(shape, block) * scenario.weight_bytes
+    fixed = counting.fixed_parameters(shape) * scenario.weight_bytes
+    return fixed + depth * (weights + scenario.batch * caches)
+
+
+def depth_within(shape: ModelShape, block: Block, scenario: Scenario, room: float) -> int:
+    """Returns how deep a stack may be in some bytes of memory; two layers in any case."""
+    depth, empty = stack_depth(shape, block), stack_bytes(shape, block, scenario, 0)
+    one = stack_bytes(shape, block, scenario, 1) - empty
+    return depth if one == 0 else max(2, min(depth, int((room - empty) / one)))
+
+
 def stack_job(
-    parent: Parent, block: Block, scenario: Scenario, device: str, watch: Stopwatch
+    parent: Parent,
+    block: Block,
+    scenario: Scenario,
+    device: str,
+    watch: Stopwatch,
+    depth: int | None = None,
 ) -> Callable[[], Seconds]:
     """Returns a job that times one block, in seconds per layer.
+
+    Args:
+        parent: The parent.
+        block: The block.
+        scenario: Batch and lengths.
+        device: Where it runs.
+        watch: What takes the time.
+        depth: How many copies; by default `stack_depth`.
 
     The phases are "prefill", and "decode@n" with n cached tokens; blocks without a cache are
     timed at a single n.
     """
-    stack = _Stack(parent, block, scenario, device)
+    stack = _Stack(parent, block, scenario, device, depth)
     lengths = contexts(scenario)
     if block.attention.kind != "gqa":
         lengths = lengths[:1]
@@ -93,8 +134,16 @@ def stack_job(
 class _Stack:
     """Copies of a block one after the other, each with weights and a cache of its own."""
 
-    def __init__(self, parent: Parent, block: Block, scenario: Scenario, device: str) -> None:
-        self.model = _model(parent, block, scenario, device)
+    def __init__(
+        self,
+        parent: Parent,
+        block: Block,
+        scenario: Scenario,
+        device: str,
+        depth: int | None = None,
+    ) -> None:
+        depth = depth or stack_depth(parent.shape, block)
+        self.model = _model(parent, block, scenario, device, depth)
         self.layers = self.model.model.layers
         self.depth, self.block, self.scenario = len(self.layers), block, scenario
         self.head_dim, dtype = parent.shape.head_dim, self.model.dtype
@@ -150,13 +199,10 @@ def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
     return graph.replay
 
 
-def _model(parent: Parent, block: Block, scenario: Scenario, device: str) -> PuzzleForCausalLM:
-    """Returns a child with the same block in all layers and random weights.
-
-    A block wider than the parent's gets fewer copies, which take no more than the parent.
-    """
-    members = -(-(block.ffn.width or 0) // parent.shape.ffn_width)
-    depth = max(2, parent.shape.layers // max(1, members))
+def _model(
+    parent: Parent, block: Block, scenario: Scenario, device: str, depth: int
+) -> PuzzleForCausalLM:
+    """Returns a child with the same block in all of its layers and random weights."""
     layout = with_blocks(parent.shape, (block,) * depth)
     model = random_model(config_from_layout(parent.config, layout), scenario.served_dtype, device)
     # Weights keep requires_grad, as in any model that is loaded and generates: without it torch

@@ -17,10 +17,21 @@ import torch
 from puzzle.costs.calibrated.design import sublayers
 from puzzle.costs.calibrated.engines.engine import check_clock
 from puzzle.costs.device_specs import DeviceSpec
-from puzzle.costs.measured.stacks import NOTHING, STEPS, contexts, fixed_job, mean_step, stack_job
+from puzzle.costs.measured.stacks import (
+    NOTHING,
+    STEPS,
+    contexts,
+    depth_within,
+    fixed_job,
+    mean_step,
+    stack_bytes,
+    stack_depth,
+    stack_job,
+)
 from puzzle.costs.roofline import Efficiency, Roofline
 from puzzle.errors import ConstraintError, DamagedArtifactError
 from puzzle.estimates import Estimate, Sizes
+from puzzle.hardware.device_memory import free_memory
 from puzzle.hardware.identity import (
     device_identity,
     device_record,
@@ -31,6 +42,7 @@ from puzzle.hardware.nvml import Gpu, gpus, mean_power
 from puzzle.hardware.stopwatch import (
     LEAST_ROUNDS,
     WARM_UP,
+    Samples,
     Seconds,
     Stopwatch,
     out_of_memory,
@@ -43,11 +55,13 @@ from puzzle.models.parent import Parent
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact
-from search_space import Block, Layout, SearchSpace, counting
+from search_space import Block, Layout, SearchSpace
 
 FILE, FIXED = "seconds.json", "fixed"
 # Seconds that launching a sublayer takes, for estimates.
 OVERHEAD = 1e-4
+# Share of the memory that is free which stacks may take together; otherwise one is timed at a time.
+STACKS = 0.5
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +85,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SublayerTimes(ArtifactStage[Times]):
-    """The seconds of sublayers, each timed inside a stack as deep as the model.
+    """The seconds of sublayers, each timed in a stack as deep as the model, or as memory allows.
 
     Args:
         labels: Labels of blocks that are one sublayer each.
@@ -157,18 +171,20 @@ class SublayerTimes(ArtifactStage[Times]):
         """Returns what the minimum of rounds takes: prompts and a few steps of each stack."""
         roofline, depth, scenario = here(sizes), sizes.shape.layers, self.scenario
         rounds = WARM_UP + LEAST_ROUNDS
-        seconds, parameters = 0.0, 0.0
+        seconds, largest, together = 0.0, 0.0, 0.0
         for block in (NOTHING, *map(Block.from_label, self.labels)):
             cost = roofline.block_cost(0, block, scenario)
             step = cost["decode_seconds"] / scenario.generated_tokens
             steps = len(contexts(scenario)) if block.attention.kind == "gqa" else 1
             seconds += rounds * depth * (cost["prefill_seconds"] + steps * STEPS * step)
-            parameters += depth * cost["parameters"] + counting.fixed_parameters(sizes.shape)
+            together += stack_bytes(sizes.shape, block, scenario, stack_depth(sizes.shape, block))
+            largest = max(largest, stack_bytes(sizes.shape, block, scenario, 2))
+        room = STACKS * sizes.room
         return Estimate(
             name="costs",
             work=f"{len(self.labels)} sublayers, {rounds} rounds or more, stacks of {depth}",
             seconds=seconds,
-            memory=sizes.used + parameters * scenario.weight_bytes,
+            memory=sizes.used + (together if together <= room else max(largest, room)),
             disk=0.0,
         )
 
@@ -209,27 +225,60 @@ def _measure(
     parent: Parent, blocks: Mapping[str, Block], scenario: Scenario, device: str, clock: str
 ) -> dict[str, Any]:
     _warn_of_others(device)
-    watch = Stopwatch(device, clock)
-    jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed_job(parent, scenario, device, watch)}
-    too_large = []
-    for label in sorted(blocks):
-        try:
-            jobs[label] = stack_job(parent, blocks[label], scenario, device, watch)
-            jobs[label]()  # memory is allocated when it runs; a shape that does not fit is left out
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            jobs.pop(label, None)
-            too_large.append(label)
-            logger.warning("%s does not fit into %s: it is left out", label, device)
-            if watch.cuda:
-                torch.cuda.empty_cache()
-    samples, drift = take_turns(jobs)
-    watts = _watts(jobs, device)
-    record = {"device": device_record(device), "drift": drift, "gpu": _gpu_state(device)}
+    watch, room = Stopwatch(device, clock), STACKS * free_memory(device)
+    fixed = fixed_job(parent, scenario, device, watch)
+    timed = _Timed(samples={}, too_large=[], watts={}, drift=0.0)
+    labels, shape = sorted(blocks), parent.shape
+    whole = (stack_bytes(shape, b, scenario, stack_depth(shape, b)) for b in blocks.values())
+    groups = [labels] if sum(whole) <= room else [[label] for label in labels]
+    for group in groups:
+        jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed}
+        for label in group:
+            block = blocks[label]
+            # Only what does not fit beside the others is timed alone, and less deep if need be.
+            less = [depth_within(shape, block, scenario, room)] if len(groups) > 1 else []
+            try:
+                jobs[label] = stack_job(parent, block, scenario, device, watch, *less)
+                jobs[label]()  # memory is allocated when it runs; what does not fit is left out
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                jobs.pop(label, None)
+                timed.leave_out(label, device)
+        timed.take(jobs, device)
+    record = {"device": device_record(device), "drift": timed.drift, "gpu": _gpu_state(device)}
     if watch.cuda:
         record["peak_memory"] = torch.cuda.max_memory_allocated(device)
-    return {"samples": samples, "out_of_memory": too_large, "record": record, "watts": watts}
+    return {
+        "samples": timed.samples,
+        "out_of_memory": timed.too_large,
+        "record": record,
+        "watts": timed.watts if len(timed.watts) == len(timed.samples) else {},
+    }
+
+
+@dataclass(slots=True, kw_only=True)
+class _Timed:
+    """What was timed so far."""
+
+    samples: Samples
+    too_large: list[str]
+    watts: dict[str, float]
+    drift: float
+
+    def take(self, jobs: Mapping[str, Callable[[], Seconds]], device: str) -> None:
+        """Times jobs in turns."""
+        samples, drift = take_turns(jobs)
+        self.samples = {**samples, **self.samples}
+        self.drift = max(self.drift, drift, key=abs)
+        self.watts = {**_watts(jobs, device), **self.watts}
+
+    def leave_out(self, label: str, device: str) -> None:
+        """Notes a sublayer that does not fit into memory."""
+        self.too_large.append(label)
+        logger.warning("%s does not fit into %s: it is left out", label, device)
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _watts(jobs: Mapping[str, Callable[[], Seconds]], device: str) -> dict[str, float]:
