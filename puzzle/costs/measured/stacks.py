@@ -90,7 +90,7 @@ def depth_within(shape: ModelShape, block: Block, scenario: Scenario, room: floa
     """Returns how deep a stack may be in some bytes of memory; two layers in any case."""
     depth, empty = stack_depth(shape, block), stack_bytes(shape, block, scenario, 0)
     one = stack_bytes(shape, block, scenario, 1) - empty
-    return depth if one == 0 else max(2, min(depth, int((room - empty) / one)))
+    return depth if one == 0 else int(max(2, min(depth, (room - empty) // one)))
 
 
 def stack_job(

@@ -6,15 +6,19 @@ import time
 import tracemalloc
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from puzzle.errors import ParentError, PuzzleError
+from puzzle.models import shards as shards_module
 from puzzle.models.gguf_header import read_gguf_header
 from puzzle.models.parent import open_parent
 from puzzle.models.pretrained import load_config, load_model
 from puzzle.models.shards import Shards, shard_names
+from puzzle.storage.hashing import hash_file
 from puzzle.storage.workspace import Workspace
 from tests.factories.gguf_parents import write_gguf_parent
 from tests.factories.parents import parent_model, save_parent
@@ -246,3 +250,25 @@ def test_what_opens_after_damage_is_what_transformers_opens(place, whole, tmp_pa
     assert {k: t.tolist() for k, t in parent.tensors.items()} == {
         k: t.tolist() for k, t in expected.items()
     }
+
+
+def test_one_pass_gives_the_hash_of_a_file_and_its_tensors_that_are_not_finite(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(shards_module, "PIECE", 64)
+    torch.manual_seed(0)
+    tensors = {
+        f"{name}-{dtype}": torch.randn(5, 9).to(dtype)
+        for name in ("good", "nan", "inf")
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    }
+    for name, tensor in tensors.items():
+        if "good" not in name:
+            tensor[4, 8 if "64" in name else 0] = float(name.partition("-")[0])
+    file = tmp_path / "w.safetensors"
+    save_file({**tensors, "count": torch.arange(40)}, file, {"format": "pt"})
+    bad = [name for name in tensors if "good" not in name]
+    digest, found = shards_module.read_once(file, tensors.keys())
+    assert digest == hash_file(file)
+    assert sorted(found) == sorted(bad)
+    assert shards_module.read_once(file, [bad[0]]) == (digest, [bad[0]])

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -172,6 +173,28 @@ def test_a_shape_without_memory_is_never_chosen_and_the_others_go_on(
     assert math.isinf(found.block_cost(0, parent.shape.parent_blocks[0], SCENARIO)["seconds"])
     labels = {block.label for row in usable_blocks(found, space, SCENARIO) for block in row}
     assert labels == {"gqa1+gated48", "gqa1+linear", "none+gated48", "none+linear"}
+
+
+def test_stacks_that_do_not_fit_together_are_timed_one_at_a_time_and_less_deep(
+    parent, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(measured, "STACKS", 0.0)
+    deep = replace(parent.shape, layers=50)
+    monkeypatch.setattr(parent, "shape", deep)
+    built, build = [], stacks.stack_job
+
+    def noted(parent, block, scenario, device, watch, depth=None):
+        built.append(depth)
+        return build(parent, block, scenario, device, watch, depth)
+
+    monkeypatch.setattr(measured, "stack_job", noted)
+    found, space = measure(parent, tmp_path)
+    assert built == [2] * len(built) != []
+    assert all(found.block_cost(0, block, SCENARIO)["seconds"] > 0 for block in space.blocks(0)[1:])
+    block = Block.from_label("gqa2+gated48")
+    sizes = [stacks.stack_bytes(deep, block, SCENARIO, depth) for depth in (7, 8)]
+    assert stacks.depth_within(deep, block, SCENARIO, (sizes[0] + sizes[1]) / 2) == 7
+    assert stacks.depth_within(deep, block, SCENARIO, math.inf) == 50
 
 
 def test_energy_is_power_times_time_where_a_gpu_tells_it(parent, tmp_path, monkeypatch):
