@@ -28,8 +28,8 @@ from puzzle.models.child import PuzzleForCausalLM as PuzzleForCausalLM
 from puzzle.models.child_config import PuzzleConfig as PuzzleConfig
 from puzzle.models.thinking_budget import ThinkingBudget as ThinkingBudget
 from puzzle.pipeline.comparing import compare as compare
+from puzzle.pipeline.loading import load_result as load_result
 from puzzle.pipeline.result import SearchResult as SearchResult
-from puzzle.pipeline.result import load_result as load_result
 from puzzle.pipeline.search import search as search
 from puzzle.report.compared_runs import RunComparison as RunComparison
 from puzzle.report.comparison import Comparison as Comparison

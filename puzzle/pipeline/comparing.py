@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 
 from puzzle.errors import DataError
-from puzzle.pipeline.result import SearchResult, load_result
+from puzzle.pipeline.loading import load_result
+from puzzle.pipeline.result import SearchResult
 from puzzle.report.compared_runs import RunComparison, distinct_names
 
 RunLike = SearchResult | str | os.PathLike[str]

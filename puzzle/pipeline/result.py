@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from puzzle.models.parent import DTYPES
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.pipeline.drawn_record import DrawnRecord
 from puzzle.report.card import model_card
-from puzzle.report.evidence import Evidence
+from puzzle.report.exploring import write_explorer
 from puzzle.report.page import write_report
 from puzzle.report.training import read_record
 from puzzle.serving.exporting import Exported, export
@@ -34,7 +34,7 @@ from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES, OTHER_THAN_SEARC
 from puzzle.serving.files import copy_tokenizer, save_tokenizer
 from puzzle.serving.writers.source import sources_of
 from puzzle.storage.disk import require_free
-from puzzle.storage.json_files import interpreting, read_object
+from puzzle.storage.json_files import read_object
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.storage.publishing import publishing_directory, require_replaceable, written_files
 from puzzle.storage.temporary_places import temporary_place
@@ -144,6 +144,24 @@ class SearchResult(DrawnRecord):
         return write_report(
             self, path or self.place("report.html"), distillation=record, saved=self.saved
         )
+
+    def explore(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Writes the explorer: a page with a slider for each budget, and layouts side by side.
+
+        Every point is a layout that the program was solved for; nothing is measured again.
+
+        Args:
+            path: The file; by default `explore.html` in the run directory, or beside the child.
+
+        Returns:
+            The file, which needs no other and no network.
+
+        Raises:
+            PuzzleError: plotly is not installed.
+            DataError: The result holds no evidence, or nothing in it can be explored.
+            WorkspaceError: The file cannot be written.
+        """
+        return write_explorer(self, path or self.place("explore.html"), saved=self.saved)
 
     @property
     def tokenizer(self) -> Any:
@@ -354,42 +372,6 @@ class SearchResult(DrawnRecord):
         if self.evidence is not None:
             _write_json(path / EVIDENCE, self.evidence.to_dict())
         (path / "README.md").write_text(model_card(self), encoding="utf-8")
-
-
-def load_result(directory: str | os.PathLike[str]) -> SearchResult:
-    """Returns the result that `SearchResult.save` wrote; its child is read when it is needed.
-
-    Args:
-        directory: Where the child was saved, or the run directory that has it in `child`.
-
-    Raises:
-        DataError: There is no saved result, or a file of it is damaged.
-    """
-    path = user_path(directory)
-    places = [each for each in (path, path / "child") if (each / RECORD).is_file()]
-    if not places:
-        raise DataError(
-            f"{path} has no {RECORD}; give the directory that result.save() wrote, or the run "
-            "directory of 'puzzle search'"
-        )
-    evidence = places[0] / EVIDENCE
-    file = places[0] / RECORD
-    with interpreting(file, "the record of a search"):
-        result = SearchResult.from_dict(
-            read_object(file, "the record of a search"),
-            evidence=_read_evidence(evidence) if evidence.is_file() else None,
-        )
-        if result.evidence is not None:
-            solution = result.solution
-            labels = result.evidence.problem.labels(solution.choices, solution.spans)
-            if labels != solution.labels:
-                raise DataError("the solution's labels are not those of its choices")
-    return replace(result, saved=places[0])
-
-
-def _read_evidence(file: Path) -> Evidence:
-    with interpreting(file, "the evidence of a search"):
-        return Evidence.from_dict(read_object(file, "the evidence of a search"))
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:

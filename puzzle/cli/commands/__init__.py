@@ -8,6 +8,7 @@ from puzzle.cli.commands.distill_command import DISTILL
 from puzzle.cli.commands.doctor_command import DOCTOR
 from puzzle.cli.commands.env_command import ENV
 from puzzle.cli.commands.evaluate_command import EVALUATE
+from puzzle.cli.commands.explore_command import EXPLORE
 from puzzle.cli.commands.export_command import EXPORT
 from puzzle.cli.commands.layouts_command import LAYOUTS
 from puzzle.cli.commands.new_command import NEW
@@ -23,7 +24,7 @@ from puzzle.cli.commands.solve_command import SOLVE
 from puzzle.cli.subcommand import Subcommand
 
 _STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE, CHILD)
-_CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT)
+_CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT, EXPLORE)
 _SHARING = (SHARE, PICK)
 _ALL = (NEW, *_STAGES, *_CHILDREN, *_SHARING, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)
 COMMANDS: dict[str, Subcommand] = {command.name: command for command in _ALL}

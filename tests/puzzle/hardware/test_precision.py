@@ -21,7 +21,7 @@ from puzzle.limits.scenario import Scenario, Workload
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import DTYPES, open_parent
 from puzzle.pipeline.format_choice import choose_formats
-from puzzle.pipeline.result import load_result
+from puzzle.pipeline.loading import load_result
 from puzzle.storage.workspace import Workspace
 from search_space import Block, SearchSpace
 from tests.factories.parents import DATA, parent_model, text, tokenizer
