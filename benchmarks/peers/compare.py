@@ -216,6 +216,16 @@ def uniform(study: Study, share: float, timed: Callable[[str, Callable[[], Any]]
     raise ValueError(f"share={share}: attentions alone take more")
 
 
+def with_shared_stages(rows: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row of puzzle's that counts the library and the scores that others made for it."""
+    stages = dict(row["stages"])
+    for other in rows.values():
+        for name in ("library", "scores"):
+            if name in stages:
+                stages[name] = max(stages[name], other.get("stages", {}).get(name, 0.0))
+    return {**row, "stages": stages, "cpu_seconds": sum(stages.values())}
+
+
 def decode_speed(study: Study, row: Mapping[str, Any], scenario: Scenario) -> float | None:
     """Returns how many times as fast as the parent a child decodes, both with random weights."""
     if "layout" not in row:
@@ -287,7 +297,7 @@ def main() -> None:
                 )
             if args.speed and "decode" not in row:
                 row["decode"] = decode_speed(study, row, scenario)
-            rows[key] = row
+            rows[key] = with_shared_stages(rows, row) if "stages" in row else row
             path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
             print(key, round(combine(row["kl"])[0], 4), flush=True)
     print(table(rows))

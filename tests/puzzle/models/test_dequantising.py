@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from puzzle.models.parent import open_parent
 from puzzle.models.trainable import open_model
 from puzzle.storage.workspace import Workspace
-from tests.factories.parents import parent_model, save_parent
+from tests.factories.families import family_config
+from tests.factories.parents import parent_model, save_parent, tokenizer
 
 BLOCK = 8
 
@@ -67,3 +69,41 @@ def test_the_full_weights_are_computed_once_and_again_when_the_file_changes(tmp_
     save_file(tensors, place / "model.safetensors", {"format": "pt"})
     to_blocks_of_fp8(place)
     assert open_parent(place, workspace=workspace, dtype="float32").identity != first.identity
+
+
+# The sixteen values of E2M1, by their four bits.
+FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+FP4 = torch.cat([FP4, -FP4])
+
+
+def to_mxfp4(directory):
+    """Gives a saved gpt-oss random experts in MXFP4; returns what their maps are."""
+    tensors = load_file(directory / "model.safetensors")
+    random, maps = torch.Generator().manual_seed(0), {}
+    for name in [name for name in tensors if name.endswith(("up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        size = (experts, outputs, inputs // 32)
+        bits = torch.randint(0, 16, (*size, 32), generator=random)
+        exponents = torch.randint(120, 126, size, generator=random)
+        values = FP4[bits] * 2.0 ** (exponents[..., None] - 127)
+        maps[name] = values.flatten(2).transpose(1, 2)
+        low, high = bits[..., ::2], bits[..., 1::2]
+        tensors[f"{name}_blocks"] = (low | high << 4).to(torch.uint8)
+        tensors[f"{name}_scales"] = exponents.to(torch.uint8)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    config = json.loads((directory / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": []}
+    (directory / "config.json").write_text(json.dumps(config))
+    return maps
+
+
+def test_experts_in_mxfp4_are_what_their_bits_say(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = family_config("gpt_oss", **sizes, layer_types=None)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    maps = to_mxfp4(tmp_path / "model")
+    parent = open_parent(tmp_path / "model", workspace=Workspace(tmp_path / "run"), dtype="float32")
+    assert len(maps) == 4
+    for name, tensor in maps.items():
+        torch.testing.assert_close(parent.tensors[name], tensor, atol=0, rtol=0)
