@@ -22,6 +22,8 @@ from common.machine import print_machine
 
 HIDDEN, WIDTH, VOCAB = 160, 512, 512
 HARDWARE, MB = "roofline:h100-sxm", 1e6
+# Bytes of a layer in float32: queries, output, half as many keys and values, gate, up and down.
+LAYER = 4 * (3 * HIDDEN * HIDDEN + 3 * HIDDEN * WIDTH)
 
 
 def anonymous() -> int:
@@ -129,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 48])
     parser.add_argument("--effort", default="fast")
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -137,15 +140,16 @@ def main() -> None:
     elif chosen.measure:
         print(json.dumps(measure(Path(chosen.measure), chosen.effort)))
     else:
+        peaks = {depth: measured(depth, chosen.effort) for depth in chosen.layers}
+        if chosen.json:
+            print(json.dumps({"layer": LAYER, "peaks": peaks}))
+            return
         print_machine(seed=0)
-        layer = 4 * (2 * HIDDEN * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN * WIDTH)
-        print(f"a layer is {layer / MB:.1f} MB")
-        for depth in chosen.layers:
-            found = measured(depth, chosen.effort)
+        print(f"a layer is {LAYER / MB:.1f} MB, effort {chosen.effort}")
+        for depth, found in peaks.items():
             print(
-                f"{depth} layers, effort {chosen.effort}: search {found['search'] / MB:.1f} MB, "
-                f"save {found['save'] / MB:.1f} MB, {found['cpu_seconds']} CPU-s",
-                flush=True,
+                f"{depth} layers: search {found['search'] / MB:.1f} MB, "
+                f"save {found['save'] / MB:.1f} MB, {found['cpu_seconds']} CPU-s"
             )
 
 

@@ -61,6 +61,7 @@ class Sizes:
         used: Bytes of memory that this process already uses.
         room: Bytes of memory of the device that stages run on; stages that can do with less
             memory, more slowly, keep to it.
+        on_gpu: Whether that is a GPU, which puts aside in the host's memory what it can.
     """
 
     shape: ModelShape
@@ -70,6 +71,7 @@ class Sizes:
     held_out: float = 0.125
     used: float = field(default_factory=_used_memory)
     room: float = math.inf
+    on_gpu: bool = False
 
     @property
     def own(self) -> Layout:

@@ -39,10 +39,18 @@ def planned(
     formats = precision(given)
     served = costs.served_format(given.get("hardware", "cpu")).name
     steps = replace(steps, workload=steps.workload.served_in(served))
-    estimate = pipeline.plan(steps, source.data, names=names, working=formats.working)
+    device, room = pipeline.device_room(given.get("device"), given.get("hardware", "cpu"))
+    estimate = pipeline.plan(
+        steps, source.data, names=names, working=formats.working, device=device, room=room
+    )
     free = free_bytes(given.get("out", OUT.default))
     values = {**estimate.to_dict(), "free_disk": free, "space": repr(steps.space)}
-    return Answer(values=values, text=_text(estimate, steps.space, free))
+    text_answer = _text(estimate, steps.space, free)
+    if not estimate.too_large:
+        return Answer(values=values, text=text_answer)
+    stages = ", ".join(step.name for step in estimate.too_large)
+    text_answer += f"\n{device} has {room / GIB:.1f} GiB of memory: too little for {stages}"
+    return Answer(values=values, text=text_answer, code=1)
 
 
 def _text(estimate: Plan, space: SearchSpace, free: float) -> str:

@@ -69,10 +69,10 @@ def fit_memory(sizes: Sizes, config: LibraryConfig, *, eliminates: bool) -> floa
     held_out *= widest * sizes.weight_bytes + 4.0 * shape.hidden
     batch = 3.0 * BATCH * sizes.data.window * widest * sizes.weight_bytes
     # The sums, a part of them and its factor; the map it starts from and what becomes of it.
-    fitted = 3 * square + 6 * map_
-    # The sums, and in float64 the inverse, the map's products, and the map itself.
-    eliminated = 5 * square + 5 * map_ if eliminates else 0.0
-    return max(fitted, eliminated) + 2 * held_out + batch
+    fitted = 3 * square + 6 * map_ + 2 * held_out + batch
+    # In float64 the inverse, the map's products, and the map itself; the sums, where they stay.
+    eliminated = (4 if sizes.on_gpu else 5) * square + 5 * map_ + held_out
+    return max(fitted, eliminated) if eliminates else fitted
 
 
 def healing_work(sizes: Sizes, config: LibraryConfig) -> Estimate:

@@ -73,6 +73,16 @@ class Opened:
     formats: Formats
 
 
+def working_device(device: str | None, hardware: Any) -> str:
+    """Returns where the parent works: as given, else the hardware, else a GPU if there is one.
+
+    Args:
+        device: As for `puzzle.search`.
+        hardware: As for `puzzle.search`.
+    """
+    return device or torch_device(hardware) or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def open_run(
     inputs: Inputs,
     workspace: Workspace,
@@ -95,8 +105,7 @@ def open_run(
     """
     check_source(inputs.text)
     limit_threads()
-    device = inputs.device or torch_device(inputs.hardware)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = working_device(inputs.device, inputs.hardware)
     parent = open_parent(
         inputs.parent,
         workspace=workspace,

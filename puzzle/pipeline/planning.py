@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from puzzle.errors import PuzzleError
 from puzzle.estimates import Estimate, Sizes
+from puzzle.hardware.device_memory import total_memory
 from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.precision import AUTO
 from puzzle.hardware.rates import Rates
+from puzzle.pipeline.opening import working_device
 from puzzle.pipeline.steps import Steps
 from puzzle.text.data_config import DataConfig
 
@@ -21,6 +27,10 @@ ASSUMED = (
 )
 
 
+# Memory does not depend on how fast a machine is.
+UNKNOWN = Rates(model=1.0, fits=1.0, bandwidth=1.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What stages will take.
@@ -28,10 +38,12 @@ class Plan:
     Args:
         steps: The stages in their order.
         rates: The rates that the seconds follow from.
+        room: Bytes of memory of the device that stages run on.
     """
 
     steps: tuple[Estimate, ...]
     rates: Rates
+    room: float = math.inf
 
     @property
     def seconds(self) -> float:
@@ -44,6 +56,29 @@ class Plan:
         return max((step.memory for step in self.steps), default=0.0)
 
     @property
+    def too_large(self) -> tuple[Estimate, ...]:
+        """The stages that need more memory than there is."""
+        return tuple(step for step in self.steps if step.memory > self.room)
+
+    def require_memory(self, where: str) -> None:
+        """Refuses a search that cannot fit.
+
+        Args:
+            where: The device, as it is called in the message.
+
+        Raises:
+            PuzzleError: A stage needs more memory than there is; it is named.
+        """
+        if self.too_large:
+            worst = max(self.too_large, key=lambda step: step.memory)
+            raise PuzzleError(
+                f"the stage {worst.name!r} needs about {worst.memory / 1e9:.1f} GB of memory, and "
+                f"{where} has {self.room / 1e9:.1f} GB; use a larger device, or less text (a "
+                'smaller window), or choose channels without elimination (channels="largest" of '
+                "LibraryConfig)"
+            )
+
+    @property
     def disk(self) -> float:
         """The bytes on disk of all stages together."""
         return sum(step.disk for step in self.steps)
@@ -54,6 +89,7 @@ class Plan:
             "steps": [asdict(step) for step in self.steps],
             "seconds": self.seconds,
             "memory": self.memory,
+            "device_memory": self.room if math.isfinite(self.room) else None,
             "disk": self.disk,
             "rates": asdict(self.rates),
             "assumed": list(ASSUMED),
@@ -67,6 +103,8 @@ def plan(
     names: Collection[str] | None = None,
     working: str = AUTO,
     rates: Rates | None = None,
+    device: str = "cpu",
+    room: float = math.inf,
 ) -> Plan:
     """Estimates what the stages of a search take, without a model or a text.
 
@@ -76,6 +114,9 @@ def plan(
         names: Names of the stages that are run; all of the search's if not given.
         working: The number format that the parent works in, as in `Precision`.
         rates: The machine's rates; measured if not given.
+        device: The kind of device that stages run on, "cpu" or "cuda", which need not be on this
+            machine.
+        room: Its bytes of memory; `Plan.too_large` names what does not fit into them.
 
     Example:
         >>> shape = ModelShape(layers=2, hidden=64, heads=4, head_dim=16, kv_heads=2,
@@ -92,8 +133,40 @@ def plan(
         rates = Rates.measure(shape, fast_format().name if working == AUTO else working)
     scenario = next(iter(steps.workload.scenarios.values()))
     sizes = Sizes(
-        shape=shape, data=data, scenario=scenario, rates=rates, held_out=steps.config.held_out
+        shape=shape,
+        data=data,
+        scenario=scenario,
+        rates=rates,
+        held_out=steps.config.held_out,
+        room=room,
+        on_gpu=not device.startswith("cpu"),
     )
     estimates = steps.estimates(sizes)
     chosen = tuple(e for e in estimates if names is None or e.name in names)
-    return Plan(steps=chosen, rates=rates)
+    return Plan(steps=chosen, rates=rates, room=room)
+
+
+def device_room(device: str | None, hardware: Any) -> tuple[str, int]:
+    """Returns where a search would work on this machine, and the bytes of memory there.
+
+    Args:
+        device: As for `puzzle.search`.
+        hardware: As for `puzzle.search`.
+    """
+    place = working_device(device, hardware)
+    return place, total_memory(place)
+
+
+def require_memory(steps: Steps, data: DataConfig, device: torch.device) -> None:
+    """Refuses a search that cannot fit into a device's memory, before any work is done.
+
+    Args:
+        steps: The search.
+        data: How much text.
+        device: Where it runs.
+
+    Raises:
+        PuzzleError: A stage needs more memory than the device has; it is named.
+    """
+    estimated = plan(steps, data, rates=UNKNOWN, device=device.type, room=total_memory(device))
+    estimated.require_memory(str(device))

@@ -18,6 +18,7 @@ from puzzle.limits.objectives import minimised
 from puzzle.limits.scenario import WorkloadLike
 from puzzle.pipeline.opening import Inputs, open_run, open_workspace
 from puzzle.pipeline.outcome import Outcome
+from puzzle.pipeline.planning import require_memory
 from puzzle.pipeline.request import Request
 from puzzle.pipeline.result import SearchResult
 from puzzle.pipeline.tightening import Chooser
@@ -146,6 +147,7 @@ def search(
     place = open_workspace(out, resume=resume)
     opened = open_run(inputs, place, executor=executor, solver=request.solver, seed=request.seed)
     run, steps = opened.run, request.steps(opened)
+    require_memory(steps, inputs.data, run.parent.device)
     priced = steps.price(run)
     goals = request.goals(steps, priced)
 

@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
+from puzzle.choice.layout_choice import EFFORTS
+from puzzle.errors import PuzzleError
 from puzzle.hardware.rates import Rates
 from puzzle.library.build import build_library
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.pipeline.planning import plan
 from puzzle.pipeline.steps import Steps
 from puzzle.text.windows import DataConfig
-from search_space import SearchSpace
+from search_space import ModelShape, SearchSpace
 from tests.factories.parents import opened
 
 RATES = Rates(model=1e11, fits=1e10, bandwidth=1e10)
@@ -54,3 +56,39 @@ def test_measured_rates_are_plausible(saved, tmp_path):
     rates = Rates.measure(parent.shape, "float32")
     assert 1e7 < rates.fits < 1e15
     assert 1e7 < rates.bandwidth < 1e14
+
+
+LARGE = ModelShape(
+    layers=126, hidden=16384, heads=128, head_dim=128, kv_heads=8, ffn_width=53248, vocab=128256
+)
+TEXT = DataConfig(fit_tokens=65536, score_tokens=8192)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_the_memory_of_a_search_does_not_depend_on_depth(effort):
+    plans = []
+    for layers in (4, 126):
+        shape = replace(LARGE, layers=layers)
+        steps = Steps(
+            space=SearchSpace.preset(shape, "default"),
+            workload=Workload.of(Scenario()),
+            hardware="roofline:h100-sxm",
+            effort=EFFORTS[effort],
+        )
+        plans.append(plan(steps, TEXT, rates=RATES, device="cuda", room=80e9))
+    shallow, deep = ({step.name: step.memory for step in each.steps} for each in plans)
+    assert deep == pytest.approx(shallow, rel=1e-3)
+    assert not plans[1].too_large
+
+
+def test_stages_that_cannot_fit_are_refused_by_name_and_others_keep_to_what_there_is():
+    space = SearchSpace.preset(LARGE, "default")
+    steps = Steps(space=space, workload=Workload.of(Scenario()), hardware="cpu")
+    small = plan(steps, TEXT, rates=RATES, device="cuda", room=24e9)
+    names = {step.name for step in small.too_large}
+    assert {"library", "healing"} <= names
+    # Whole models do not fit either, and are then not timed.
+    assert not {"costs", "correction", "measurement"} & names
+    with pytest.raises(PuzzleError, match=r"'library' needs about \d+.* and cuda has 24.0 GB"):
+        small.require_memory("cuda")
+    assert not plan(steps, TEXT, rates=RATES, device="cuda", room=80e9).too_large
