@@ -5,6 +5,11 @@ the anonymous memory of the process (what no file on disk backs):
 
     python benchmarks/scale.py
     python benchmarks/scale.py --effort default --layers 4 48
+
+With `--plan`, what each stage of a search takes for Llama 3.1 on one GPU of 80 GB, by the stages'
+own estimates, at 400 Tflop/s in bfloat16 and 40 in float32:
+
+    python benchmarks/scale.py --plan
 """
 
 from __future__ import annotations
@@ -22,6 +27,12 @@ from common.machine import print_machine
 
 HIDDEN, WIDTH, VOCAB = 160, 512, 512
 HARDWARE, MB = "roofline:h100-sxm", 1e6
+# Layers, hidden size, heads and FFN width.
+LLAMAS = {
+    "8B": (32, 4096, 32, 14336),
+    "70B": (80, 8192, 64, 28672),
+    "405B": (126, 16384, 128, 53248),
+}
 # Bytes of a layer in float32: queries, output, half as many keys and values, gate, up and down.
 LAYER = 4 * (3 * HIDDEN * HIDDEN + 3 * HIDDEN * WIDTH)
 
@@ -115,6 +126,43 @@ def measure(directory: Path, effort: str) -> dict[str, float]:
     return peaks
 
 
+def print_plans() -> None:
+    """Prints what each stage takes for Llama 3.1 on one H100, by the stages' own estimates."""
+    from puzzle.choice.layout_choice import EFFORTS
+    from puzzle.hardware.rates import Rates
+    from puzzle.limits.scenario import Scenario, Workload
+    from puzzle.pipeline.planning import plan
+    from puzzle.pipeline.steps import Steps
+    from puzzle.text.data_config import DataConfig
+    from search_space import ModelShape, SearchSpace
+
+    rates = Rates(model=4e14, fits=4e13, bandwidth=3e12)
+    data = DataConfig(fit_tokens=65536, score_tokens=8192)
+    for name, (layers, hidden, heads, width) in LLAMAS.items():
+        shape = ModelShape(
+            layers=layers,
+            hidden=hidden,
+            heads=heads,
+            head_dim=128,
+            kv_heads=8,
+            ffn_width=width,
+            vocab=128256,
+        )
+        for effort in ("fast", "default"):
+            steps = Steps(
+                space=SearchSpace.preset(shape, "default"),
+                workload=Workload.of(Scenario()),
+                hardware=HARDWARE,
+                effort=EFFORTS[effort],
+            )
+            planned = plan(steps, data, rates=rates, device="cuda", room=80e9)
+            for step in planned.steps:
+                print(
+                    f"{name}, {effort}, {step.name}: {step.memory / 1e9:.1f} GB, "
+                    f"{step.seconds / 3600:.2f} h, {step.disk / 1e9:.0f} GB on disk"
+                )
+
+
 def measured(layers: int, effort: str) -> dict[str, float]:
     """Returns what `measure` finds in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
@@ -131,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 48])
     parser.add_argument("--effort", default="fast")
+    parser.add_argument("--plan", action="store_true", help="estimates for Llama 3.1 instead")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -139,6 +188,8 @@ def main() -> None:
         make_parent(Path(chosen.make), chosen.layers[0])
     elif chosen.measure:
         print(json.dumps(measure(Path(chosen.measure), chosen.effort)))
+    elif chosen.plan:
+        print_plans()
     else:
         peaks = {depth: measured(depth, chosen.effort) for depth in chosen.layers}
         if chosen.json:
