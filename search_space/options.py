@@ -35,6 +35,7 @@ class LayerOptions:
             experts, for one of fewer experts.
         ffn_shares: Widths of "gated", or numbers of experts, as shares of the parent's.
         top_k_shares: Experts of one token, as shares of the parent's, where it has a mixture.
+        expert_shares: Widths of each expert, as shares of the parent's, where it has a mixture.
         multiple: Widths are rounded to the nearest multiple of this, and are at least one of it;
             by default 32 (1 in FFNs of less than 128 channels).
 
@@ -61,26 +62,28 @@ class LayerOptions:
     ffn: tuple[str, ...] = _FFN_KINDS
     ffn_shares: tuple[float, ...] = FFN_SHARES
     top_k_shares: tuple[float, ...] = ()
+    expert_shares: tuple[float, ...] = ()
     multiple: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("attention", _ATTENTION_KINDS), ("ffn", _FFN_KINDS)):
             object.__setattr__(self, name, _kinds(name, getattr(self, name), allowed))
         with reading_values("layer options"):
-            object.__setattr__(self, "ffn_shares", tuple(self.ffn_shares))
-            object.__setattr__(self, "top_k_shares", tuple(self.top_k_shares))
-            shares = {name: getattr(self, name) for name in ("ffn_shares", "top_k_shares")}
+            names = ("ffn_shares", "top_k_shares", "expert_shares")
+            shares = {name: tuple(getattr(self, name)) for name in names}
+            for name, given in shares.items():
+                object.__setattr__(self, name, given)
             wrong = {
-                name: [share for share in given if not 0 < share <= 1]
-                for name, given in shares.items()
+                name: [share for share in values if not 0 < share <= 1]
+                for name, values in shares.items()
             }
             for name in ("kv_heads", "groups", "windows"):
                 if (given := getattr(self, name)) is not None:
                     sizes = tuple(size_of("layer options", name, size) for size in given)
                     object.__setattr__(self, name, sizes)
-        for name, given in wrong.items():
-            if given:
-                raise ValueError(f"{name} {given}; allowed: above 0 up to 1, such as 0.5")
+        for name, outside in wrong.items():
+            if outside:
+                raise ValueError(f"{name} {outside}; allowed: above 0 up to 1, such as 0.5")
         if self.multiple is not None:
             multiple = size_of("layer options", "multiple", self.multiple)
             object.__setattr__(self, "multiple", multiple)
@@ -143,6 +146,9 @@ class LayerOptions:
         experts, top_k = own.experts or 1, own.top_k or 1
         fewer = {max(1, round(top_k * share)) for share in self.top_k_shares} - {top_k}
         choices = [replace(own, top_k=number) for number in sorted(fewer, reverse=True)]
+        width = own.width or 1
+        narrow = {max(1, round(width * share)) for share in self.expert_shares} - {width}
+        choices += [replace(own, width=number) for number in sorted(narrow, reverse=True)]
         if "gated" in self.ffn:
             # As many as a token needs, and never the parent's own number.
             kept = {max(top_k, round(experts * share)) for share in self.ffn_shares} - {experts}

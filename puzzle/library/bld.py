@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from puzzle.library.experts_fit import EXPERTS
+from puzzle.library.experts_fit import EXPERT_CHANNELS, EXPERTS
 from puzzle.library.fitting import attention_key
 from puzzle.library.head_groups import GROUPS
 from puzzle.library.local_error import LocalError
@@ -106,6 +106,7 @@ class LayerDistill:
             tensors.pop(f"{key}/channels", None)
             tensors.pop(f"{key}/{GROUPS}", None)
             tensors.pop(f"{key}/{EXPERTS}", None)
+            tensors.pop(f"{key}/{EXPERT_CHANNELS}", None)
             for name, tensor in student.best.items():
                 tensors[f"{key}/{name}"] = tensor.to(self.parent.dtype).cpu()
             trained[key] = errors[key].after(student.error)

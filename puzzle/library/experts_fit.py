@@ -16,13 +16,21 @@ from puzzle.library.least_squares import fit as least_squares_fit
 from puzzle.library.local_error import LocalError
 from puzzle.library.rescaling import Pair, Rescaling
 from puzzle.library.streams import Rows
-from puzzle.models.experts import Routed, down_map, down_tensors, of_experts, routed
+from puzzle.models.experts import (
+    Routed,
+    down_map,
+    down_tensors,
+    of_channels,
+    of_experts,
+    routed,
+)
+from puzzle.models.slots import Experts
 from search_space import FFN, Attention, Block
 
 if TYPE_CHECKING:
     from puzzle.library.attention_fit import AttentionFit
 
-EXPERTS = "experts"
+EXPERTS, EXPERT_CHANNELS = "experts", "expert_channels"
 Maps = Mapping[int, torch.Tensor]
 
 
@@ -31,7 +39,8 @@ class ExpertsFit:
 
     Experts are ranked by what they add: the mean over tokens of the gate times the length of what
     the expert returns (REAP, arXiv:2510.13999, without its division by the tokens of each). The
-    router keeps their rows, so that tokens of removed experts go to others. Then the last map of
+    router keeps their rows, so that tokens of removed experts go to others. Narrower experts keep
+    the channels with the largest mean activation times the norm of their row. Then the last map of
     each kept expert is fitted, on its own tokens, to what it returned and its share by gates of
     what the mixture misses: one pass over the text for all, and sums as large as one expert.
 
@@ -64,21 +73,27 @@ class ExpertsFit:
                 self._fit(key, attention, ffn, power)
 
     @cached_property
-    def ranking(self) -> torch.Tensor:
-        """The experts, the one that adds most first."""
+    def ranking(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The experts, the one that adds most first, and the channels of each, the same."""
         own: nn.Module = getattr(self.fits.layer, self.family.ffn.module)
-        size = torch.zeros(self.fits.own.ffn.experts or 1)
-        downs = self._downs(own, len(size))
+        number, width = self.fits.own.ffn.experts or 1, self.fits.own.ffn.width or 1
+        size, channels = torch.zeros(number), torch.zeros(number, width)
+        downs = self._downs(own, number)
 
         def add(rows: Rows) -> None:
             h_TD = self._entering(self.fits.own.attention, rows)
             for part in routed(self.experts, own, h_TD):
-                returned = _with_bias(part, downs[part.expert]) @ downs[part.expert]
-                size[part.expert] += float(returned.norm(dim=-1).sum())
+                down = downs[part.expert]
+                size[part.expert] += float((_with_bias(part, down) @ down).norm(dim=-1).sum())
+                used = part.features.float().abs().sum(0) * down[:width].norm(dim=1)
+                channels[part.expert] += used.cpu()
 
         for _ in self.fits.streams.batches(add):
             pass
-        return size.argsort(descending=True, stable=True)
+        return (
+            size.argsort(descending=True, stable=True),
+            channels.argsort(dim=1, descending=True, stable=True),
+        )
 
     def _downs(self, mixture: nn.Module, number: int) -> dict[int, torch.Tensor]:
         return {expert: down_map(self.experts, mixture, expert) for expert in range(number)}
@@ -96,8 +111,12 @@ class ExpertsFit:
         return self._entering(attention, rows), target
 
     def _fit(self, key: str, attention: Attention, ffn: FFN, power: float) -> None:
-        kept = self.ranking[: ffn.experts].sort().values
-        mixture, downs = self._mixture(ffn, kept)
+        ranked, channels = self.ranking
+        kept = ranked[: ffn.experts].sort().values
+        narrow = None
+        if ffn.width != self.fits.own.ffn.width:
+            narrow = channels[kept, : ffn.width].sort(dim=1).values
+        mixture, downs = self._mixture(ffn, kept, narrow)
         trained, held_out, before = self._sums(mixture, downs, attention)
         fitted, judged = dict(downs), dict(downs)
         if self.fits.config.start != "puzzle":
@@ -117,23 +136,25 @@ class ExpertsFit:
         share = 1 / max(power, 1e-30)
         self.fits.errors[key] = LocalError(before=before * share, fitted=after * share)
         self.fits.tensors[f"{key}/{EXPERTS}"] = kept.to(torch.int32)
+        if narrow is not None:
+            self.fits.tensors[f"{key}/{EXPERT_CHANNELS}"] = narrow.to(torch.int32)
         maps = [fitted[expert] for expert in range(len(kept))]
         module = self.family.ffn.module
         self.fits.store(key, down_tensors(self.experts, module, mixture, maps))
 
-    def _mixture(self, ffn: FFN, kept: torch.Tensor) -> tuple[nn.Module, dict[int, torch.Tensor]]:
+    def _mixture(
+        self, ffn: FFN, kept: torch.Tensor, narrow: torch.Tensor | None
+    ) -> tuple[nn.Module, dict[int, torch.Tensor]]:
         """Returns a mixture of some of the layer's experts, and their last maps."""
-        slot, own = self.family.ffn, getattr(self.fits.layer, self.family.ffn.module)
+        module = self.family.ffn.module
+        own, prefix = getattr(self.fits.layer, module), f"{module}."
         sizes = self.family.layer_config(self.fits.parent.config, ffn)
         with torch.device("meta"):
-            mixture: nn.Module = getattr(self.family.layer(sizes, self.index), slot.module)
-        tensors = of_experts(
-            {f"{slot.module}.{name}": t for name, t in own.state_dict().items()}, slot.module, kept
-        )
-        prefix = f"{slot.module}."
-        mixture.load_state_dict(
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, assign=True
-        )
+            mixture: nn.Module = getattr(self.family.layer(sizes, self.index), module)
+        tensors = {prefix + name: tensor for name, tensor in own.state_dict().items()}
+        tensors = kept_of(self.experts, tensors, module, kept, narrow)
+        inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        mixture.load_state_dict(inner, assign=True)
         mixture.eval().requires_grad_(False)
         return mixture, self._downs(mixture, len(kept))
 
@@ -178,6 +199,18 @@ class ExpertsFit:
             parts = list(routed(self.experts, mixture, h_TD))
             missed += float(self._rest(parts, downs, target)[0].square().sum())
         return missed
+
+
+def kept_of(
+    experts: Experts,
+    tensors: Mapping[str, torch.Tensor],
+    module: str,
+    kept: torch.Tensor,
+    narrow: torch.Tensor | None,
+) -> dict[str, torch.Tensor]:
+    """Returns the tensors of half a layer with some of its experts, and of their channels."""
+    inner = of_experts(tensors, module, kept)
+    return inner if narrow is None else of_channels(experts, inner, module, narrow)
 
 
 def _with_bias(part: Routed, down: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from puzzle.errors import PuzzleError
-from puzzle.library.experts_fit import EXPERTS
+from puzzle.library.experts_fit import EXPERT_CHANNELS, EXPERTS, kept_of
 from puzzle.library.fitting import attention_key, ffn_key
 from puzzle.library.head_groups import GROUPS, of_groups
 from puzzle.models.assembling import layer_from_block
-from puzzle.models.experts import of_experts
 from puzzle.models.parent import Parent
 from puzzle.models.slots import Slot
 from puzzle.storage.workspace import Artifact
@@ -122,7 +121,15 @@ class Variants:
         names = slot.names if kind == self._parents.ffn.kind else slot.norms_before
         own = tensors_of(self.own, names)
         if EXPERTS in changed:
-            own = of_experts(own, slot.module, changed.pop(EXPERTS).long())
+            kept, narrow = changed.pop(EXPERTS).long(), changed.pop(EXPERT_CHANNELS, None)
+            assert self.parent.family.experts is not None
+            own = kept_of(
+                self.parent.family.experts,
+                own,
+                slot.module,
+                kept,
+                None if narrow is None else narrow.long(),
+            )
         if "channels" in changed:
             kept = changed.pop("channels").long()
             sizes = self.parent.family.row_counts(self.parent.shape, self._parents.ffn)

@@ -46,7 +46,7 @@ def routed(experts: Experts, mixture: nn.Module, h_TD: torch.Tensor) -> Iterator
         tokens, place = (chosen_TK == expert).nonzero(as_tuple=True)
         gates = gates_TK[tokens, place, None]
         weight, bias = _of_expert(maps, experts.up, expert)
-        weight = weight.T if maps.is_transposed else weight
+        weight = weight.T if experts.transposed else weight
         inner = maps._apply_gate(nn.functional.linear(h_TD[tokens], weight, bias))
         yield Routed(expert=expert, tokens=tokens, gates=gates, features=inner * gates)
 
@@ -55,7 +55,7 @@ def down_map(experts: Experts, mixture: nn.Module, expert: int) -> torch.Tensor:
     """Returns the last map of an expert, (channels, hidden), its bias as one more row."""
     maps: Any = getattr(mixture, experts.experts)
     weight, bias = _of_expert(maps, experts.down, expert)
-    rows = weight if maps.is_transposed else weight.T
+    rows = weight if experts.transposed else weight.T
     return rows.float() if bias is None else torch.cat([rows, bias[None]]).float()
 
 
@@ -77,9 +77,9 @@ def down_tensors(
     """
     stacked, parts = torch.stack(maps), getattr(mixture, experts.experts)
     name = f"{module}.{experts.experts}.{experts.down}"
-    channels = getattr(parts, experts.down).shape[1 if parts.is_transposed else 2]
+    channels = getattr(parts, experts.down).shape[1 if experts.transposed else 2]
     weight = stacked[:, :channels]
-    tensors = {name: weight if parts.is_transposed else weight.transpose(1, 2)}
+    tensors = {name: weight if experts.transposed else weight.transpose(1, 2)}
     return tensors | ({f"{name}_bias": stacked[:, -1]} if parts.has_bias else {})
 
 
@@ -96,6 +96,38 @@ def of_experts(tensors: Mapping[str, torch.Tensor], module: str, kept: torch.Ten
         name: tensor[kept.to(tensor.device)] if name.startswith(inside) else tensor
         for name, tensor in tensors.items()
     }
+
+
+def of_channels(
+    experts: Experts, tensors: Mapping[str, torch.Tensor], module: str, kept_EC: torch.Tensor
+) -> Tensors:
+    """Returns the tensors of half a layer with some channels of each of its experts alone.
+
+    Args:
+        experts: Where the parts of the mixture are.
+        tensors: Those of the half and its norms, by name within the layer.
+        module: The name of the half.
+        kept_EC: The numbers of the channels, as many of each expert.
+    """
+    prefix = f"{module}.{experts.experts}."
+    down = tensors[prefix + experts.down]
+    width, kept_EC = down.shape[1 if experts.transposed else 2], kept_EC.to(down.device)
+    if experts.interleaved:
+        rows = torch.stack([2 * kept_EC, 2 * kept_EC + 1], -1).flatten(1)
+    else:
+        rows = torch.cat([kept_EC, kept_EC + width], 1)
+    # The rows that are kept, and where a tensor of one expert has them.
+    kept = {
+        experts.up: (rows, 1 if experts.transposed else 0),
+        f"{experts.up}_bias": (rows, 0),
+        experts.down: (kept_EC, 0 if experts.transposed else 1),
+    }
+    narrowed = dict(tensors)
+    for name, (chosen, axis) in kept.items():
+        if prefix + name in tensors:
+            pairs = zip(tensors[prefix + name], chosen, strict=True)
+            narrowed[prefix + name] = torch.stack([t.index_select(axis, c) for t, c in pairs])
+    return narrowed
 
 
 def in_files(

@@ -175,7 +175,13 @@ KNOWN = (
         model_types=("gpt_oss",),
         package="gpt_oss",
         classes="GptOss",
-        experts=Experts(count="num_local_experts", width="intermediate_size", router="router"),
+        experts=Experts(
+            count="num_local_experts",
+            width="intermediate_size",
+            router="router",
+            transposed=True,
+            interleaved=True,
+        ),
         attention_implementation="eager",  # sdpa drops the sinks, and says nothing
     ),
 )

@@ -134,6 +134,8 @@ class Experts:
         experts: The experts' maps, as a name within the half.
         down: The last map of all experts, as a name within these.
         up: The map before it.
+        transposed: Whether a map is stored as (inputs, outputs).
+        interleaved: Whether rows of gate and up take turns in `up`, or those of gate come first.
         sparse: Config attributes, and their values where every layer has a mixture.
         dense: The same where no layer has one; None in families whose layers all have one.
         is_sparse: Whether a layer of a config, by its number, has a mixture.
@@ -148,6 +150,8 @@ class Experts:
     experts: str = "experts"
     up: str = "gate_up_proj"
     down: str = "down_proj"
+    transposed: bool = False
+    interleaved: bool = False
     sparse: tuple[tuple[str, Any], ...] = ()
     dense: tuple[tuple[str, Any], ...] | None = None
     is_sparse: Callable[[Any, int], bool] = lambda config, index: True
