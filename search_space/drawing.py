@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from search_space.blocks import Block
+from search_space.blocks import MIXERS, Block
 from search_space.rendering import (
     INK,
     TEXT,
@@ -35,14 +35,22 @@ COLOURS = {
     "attention": "#0072B2",
     "groups": "#56B4E9",
     "window": "#009E73",
+    "mixer": "#CC79A7",
     "ffn": "#E69F00",
     "wide": "#A03C00",
 }
-HATCHES = {"groups": "\\\\\\", "window": "......", "linear": "//////", "wide": "xxxx"}
+HATCHES = {
+    "groups": "\\\\\\",
+    "window": "......",
+    "linear": "//////",
+    "wide": "xxxx",
+    "mixer": "||||",
+}
 LEGEND = {
     "attention": "softmax attention",
     "groups": "query heads removed, too",
     "window": "within a window",
+    "mixer": "the mixer of a hybrid",
     "ffn": "gated FFN",
     "wide": "wider than the parent (how many times)",
     "linear": "linear map (height without meaning)",
@@ -77,7 +85,7 @@ class Bar:
 
     Args:
         layer: The layer.
-        kind: A key of `LEGEND`.
+        kind: A key of `LEGEND`; "absent" where the parent has none either.
         share: KV heads or FFN width over the parent's.
     """
 
@@ -104,7 +112,13 @@ def _pair(shape: ModelShape, layer: int, block: Block) -> tuple[Bar, Bar]:
     own, attention = shape.parent_blocks[layer], block.attention
     named = "window" if attention.window else "groups" if attention.heads else "attention"
     kv_heads = own.attention.kv_heads or shape.kv_heads
+    left = _bar(layer, named, attention.kind, attention.kv_heads, kv_heads)
+    right = _bar(layer, "ffn", block.ffn.kind, block.ffn.width, own.ffn.width or shape.ffn_width)
+    if attention.kind in MIXERS:
+        left = Bar(layer, "mixer", 1.0)
+    absent = Bar(layer, "absent", 0.0)
     return (
+<<<<<<< HEAD
         _bar(layer, named, attention.kind, attention.kv_heads, kv_heads),
         _bar(
             layer,
@@ -113,6 +127,10 @@ def _pair(shape: ModelShape, layer: int, block: Block) -> tuple[Bar, Bar]:
             block.ffn.channels or None,
             own.ffn.channels or shape.ffn_width,
         ),
+=======
+        absent if own.attention.kind == attention.kind == "none" else left,
+        absent if own.ffn.kind == block.ffn.kind == "none" else right,
+>>>>>>> 7eb32ac (Mixers are drawn; stacks of Nemotron-H's halves have layers of their own type; hybrids have a module)
     )
 
 

@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, LlamaConfig
 
 from puzzle.models.families import FAMILIES, LLAMA, family_of
 from puzzle.models.family import Family
+from puzzle.models.hybrid_layers import layer_blocks, layer_type
 from search_space import Block, Layout, ModelShape
 
 # Not taken over from a parent's config: they name its class or place, or are made anew.
@@ -66,7 +67,7 @@ class ChildConfig:
 
     def _parents_own(self) -> list[str]:
         sizes = self.num_key_value_heads, self.intermediate_size
-        if own := family_of(self).layer_blocks(self, *sizes):
+        if own := layer_blocks(family_of(self), self, *sizes):
             return [block.label for block in own]
         return ["gqa{}+gated{}".format(*sizes)] * self.num_hidden_layers
 
@@ -190,11 +191,9 @@ def _set_layer_lists(
     for name in TYPES if family.mixers else ():
         if not values.get(name):
             continue
-        # A stack of copies of one block has it also in layers of the other type.
-        kinds = {mixer.kind: mixer.layer_type for mixer in family.mixers}
-        kinds["gqa"] = "full_attention"
+        # A stack of copies of one block has it also in layers of the other types.
         values[name] = [
-            kinds.get(block.attention.kind, kind)
+            layer_type(family, block) or kind
             for block, kind in zip(layout.blocks, values[name], strict=True)
         ]
 

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from puzzle.errors import ParentError
 from puzzle.models.family_sizes import family_shape
 from puzzle.models.logits import LogitScale
 from puzzle.models.masks import attention_mask
 from puzzle.models.rotary_tables import Rope, Tables
 from puzzle.models.slots import ATTENTION, GATE, GATED, KEY, QUERY, UP, VALUE, Experts, Mixer, Slot
-from search_space import FFN, Attention, Block, ModelShape
+from search_space import FFN, Attention, ModelShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,40 +113,6 @@ class Family:
             ParentError: The config is of a variant of the family that is not covered.
         """
         return family_shape(self, config)
-
-    def layer_blocks(self, config: Any, kv_heads: int, width: int) -> tuple[Block, ...] | None:
-        """Returns the parent's block of each layer; None where all are of these sizes.
-
-        Raises:
-            ParentError: A layer is of a type that is not known.
-        """
-        attention, ffn = Attention("gqa", kv_heads), FFN("gated", width)
-        if self.experts is not None:
-            sparse, has = self.experts.ffn(config), self.experts.is_sparse
-            return tuple(
-                Block(attention, sparse if has(config, index) else ffn)
-                for index in range(config.num_hidden_layers)
-            )
-        kinds = self.layer_types(config)
-        if not self.mixers or kinds is None:
-            return None
-        known = {mixer.layer_type: Attention(mixer.kind) for mixer in self.mixers}
-        known["full_attention"] = attention
-        whole = {kind: Block(half, ffn) for kind, half in known.items()}
-        if self.ffn_layers is not None:
-            whole = {kind: Block(half, FFN("none")) for kind, half in known.items()}
-            whole[self.ffn_layers] = Block(Attention("none"), ffn)
-        if unknown := sorted(set(kinds) - set(whole)):
-            raise ParentError(
-                f"layers of the types {unknown} of a {self.model_types[0]} are not searched yet; "
-                f"allowed: {sorted(whole)}"
-            )
-        return tuple(whole[kind] for kind in kinds)
-
-    def layer_types(self, config: Any) -> list[str] | None:
-        """Returns the type of each layer, in families whose configs tell them."""
-        kinds: list[str] | None = getattr(config, "layer_types", None)
-        return kinds
 
     def mixer(self, attention: Attention) -> Mixer | None:
         """Returns the mixer that an attention is; None if it is none."""

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from puzzle.errors import ParentError
+from puzzle.models.hybrid_layers import layer_blocks, layer_types
 from puzzle.models.slots import KEY, VALUE, Slot
 from search_space import FFN, Attention, ModelShape, SublayerCounts
 from search_space.counting import sublayer_counts
@@ -29,7 +30,7 @@ def family_shape(family: Family, config: Any) -> ModelShape:
     _require_activation(family, config)
     heads, head_dim = config.num_attention_heads, getattr(config, "head_dim", None)
     kv_heads = heads if config.num_key_value_heads is None else config.num_key_value_heads
-    blocks = family.layer_blocks(config, kv_heads, config.intermediate_size)
+    blocks = layer_blocks(family, config, kv_heads, config.intermediate_size)
     layer, ffn = _with_halves(family, config, blocks)
     width = config.intermediate_size
     if ffn is not None:
@@ -44,7 +45,7 @@ def family_shape(family: Family, config: Any) -> ModelShape:
         ffn_width=width,
         vocab=config.vocab_size,
         tied=bool(config.tie_word_embeddings),
-        blocks=family.layer_blocks(config, kv_heads, width),
+        blocks=layer_blocks(family, config, kv_heads, width),
         windows=windows if any(windows) else None,
     )
     plain = replace(
@@ -163,7 +164,7 @@ def _expert_counts(family: Family, config: Any, shape: ModelShape) -> dict[str, 
 
 def _mixer_counts(family: Family, config: Any) -> dict[str, int]:
     """Returns the parameters and the state of a hybrid's mixer, if there is one."""
-    kinds = family.layer_types(config) or ()
+    kinds = layer_types(config) or ()
     for mixer in family.mixers:
         if mixer.layer_type in kinds:
             with torch.device("meta"):

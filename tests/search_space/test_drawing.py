@@ -10,7 +10,7 @@ from search_space.drawing import COLOURS, LEGEND, bars
 
 SHAPE = ModelShape(layers=9, hidden=8, heads=4, head_dim=4, kv_heads=4, ffn_width=16, vocab=32)
 LABELS = [
-    "gqa4+gated16", "gqa1+gated8", "linear+gated4", "none+linear", "none+gated40", "none+none",
+    "gqa4+gated16", "gqa1+gated8", "linear+gated4", "conv+linear", "none+gated40", "none+none",
     "gqa2+none", "gqa3h3+none", "gqa2h2w5+none",
 ]  # fmt: skip
 LAYOUT = Layout(SHAPE, tuple(map(Block.from_label, LABELS)))
@@ -19,7 +19,7 @@ LAYOUT = Layout(SHAPE, tuple(map(Block.from_label, LABELS)))
 def test_the_bars_are_the_shares_of_the_parent_and_name_the_kind():
     attention, ffn = bars(LAYOUT)
     assert [(bar.kind, bar.share) for bar in attention] == [
-        ("attention", 1.0), ("attention", 0.25), ("linear", 0), ("none", 0), ("none", 0),
+        ("attention", 1.0), ("attention", 0.25), ("linear", 0), ("mixer", 1.0), ("none", 0),
         ("identity", 0), ("attention", 0.5), ("groups", 0.75), ("window", 0.5),
     ]  # fmt: skip
     assert [(bar.kind, bar.share) for bar in ffn] == [

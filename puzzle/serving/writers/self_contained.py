@@ -20,6 +20,7 @@ import puzzle.models.child_modules
 import puzzle.models.child_saving
 import puzzle.models.families
 import puzzle.models.family
+import puzzle.models.hybrid_layers
 import puzzle.models.slots
 import search_space.blocks
 from puzzle.errors import ExportError
@@ -94,7 +95,13 @@ def modelling_source() -> str:
     """Returns the source of the modelling file."""
     models = puzzle.models
     described = (search_space.blocks, models.slots, models.family, models.families)
-    own = (models.child_modules, models.child_config, models.child_saving, models.child)
+    own = (
+        models.hybrid_layers,
+        models.child_modules,
+        models.child_config,
+        models.child_saving,
+        models.child,
+    )
     modules = (puzzle.errors, *described, *own)
     imports: list[str] = []
     parts: list[str] = []
