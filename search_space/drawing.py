@@ -113,24 +113,14 @@ def _pair(shape: ModelShape, layer: int, block: Block) -> tuple[Bar, Bar]:
     named = "window" if attention.window else "groups" if attention.heads else "attention"
     kv_heads = own.attention.kv_heads or shape.kv_heads
     left = _bar(layer, named, attention.kind, attention.kv_heads, kv_heads)
-    right = _bar(layer, "ffn", block.ffn.kind, block.ffn.width, own.ffn.width or shape.ffn_width)
+    channels, most = block.ffn.channels or None, own.ffn.channels or shape.ffn_width
+    right = _bar(layer, "ffn", block.ffn.kind, channels, most)
     if attention.kind in MIXERS:
         left = Bar(layer, "mixer", 1.0)
     absent = Bar(layer, "absent", 0.0)
     return (
-<<<<<<< HEAD
-        _bar(layer, named, attention.kind, attention.kv_heads, kv_heads),
-        _bar(
-            layer,
-            "ffn",
-            block.ffn.kind,
-            block.ffn.channels or None,
-            own.ffn.channels or shape.ffn_width,
-        ),
-=======
         absent if own.attention.kind == attention.kind == "none" else left,
         absent if own.ffn.kind == block.ffn.kind == "none" else right,
->>>>>>> 7eb32ac (Mixers are drawn; stacks of Nemotron-H's halves have layers of their own type; hybrids have a module)
     )
 
 
