@@ -218,12 +218,12 @@ def _obstacle(config: Any) -> str:
         return ": it has no vocabulary, so that it writes no text; give a causal language model"
     if hasattr(config, "logit_scale_init_value"):
         return ": it compares pictures with texts, and writes none; give a causal language model"
-    if mixers:
-        return f": its layers are of the types {mixers}, which are not searched yet"
     if getattr(inner, "kv_lora_rank", None):
         return ": its attention keeps latent vectors (MLA), which is not searched yet"
     if any(getattr(inner, name, None) for name in experts):
-        return ": its FFNs are mixtures of experts, which are not searched yet"
+        return ": its FFNs are mixtures of experts of a kind that is not searched yet"
+    if mixers:
+        return f": its layers are of the types {mixers}, which are not searched in its family yet"
     if inner is not config:
         return f": it holds a decoder of the family {inner.model_type!r}, which is not known either"
     return ""
