@@ -86,16 +86,16 @@ def test_a_search_on_a_full_disk_says_so_and_goes_on_later(saved, tmp_path, monk
     arguments = dict(
         constraints=["parameters <= 0.8x"], scenario=SCENARIO, precision="float32", data=DATA
     )
-    real = library_module.save_tensors
+    real = library_module.TensorFile
     calls = []
 
-    def full(path, tensors, metadata=None):
+    def full(path, sizes):
         calls.append(path)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(path, tensors, metadata)
+        return real(path, sizes)
 
-    monkeypatch.setattr(library_module, "save_tensors", full)
+    monkeypatch.setattr(library_module, "TensorFile", full)
     with pytest.raises(WorkspaceError, match="the disk is full"):
         puzzle.search(saved, text(), out=tmp_path / "run", **arguments)
     assert len(list((tmp_path / "run" / "library-layer").iterdir())) == 1
