@@ -23,6 +23,7 @@ from puzzle.models.experts import (
     of_channels,
     of_experts,
     routed,
+    shared_output,
 )
 from puzzle.models.slots import Experts
 from search_space import FFN, Attention, Block
@@ -105,10 +106,12 @@ class ExpertsFit:
         return self.family.normed(self.fits.layer, self.family.ffn.before, after).flatten(0, 1)
 
     def _pair(self, attention: Attention, rows: Rows) -> Pair:
-        """Returns what enters the mixture, and what it should add, by token."""
+        """Returns what enters the mixture, and what its experts should add, by token."""
         added = self.attentions.output(attention, rows)
         target = (rows.update - added).flatten(0, 1).float()
-        return self._entering(attention, rows), target
+        h_TD = self._entering(attention, rows)
+        mixture = getattr(self.fits.layer, self.family.ffn.module)
+        return h_TD, target - shared_output(self.experts, mixture, h_TD).float()
 
     def _fit(self, key: str, attention: Attention, ffn: FFN, power: float) -> None:
         ranked, channels = self.ranking

@@ -83,17 +83,51 @@ def down_tensors(
     return tensors | ({f"{name}_bias": stacked[:, -1]} if parts.has_bias else {})
 
 
+# What a mixture has beside its experts, for all tokens.
+SHARED = ".shared_expert"
+
+
+class Nothing(nn.Module):
+    """Experts that add nothing."""
+
+    def forward(self, hidden_states: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        """Returns zeros, of the same shape."""
+        return torch.zeros_like(hidden_states)
+
+
+def shared_output(experts: Experts, mixture: Any, h_TD: torch.Tensor) -> torch.Tensor:
+    """Returns what a mixture gives tokens beside what its experts do, (T, D).
+
+    Args:
+        experts: Where the parts of the mixture are.
+        mixture: The mixture.
+        h_TD: The tokens that enter it.
+    """
+    if not any(SHARED in f".{name}" for name, _ in mixture.named_parameters()):
+        return torch.zeros_like(h_TD)
+    own = mixture._modules[experts.experts]
+    mixture._modules[experts.experts] = Nothing()
+    try:
+        out = mixture(h_TD[None])
+    finally:
+        mixture._modules[experts.experts] = own
+    shared: torch.Tensor = (out[0] if isinstance(out, tuple) else out)[0]
+    return shared
+
+
 def of_experts(tensors: Mapping[str, torch.Tensor], module: str, kept: torch.Tensor) -> Tensors:
     """Returns the tensors of half a layer with some of its experts alone.
 
     Args:
         tensors: Those of the half and its norms, by name within the layer.
-        module: The name of the half: all below it have one entry per expert.
+        module: The name of the half: all below it but what is shared have one entry per expert.
         kept: The numbers of the experts.
     """
     inside = f"{module}."
     return {
-        name: tensor[kept.to(tensor.device)] if name.startswith(inside) else tensor
+        name: tensor[kept.to(tensor.device)]
+        if name.startswith(inside) and SHARED not in name
+        else tensor
         for name, tensor in tensors.items()
     }
 

@@ -83,6 +83,26 @@ QWEN3_5 = Family(
     ),
     query_maps=2,
 )
+QWEN_EXPERTS = Experts(
+    count="num_experts",
+    width="moe_intermediate_size",
+    sparse=(("mlp_only_layers", ()), ("decoder_sparse_step", 1)),
+    dense=(("num_experts", 0),),
+    is_sparse=lambda config, index: (
+        index not in (config.mlp_only_layers or ())
+        and config.num_experts > 0
+        and (index + 1) % config.decoder_sparse_step == 0
+    ),
+    files=("mlp", ("gate_proj", "up_proj"), ("down_proj",)),
+)
+QWEN3_NEXT = replace(
+    QWEN3_5,
+    model_types=("qwen3_next",),
+    package="qwen3_next",
+    classes="Qwen3Next",
+    text_model=None,
+    experts=QWEN_EXPERTS,
+)
 # All halves are one module of a layer of their own.
 NEMOTRON_H = Family(
     model_types=("nemotron_h",),
@@ -143,23 +163,13 @@ KNOWN = (
     replace(OLMO2, model_types=("olmo3",), package="olmo3", classes="Olmo3", ropes_by_type=True),
     LFM2,
     QWEN3_5,
+    QWEN3_NEXT,
     NEMOTRON_H,
     Family(
         model_types=("qwen3_moe",),
         package="qwen3_moe",
         classes="Qwen3Moe",
-        experts=Experts(
-            count="num_experts",
-            width="moe_intermediate_size",
-            sparse=(("mlp_only_layers", ()), ("decoder_sparse_step", 1)),
-            dense=(("num_experts", 0),),
-            is_sparse=lambda config, index: (
-                index not in (config.mlp_only_layers or ())
-                and config.num_experts > 0
-                and (index + 1) % config.decoder_sparse_step == 0
-            ),
-            files=("mlp", ("gate_proj", "up_proj"), ("down_proj",)),
-        ),
+        experts=QWEN_EXPERTS,
     ),
     Family(
         model_types=("mixtral",),

@@ -21,27 +21,28 @@ def layer_blocks(family: Any, config: Any, kv_heads: int, width: int) -> tuple[B
         ParentError: A layer is of a type that is not known.
     """
     attention, ffn = Attention("gqa", kv_heads), FFN("gated", width)
+    kinds, layers = layer_types(config), range(config.num_hidden_layers)
+    ffns = [ffn for _ in layers]
     if family.experts is not None:
         sparse, has = family.experts.ffn(config), family.experts.is_sparse
-        return tuple(
-            Block(attention, sparse if has(config, index) else ffn)
-            for index in range(config.num_hidden_layers)
-        )
-    kinds = layer_types(config)
+        ffns = [sparse if has(config, index) else ffn for index in layers]
     if not family.mixers or kinds is None:
-        return None
+        return None if family.experts is None else tuple(Block(attention, own) for own in ffns)
     known = {mixer.layer_type: Attention(mixer.kind) for mixer in family.mixers}
     known["full_attention"] = attention
-    whole = {kind: Block(half, ffn) for kind, half in known.items()}
-    if family.ffn_layers is not None:
-        whole = {kind: Block(half, FFN("none")) for kind, half in known.items()}
-        whole[family.ffn_layers] = Block(Attention("none"), ffn)
-    if unknown := sorted(set(kinds) - set(whole)):
+    allowed = {*known, *([family.ffn_layers] if family.ffn_layers else [])}
+    if unknown := sorted(set(kinds) - allowed):
         raise ParentError(
             f"layers of the types {unknown} of a {family.model_types[0]} are not searched yet; "
-            f"allowed: {sorted(whole)}"
+            f"allowed: {sorted(allowed)}"
         )
-    return tuple(whole[kind] for kind in kinds)
+    none = FFN("none")
+    if family.ffn_layers is not None:  # layers are one half only
+        ffns = [own if kind not in known else none for own, kind in zip(ffns, kinds, strict=True)]
+    return tuple(
+        Block(known.get(kind, Attention("none")), own)
+        for kind, own in zip(kinds, ffns, strict=True)
+    )
 
 
 def layer_type(family: Any, block: Block) -> str | None:

@@ -10,7 +10,7 @@ from puzzle.models import families
 from puzzle.models.assembling import random_model
 from puzzle.models.child import register_family
 from puzzle.models.child_config import config_from_layout
-from puzzle.models.experts import down_map, routed
+from puzzle.models.experts import down_map, routed, shared_output
 from puzzle.models.families import family_of
 from puzzle.models.family import Family
 from puzzle.models.parent import open_parent
@@ -54,10 +54,10 @@ def test_features_of_the_last_maps_give_what_the_halves_add(name, tmp_path):
 
 
 def by_experts(family, layer, x_BLD):
-    """What a mixture returns: the sum of its experts' last maps of their features."""
+    """What a mixture returns: what is shared, and its experts' last maps of their features."""
     mixture = getattr(layer, family.ffn.module)
     h_TD = family.normed(layer, family.ffn.before, x_BLD).flatten(0, 1)
-    out_TD = torch.zeros_like(h_TD)
+    out_TD = shared_output(family.experts, mixture, h_TD)
     for part in routed(family.experts, mixture, h_TD):
         down = down_map(family.experts, mixture, part.expert)
         biased = len(down) > part.features.shape[-1]
