@@ -9,11 +9,16 @@ scores of a library of the default settings, unless OUT/layouts.json has them.
     OMP_NUM_THREADS=1 python benchmarks/healed_children.py --settings "{}" '{"channels": "largest"}'
     python benchmarks/healed_children.py --settings "{}" '{"fit_tokens": 32768}' \\
         '{"fit_tokens": 32768, "distil": {"tokens": 65536, "learning_rate": 0.0003}}'
+    python benchmarks/healed_children.py --budgets 0.7 --settings "{}" \\
+        '{"distil": {"tokens": 12288, "text": 131072, "learning_rate": 0.0003}}' \\
+        '{"distil": {"tokens": 24576, "text": 131072, "learning_rate": 0.0003}}'
     python benchmarks/healed_children.py --local --settings "{}" '{"channels": "largest"}'
 
 Settings are those of `LibraryConfig`, beside the number of fit tokens and the settings of a
-distillation on the same text. With `--local` it reports local errors and replace-one KL of some
-layers' FFNs instead. Every child is a line of OUT/healed_children.jsonl, and is not made again.
+distillation, on the same text or on as many tokens as its "text" says; several numbers of tokens,
+each with a schedule of its own, make a curve of KL against CPU-seconds. With `--local` it reports
+local errors and replace-one KL of some layers' FFNs instead. Every child is a line of
+OUT/healed_children.jsonl, and is not made again.
 """
 
 from __future__ import annotations
@@ -131,8 +136,9 @@ def healed(study: Study, layout: Layout, seed: int, text: str) -> dict[str, Any]
     library = heal(study.parent, layout, cut, workspace=study.workspace, config=settings.library)
     seconds = time.process_time() - started
     judge = LayoutKL(library, cut.validation)
-    x_BLD = judge.residual(layout, len(cut.validation))
-    if settings.distil:
+    if not settings.distil:
+        kl = judge.reference.kl(judge.residual(layout, len(cut.validation)))
+    else:
         child = assemble(
             study.parent.config,
             layout,
@@ -140,11 +146,12 @@ def healed(study: Study, layout: Layout, seed: int, text: str) -> dict[str, Any]
             dtype=study.parent.dtype,
         )
         started = time.process_time()
-        child = distilled(study, child, cut.fit, settings.distil)
+        values = dict(settings.distil)
+        own = study.cut(seed, values.pop("text")) if "text" in values else cut
+        child = distilled(study, child, own.fit, values)
         seconds += time.process_time() - started
-        x_BLD = last_stream(child, cut.validation)
-    kl = stretch_means(judge.reference.kl(x_BLD))
-    return {"kl": kl, "cpu_seconds": round(seconds, 1)}
+        kl = torch.cat([own_kl(judge, child, at, row) for at, row in enumerate(cut.validation)])
+    return {"kl": stretch_means(kl), "cpu_seconds": round(seconds, 1)}
 
 
 def distilled(study: Study, child: Any, fit: torch.Tensor, values: dict[str, Any]) -> Any:
@@ -156,14 +163,11 @@ def distilled(study: Study, child: Any, fit: torch.Tensor, values: dict[str, Any
 
 
 @torch.no_grad()
-def last_stream(child: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
-    """Returns what enters a model's final norm."""
-    seen: list[torch.Tensor] = []
-    hook = child.model.norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    for rows in tokens_BL.split(4):
-        child.model(rows)
-    hook.remove()
-    return torch.cat(seen)
+def own_kl(judge: LayoutKL, child: Any, row: int, tokens_L: torch.Tensor) -> torch.Tensor:
+    """Returns KL(parent || child) per token of a window; the child's norm and head are its own."""
+    p_LV = judge.reference.distribution(row)
+    log_q_LV = torch.log_softmax(child(tokens_L[None]).logits[0].float(), -1)
+    return (torch.special.xlogy(p_LV, p_LV) - p_LV * log_q_LV).sum(-1)[None]
 
 
 def local(study: Study, layers: list[int], seeds: list[int], text: str) -> dict[str, Any]:
