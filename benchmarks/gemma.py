@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,10 @@ def main() -> None:
     parser.add_argument("--constraint", default="parameters <= 0.9x")
     parser.add_argument("--plain", action="store_true", help="one block in all layers")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--fit-tokens", type=int, default=DATA.fit_tokens)
+    parser.add_argument("--validation-tokens", type=int, default=DATA.validation_tokens)
     options = parser.parse_args()
+    sizes = {"fit_tokens": options.fit_tokens, "validation_tokens": options.validation_tokens}
     machine = print_machine(dtype=options.dtype, seed=DATA.seed)
     started = time.process_time()
     result = puzzle.search(
@@ -102,7 +106,7 @@ def main() -> None:
         scenario=SCENARIO,
         space="plain" if options.plain else "small",
         distinct=1 if options.plain else None,
-        data=DATA,
+        data=replace(DATA, **sizes),
         effort="fast",
         hardware=HARDWARE,
         precision=options.dtype,

@@ -8,6 +8,14 @@ are powers of two, so that nothing is rounded.
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from puzzle.library.build import build_library, heal
+from puzzle.models.assembling import assemble
+from puzzle.models.parent import open_parent
+from puzzle.scoring.fisher_scores import fisher
+from puzzle.storage.workspace import Workspace
+from search_space import Block, Layout, SearchSpace, counting
+from solvers import ChoiceProblem, Limit, solve
+
 EMBEDDING, RESIDUAL, SCORES = 4.0, 0.5, 0.5
 # The families, with what their configs say beside the sizes.
 FAMILIES = {
@@ -70,3 +78,58 @@ def _rewritten(tensors, family):
                 rows = [tensors.pop(first.replace(parts[0], part)) for part in parts]
                 tensors[first.replace(parts[0], whole)] = torch.cat(rows)
     return tensors
+
+
+def searched(model, cut, labels, *, place, share, **options):
+    """What the stages of a search make of a model.
+
+    Args:
+        model: The model.
+        cut: Windows of tokens.
+        labels: The blocks of the child that is built.
+        place: The run directory.
+        share: Of the parameters of all layers, that the layout chosen may have.
+        options: Of the space.
+
+    Returns:
+        The local errors, the scores, the labels of the layout chosen, and the logits of the child
+        before and after healing.
+    """
+    workspace = Workspace(place)
+    parent = open_parent(model, workspace=workspace, dtype="float32")
+    space = SearchSpace.from_options(parent.shape, **options)
+    library = build_library(parent, space, cut, workspace=workspace)
+    scores = fisher(library, space, cut, workspace=workspace)
+    layout = Layout(parent.shape, tuple(map(Block.from_label, labels)))
+    healed = heal(parent, layout, cut, workspace=workspace)
+    layers = range(parent.shape.layers)
+    errors = {
+        (layer, name): torch.tensor([error.before, error.fitted])
+        for layer in layers
+        for name, error in library.errors(layer).items()
+    }
+    kls = [scores.kl(layer, block.label) for layer in layers for block in space.blocks(layer)]
+    return {
+        "errors": errors,
+        "scores": torch.tensor(kls),
+        "layout": _chosen(space, kls, share),
+        "child": _logits(library, layout, cut.validation),
+        "healed": _logits(healed, layout, cut.validation),
+    }
+
+
+@torch.no_grad()
+def _logits(library, layout, tokens):
+    config, tensors = library.parent.config, library.child_tensors(layout)
+    return assemble(config, layout, tensors, dtype=torch.float32)(tokens).logits
+
+
+def _chosen(space, kls, share):
+    """The labels of the layout of least score with a share of the parameters of all layers."""
+    shape = space.shape
+    rows = [space.blocks(layer) for layer in range(shape.layers)]
+    sizes = [counting.block_parameters(shape, block) for row in rows for block in row]
+    most = share * sum(counting.block_parameters(shape, block) for block in shape.parent_blocks)
+    groups = tuple(tuple(block.label for block in row) for row in rows)
+    limits = (Limit("parameters", at_most=most),)
+    return solve(ChoiceProblem(groups, kls, {"parameters": sizes}, limits=limits)).labels
