@@ -14,8 +14,8 @@ from puzzle.errors import ExportError as ExportError
 from puzzle.errors import PuzzleError as PuzzleError
 from puzzle.evaluation.evaluating import Evaluation as Evaluation
 from puzzle.evaluation.evaluating import evaluate as evaluate
-from puzzle.executors import Executor as Executor
-from puzzle.executors import Processes as Processes
+from puzzle.executors.executor import Executor as Executor
+from puzzle.executors.local_processes import Processes as Processes
 from puzzle.hardware.listing import Device as Device
 from puzzle.hardware.listing import devices as devices
 from puzzle.hardware.precision import Precision as Precision

@@ -7,29 +7,38 @@ use the same values, so they cannot disagree.
 
 from __future__ import annotations
 
+import gc
 import logging
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from tqdm.auto import tqdm
 
 from puzzle.errors import DataError, WorkspaceError
 from puzzle.estimates import Estimate, Sizes
-from puzzle.executors import Executor, worker_device
+from puzzle.executors.executor import Executor
+from puzzle.executors.on_worker import worker_device
+from puzzle.executors.settling import Built, Failed, Lost, portable, settle
+from puzzle.executors.worker_checks import appears, device_kind, require_shared, require_versions
+from puzzle.hardware.identity import require_device
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent, ParentRef
-from puzzle.storage.workspace import Artifact, Workspace
+from puzzle.storage.temporary_places import temporary_place
+from puzzle.storage.workspace import Artifact, Workspace, versions
 from puzzle.text.windows import Windows
 
 T = TypeVar("T")
 Made = TypeVar("Made")
 # How many times a job is submitted before the run gives up on it: workers get killed.
 SUBMISSIONS = 3
+# Seconds within which a network file system shows every machine what another one has written.
+VISIBLE = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -103,10 +112,14 @@ class Job:
     Args:
         run: The run it belongs to.
         stage: The stage.
+        beacon: A directory that a worker sees if it shares the run directory; empty for none.
+        versions: Of the packages that results depend on, in the process that submits it.
     """
 
     run: RunRef
     stage: ArtifactStage[Any]
+    beacon: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -217,25 +230,70 @@ class Run:
         self, missing: Sequence[ArtifactStage[Any]], executor: Executor, bar: tqdm[Any]
     ) -> None:
         """Runs jobs on workers until every artifact exists, again if their workers are lost."""
-        for attempt in range(1, SUBMISSIONS + 1):
-            jobs = [Job(run=self.ref(), stage=stage) for stage in missing]
-            futures: list[Future[str]] = [executor.submit(execute, job) for job in jobs]
-            for future in as_completed(futures):
-                # What a builder raises would be raised again; a lost worker may be an accident.
-                if (error := future.exception()) and not isinstance(error, BrokenExecutor):
-                    for other in futures:
-                        other.cancel()
-                    raise error
-                bar.update(not error)
-            missing = [stage for stage in missing if not self.artifact(stage).exists()]
-            if not missing:
-                return
-            logger.warning("%d jobs were lost (attempt %d)", len(missing), attempt)
-        raise WorkspaceError(
-            f"{len(missing)} jobs of kind {missing[0].kind!r} were lost {SUBMISSIONS} times: their "
-            "workers ended without a result; check the workers' memory, or use fewer of them. "
-            "Finished results are kept"
+        devices, reason = {device_kind(self.parent.device)}, ""
+        with temporary_place(self.workspace.root / "tmp") as beacon:
+            for attempt in range(1, SUBMISSIONS + 1):
+                # Whatever several workers of one machine had no memory for, one may have.
+                size = 1 if attempt == SUBMISSIONS else len(missing)
+                for start in range(0, len(missing), size):
+                    group = missing[start : start + size]
+                    lost = self._settle(group, executor, str(beacon), devices, bar)
+                    reason = lost or reason
+                missing = [stage for stage in missing if not self.artifact(stage).exists()]
+                if not missing:
+                    break
+                logger.warning("%d jobs were lost (attempt %d): %s", len(missing), attempt, reason)
+        if len(devices) > 1:
+            logger.warning(
+                "layers were built on devices of several kinds (%s), whose results differ in their "
+                "last bits",
+                ", ".join(sorted(devices)),
+            )
+        if missing:
+            raise WorkspaceError(
+                f"{len(missing)} jobs of kind {missing[0].kind!r} were lost {SUBMISSIONS} times, "
+                f"the last time one after the other: their workers ended without a result "
+                f"({reason}). Check that workers have enough memory, run this version of puzzle "
+                f"and write to {self.workspace.root}. Finished results are kept"
+            )
+
+    def _settle(
+        self,
+        stages: Sequence[ArtifactStage[Any]],
+        executor: Executor,
+        beacon: str,
+        devices: set[str],
+        bar: tqdm[Any],
+    ) -> str:
+        """Submits jobs and waits until all have ended; returns why some were lost, if any was.
+
+        What a builder raises would be raised again, and ends the run. A lost worker may be an
+        accident, and so may be one whose machine had no memory left.
+        """
+        run, known, reason = self.ref(), tuple(versions().items()), ""
+        futures = {
+            stage: executor.submit(
+                perform, Job(run=run, stage=stage, beacon=beacon, versions=known)
+            )
+            for stage in stages
+        }
+        endings = settle(
+            futures,
+            exists=lambda stage: self.artifact(stage).exists(),
+            patience=getattr(executor, "patience", None),
         )
+        for stage, ending in endings:
+            if isinstance(ending, Failed):
+                endings.close()
+                raise ending.error
+            if isinstance(ending, Lost):
+                reason = ending.reason
+                continue
+            devices |= {ending.device} - {""}
+            if ending.key == self.artifact(stage).key:
+                appears(self.artifact(stage).exists, VISIBLE)
+            bar.update()
+        return reason
 
     def remember(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Returns what was made under a key before in this process, or makes it."""
@@ -263,9 +321,11 @@ class Run:
 @lru_cache(maxsize=1)
 def _opened(ref: RunRef) -> Run:
     workspace = Workspace(ref.root)
+    device = worker_device() or ref.parent.device
+    require_device(device)
     return Run(
         workspace=workspace,
-        parent=ref.parent.open(device=worker_device()),
+        parent=ref.parent.open(device=device),
         windows=Windows.stored(workspace, ref.windows) if ref.windows else None,
         solver=ref.solver,
         seed=ref.seed,
@@ -274,5 +334,24 @@ def _opened(ref: RunRef) -> Run:
 
 @own_torch_state()
 def execute(job: Job) -> str:
-    """Builds a job's stage and returns its artifact's key; what workers run."""
+    """Builds a job's stage and returns its artifact's key."""
     return _opened(job.run).build(job.stage).key
+
+
+def perform(job: Job) -> Built | Failed | Lost:
+    """Builds a job's stage and says how that ended; what workers run."""
+    try:
+        require_versions(job.versions)
+        if job.beacon:
+            require_shared(job.beacon, root=job.run.root, parent=job.run.parent.directory)
+        key = execute(job)
+        return Built(key=key, device=device_kind(_opened(job.run).parent.device))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = f"out of memory on {socket.gethostname()}: {error}"
+    except Exception as error:  # noqa: BLE001 - a builder raises whatever it likes
+        return Failed(error=portable(error))
+    _opened.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return Lost(reason=reason)

@@ -11,7 +11,7 @@ import torch
 
 from puzzle.costs.by_name import torch_device
 from puzzle.errors import ConstraintError, WorkspaceError
-from puzzle.executors import Executor
+from puzzle.executors.executor import Executor
 from puzzle.hardware.precision import Formats, Precision
 from puzzle.hardware.threads import limit_threads
 from puzzle.limits.scenario import Workload

@@ -12,7 +12,7 @@ from puzzle.choice.layout_choice import Effort, effort_named
 from puzzle.costs.by_name import has_standard_resources, own_resources, require_hardware
 from puzzle.costs.protocol import STANDARD_UNITS, CostModel
 from puzzle.errors import SettingError
-from puzzle.executors import Executor
+from puzzle.executors.executor import Executor
 from puzzle.library.settings import LibraryConfig
 from puzzle.limits.constraints import Constraint, parse_constraints
 from puzzle.limits.requirements import SCORE, objective

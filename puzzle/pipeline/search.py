@@ -9,7 +9,7 @@ from typing import Any
 
 from puzzle.costs.by_name import require_engine
 from puzzle.costs.protocol import CostModel
-from puzzle.executors import Executor
+from puzzle.executors.executor import Executor
 from puzzle.hardware.precision import Precision
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.settings import LibraryConfig

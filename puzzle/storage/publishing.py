@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from puzzle.storage.temporary_places import clean_places, temporary_place
 FILES, FORMAT = "puzzle_files.json", 1
 # What makes a directory look like a model: it comes last, and goes first.
 _LAST = ("config.json",)
+logger = logging.getLogger(__name__)
 Hashes = Mapping[str, tuple[str, ...]]
 
 
@@ -57,6 +59,27 @@ def publish(fresh: Path, target: Path, place: Path) -> None:
     else:
         fresh.replace(target)
     fsync(target.parent)
+
+
+def publish_unless_there(fresh: Path, target: Path) -> bool:
+    """Renames a directory to where it is kept, synced; returns False if something is there.
+
+    Args:
+        fresh: What was written.
+        target: Where it goes, on the same disk; its directory exists.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    _sync(fresh)
+    try:
+        fresh.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return False
+    fsync(target.parent)
+    return True
 
 
 def _sync(path: Path) -> None:
@@ -347,3 +370,11 @@ def make_directory(path: Path) -> None:
     make_directory(path.parent)
     path.mkdir(exist_ok=True)
     fsync(path.parent)
+
+
+def own_directory(path: Path) -> None:
+    """Makes a directory of a workspace; a file or a dangling link in its place is deleted."""
+    if os.path.lexists(path) and not path.is_dir():
+        logger.warning("%s is no directory, and is deleted to make one", path)
+        path.unlink()
+    make_directory(path)

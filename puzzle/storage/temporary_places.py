@@ -3,7 +3,7 @@
 A place is locked while its process lives, and the system releases the lock however the process
 ends. That holds where process numbers say nothing: a container counts them anew, and two containers
 may share a host name and a disk. The name says who made the place, for people, and for file systems
-without locks.
+without locks. On a disk that other machines write to there is no lock, but a heartbeat.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import psutil
+
+from puzzle.storage.heartbeats import beating, beats
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +135,8 @@ def temporary_place(parent: Path | None = None) -> Iterator[Path]:
     _SEEN.add(directory)
     path, lock = _claim(directory)
     try:
-        yield path
+        with nullcontext() if is_local(directory) else beating(path):
+            yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
         if lock is not None:
@@ -150,6 +153,8 @@ def _claim(directory: Path) -> tuple[Path, int | None]:
     while True:
         path = directory / Owner.this().place()
         path.mkdir(mode=0o700)
+        if not is_local(directory):
+            return path, None
         try:
             lock = _locked(path, wait=True)
         except FileNotFoundError:  # a cleaner came between the two
@@ -233,25 +238,30 @@ def _is_place(entry: os.DirEntry[str]) -> bool:
 
 def _lives(path: Path, owner: Owner) -> tuple[bool | None, int | None]:
     """Returns whether a place's owner lives, and the lock of the place if it could be had."""
+    if not is_local(path):
+        lives = owner.lives()
+        return (False if lives is None and not beats(path) else lives), None
     try:
         lock = _locked(path)
     except BlockingIOError:
         return True, None
-    if lock is None:
-        return owner.lives(), None
-    # A lock reaches as far as the kernel that keeps it.
-    return (False if owner.boot == _boot() or _is_local(path) else None), lock
+    return (owner.lives() if lock is None else False), lock
 
 
-def _is_local(path: Path) -> bool:
-    """Whether a path is on a disk that only this machine writes to."""
-    place = str(path.resolve())
+def is_local(path: Path) -> bool:
+    """Returns whether a path is on a disk that only this machine writes to."""
+    return _kind_of_disk(str(path.resolve()), path.stat().st_dev) in _LOCAL
+
+
+@lru_cache(maxsize=64)
+def _kind_of_disk(place: str, device: int) -> str:
+    """Returns the kind of the file system of a path; after another is mounted, it is looked up."""
     best, kind = "", ""
     for disk in psutil.disk_partitions(all=True):
         mount = disk.mountpoint.rstrip("/")
         if (place == mount or place.startswith(f"{mount}/")) and len(mount) >= len(best):
             best, kind = mount, disk.fstype
-    return kind in _LOCAL
+    return kind
 
 
 def clean_places(directory: Path) -> list[Path]:

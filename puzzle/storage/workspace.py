@@ -16,13 +16,18 @@ from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from puzzle.errors import DamagedArtifactError, WorkspaceError
 from puzzle.storage.disk import disk_errors, fsync, matching, naming
 from puzzle.storage.hashing import canonical, content_hash, hash_file
+from puzzle.storage.locks import locked
 from puzzle.storage.paths import user_path
-from puzzle.storage.publishing import make_directory, publish, publish_text
+from puzzle.storage.publishing import (
+    own_directory,
+    publish,
+    publish_text,
+    publish_unless_there,
+)
+from puzzle.storage.scratch import scratch_place
 from puzzle.storage.temporary_places import clean_places, temporary_place
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
@@ -191,7 +196,7 @@ class Artifact:
                 self._build(builder)
         return self
 
-    def _build(self, builder: Builder) -> None:
+    def _build(self, builder: Builder, *, replace: bool = False) -> None:
         started = time.time()
         tmp = self.root / "tmp"
         with disk_errors(self.path, self.root), temporary_place(tmp) as place:
@@ -210,7 +215,9 @@ class Artifact:
             }
             _write_manifest(fresh, manifest)  # last: without it, nothing exists
             own_directory(self.path.parent)
-            publish(fresh, self.path, place)
+            # Another machine may have been faster, and its readers read what is there.
+            if replace or not (publish_unless_there(fresh, self.path) or self.exists()):
+                publish(fresh, self.path, place)
         self._verified.clear()
         logger.info("built %s %s in %.1f s", self.kind, self.key, manifest["seconds"])
 
@@ -331,21 +338,20 @@ class Workspace:
         """
         artifact = self.artifact(kind, spec)
         with artifact_lock(self.root, artifact.ref):
-            if artifact.path.exists():
+            if there := artifact.path.exists():
                 try:
                     artifact.verify()
                     logger.info("reused %s %s", kind, artifact.key)
                     return artifact
                 except DamagedArtifactError as error:
                     logger.warning("rebuilding a damaged artifact: %s", error)
-            artifact._build(builder)
+            artifact._build(builder, replace=there)
         return artifact
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Yields a temporary directory of this process; `clean` finds it after a kill."""
-        tmp = self.root / "tmp"
-        with disk_errors(tmp, self.root), temporary_place(tmp) as directory:
+        """Yields a temporary directory of this process, or one in PUZZLE_SCRATCH if that is set."""
+        with scratch_place(self.root) as directory:
             yield directory
 
     def clean(self) -> list[Path]:
@@ -388,13 +394,5 @@ def discard_stored(root: Path, ref: ArtifactRef) -> None:
 def artifact_lock(root: Path, ref: ArtifactRef) -> Iterator[None]:
     """Waits until nobody else writes or deletes an artifact."""
     lock = root / "locks" / f"{ref.kind}-{ref.key}.lock"
-    with disk_errors(lock, root), FileLock(lock):
+    with disk_errors(lock, root), locked(lock):
         yield
-
-
-def own_directory(path: Path) -> None:
-    """Makes a directory of a workspace; a file or a dangling link in its place is deleted."""
-    if os.path.lexists(path) and not path.is_dir():
-        logger.warning("%s is no directory, and is deleted to make one", path)
-        path.unlink()
-    make_directory(path)

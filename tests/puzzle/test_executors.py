@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from puzzle.errors import DataError, PuzzleError, WorkspaceError
-from puzzle.executors import InProcess, Processes
+from puzzle.executors.executor import InProcess
+from puzzle.executors.local_processes import Processes
 from puzzle.library.build import BlockLibrary
 from puzzle.library.layers import FittedLayer, LibrarySpec
 from puzzle.library.settings import BLDConfig, LibraryConfig

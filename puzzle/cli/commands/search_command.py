@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import puzzle
+from puzzle import executors
 from puzzle.cli.config_file import write_config
 from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.inputs import (
@@ -64,10 +67,17 @@ CHANGES: dict[str, dict[str, object]] = {
         "to hold no results"
     },
 }
+EXECUTOR = Option(
+    name="executor",
+    parameter="executor",
+    help="where jobs of single layers run: devices, a process for each GPU; processes:N; ray; "
+    "ray://HOST:PORT; ray: or slurm: and settings, such as slurm:partition=h100,gpus=1,"
+    "timeout_min=120; by default in this process",
+)
 DECLARED = declared_options(
     declared_in_source("puzzle", "search"), skip=(*FROM_INPUTS, "minimize"), changes=CHANGES
 )
-OWN = grouped("what is searched", (CONSTRAINT, *DECLARED))
+OWN = grouped("what is searched", (CONSTRAINT, *DECLARED, EXECUTOR))
 
 
 def _run(given: Given) -> Answer:
@@ -78,15 +88,18 @@ def _run(given: Given) -> Answer:
     target = current_run_directory(given.get("out", OUT.default)) / "child"
     refuse_source(target, [source.parent])
     require_replaceable(target, CHILD_FILES, kept=OTHER_THAN_SEARCHED)
-    result = puzzle.search(
-        source.parent,
-        source.text,
-        scenario=scenario(given),
-        precision=precision(given),
-        library=library_config(given),
-        data=None if source.shorten else source.data,
-        **arguments,
-    )
+    word = arguments.pop("executor", None)
+    with nullcontext() if word is None else executors.executor_named(word) as executor:
+        result = puzzle.search(
+            source.parent,
+            source.text,
+            scenario=scenario(given),
+            precision=precision(given),
+            library=library_config(given),
+            data=None if source.shorten else source.data,
+            executor=executor,
+            **arguments,
+        )
     # Not always --out: a run directory of another format is left alone.
     path = result.save(target)
     write_config(target.parent / "search.toml", given.values)

@@ -16,6 +16,7 @@ from search_space import ModelShape, SearchSpace
 
 ROOT = Path(__file__).parents[3]
 HEAVY = {"torch", "transformers", "scipy", "pandas", "datasets", "accelerate", "matplotlib"}
+HEAVY |= {"ray", "submitit", "dask", "cloudpickle"}
 RUN = """
 import json, sys
 try:

@@ -110,10 +110,10 @@ def test_a_living_container_that_shares_the_host_name_is_left_alone(tmp_path):
 
 def test_what_another_machine_left_on_a_network_disk_is_left_alone(tmp_path, monkeypatch):
     boots = place_of(tmp_path, Owner.this(), boot="00000000")
-    monkeypatch.setattr(module, "_is_local", lambda path: False)
+    monkeypatch.setattr(module, "is_local", lambda path: False)
     assert [found.lives for found in temporary_places(tmp_path)] == [None]
     assert clean_places(tmp_path) == []
-    monkeypatch.setattr(module, "_is_local", lambda path: True)  # this machine, started again
+    monkeypatch.setattr(module, "is_local", lambda path: True)  # this machine, started again
     assert clean_places(tmp_path) == [boots]
 
 

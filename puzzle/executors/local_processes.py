@@ -1,9 +1,4 @@
-"""Executors: where independent jobs run.
-
-An executor is anything with `submit(fn, *args) -> Future`, as in `concurrent.futures`. Jobs are
-pickled values of some kilobytes, and their results are artifacts in the workspace: a worker that
-is killed costs its own job, and one that runs twice harms nothing.
-"""
+"""Processes of this machine as an executor."""
 
 from __future__ import annotations
 
@@ -12,42 +7,15 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from puzzle.errors import PuzzleError
+from puzzle.executors.on_worker import become_worker
 from puzzle.storage.plain_values import count_of, plain
 
 T = TypeVar("T")
-# The device of this process, if it is a worker that was given one.
-_DEVICE: list[str] = []
-
-
-class Executor(Protocol):
-    """Anything that runs functions and returns futures of their results."""
-
-    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Starts a call, now or when a worker is free."""
-        ...
-
-
-class InProcess:
-    """Runs each call at once in this process.
-
-    Example:
-        >>> InProcess().submit(max, 1, 2).result()
-        2
-    """
-
-    def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Runs the call; its future is done when this returns."""
-        future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args))
-        except Exception as error:  # noqa: BLE001 - a future holds whatever a call raises
-            future.set_exception(error)
-        return future
 
 
 class Processes:
@@ -138,10 +106,7 @@ def per_device() -> Processes:
 def _start_worker(turns: Any, threads: int) -> None:
     # A worker waits for jobs on a pipe that it holds itself, and so would outlive a killed parent.
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
-    if device := turns.get():
-        _DEVICE[:] = [device]
+    become_worker(turns.get(), threads)
 
 
 def _end_with_parent() -> None:
@@ -149,8 +114,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def worker_device() -> str | None:
-    """Returns the device that this process was given as a worker; None if it was given none."""
-    return _DEVICE[0] if _DEVICE else None
