@@ -5,6 +5,7 @@ A half that a layer does not have is absent, and has no KV cache.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from typing import Any
@@ -58,8 +59,8 @@ class ChildLayer(nn.Module):
         super().__init__()
         config, index = vllm_config.model_config.hf_config, extract_layer_index(prefix)
         family, block = family_of(config), config.block(index)
-        sizes = _sizes(config, index)
-        layer = _stock_layer(stock, vllm_config, prefix, sizes)
+        own, sizes = _own_config(vllm_config, index, stock)
+        layer = _stock_layer(stock, own, prefix, sizes)
         # Whether the model's loop carries the stream beside the last update, or their sum.
         self.pairs = "residual" in inspect.signature(stock.forward).parameters
         scale = family.residual_scale(config)
@@ -111,15 +112,22 @@ class ChildLayer(nn.Module):
         return (torch.zeros_like(update), update) if stream is None else (update, stream)
 
 
-def _sizes(config: Any, index: int) -> Any:
-    """Returns the config of one layer, with its window where vLLM's layers read it."""
-    sizes, window = config.layer_config(index), config.block(index).attention.window
-    if window is not None:
-        kinds = list(getattr(config, "layer_types", None) or [])
-        kinds = kinds or ["full_attention"] * config.num_hidden_layers
-        kinds[index] = "sliding_attention"
-        sizes.layer_types, sizes.sliding_window = kinds, window
-    return sizes
+def _own_config(vllm_config: VllmConfig, index: int, stock: type[nn.Module]) -> tuple[Any, Any]:
+    """Returns the engine's settings and the model's config, with the sizes of one layer.
+
+    A layer whose type has a window reads it from the config, every other one from the settings of
+    the cache. Its type stays, since rotary tables are chosen by it.
+    """
+    config = vllm_config.model_config.hf_config
+    family, sizes = family_of(config), config.layer_config(index)
+    window = config.block(index).attention.window or family.window(config, index)
+    sizes.sliding_window = window
+    if stock is LlamaDecoderLayer and family.model_types[0] == "qwen2":
+        sizes.qkv_bias = True
+    settings = copy.copy(vllm_config)
+    settings.cache_config = copy.copy(vllm_config.cache_config)
+    settings.cache_config.sliding_window = window
+    return settings, sizes
 
 
 def _stock_layer(
@@ -150,12 +158,18 @@ class Child:
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         config = vllm_config.model_config.hf_config
-        layers, config.num_hidden_layers = config.num_hidden_layers, 0
+        layers, types = config.num_hidden_layers, getattr(config, "layer_types", None)
         try:
-            # The stock constructor would build layers that are all alike.
+            # The stock constructor would build layers that are all alike, and Qwen 2's refuses
+            # types that differ.
+            config.num_hidden_layers = 0
+            if types:
+                config.layer_types = []
             super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         finally:
             config.num_hidden_layers = layers
+            if types:
+                config.layer_types = types
         self.model.start_layer, self.model.end_layer, self.model.layers = make_layers(
             layers,
             lambda prefix: ChildLayer(self.stock_layer, vllm_config, prefix),
@@ -167,7 +181,8 @@ def _made(family: str) -> Any:
     module, prefix = STOCK[family]
     models = importlib.import_module(f"vllm.model_executor.models.{module}")
     name = class_name(family)
-    layer = getattr(models, f"{prefix}DecoderLayer", LlamaDecoderLayer)
+    # Qwen 2's own layer derives the size of a head from their number.
+    layer = getattr(models, f"{'' if family == 'qwen2' else prefix}DecoderLayer", LlamaDecoderLayer)
     members = {"__module__": __name__, "stock_layer": layer}
     return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
 

@@ -32,15 +32,17 @@ def _llamas(tried: bool) -> dict[str, Support]:
 
 # Families whose children can be written as Llamas, in the formats for layers that differ.
 AS_LLAMAS = tuple(_llamas(tried=True))
-_SAVED = "as saved, with puzzle in vLLM's environment"
+# Of a Llama, what differs from the table of features; others run in no other way.
+_SAVED = "as saved, with puzzle in vLLM's environment; then all variants are native"
 # Of children of any layout that the engine supports; those of other families are plain or refused.
 FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
     {
-        "vllm": {"llama": _ANY}
-        | {
+        "vllm": {
             family: Support("native", _SAVED)
             for family in (
+                "llama",
                 "mistral",
+                "qwen2",
                 "qwen3",
                 "smollm3",
                 "phi3",
@@ -48,8 +50,7 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 "gemma2",
                 "gemma3_text",
             )
-        }
-        | {"qwen2": Support("native", f"{_SAVED}, {_NO_WINDOW}")},
+        },
         "llama.cpp": _llamas(tried=True)
         | {
             "qwen3": Support(

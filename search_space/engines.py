@@ -102,7 +102,11 @@ _VLLM = ServingEngine(
     support=_ALL_NATIVE
     | {
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
-        "window": _NO_WINDOW,
+        "window": Support(
+            "no",
+            f"{_NO_WINDOW.note}; where the child is served as saved, with puzzle in vLLM's "
+            "environment, each layer has its window",
+        ),
         "no_attention_first": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "linear_attention": Support(
