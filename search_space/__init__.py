@@ -25,11 +25,13 @@ from search_space.presets import PRESETS
 from search_space.published import PublishedLayout, published_layout, published_names
 from search_space.shape import ModelShape, SublayerCounts
 from search_space.space import SearchSpace
+from search_space.weight_formats import WEIGHT_FORMATS, WeightFormat
 
 __all__ = [
     "ENGINES",
     "FFN",
     "PRESETS",
+    "WEIGHT_FORMATS",
     "Attention",
     "Block",
     "FusedRun",
@@ -43,6 +45,7 @@ __all__ = [
     "ServingEngine",
     "SublayerCounts",
     "UnsupportedLayoutError",
+    "WeightFormat",
     "balance_pipeline",
     "candidate_runs",
     "check_layout",

@@ -6,8 +6,10 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from search_space.weight_formats import WEIGHT_FORMATS, weight_format
 
 # No size of a model comes near it, and a float still holds it exactly.
 _LARGEST = 2**53
@@ -17,6 +19,9 @@ _SHOWN = 60
 
 # What hybrids have in place of an attention in some layers: kept whole, or removed.
 MIXERS = ("conv", "deltanet", "mamba2")
+
+# What a label ends in where the matrices have a format of their own.
+_FORMAT = "(?:@([a-z0-9_]{1,16}))?"
 
 
 def size_of(owner: str, name: str, value: Any, *, least: int = 1) -> int:
@@ -70,19 +75,24 @@ class Attention:
             removed together with their key-value head.
         window: Tokens that each token attends to, itself included, where they are fewer than in
             the parent's layer.
+        weights: One of `search_space.WEIGHT_FORMATS`, in which the matrices of "gqa" are stored;
+            by default what is served.
 
     Raises:
-        ValueError: The kind is unknown, or a size does not go with it.
+        ValueError: The kind is unknown, or a size or format does not go with it.
 
     Example:
         >>> Attention("gqa", 3).label, Attention("gqa", 2, heads=6, window=1024).label
         ('gqa3', 'gqa2h6w1024')
+        >>> Attention("gqa", 3, weights="q8_0").label
+        'gqa3@q8_0'
     """
 
     kind: str = "gqa"
     kv_heads: int | None = None
     heads: int | None = None
     window: int | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("gqa", "linear", "none", *MIXERS):
@@ -90,10 +100,14 @@ class Attention:
                 f"attention kind {self.kind!r}; allowed: 'gqa', 'linear', 'none', and in hybrids "
                 + ", ".join(map(repr, MIXERS))
             )
-        for name in ("kv_heads", "heads", "window"):
+        if self.weights is not None:
+            weight_format(self.weights)
+        for name in ("kv_heads", "heads", "window", "weights"):
             value = getattr(self, name)
             if self.kind != "gqa" and value is not None:
                 raise ValueError(f"{self.kind!r} attention has no {name}; leave it out")
+            if name == "weights":
+                continue
             if self.kind == "gqa" and (value is not None or name == "kv_heads"):
                 object.__setattr__(self, name, size_of("gqa attention", name, value))
         if self.heads is not None and self.heads % (self.kv_heads or 1):
@@ -104,26 +118,38 @@ class Attention:
 
     @property
     def label(self) -> str:
-        """The short name: "gqa3", "gqa2h6w1024", "linear", "none", or that of a mixer."""
+        """The short name: "gqa3", "gqa2h6w1024@q4_0", "linear", "none", or that of a mixer."""
         if self.kind != "gqa":
             return self.kind
-        sizes = (("gqa", self.kv_heads), ("h", self.heads), ("w", self.window))
+        sizes = (
+            ("gqa", self.kv_heads),
+            ("h", self.heads),
+            ("w", self.window),
+            ("@", self.weights),
+        )
         return "".join(f"{name}{size}" for name, size in sizes if size is not None)
 
     @classmethod
     def from_label(cls, label: str) -> Attention:
         """Returns the attention that has this label; ValueError if there is none."""
         number = "([0-9]{1,16})"
-        match = re.fullmatch(f"gqa{number}(?:h{number})?(?:w{number})?", label)
+        match = re.fullmatch(f"gqa{number}(?:h{number})?(?:w{number})?{_FORMAT}", label)
         if match:
-            return cls("gqa", *(int(size) if size else None for size in match.groups()))
+            kv_heads, heads, window = (int(size) if size else None for size in match.groups()[:3])
+            return cls("gqa", kv_heads, heads, window, match[4])
         if label in ("linear", "none", *MIXERS):
             return cls(label)
         raise ValueError(
             f"attention label {label!r}; allowed: 'gqa<kv heads>', with 'h<query heads>' and "
-            "'w<window>' after it where they are not the parent's, 'linear', 'none', or a mixer of "
+            "'w<window>' after it where they are not the parent's and '@<format>' where its "
+            "weights have one of their own, 'linear', 'none', or a mixer of "
             f"a hybrid: {', '.join(map(repr, MIXERS))}"
         )
+
+    @property
+    def unquantised(self) -> Attention:
+        """The same attention, its matrices in the format that is served."""
+        return self if self.weights is None else replace(self, weights=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values; sizes that are the parent's are left out."""
@@ -132,6 +158,8 @@ class Attention:
             values["heads"] = self.heads
         if self.window is not None:
             values["window"] = self.window
+        if self.weights is not None:
+            values["weights"] = self.weights
         return values
 
 
@@ -146,19 +174,24 @@ class FFN:
         width: Channels, of each expert in a mixture; given for "gated" and "moe" only.
         experts: Experts; given for "moe" only.
         top_k: Experts of one token; given for "moe" only.
+        weights: One of `search_space.WEIGHT_FORMATS`, in which the matrices of "gated" are stored;
+            by default what is served.
 
     Raises:
-        ValueError: The kind is unknown, or a size does not go with it.
+        ValueError: The kind is unknown, or a size or format does not go with it.
 
     Example:
         >>> FFN("gated", 768).label, FFN("moe", 768, experts=64, top_k=4).label
         ('gated768', 'moe64x768k4')
+        >>> FFN("gated", 768, weights="q4_0").label
+        'gated768@q4_0'
     """
 
     kind: str = "gated"
     width: int | None = None
     experts: int | None = None
     top_k: int | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("gated", "moe", "linear", "none"):
@@ -174,13 +207,23 @@ class FFN:
             raise ValueError(
                 f"top_k={self.top_k} of {self.experts} experts; allowed: up to as many"
             )
+        if self.weights is not None:
+            weight_format(self.weights)
+            if self.kind != "gated":
+                raise ValueError(f"{self.kind!r} FFN has no weights of a format; leave it out")
 
     @property
     def label(self) -> str:
-        """The short name: "gated768", "moe64x768k4", "linear" or "none"."""
+        """The short name: "gated768", "gated768@q4_0", "moe64x768k4", "linear" or "none"."""
         if self.kind == "moe":
             return f"moe{self.experts}x{self.width}k{self.top_k}"
-        return f"gated{self.width}" if self.kind == "gated" else self.kind
+        end = "" if self.weights is None else f"@{self.weights}"
+        return f"gated{self.width}{end}" if self.kind == "gated" else self.kind
+
+    @property
+    def unquantised(self) -> FFN:
+        """The same FFN, its matrices in the format that is served."""
+        return self if self.weights is None else replace(self, weights=None)
 
     @property
     def channels(self) -> int:
@@ -191,26 +234,27 @@ class FFN:
     def from_label(cls, label: str) -> FFN:
         """Returns the FFN that has this label; ValueError if there is none."""
         number = "([0-9]{1,16})"
-        if match := re.fullmatch(f"gated{number}", label):
-            return cls("gated", int(match[1]))
+        if match := re.fullmatch(f"gated{number}{_FORMAT}", label):
+            return cls("gated", int(match[1]), weights=match[2])
         if match := re.fullmatch(f"moe{number}x{number}k{number}", label):
             experts, width, top_k = map(int, match.groups())
             return cls("moe", width, experts=experts, top_k=top_k)
         if label in ("linear", "none"):
             return cls(label)
         raise ValueError(
-            f"FFN label {label!r}; allowed: 'gated<width>', 'moe<experts>x<width>k<top k>', "
-            "'linear', 'none'"
+            f"FFN label {label!r}; allowed: 'gated<width>', with '@<format>' after it where its "
+            f"weights have one of their own ({', '.join(WEIGHT_FORMATS)}), "
+            "'moe<experts>x<width>k<top k>', 'linear', 'none'"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values; what only mixtures of experts have is left out of others."""
+        """Returns plain JSON values; what only some FFNs have is left out of others."""
         values: dict[str, Any] = {"kind": self.kind, "width": self.width}
-        return (
-            values
-            if self.kind != "moe"
-            else values | {"experts": self.experts, "top_k": self.top_k}
-        )
+        if self.kind == "moe":
+            values |= {"experts": self.experts, "top_k": self.top_k}
+        if self.weights is not None:
+            values["weights"] = self.weights
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +281,11 @@ class Block:
         if not plus:
             raise ValueError(f"block label {label!r}; allowed: '<attention>+<FFN>'")
         return cls(Attention.from_label(attention), FFN.from_label(ffn))
+
+    @property
+    def unquantised(self) -> Block:
+        """The same block, its matrices in the format that is served."""
+        return Block(self.attention.unquantised, self.ffn.unquantised)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""

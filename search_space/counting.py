@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from search_space.blocks import MIXERS
 from search_space.shape import SublayerCounts
+from search_space.weight_formats import weight_format
 
 if TYPE_CHECKING:
     from search_space.blocks import FFN, Attention, Block
@@ -106,6 +107,36 @@ def block_parameters(shape: ModelShape, block: Block) -> int:
     return attention_parameters(shape, block.attention) + ffn_parameters(shape, block.ffn)
 
 
+def attention_weight_bytes(shape: ModelShape, attention: Attention, usual: float) -> float:
+    """Returns the bytes of one attention's parameters; see `block_weight_bytes`."""
+    return attention_parameters(shape, attention) * bytes_of(attention.weights, usual)
+
+
+def ffn_weight_bytes(shape: ModelShape, ffn: FFN, usual: float) -> float:
+    """Returns the bytes of one FFN's parameters; see `block_weight_bytes`."""
+    return ffn_parameters(shape, ffn) * bytes_of(ffn.weights, usual)
+
+
+def block_weight_bytes(shape: ModelShape, block: Block, usual: float) -> float:
+    """Returns the bytes of one decoder layer's parameters.
+
+    A sublayer's norms and biases are counted in the format of its matrices, of which they are less
+    than a thousandth.
+
+    Args:
+        shape: The parent's sizes.
+        block: The block.
+        usual: Bytes of a weight where a sublayer has no format of its own.
+    """
+    attention = attention_weight_bytes(shape, block.attention, usual)
+    return attention + ffn_weight_bytes(shape, block.ffn, usual)
+
+
+def bytes_of(weights: str | None, usual: float) -> float:
+    """Returns the bytes of a weight of a format, or of one without; see `block_weight_bytes`."""
+    return usual if weights is None else weight_format(weights).bytes
+
+
 def fixed_parameters(shape: ModelShape) -> int:
     """Returns the parameters no layout changes: embedding, final norm and untied head."""
     tables = 1 if shape.tied else 2
@@ -116,6 +147,18 @@ def parameters(layout: Layout) -> int:
     """Returns the parameters of a layout, a tied head counted once."""
     body = sum(block_parameters(layout.shape, block) for block in layout.blocks)
     return body + fixed_parameters(layout.shape)
+
+
+def weight_bytes(layout: Layout, usual: float) -> float:
+    """Returns the bytes of a layout's parameters, a tied head counted once.
+
+    Args:
+        layout: The layout.
+        usual: Bytes of a weight of what has no format of its own: embedding, head and the
+            sublayers without one.
+    """
+    body = sum(block_weight_bytes(layout.shape, block, usual) for block in layout.blocks)
+    return body + fixed_parameters(layout.shape) * usual
 
 
 def block_kv_bytes_per_token(shape: ModelShape, block: Block, bytes_per_element: int = 2) -> int:

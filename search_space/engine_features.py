@@ -21,6 +21,7 @@ FEATURES: Mapping[str, str] = MappingProxyType(
         "linear_attention": "linear attention",
         "linear_ffn": "linear FFN",
         "experts": "mixtures of experts that differ between layers",
+        "weights": "weights in a format of a sublayer's own",
     }
 )
 

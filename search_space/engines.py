@@ -80,7 +80,9 @@ _NO_EXPERTS = Support(
     "no", "it has one mixture of experts for all layers; search the preset 'plain' for it"
 )
 _NO_WINDOW = Support("no", "its Llama with layers that differ attends to all tokens")
-_ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE)
+_DEQUANTISED = Support("rewritten", "the values of the format in 16 or 32 bits", costly=True)
+_ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE) | {"weights": _DEQUANTISED}
+_ALL_READ = dict.fromkeys(FEATURES, _READ) | {"weights": replace(_DEQUANTISED, tried=False)}
 
 _TRANSFORMERS = ServingEngine(
     name="transformers",
@@ -132,6 +134,7 @@ _LLAMA_CPP = ServingEngine(
         "no_ffn": Support("rewritten", "an FFN of 32 zero channels"),
         "no_ffn_last": Support("rewritten", "an FFN of 32 zero channels"),
         "linear_ffn": Support("rewritten", _BIAS_TRICK, costly=True),
+        "weights": _NATIVE,
     },
 )
 
@@ -159,7 +162,7 @@ _TENSORRT_LLM = ServingEngine(
     width_multiple=FFN_MULTIPLE,
     preferred_multiple=FFN_MULTIPLE,
     install="pip install tensorrt-llm, on a machine with an NVIDIA GPU",
-    support=dict.fromkeys(FEATURES, _READ)
+    support=_ALL_READ
     | {
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True, tried=False),
         "window": replace(_NO_WINDOW, tried=False),
@@ -175,7 +178,7 @@ _SGLANG = ServingEngine(
     width_multiple=FFN_MULTIPLE,
     preferred_multiple=FFN_MULTIPLE,
     install="pip install sglang, on a machine with a GPU",
-    support=dict.fromkeys(FEATURES, _READ)
+    support=_ALL_READ
     | {
         "kv_heads": Support(
             "rewritten",
@@ -209,6 +212,7 @@ _PLAIN = ServingEngine(
         "no_layer": Support("rewritten", "left out"),
         "linear_attention": Support("no", "the parent has none"),
         "linear_ffn": Support("no", "the parent has none"),
+        "weights": Support("no", _ONE_BLOCK),
     },
 )
 
@@ -267,6 +271,8 @@ def uses(layout: Layout, *, width_multiple: int = 1) -> Iterator[Use]:
             yield Use("experts", layer, block)
         elif block.ffn.width is not None and block.ffn.width % width_multiple:
             yield Use("ffn_width", layer, block)
+        if block != block.unquantised:
+            yield Use("weights", layer, block)
 
 
 def _features(block: Block, first: bool, last: bool) -> Iterator[str]:

@@ -335,6 +335,8 @@ def _obstacle(block: Block) -> str | None:
         return f"has {block.attention.label} attention"
     if block.ffn.kind == "none":
         return "has no FFN; remove_identity_layers() removes such layers"
+    if block.ffn.weights is not None:
+        return f"has weights in {block.ffn.weights}; fuse first, and choose formats then"
     return None if block.ffn.kind == "gated" else f"has a {block.ffn.kind} FFN"
 
 

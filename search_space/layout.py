@@ -85,9 +85,22 @@ class Layout:
         """Returns the layout of a model's config.json; see `formats.layout_from_json`."""
         return search_space.formats.layout_from_json(config, kv_heads=kv_heads, ffn_width=ffn_width)
 
+    @property
+    def unquantised(self) -> Layout:
+        """The same layout, all weights in the format that is served."""
+        return Layout(self.shape, tuple(block.unquantised for block in self.blocks))
+
     def parameters(self) -> int:
         """Returns the number of parameters, tied ones counted once."""
         return counting.parameters(self)
+
+    def weight_bytes(self, bytes_per_weight: float = 2) -> float:
+        """Returns the bytes of the parameters, those with a format of their own in that.
+
+        Args:
+            bytes_per_weight: Bytes of a weight that has none.
+        """
+        return counting.weight_bytes(self, bytes_per_weight)
 
     def kv_bytes_per_token(self, bytes_per_element: int = 2) -> int:
         """Returns the bytes one token of one sequence adds to the KV cache, within all windows."""
@@ -140,8 +153,8 @@ class Layout:
 
         Returns:
             One row per layer: attention kind, KV heads, query heads and window where they are not
-            the parent's, FFN kind and width, experts and those of one token; sizes that a
-            kind does not have are missing.
+            the parent's, FFN kind and width, experts and those of one token, formats of the
+            weights; what a kind does not have is missing.
         """
         import pandas
 
@@ -155,6 +168,8 @@ class Layout:
                 "width": [block.ffn.width for block in self.blocks],
                 "experts": [block.ffn.experts for block in self.blocks],
                 "top_k": [block.ffn.top_k for block in self.blocks],
+                "attention_weights": [block.attention.weights for block in self.blocks],
+                "ffn_weights": [block.ffn.weights for block in self.blocks],
             }
         )
         sizes = ("kv_heads", "heads", "window", "width", "experts", "top_k")

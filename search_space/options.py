@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from search_space.blocks import FFN, Attention, check_keys, reading_values, size_of
 from search_space.shape import ModelShape
+from search_space.weight_formats import weight_format
 
 WIDTH_MULTIPLE = 32
 FFN_SHARES = (0.87, 0.75, 0.625, 0.5, 0.375, 0.25, 0.2, 0.1)
@@ -19,6 +20,7 @@ _ATTENTION_KINDS = ("gqa", "groups", "linear", "none")
 _USUAL_ATTENTION = ("gqa", "linear", "none")
 _FFN_KINDS = ("gated", "linear", "none")
 LayerKey = int | str | range
+_Half = TypeVar("_Half", Attention, FFN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,8 @@ class LayerOptions:
         ffn_shares: Widths of "gated", or numbers of experts, as shares of the parent's.
         top_k_shares: Experts of one token, as shares of the parent's, where it has a mixture.
         expert_shares: Widths of each expert, as shares of the parent's, where it has a mixture.
+        weights: Formats, of `search_space.WEIGHT_FORMATS`, that every softmax attention and gated
+            FFN may have, too, the parent's own included, where their rows fit.
         multiple: Widths are rounded to the nearest multiple of this, and are at least one of it;
             by default 32 (1 in FFNs of less than 128 channels).
 
@@ -53,6 +57,9 @@ class LayerOptions:
         >>> options = LayerOptions(attention="groups", windows=[1024])
         >>> [choice.label for choice in options.attentions(shape)]
         ['gqa4w1024', 'gqa3h3', 'gqa2h2', 'gqa1h1']
+        >>> options = LayerOptions(ffn=(), weights=["q8_0", "q4_0"])
+        >>> [choice.label for choice in options.ffns(replace(shape, hidden=32))]
+        ['gated1024@q8_0', 'gated1024@q4_0']
     """
 
     attention: tuple[str, ...] = _USUAL_ATTENTION
@@ -64,6 +71,7 @@ class LayerOptions:
     top_k_shares: tuple[float, ...] = ()
     expert_shares: tuple[float, ...] = ()
     multiple: int | None = None
+    weights: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, allowed in (("attention", _ATTENTION_KINDS), ("ffn", _FFN_KINDS)):
@@ -73,6 +81,8 @@ class LayerOptions:
             shares = {name: tuple(getattr(self, name)) for name in names}
             for name, given in shares.items():
                 object.__setattr__(self, name, given)
+            formats = (self.weights,) if isinstance(self.weights, str) else tuple(self.weights)
+            object.__setattr__(self, "weights", tuple(dict.fromkeys(formats)))
             wrong = {
                 name: [share for share in values if not 0 < share <= 1]
                 for name, values in shares.items()
@@ -84,6 +94,8 @@ class LayerOptions:
         for name, outside in wrong.items():
             if outside:
                 raise ValueError(f"{name} {outside}; allowed: above 0 up to 1, such as 0.5")
+        for format_name in self.weights:
+            weight_format(format_name)
         if self.multiple is not None:
             multiple = size_of("layer options", "multiple", self.multiple)
             object.__setattr__(self, "multiple", multiple)
@@ -100,7 +112,8 @@ class LayerOptions:
         own = shape.parent_blocks[layer].attention
         choices = [] if own.kv_heads is None else self._softmax(own, own.heads or shape.heads)
         choices += [Attention(kind) for kind in ("linear", "none") if kind in self.attention]
-        return tuple(choice for choice in choices if choice != own)
+        own_first = (own, *(choice for choice in choices if choice != own))
+        return self._in_formats(shape, own_first)[1:]
 
     def _softmax(self, own: Attention, heads: int) -> list[Attention]:
         """Returns the softmax attentions that can be made from one of so many query heads."""
@@ -139,7 +152,17 @@ class LayerOptions:
             rounded = (round(widest * share / multiple) * multiple for share in self.ffn_shares)
             widths = {max(multiple, width) for width in rounded}
         narrower = [FFN("gated", w) for w in sorted(widths, reverse=True) if w < widest]
-        return (*narrower, *rest)
+        return self._in_formats(shape, (own, *narrower, *rest))[1:]
+
+    def _in_formats(self, shape: ModelShape, halves: Iterable[_Half]) -> tuple[_Half, ...]:
+        """Returns halves of blocks, each followed by itself in every format that its rows fit."""
+        choices: list[_Half] = []
+        for half in halves:
+            choices.append(half)
+            if half.kind in ("gqa", "gated"):
+                quantised = (replace(half, weights=name) for name in self.weights)
+                choices += [one for one in quantised if shape.holds(one)]
+        return tuple(choices)
 
     def _mixtures(self, own: FFN) -> list[FFN]:
         """Returns mixtures of fewer of the parent's experts, and of fewer for each token."""

@@ -15,6 +15,7 @@ from search_space.blocks import (
     reading_values,
     size_of,
 )
+from search_space.weight_formats import weight_format
 
 # The largest models have some hundred layers and heads.
 MOST_COUNTED = 2**16
@@ -200,6 +201,8 @@ class ModelShape:
     def check_coherent(self, block: Block) -> None:
         """Raises ValueError if no layer of these sizes can be built from the block."""
         attention = block.attention
+        self._check_rows(attention)
+        self._check_rows(block.ffn)
         if attention.heads is not None:
             if attention.heads >= self.heads:
                 raise ValueError(
@@ -209,6 +212,29 @@ class ModelShape:
             self._check_kv_heads(self.heads * (attention.kv_heads or 1) // attention.heads)
         elif attention.kv_heads is not None:
             self._check_kv_heads(attention.kv_heads)
+
+    def _check_rows(self, half: Attention | FFN) -> None:
+        """Raises ValueError unless the rows of quantised matrices consist of whole blocks."""
+        if half.weights is None:
+            return
+        if isinstance(half, Attention):
+            inner = (half.heads or self.heads) * self.head_dim
+        else:
+            inner = half.width or 0
+        size = weight_format(half.weights).block
+        if wrong := [row for row in (self.hidden, inner) if row % size]:
+            raise ValueError(
+                f"{half.label} has rows of {wrong[0]} weights, and {half.weights} stores blocks of "
+                f"{size}; allowed: multiples of {size}, or no format"
+            )
+
+    def holds(self, half: Attention | FFN) -> bool:
+        """Returns whether the rows of half a block consist of whole blocks of its format."""
+        try:
+            self._check_rows(half)
+        except ValueError:
+            return False
+        return True
 
     def check(self, layer: int, half: Attention | FFN) -> None:
         """Raises ValueError if half a block cannot stand in for the parent's at a layer.
@@ -227,6 +253,7 @@ class ModelShape:
         if isinstance(half, Attention) and half.kind == "gqa":
             self._check_attention(half, block.attention)
         if isinstance(half, FFN):
+            self._check_rows(half)
             _check_ffn(half, block.ffn)
 
     def fits(self, layer: int, half: Attention | FFN) -> bool:

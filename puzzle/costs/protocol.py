@@ -89,7 +89,7 @@ def counted_cost(shape: ModelShape, block: Block, scenario: Scenario) -> dict[st
     tokens = scenario.sequence_tokens
     cache = scenario.batch * counting.block_kv_bytes(shape, block, tokens, scenario.cache_bytes)
     return {
-        "memory": float(parameters * scenario.weight_bytes + cache),
+        "memory": counting.block_weight_bytes(shape, block, scenario.weight_bytes) + cache,
         "kv_cache": float(cache),
         "parameters": float(parameters),
     }

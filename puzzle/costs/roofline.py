@@ -93,7 +93,9 @@ class Roofline:
         tensor_parallel: Devices that share each layer.
         weight_dtype: Format of the blocks' weights, None for the scenario's: float32, bfloat16,
             float16, fp8, int8 or int4. Embedding and head stay in the scenario's. fp8 and int8
-            also compute at that rate where the device has one; int4 computes in 16 bits.
+            also compute at that rate where the device has one; int4 computes in 16 bits. Of a
+            sublayer with weights of its own format (`search_space.WEIGHT_FORMATS`), the bytes are
+            those of that format, and the operations those of this one.
         cache_dtype: Format of the KV cache, None for the scenario's.
         efficiency: The shares of the peak rates that are reached.
 
@@ -144,7 +146,8 @@ class Roofline:
         if block.attention.kind in MIXERS:
             cached = 1
         cache = scenario.batch * cached * self._cache_bytes(block.attention, scenario)
-        memory = parameters * self._weight_bytes(scenario) / self.devices + cache
+        held = counting.block_weight_bytes(self.shape, block, self._weight_bytes(scenario))
+        memory = held / self.devices + cache
         flops = counting.block_flops(
             self.shape, block, tokens=scenario.total_tokens, pairs=scenario.pairs_within(window)
         )
@@ -192,15 +195,14 @@ class Roofline:
         """
         shape, tokens = self.shape, scenario.batch * length
         activations = 2.0 * tokens * shape.hidden * scenario.weight_bytes
-        parameters: float
         if isinstance(part, Attention):
             flops = counting.attention_flops(shape, part, tokens=tokens, pairs=0)
-            parameters = counting.attention_parameters(shape, part)
+            held = counting.attention_weight_bytes(shape, part, self._weight_bytes(scenario))
         else:
             flops = counting.ffn_flops(shape, part, tokens=tokens)
             parameters = counting.active_ffn_parameters(shape, part, tokens)
-        weights = parameters * self._weight_bytes(scenario) / self.devices
-        products = _Pass(flops / self.devices, weights + activations)
+            held = parameters * counting.bytes_of(part.weights, self._weight_bytes(scenario))
+        products = _Pass(flops / self.devices, held / self.devices + activations)
         seconds = self._seconds(products, self._compute_format(scenario))
         if isinstance(part, Attention) and part.kind == "gqa":
             queries = counting.query_heads(shape, part) * shape.head_dim

@@ -22,6 +22,7 @@ from puzzle.errors import DataError, WorkspaceError
 from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
+from puzzle.models.child_config import ChildConfig, layout_from_config
 from puzzle.models.given_child import given_child
 from puzzle.models.trainable import OpenModel, empty_model, open_model
 from puzzle.serving.file_names import CHILD_FILES, OTHER_THAN_DISTILLED
@@ -105,6 +106,7 @@ def distill(
     teacher = open_model(parent, workspace, tokenizer=tokenizer)
     tokenizer = tokenizer or teacher.tokenizer or student.tokenizer
     _require_positions(config, student, teacher)
+    _refuse_formats(student.config)
     text = _text(data, validation, tokenizer, config, student.config.vocab_size)
     events = Events(
         config,
@@ -200,6 +202,16 @@ def _windows(
         return validation
     stream = _stream(validation, tokenizer, config, vocab, resumable=False)
     return stream.take_once(config.validation_windows)
+
+
+def _refuse_formats(config: Any) -> None:
+    layout = layout_from_config(config) if isinstance(config, ChildConfig) else None
+    if layout and layout != layout.unquantised:
+        raise DataError(
+            "this child has weights in formats of an engine, which gradient steps would leave; "
+            "distil the child of `layout.unquantised`, then search for formats with that child as "
+            "the parent"
+        )
 
 
 def _require_disk(path: Path, child: Any, config: DistillConfig) -> None:

@@ -23,13 +23,13 @@ PairOf = Callable[[Rows], Pair]
 
 
 def attention_key(attention: Attention) -> str:
-    """Returns the name of an attention variant."""
-    return f"attention/{attention.label}"
+    """Returns the name of an attention variant, which is stored before it is quantised."""
+    return f"attention/{attention.unquantised.label}"
 
 
 def ffn_key(attention: Attention, ffn: FFN) -> str:
-    """Returns the name of the FFN that goes with an attention."""
-    return f"ffn/{attention.label}/{ffn.label}"
+    """Returns the name of the FFN that goes with an attention; stored before it is quantised."""
+    return f"ffn/{attention.unquantised.label}/{ffn.unquantised.label}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

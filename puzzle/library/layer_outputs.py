@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -24,7 +24,7 @@ class LayerOutputs:
 
     def __init__(self, variants: Variants) -> None:
         self.variants = variants
-        self._halves: dict[str, nn.Module] = {}
+        self._halves: dict[Hashable, nn.Module] = {}
 
     def __call__(
         self, blocks: Iterable[Block], x_BLD: torch.Tensor
@@ -52,11 +52,11 @@ class LayerOutputs:
             parts: Its windows, in the batches that are run.
         """
         middles: dict[Attention, torch.Tensor] = {}
-        behind: dict[str | None, list[Block]] = {}
+        behind: dict[tuple[str, str | None] | None, list[Block]] = {}
         for block in blocks:
             middles.setdefault(block.attention, x_BLD)
             none = block.ffn.kind == "none"
-            behind.setdefault(None if none else self.variants.ffn_key(block), []).append(block)
+            behind.setdefault(None if none else self._ffn_key(block), []).append(block)
         for attention in middles:
             if attention.kind != "none":
                 half = Block(attention, NO_FFN)
@@ -92,9 +92,13 @@ class LayerOutputs:
     def _ffn(self, block: Block, x_BLD: torch.Tensor) -> torch.Tensor:
         if block.ffn.kind == "none":
             return x_BLD
-        return self._run(Block(NO_ATTENTION, block.ffn), block, self.variants.ffn_key(block), x_BLD)
+        return self._run(Block(NO_ATTENTION, block.ffn), block, self._ffn_key(block), x_BLD)
 
-    def _run(self, half: Block, whole: Block, key: str, x_BLD: torch.Tensor) -> torch.Tensor:
+    def _ffn_key(self, block: Block) -> tuple[str, str | None]:
+        """Returns the name of a block's FFN, and the format of its weights."""
+        return self.variants.ffn_key(block), block.ffn.weights
+
+    def _run(self, half: Block, whole: Block, key: Hashable, x_BLD: torch.Tensor) -> torch.Tensor:
         if key not in self._halves:
             self._halves[key] = self.variants.half_module(half, whole)
         return self._through(self._halves[key], x_BLD)

@@ -57,10 +57,10 @@ class LibrarySpec:
         return alone and self.config.bld is None
 
     def row(self, layer: int) -> tuple[Block, ...]:
-        """Returns the blocks of a layer."""
+        """Returns the blocks of a layer as they are fitted, before they are quantised."""
         if isinstance(self.space, Layout):
-            return (self.space.blocks[layer],)
-        return self.space.blocks(layer)
+            return (self.space.blocks[layer].unquantised,)
+        return tuple(dict.fromkeys(block.unquantised for block in self.space.blocks(layer)))
 
     def layer(self, layer: int) -> FittedLayer | DistilledLayer:
         """Returns the stage of a layer's final variants."""

@@ -13,6 +13,7 @@ from puzzle.library.experts_fit import EXPERT_CHANNELS, EXPERTS, kept_of
 from puzzle.library.fitting import attention_key, ffn_key
 from puzzle.library.head_groups import GROUPS, of_groups
 from puzzle.models.assembling import layer_from_block
+from puzzle.models.dequantised import dequantised
 from puzzle.models.parent import Parent
 from puzzle.models.slots import Slot
 from puzzle.storage.workspace import Artifact
@@ -69,10 +70,8 @@ class Variants:
             half: The block with no FFN, or with no attention.
             whole: The block, whose attention may choose the FFN's weights.
         """
-        family = self.parent.family
-        slot = family.mixing(half.attention) if half.ffn.kind == "none" else family.ffn
-        names = slot.names
-        return self._module(half, tensors_of(self.block_tensors(whole), names))
+        mixes = half.ffn.kind == "none"
+        return self._module(half, self._attention(whole) if mixes else self._ffn(whole))
 
     def _module(self, block: Block, tensors: Tensors) -> nn.Module:
         parent = self.parent
@@ -80,7 +79,7 @@ class Variants:
         return module.to(parent.device)
 
     def ffn_key(self, block: Block) -> str:
-        """Returns the name of the FFN that goes with a block's attention."""
+        """Returns the name of the FFN that goes with a block's attention, before quantising."""
         own = self._parents.attention
         coupled = ffn_key(block.attention, block.ffn)
         return coupled if self._below(coupled) else ffn_key(own, block.ffn)
@@ -90,7 +89,7 @@ class Variants:
         if kind == "none":
             return {}
         changed = self._below(attention_key(block.attention))
-        if not changed and block.attention != self._parents.attention:
+        if not changed and block.attention.unquantised != self._parents.attention:
             raise self._missing(block)
         slot = self.parent.family.mixing(block.attention)
         names = slot.names if kind == self._parents.attention.kind else slot.norms_before
@@ -108,14 +107,14 @@ class Variants:
                     head_dim=self.parent.shape.head_dim,
                 ),
             )
-        return {**own, **changed}
+        return dequantised({**own, **changed}, block.attention.weights)
 
     def _ffn(self, block: Block) -> Tensors:
         kind = block.ffn.kind
         if kind == "none":
             return {}
         changed = self._below(self.ffn_key(block))
-        if not changed and block.ffn != self._parents.ffn:
+        if not changed and block.ffn.unquantised != self._parents.ffn:
             raise self._missing(block)
         slot = self.parent.family.ffn
         names = slot.names if kind == self._parents.ffn.kind else slot.norms_before
@@ -138,7 +137,7 @@ class Variants:
                 slot,
                 lambda inner: slot.changed(inner, sizes, lambda _, rows: rows[kept]),
             )
-        return {**own, **changed}
+        return dequantised({**own, **changed}, block.ffn.weights)
 
     def _with_rows(
         self, tensors: Tensors, slot: Slot, change: Callable[[Tensors], Tensors]

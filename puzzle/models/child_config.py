@@ -205,9 +205,15 @@ def layout_from_config(config: Any) -> Layout:
 
 
 def shape_of(config: Any) -> ModelShape:
-    """Returns the shape of a model as a parent; the parent's blocks of a child are its own."""
+    """Returns the shape of a model as a parent; the parent's blocks of a child are its own.
+
+    What a child's record says of formats is left out: as a parent it is what its tensors are.
+    """
     shape = family_of(config).shape(config)
-    return shape_with(shape, config.blocks) if isinstance(config, ChildConfig) else shape
+    if not isinstance(config, ChildConfig):
+        return shape
+    labels = [Block.from_label(label).unquantised.label for label in config.blocks or ()]
+    return shape_with(shape, labels)
 
 
 def shape_with(shape: ModelShape, labels: list[str] | None) -> ModelShape:

@@ -28,7 +28,7 @@ from puzzle.errors import ConstraintError, CostModelError, EngineError
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import Parent
 from puzzle.storage.workspace import Workspace
-from search_space import Block, Layout, ModelShape, SearchSpace, counting
+from search_space import WEIGHT_FORMATS, Block, Layout, ModelShape, SearchSpace, counting
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class EngineCalibrated:
             CostModelError: The budget is too small for the number of options.
         """
         engine.check()
+        _require_formats(engine, space)
         session = Session(
             engine=engine, config=parent.config, scenario=scenario, workspace=workspace
         )
@@ -216,7 +217,8 @@ class EngineCalibrated:
                 )
         limited = self.shape.windowed(layer, block)
         counted = counted_cost(self.shape, limited, self._with_format(scenario))
-        counted["memory"] = counted["kv_cache"] + counted["parameters"] * self.weight_bytes
+        held = counting.block_weight_bytes(self.shape, limited, self.weight_bytes)
+        counted["memory"] = counted["kv_cache"] + held
         timed = self._seconds(lambda fit: sum(fit.costs[part] for part in parts), scenario)
         return {name: {**timed, **counted}[name] for name in self.resources}
 
@@ -242,6 +244,19 @@ class EngineCalibrated:
     def __repr__(self) -> str:
         errors = ", ".join(f"{phase} {100 * e['median']:.1f} %" for phase, e in self.error.items())
         return f"EngineCalibrated({len(self.measurements)} layouts, median error {errors})"
+
+
+def _require_formats(engine: Engine, space: SearchSpace) -> None:
+    """Raises CostModelError if a space has formats that the engine would not be run in."""
+    formats = {one.weights for row in space.attentions for one in row}
+    formats |= {one.weights for row in space.ffns for one in row}
+    used = {name for name in formats if name is not None}
+    if other := sorted(name for name in used if engine.name not in WEIGHT_FORMATS[name].engines):
+        raise CostModelError(
+            f"{engine.name} has no weights in {', '.join(other)}, so that their time cannot be "
+            "measured there; measure in an engine that has: "
+            + ", ".join(sorted({name for one in other for name in WEIGHT_FORMATS[one].engines}))
+        )
 
 
 def _resources(parts: Mapping[str, float]) -> dict[str, float]:

@@ -121,7 +121,8 @@ class SublayerTimes(ArtifactStage[Times]):
             clock: As for `MeasuredCosts.measure`.
 
         Raises:
-            ConstraintError: The scenario stores the KV cache in another type than the weights.
+            ConstraintError: The scenario stores the KV cache in another type than the weights, or
+                weights have formats of an engine.
             ParentError: torch cannot use the device.
         """
         if scenario.cache_bytes != scenario.weight_bytes:
@@ -134,6 +135,11 @@ class SublayerTimes(ArtifactStage[Times]):
         require_device(device)
         own = (block for layer in range(space.shape.layers) for block in space.blocks(layer))
         labels = sorted({part for block in chain(own, extra) for part in sublayers(block)})
+        if formats := {end for label in labels if (end := label.partition("@")[2])}:
+            raise ConstraintError(
+                f"weights in {', '.join(sorted(formats))} cannot be timed with torch, which "
+                "computes in 16 or 32 bits; calibrate an engine that has them (costs='llama.cpp')"
+            )
         return cls(labels=tuple(labels), scenario=scenario, device=device, clock=clock)
 
     def key(self, run: Run) -> Mapping[str, Any]:

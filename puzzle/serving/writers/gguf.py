@@ -18,24 +18,15 @@ from puzzle.serving.writers.lowering import LINEAR, WrittenLayer, each_layer, lo
 from puzzle.serving.writers.openelm import openelm_layers, plan_openelm
 from puzzle.serving.writers.source import Source
 from puzzle.storage.temporary_places import temporary_place
-from search_space import Block, Layout
+from search_space import WEIGHT_FORMATS, Block, Layout
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-BLOCK = 32
-# Bits per weight of what the gguf package quantises; each in blocks of 32 weights of a row.
-QUANTISED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-BITS = {
-    "f32": 32,
-    "f16": 16,
-    "bf16": 16,
-    "q8_0": 8.5,
-    "q5_1": 6,
-    "q5_0": 5.5,
-    "q4_1": 5,
-    "q4_0": 4.5,
-}
+# What the gguf package quantises; each in blocks of as many weights of a row.
+QUANTISED = tuple(WEIGHT_FORMATS)
+BLOCK = max(kind.block for kind in WEIGHT_FORMATS.values())
+BITS = {"f32": 32, "f16": 16, "bf16": 16, **{n: kind.bits for n, kind in WEIGHT_FORMATS.items()}}
 TYPES = tuple(BITS)
 OUTER_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
@@ -92,7 +83,8 @@ def write_gguf(
     Args:
         source: The child.
         file: The file to write.
-        kind: One of `TYPES`; vectors, and rows that do not fill whole blocks, stay unquantised.
+        kind: One of `TYPES`, for what has no format of its own in the layout; vectors, and rows
+            that do not fill whole blocks, stay unquantised.
         tokenizer: Its tokenizer's fields.
         progress: Whether a bar is shown.
 
@@ -126,7 +118,7 @@ def write_gguf(
 
 def file_bytes(layout: Layout, kind: str) -> int:
     """Returns roughly how many bytes the file of a written layout takes."""
-    return int(layout.parameters() * BITS[kind] / 8)
+    return int(layout.weight_bytes(BITS[kind] / 8))
 
 
 def _tensors(
@@ -145,7 +137,7 @@ def _tensors(
         for name, tensor in _renamed(source.layout, layer.block, tensors):
             # The identity matrix that a rewritten linear map ends in has to stay exact.
             exact = layer.ffn == "linear" and name == "ffn_down.weight" and kind in QUANTISED
-            yield f"blk.{number}.{name}", tensor, "f16" if exact else kind
+            yield f"blk.{number}.{name}", tensor, "f16" if exact else _own(layer.block, name, kind)
 
 
 def _openelm_tensors(
@@ -155,7 +147,13 @@ def _openelm_tensors(
         yield OUTER_NAMES[name], tensor, kind
     for number, tensors in enumerate(openelm_layers(source, written)):
         for name, tensor in tensors.items():
-            yield f"blk.{number}.{name}", tensor, kind
+            yield f"blk.{number}.{name}", tensor, _own(written.blocks[number], name, kind)
+
+
+def _own(block: Block, name: str, kind: str) -> str:
+    """Returns the type of one of a block's tensors: that of its sublayer, or the file's."""
+    half = block.ffn if name.startswith("ffn") else block.attention
+    return half.weights or kind
 
 
 def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str) -> None:
@@ -172,7 +170,7 @@ def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str
     writer.add_name(getattr(config, "_name_or_path", "") or "puzzle child")
     name = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
     writer.add_file_type(LlamaFileType[name])
-    if kind in QUANTISED:
+    if kind in QUANTISED or written != written.unquantised:
         writer.add_quantization_version(2)
     writer.add_block_count(shape.layers)
     writer.add_context_length(config.max_position_embeddings)

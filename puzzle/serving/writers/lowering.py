@@ -61,6 +61,8 @@ def lower(layout: Layout, engine: str, *, multiple: int = 1) -> tuple[Layout, li
         ExportError: The engine cannot run the layout; layer, block and what to do are named.
     """
     require_layout(layout, engine)
+    if engine_named(engine).support["weights"].how != "native":
+        layout = layout.unquantised
     layers = _LOWERINGS[engine](layout)
     layers = [_padded(layer, multiple) for layer in layers]
     return with_blocks(layout.shape, [layer.block for layer in layers]), layers
@@ -181,7 +183,7 @@ def _padded(layer: WrittenLayer, multiple: int) -> WrittenLayer:
     width = layer.block.ffn.width
     if width is None or width % multiple == 0:
         return layer
-    wider = FFN("gated", -(-width // multiple) * multiple)
+    wider = replace(layer.block.ffn, width=-(-width // multiple) * multiple)
     return replace(layer, block=Block(layer.block.attention, wider))
 
 

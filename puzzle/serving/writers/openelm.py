@@ -60,7 +60,9 @@ def plan_openelm(source: Source, engine: str, *, multiple: int = 1) -> Layout:
         attention, width = block.attention, block.ffn.width or ZERO_WIDTH
         if attention.kind == "none":
             attention = Attention("gqa", 1, heads=1)
-        blocks.append(Block(attention, FFN("gated", -(-width // multiple) * multiple)))
+        wider = FFN("gated", -(-width // multiple) * multiple, weights=block.ffn.weights)
+        written = Block(attention, wider)
+        blocks.append(written if engine == "llama.cpp" else written.unquantised)
     if not blocks:
         raise ExportError("no layer of the child does anything; there is nothing to serve")
     return with_blocks(shape, blocks)
