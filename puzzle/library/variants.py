@@ -13,9 +13,9 @@ from puzzle.library.experts_fit import EXPERT_CHANNELS, EXPERTS, kept_of
 from puzzle.library.fitting import attention_key, ffn_key
 from puzzle.library.head_groups import GROUPS, of_groups
 from puzzle.models.assembling import layer_from_block
-from puzzle.models.dequantised import dequantised
 from puzzle.models.parent import Parent
 from puzzle.models.slots import Slot
+from puzzle.models.weight_rounding import rounded_to
 from puzzle.storage.workspace import Artifact
 from search_space import Block
 
@@ -107,7 +107,7 @@ class Variants:
                     head_dim=self.parent.shape.head_dim,
                 ),
             )
-        return dequantised({**own, **changed}, block.attention.weights)
+        return rounded_to({**own, **changed}, block.attention.weights)
 
     def _ffn(self, block: Block) -> Tensors:
         kind = block.ffn.kind
@@ -137,7 +137,7 @@ class Variants:
                 slot,
                 lambda inner: slot.changed(inner, sizes, lambda _, rows: rows[kept]),
             )
-        return dequantised({**own, **changed}, block.ffn.weights)
+        return rounded_to({**own, **changed}, block.ffn.weights)
 
     def _with_rows(
         self, tensors: Tensors, slot: Slot, change: Callable[[Tensors], Tensors]

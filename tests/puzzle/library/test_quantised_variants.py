@@ -10,8 +10,8 @@ from puzzle.evaluation.text_quality import quality
 from puzzle.library.build import build_library, heal
 from puzzle.models.assembling import assemble
 from puzzle.models.child_config import layout_from_config, shape_of
-from puzzle.models.dequantised import dequantised
 from puzzle.models.parent import open_parent
+from puzzle.models.weight_rounding import rounded_to
 from puzzle.scoring.exact_scores import replace_one
 from puzzle.scoring.fisher_scores import FisherConfig, fisher
 from puzzle.serving.exporting import export
@@ -47,8 +47,8 @@ def child_of(parent, library, layout):
 @pytest.mark.parametrize("kind", WEIGHT_FORMATS)
 def test_what_is_in_a_format_stays_as_it_is(kind):
     matrix = {"weight": torch.randn(48, 96, generator=torch.Generator().manual_seed(1))}
-    once = dequantised(matrix, kind)
-    torch.testing.assert_close(dequantised(once, kind)["weight"], once["weight"], rtol=1e-6, atol=0)
+    once = rounded_to(matrix, kind)
+    torch.testing.assert_close(rounded_to(once, kind)["weight"], once["weight"], rtol=1e-6, atol=0)
     step = matrix["weight"].abs().max() / 2 ** (int(kind[1]) - 1)
     assert 0 < (once["weight"] - matrix["weight"]).abs().max() <= step
 
@@ -80,7 +80,7 @@ def test_scores_are_those_of_the_dequantised_child(made):
         plain = child_of(parent, library, layout.unquantised)
         for name, half in (("self_attn", block.attention), ("mlp", block.ffn)):
             module = getattr(plain.model.layers[layer], name)
-            module.load_state_dict(dequantised(module.state_dict(), half.weights))
+            module.load_state_dict(rounded_to(module.state_dict(), half.weights))
         measured = quality(reference, plain, WINDOWS.score).kl
         assert scores.kl(layer, label) == pytest.approx(measured, rel=1e-3, abs=1e-5)
     # The estimate by gradients sees the rounding, too: it is of what a block returns.

@@ -21,7 +21,7 @@ def require_gguf() -> None:
         ) from error
 
 
-def dequantised(tensors: Mapping[str, torch.Tensor], weights: str | None) -> Tensors:
+def rounded_to(tensors: Mapping[str, torch.Tensor], weights: str | None) -> Tensors:
     """Returns tensors whose matrices have the values that they have in a format.
 
     The package gguf quantises, as when the child is exported. What has its values in the format
