@@ -1,4 +1,4 @@
-"""ChildQuality: a child's quality on the validation text, as a stage."""
+"""ChildQuality: a child's quality on a part of the text, as a stage."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ FILE = "quality.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildQuality(ArtifactStage[Quality]):
-    """KL to the parent, perplexity and agreement of a child on text that no choice was based on.
+    """KL to the parent, perplexity and agreement of a child on a part of the text.
 
     Args:
         layout: The child's layout.
         layers: The library that has its blocks.
+        part: The part; by default the one that no choice is based on.
     """
 
     kind: ClassVar[str] = "quality"
     format: ClassVar[int] = 1
     layout: Layout
     layers: tuple[ArtifactRef, ...] = ()
+    part: str = "validation"
 
     def key(self, run: Run) -> Mapping[str, Any]:
         """Returns what the figures depend on."""
@@ -43,15 +45,15 @@ class ChildQuality(ArtifactStage[Quality]):
             "parent": run.parent.identity,
             "layout": [block.label for block in self.layout.blocks],
             "library": [layer.key for layer in self.layers],
-            "validation": run.text.hash("validation"),
+            self.part: run.text.hash(self.part),
         }
 
     @torch.no_grad()
     def build(self, run: Run, directory: Path) -> None:
-        """Takes parent and child through the validation text side by side, layer by layer."""
-        parent, tokens_NL = run.parent, run.text.validation
+        """Takes parent and child through the text side by side, layer by layer."""
+        parent, tokens_NL = run.parent, getattr(run.text, self.part)
         library = Library(parent=parent, layers=tuple(map(run.workspace.find, self.layers)))
-        sweep = LayoutPass(library, tokens_NL, together=1, title="validation")
+        sweep = LayoutPass(library, tokens_NL, together=1, title=self.part)
         streams = sweep.residuals([None, self.layout], len(tokens_NL))
         head = parent.head()
         windows = zip(tokens_NL, *streams, strict=True)
@@ -67,8 +69,8 @@ class ChildQuality(ArtifactStage[Quality]):
             return Quality.from_dict(artifact.load_json(FILE))
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns the cost of reading the validation text twice."""
-        tokens = sizes.tokens("validation")
+        """Returns the cost of reading the text twice."""
+        tokens = sizes.tokens(self.part)
         return Estimate(
             name="quality",
             work=f"{tokens:,} tokens read by parent and child",

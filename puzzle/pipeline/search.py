@@ -158,7 +158,8 @@ def search(
     )
     chosen = chooser.choose()
 
-    child = run.get(steps.healing(chosen.choice.layout))
+    healed = run.get(steps.healing(chosen.choice.layout))
+    child = steps.nearer(run, chosen.choice.layout, healed, library_built)
     quality = run.get(steps.quality(chosen.choice.layout, child))
     outcome = Outcome(
         inputs=inputs, opened=opened, chooser=chooser, attempt=chosen, child=child, quality=quality

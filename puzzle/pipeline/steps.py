@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from puzzle.storage.workspace import ArtifactRef
 from search_space import Layout, SearchSpace
 from solvers import ChoiceProblem, Solution
 
+logger = logging.getLogger(__name__)
 SCORES: dict[str, Any] = {"fisher": FisherScores, "hybrid": HybridScores, "exact": ExactScores}
 
 
@@ -134,9 +136,24 @@ class Steps:
         spec = LibrarySpec(space=layout, config=self.config, around=layout)
         return BlockLibrary(spec=spec)
 
-    def quality(self, layout: Layout, library: Library) -> ChildQuality:
-        """Returns the stage of a child's quality on the validation text."""
-        return ChildQuality(layout=layout, layers=library.refs)
+    def quality(self, layout: Layout, library: Library, part: str = "validation") -> ChildQuality:
+        """Returns the stage of a child's quality on a part of the text."""
+        return ChildQuality(layout=layout, layers=library.refs, part=part)
+
+    def nearer(self, run: Run, layout: Layout, healed: Library, library: Library) -> Library:
+        """Returns the healed blocks, or those of the library where these are nearer to the parent.
+
+        The text that scored the blocks tells, so that the validation text stays unused.
+        """
+        kls = [run.get(self.quality(layout, each, part="score")).kl for each in (healed, library)]
+        if kls[0] <= kls[1]:
+            return healed
+        logger.warning(
+            "healing makes this child worse (KL %.4f instead of %.4f on the text of the scores): "
+            "it has the library's own fits",
+            *kls,
+        )
+        return library
 
     def estimates(self, sizes: Sizes) -> tuple[Estimate, ...]:
         """Returns what each stage takes, in their order."""
