@@ -24,8 +24,9 @@ def layer_blocks(family: Any, config: Any, kv_heads: int, width: int) -> tuple[B
     kinds, layers = layer_types(config), range(config.num_hidden_layers)
     ffns = [ffn for _ in layers]
     if family.experts is not None:
-        sparse, has = family.experts.ffn(config), family.experts.is_sparse
-        ffns = [sparse if has(config, index) else ffn for index in layers]
+        sparse = [family.experts.is_sparse(config, index) for index in layers]
+        mixture = family.experts.ffn(config) if any(sparse) else ffn
+        ffns = [mixture if has else ffn for has in sparse]
     if not family.mixers or kinds is None:
         return None if family.experts is None else tuple(Block(attention, own) for own in ffns)
     known = {mixer.layer_type: Attention(mixer.kind) for mixer in family.mixers}

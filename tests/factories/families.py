@@ -1,5 +1,6 @@
 """Random models of the families, with nothing that a family adds at its neutral value."""
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -106,6 +107,10 @@ CONFIGS = {
         "chunk_size": 16,
     },
 }
+
+# Of models that differ little, or take long, the default suite tries only some.
+OFTEN = ("llama", "qwen3", "phi3", "gemma3_text", "olmo3", "qwen3_moe", "gpt_oss", "lfm2")
+EVERY = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS]
 
 
 def family_config(name, **changes):

@@ -186,14 +186,14 @@ from puzzle.storage import workspace
 from puzzle.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 builds, build = [], workspace.Artifact._build
-def interrupting(self, builder):
+def interrupting(self, builder, **given):
     builds.append(self)
     if len(builds) == 3:
         def writes_half(directory):
             builder(directory)
             os.kill(os.getpid(), signal.SIGINT)
-        return build(self, writes_half)
-    return build(self, builder)
+        return build(self, writes_half, **given)
+    return build(self, builder, **given)
 workspace.Artifact._build = interrupting
 sys.exit(main(sys.argv[1:]))
 """

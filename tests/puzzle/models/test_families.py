@@ -18,7 +18,7 @@ from puzzle.storage.workspace import Workspace
 from puzzle.testing import check_family, family_checks
 from puzzle.testing.family_checks import as_far_as
 from search_space import Block, Layout
-from tests.factories.families import CONFIGS, SIZES, WINDOW, family_config, family_model
+from tests.factories.families import CONFIGS, EVERY, SIZES, WINDOW, family_config, family_model
 
 TOKENS = torch.randint(3, 97, (2, 4 * WINDOW), generator=torch.Generator().manual_seed(3))
 
@@ -91,7 +91,7 @@ MIXED = {
 
 
 @pytest.mark.parametrize("labels", MIXED.values(), ids=MIXED)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 @torch.no_grad()
 def test_a_mixed_child_is_counted_cached_saved_and_loaded(name, labels, tmp_path):
     child, layout = random_child(name, labels)

@@ -35,14 +35,14 @@ import puzzle
 from puzzle.storage import workspace
 from tests.factories.parents import DATA, SCENARIO, text
 builds, build = [], workspace.Artifact._build
-def killing(self, builder):
+def killing(self, builder, **given):
     builds.append(self)
     if len(builds) == int(sys.argv[3]):
         def writes_half(directory):
             builder(directory)
             os.kill(os.getpid(), signal.SIGKILL)
-        return build(self, writes_half)
-    return build(self, builder)
+        return build(self, writes_half, **given)
+    return build(self, builder, **given)
 workspace.Artifact._build = killing
 puzzle.search(sys.argv[1], text(), constraints=["parameters <= 0.8x"], scenario=SCENARIO,
               precision="float32", data=DATA, out=sys.argv[2])

@@ -11,7 +11,7 @@ from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import windows
 from search_space import SearchSpace
-from tests.factories.families import CONFIGS, WINDOW, family_model
+from tests.factories.families import EVERY, WINDOW, family_model
 from tests.factories.parents import SCENARIO, text, tokenizer
 
 # Windows of text longer than those of the attention.
@@ -20,7 +20,7 @@ DATA = puzzle.DataConfig(
 )
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_search_ends_in_a_child_that_loads_and_is_as_small_as_it_says(name, tmp_path):
     result = puzzle.search(
         family_model(name),
@@ -47,7 +47,13 @@ def test_a_search_ends_in_a_child_that_loads_and_is_as_small_as_it_says(name, tm
         torch.testing.assert_close(child(tokens).logits, result.child()(tokens).logits)
 
 
-@pytest.mark.parametrize("name", ["gemma3_text", "granite", "olmo2", "qwen3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "olmo2",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gemma3_text", "granite", "qwen3")),
+    ],
+)
 def test_distilled_variants_are_no_worse_than_fitted_ones(name, tmp_path):
     workspace = Workspace(tmp_path)
     parent = open_parent(

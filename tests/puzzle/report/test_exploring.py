@@ -82,6 +82,7 @@ def test_sliders_pick_the_best_solved_layout_within_the_budgets(found, tmp_path)
     assert fine == bool(kept)
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_is_written_from_the_command_line(
     found, saved_child, tmp_path, capsys
 ):

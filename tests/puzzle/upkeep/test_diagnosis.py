@@ -115,9 +115,10 @@ def test_a_file_in_place_of_an_artifact_is_not_puzzle_s_to_delete(run):
 
 def test_what_killed_processes_left_is_found_and_deleted_and_what_may_live_is_not(run, monkeypatch):
     system = run.parent / "system"
-    dead = [leave(place) for place in (run, run / "tmp", run / "child", system)]
+    # Of a process that had this one's number before it, on a disk without the system's locks.
+    dead = [leave(place, started=1) for place in (run, run / "tmp", run / "child", system)]
     unknown = leave(run / "tmp", boot="00000000")
-    monkeypatch.setattr("puzzle.storage.temporary_places._is_local", lambda path: False)
+    monkeypatch.setattr("puzzle.storage.temporary_places.is_local", lambda path: False)
     with temporary_place(run / "tmp") as living:
         found = doctor(run)
         assert found.sound

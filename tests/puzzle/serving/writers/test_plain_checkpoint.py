@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,9 +38,18 @@ save_file(logits, sys.argv[1])
 """
 
 
+# Layers of Nemotron-H are halves, which are not all alike.
+PLAIN = [name for name in CONFIGS if name != "nemotron_h"]
+# A plain child has experts in all layers or in none.
+SPARSE = {"qwen3_moe": {"mlp_only_layers": []}, "qwen3_next": {"mlp_only_layers": []}}
+
+
 def alike(layout):
     """One smaller block in all layers but two, which are removed; the first is among them."""
-    blocks = [Block.from_label("gqa1h2+gated56")] * layout.shape.layers
+    block, own = Block.from_label("gqa1h2+gated56"), layout.shape.parent_blocks[-1].ffn
+    if own.kind == "moe":
+        block = Block(block.attention, replace(own, experts=4))
+    blocks = [block] * layout.shape.layers
     blocks[0] = blocks[3] = EMPTY
     return Layout(layout.shape, tuple(blocks))
 
@@ -56,8 +66,8 @@ def load_without_puzzle(directories, tmp_path):
 @torch.no_grad()
 def test_stock_transformers_without_puzzle_opens_the_plain_child_of_every_family(tmp_path):
     expected = {}
-    for name in CONFIGS:
-        model = family_child(name, alike)
+    for name in PLAIN:
+        model = family_child(name, alike, **SPARSE.get(name, {}))
         done = export(model, tmp_path / "out" / name, engine="plain")
         assert done.layout.shape.layers == 4
         assert set(done.rewritten) == {0, 3}
@@ -65,7 +75,7 @@ def test_stock_transformers_without_puzzle_opens_the_plain_child_of_every_family
         assert config.model_type == family_config(name).model_type
         expected[name] = model(torch.arange(3, 43)[None]).logits
     assert len(torch.arange(3, 43)) > 2 * WINDOW
-    logits = load_without_puzzle([tmp_path / "out" / name for name in CONFIGS], tmp_path)
+    logits = load_without_puzzle([tmp_path / "out" / name for name in PLAIN], tmp_path)
     for name, answer in expected.items():
         torch.testing.assert_close(logits[name], answer, rtol=0, atol=1e-5)
 
