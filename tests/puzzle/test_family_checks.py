@@ -14,10 +14,10 @@ from puzzle.models.families import family_of
 from puzzle.models.family import Family
 from puzzle.models.slots import ATTENTION
 from puzzle.testing import check_family
-from tests.factories.families import CONFIGS, SIZES, family_config
+from tests.factories.families import EVERY, SIZES, family_config
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_family_is_what_its_description_says(name):
     config = family_config(name)
     figures = check_family(family_of(config), config)
