@@ -84,7 +84,11 @@ def stages(run):
             "config": [FisherConfig(probes=3), FisherConfig(seed=1)],
             "number": [1],
         },
-        ChildQuality(layout=own, layers=(ref,)): {"layout": [thin], "layers": [(other,)]},
+        ChildQuality(layout=own, layers=(ref,)): {
+            "layout": [thin],
+            "layers": [(other,)],
+            "part": ["score"],
+        },
         LayoutTimes(layout=own, scenario=Scenario(), device="cpu", clock="wall"): {
             "layout": [thin],
             "scenario": [Scenario(batch=2), Scenario(weight_dtype="float32")],

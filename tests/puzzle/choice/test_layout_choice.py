@@ -122,7 +122,7 @@ def test_scores_around_a_child_see_that_a_step_back_to_the_parent_helps(built):
     assert measure(base).kl > measure(Layout.parent(parent.shape)).kl
 
 
-@pytest.mark.parametrize("share", [0.8, 0.5])
+@pytest.mark.parametrize("share", [pytest.param(0.8, marks=pytest.mark.slow), 0.5])
 def test_measuring_never_makes_the_choice_worse_and_keeps_the_limit(built, share):
     workspace, _, space, cut, library = built
     scores = replace_one(library, space, cut, workspace=workspace)

@@ -127,7 +127,8 @@ def test_options_and_labels_of_mixtures():
         FFN("moe", 24, experts=2, top_k=3)
 
 
-@pytest.mark.parametrize("name", ["qwen3_moe", pytest.param("mixtral", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
 def test_a_plain_child_is_a_checkpoint_of_its_parents_own_kind(name, tmp_path):
     config = family_config(name, **({"mlp_only_layers": []} if name == "qwen3_moe" else {}))
     torch.manual_seed(0)
