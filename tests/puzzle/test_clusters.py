@@ -188,7 +188,7 @@ torch.set_num_threads(1)
 saved, place = Path(sys.argv[1]), Path(sys.argv[2])
 options = dict(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000)
 alone, scores = built(run_of(saved, place / "alone"))
-with Ray(gpus=0, threads=1, **options) as cluster:
+with Ray("local", gpus=0, threads=1, **options) as cluster:
     print("started", flush=True)
     spread, others = built(run_of(saved, place / "spread", cluster))
 assert spread == alone and others == scores
@@ -217,4 +217,5 @@ def test_two_ray_workers_write_the_same_bytes_though_one_is_killed(saved, tmp_pa
                     os.kill(killed := child.pid, signal.SIGKILL)
                     break
             time.sleep(0.02)
-        assert driver.stdout.readline() == "equal\n"
+        # Ray reports the killed worker on the same stream.
+        assert driver.stdout.readlines()[-1] == "equal\n"
