@@ -291,7 +291,8 @@ class SharedLibrary:
         opened = open_run(inputs, place)
         self.require_parent(opened.run.parent)
         if text is not None:
-            config = LibraryConfig.from_dict(self.index.made["config"])
+            with interpreting(str(self.place), "a shared library"):
+                config = LibraryConfig.from_dict(self.index.made["config"])
             steps = Steps(space=self.index.space, workload=opened.workload, config=config)
             return child_of(opened, steps, layout)
         library = self.library(layout, opened.run.parent, place)

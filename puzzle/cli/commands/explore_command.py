@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import puzzle
+from puzzle.cli.commands.report_command import SEARCHED
 from puzzle.cli.flags import Given, Option
 from puzzle.cli.subcommand import Answer, Subcommand, required
 from puzzle.storage.paths import user_path
 
 OWN = (
-    Option(
-        name="directory",
-        parameter="directory",
-        positional=True,
-        help="the run directory of a search, or the directory of a saved child",
-    ),
+    SEARCHED,
     Option(
         name="save",
         parameter="path",

@@ -7,13 +7,14 @@ from puzzle.cli.flags import Given, Option
 from puzzle.cli.subcommand import Answer, Subcommand, required
 from puzzle.storage.paths import user_path
 
+SEARCHED = Option(
+    name="directory",
+    parameter="directory",
+    positional=True,
+    help="the run directory of a search, or the directory of a saved child",
+)
 OWN = (
-    Option(
-        name="directory",
-        parameter="directory",
-        positional=True,
-        help="the run directory of a search, or the directory of a saved child",
-    ),
+    SEARCHED,
     Option(
         name="save",
         parameter="path",

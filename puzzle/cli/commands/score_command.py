@@ -24,10 +24,20 @@ OWN = (
 )
 
 
-def _run(given: Given) -> Answer:
-    method = given.get("method", "hybrid")
+def method_of(given: Given) -> str:
+    """Returns how blocks are scored.
+
+    Raises:
+        UsageError: There is no such method.
+    """
+    method: str = given.get("method", "hybrid")
     if method not in METHODS:
         raise UsageError(f"--method {method}: allowed: {', '.join(METHODS)}")
+    return method
+
+
+def _run(given: Given) -> Answer:
+    method = method_of(given)
     refuse_source_files(given, "save")
     opened = open_stages(given, method=method)
     library = opened.run.get(opened.steps.library)

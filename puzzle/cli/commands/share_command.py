@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from puzzle import sharing
+from puzzle.cli.commands.score_command import METHODS, method_of
 from puzzle.cli.flags import Given, Option
 from puzzle.cli.inputs import BLD, LIBRARY, STAGE, library_config, open_stages
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
@@ -11,7 +12,6 @@ from puzzle.errors import PuzzleError
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import require_replaceable
 
-METHODS = ("hybrid", "fisher", "exact")
 OWN = (
     Option(
         name="method",
@@ -49,8 +49,7 @@ OWN = (
 
 
 def _run(given: Given) -> Answer:
-    if (method := given.get("method", "hybrid")) not in METHODS:
-        raise UsageError(f"--method {method}: allowed: {', '.join(METHODS)}")
+    method = method_of(given)
     target = user_path(given.get("save", user_path(given.get("out", "puzzle-run")) / "library"))
     require_replaceable(target, sharing.FILES)
     try:

@@ -177,6 +177,17 @@ def test_an_altered_variant_makes_no_child(shared, parent_directory, tmp_path):
         again.child(layout, parent=parent_directory, out=tmp_path / "mine")
 
 
+def test_an_index_without_settings_is_named_when_they_are_needed(
+    shared, parent_directory, tmp_path
+):
+    copy = shutil.copytree(shared[0], tmp_path / "copy")
+    _edit(copy, lambda index: index.update(made={}))
+    again = SharedLibrary.open(copy)
+    inputs = {"parent": parent_directory, "text": text(), "data": DATA, "out": tmp_path / "mine"}
+    with pytest.raises(DataError, match="is not a shared library: 'config' is missing"):
+        again.child(Layout.parent(again.shape), **inputs)
+
+
 def _edit(path, change):
     file = path / "puzzle_library.json"
     index = json.loads(file.read_text())
