@@ -29,7 +29,8 @@ OWN = (
     Option(
         name="name",
         parameter="name",
-        help="the parent's hub id, for those who get the library; by default what was given",
+        help="the parent's hub id, for those who get the library; by default what was given, or "
+        "of a path its last part",
     ),
     Option(
         name="save",
@@ -64,7 +65,7 @@ def _run(given: Given) -> Answer:
         run.get(steps.scores(library.refs)),
         steps.space,
         target,
-        name=given.get("name", given.get("parent") or "the demo's parent"),
+        name=given.get("name", _public_name(given)),
         profiles=profiles,
         config=library_config(given),
         text={part: run.text.hash(part) for part in ("fit", "score")},
@@ -75,6 +76,13 @@ def _run(given: Given) -> Answer:
         values["url"] = sharing.push(path, repository, private=given.get("private") or None)
         words += f"\npushed: {values['url']}"
     return Answer(values=values, text=words)
+
+
+def _public_name(given: Given) -> str:
+    """Returns what the parent is called elsewhere: of a path of this machine, its last part."""
+    parent: str = given.get("parent") or "SmolLM2-135M-Instruct"
+    path = user_path(parent)
+    return path.name if path.exists() else parent
 
 
 SHARE = Subcommand(

@@ -207,6 +207,9 @@ def test_the_command_line_shares_and_picks(parent_directory, tmp_path, monkeypat
         stage += [f"--{part}-tokens", "256"]
     given = ["--text", "corpus.txt", "--method", "fisher", "--profile", "h100.json"]
     assert main(["share", *stage, *given, "--save", "library"]) == 0
+    # No path of the machine on which it was made.
+    assert SharedLibrary.open(tmp_path / "library").index.parent.name == parent_directory.name
+    assert str(parent_directory.parent) not in (tmp_path / "library" / "README.md").read_text()
     capsys.readouterr()
     pick = ["pick", "library", "--constraint", CONSTRAINTS, "--json"]
     assert main(pick) == 0
