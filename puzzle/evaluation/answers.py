@@ -223,7 +223,7 @@ def _written(
     length = max(map(len, rows))
     filled = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    ends = _ends(model, tokenizer)
+    ends = token_ends(model, tokenizer)
     out = model.generate(
         filled,
         attention_mask=mask.to(model.device),
@@ -243,7 +243,8 @@ def _written(
     return found
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
+def token_ends(model: Any, tokenizer: Any) -> set[int]:
+    """Returns the tokens that end what a model writes."""
     given = getattr(model.generation_config, "eos_token_id", None)
     listed = given if isinstance(given, list) else [given]
     return {int(end) for end in (*listed, tokenizer.eos_token_id) if end is not None}

@@ -1,4 +1,4 @@
-"""Post-training of a child by the trainers of others: rewards that they call."""
+"""Post-training of a child by the trainers of others: data, rewards and runs of TRL."""
 
 from puzzle._lazy import open_door
 

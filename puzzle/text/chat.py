@@ -160,27 +160,37 @@ def render_conversation(
     return _render(conversation, turns, tokenizer, arguments)
 
 
-def render_prompt(question: str, tokenizer: Any, *, thinking: str | None = None) -> str:
+def render_prompt(
+    question: str | Messages,
+    tokenizer: Any,
+    *,
+    thinking: str | None = None,
+    system_prompts: Mapping[str, str] | None = None,
+) -> str:
     """Returns the prompt for the answer to a question, in a mode of the template's switch.
 
     Args:
-        question: What the user says.
+        question: What the user says, or all turns up to the answer.
         tokenizer: A Hugging Face tokenizer with a chat template.
         thinking: "on" or "off", None for the template's default.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
 
     Raises:
         DataError: There is no template, or it has no switch for the mode.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise DataError("the tokenizer has no chat template, which a prompt needs")
-    turns: Turns = [{"role": "user", "content": question}]
-    switch = thinking_switch(tokenizer) if thinking else None
-    if thinking and (thinking not in MODES or switch is None):
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+    turns = Conversation.of(messages).turns
+    switch = thinking_switch(tokenizer) if thinking and not system_prompts else None
+    if thinking and (thinking not in MODES or not (switch or system_prompts)):
         raise DataError(
             f"thinking={thinking!r} needs 'on' or 'off' and a chat template that has a switch; "
             "puzzle.add_thinking_switch gives it one"
         )
-    if switch == "system":
+    if thinking and system_prompts:
+        turns = _with_prompt(turns, thinking, system_prompts)
+    elif switch == "system":
         turns = _with_flag(turns, FLAGS[thinking or "on"])
     arguments = {"enable_thinking": thinking == "on"} if switch == "argument" else {}
     return apply_template(tokenizer, turns, prompt=True, arguments=arguments)
