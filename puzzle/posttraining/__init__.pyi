@@ -3,9 +3,12 @@ from puzzle.posttraining.answer_samplers import SampleSettings as SampleSettings
 from puzzle.posttraining.conversation_rows import Exchange as Exchange
 from puzzle.posttraining.conversation_rows import rows as rows
 from puzzle.posttraining.limited_scorer import LimitedScorer as LimitedScorer
+from puzzle.posttraining.pair_tokens import PairSettings as PairSettings
+from puzzle.posttraining.posttrain_result import PostTrainResult as PostTrainResult
 from puzzle.posttraining.rewards import Brief as Brief
 from puzzle.posttraining.rewards import Consistent as Consistent
 from puzzle.posttraining.rewards import Correct as Correct
 from puzzle.posttraining.rewards import math_equal as math_equal
+from puzzle.posttraining.supervised import sft as sft
 from puzzle.posttraining.trace_making import Traces as Traces
 from puzzle.posttraining.trace_making import traces as traces

@@ -1,0 +1,154 @@
+"""Exchanges as tokens in both modes, with the loss on what the model writes itself."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from puzzle.errors import DataError
+from puzzle.posttraining.conversation_rows import Exchange
+from puzzle.text.chat import render_conversation, render_prompt
+from puzzle.text.thoughts import CLOSE
+from puzzle.text.turns import Conversation
+
+_IGNORED = -100  # what the loss leaves out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSettings:
+    """How exchanges become the rows of supervised fine-tuning.
+
+    Args:
+        cut_share: Of the answers with a thought, the share whose thought is cut at a random token,
+            so that the model learns to answer where a budget ends its thought. There the loss is
+            on the answer alone: nothing teaches to end a thought early.
+        curriculum: Short answers first; each mode by its own lengths, so that both are trained
+            from the beginning to the end.
+        balanced: As many answers of one mode as of the other; the surplus is left out.
+        max_length: The most tokens of a row; longer ones are left out, as an answer without its
+            end teaches not to end. None for the model's positions.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
+        seed: Seed of the cuts, and of what is left out.
+
+    Raises:
+        DataError: The share is not between 0 and 1.
+    """
+
+    cut_share: float = 0.05
+    curriculum: bool = True
+    balanced: bool = True
+    max_length: int | None = None
+    system_prompts: Mapping[str, str] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cut_share <= 1:
+            raise DataError(f"cut_share={self.cut_share!r}; allowed: 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """Tokens of a prompt and its answer, and those of them that the loss is on."""
+
+    mode: str
+    ids: list[int]
+    labels: list[int]
+
+
+def pair_rows(
+    exchanges: Sequence[Exchange], tokenizer: Any, settings: PairSettings, longest: int
+) -> tuple[list[TokenRow], dict[str, int]]:
+    """Returns the rows of both modes in the order of training, and what was counted.
+
+    Args:
+        exchanges: The data.
+        tokenizer: Of the model, with a switch for thinking.
+        settings: How rows are made.
+        longest: The most tokens of a row.
+
+    Raises:
+        DataError: The template has no switch, or rejects an exchange.
+    """
+    generator = random.Random(settings.seed)
+    by_mode: dict[str, list[TokenRow]] = {"on": [], "off": []}
+    counts: Counter[str] = Counter()
+    for number, exchange in enumerate(exchanges):
+        for mode in exchange.modes:
+            cut = mode == "on" and generator.random() < settings.cut_share
+            try:
+                row = _tokens(exchange, mode, tokenizer, settings, generator if cut else None)
+            except DataError as error:
+                raise DataError(f"row {number} (from 0): {error}") from error
+            if len(row.ids) > longest:
+                counts["rows that are too long"] += 1
+                continue
+            counts["rows with a cut thought"] += cut
+            by_mode[mode].append(row)
+    if not any(by_mode.values()):
+        raise DataError(f"no row has at most {longest} tokens; give a higher max_length")
+    if settings.balanced and all(by_mode.values()):
+        least = min(map(len, by_mode.values()))
+        for mode, found in by_mode.items():
+            counts["rows left out for balance"] += len(found) - least
+            kept = sorted(generator.sample(range(len(found)), least))
+            by_mode[mode] = [found[place] for place in kept]
+    for mode, found in by_mode.items():
+        counts[f"rows, thinking {mode}"] = len(found)
+    made = _ordered(by_mode, generator, sort=settings.curriculum)
+    counts["tokens"] = sum(len(row.ids) for row in made)
+    counts["tokens with a loss"] = sum(n != _IGNORED for row in made for n in row.labels)
+    return made, dict(counts)
+
+
+def _ordered(
+    by_mode: Mapping[str, list[TokenRow]], generator: random.Random, *, sort: bool
+) -> list[TokenRow]:
+    """Returns rows such that every stretch has its share of both modes."""
+    placed = []
+    for found in by_mode.values():
+        rows = list(found)
+        generator.shuffle(rows)  # so that rows of one length are in no order of the data's
+        if sort:
+            rows.sort(key=lambda row: len(row.ids))
+        placed += [((place + 0.5) / len(rows), row) for place, row in enumerate(rows)]
+    return [row for _, row in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _tokens(
+    exchange: Exchange,
+    mode: str,
+    tokenizer: Any,
+    settings: PairSettings,
+    cuts: random.Random | None,
+) -> TokenRow:
+    prompts = settings.system_prompts
+    prompt = render_prompt(exchange.prompt, tokenizer, thinking=mode, system_prompts=prompts)
+    turns = [*exchange.prompt, exchange.completion(mode)]
+    whole = render_conversation(
+        Conversation.of(turns), tokenizer, thinking=mode, system_prompts=prompts
+    )
+    if whole is None or not whole.startswith(prompt):
+        raise DataError(
+            f"the chat template does not start the conversation with the prompt for its last "
+            f"answer, with thinking {mode}: the prompt ends with {prompt[-40:]!r}"
+        )
+    ids = _ids(tokenizer, prompt)
+    written = whole[len(prompt) :].rstrip("\n")
+    unlearned, learned = [], _ids(tokenizer, written)
+    if cuts is not None and CLOSE in written:
+        thought, _, answer = written.partition(CLOSE)
+        tokens = _ids(tokenizer, thought.rstrip())
+        unlearned = tokens[: cuts.randrange(1, max(2, len(tokens)))] + _ids(tokenizer, CLOSE)
+        learned = _ids(tokenizer, answer)
+    end = tokenizer.eos_token_id
+    if end is not None and end not in learned:
+        learned = [*learned, end]
+    before = [*ids, *unlearned]
+    return TokenRow(mode, [*before, *learned], [*[_IGNORED] * len(before), *learned])
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
