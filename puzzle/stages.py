@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from tqdm.auto import tqdm
 
 from puzzle.errors import DataError, WorkspaceError
 from puzzle.estimates import Estimate, Sizes
@@ -29,6 +28,7 @@ from puzzle.executors.worker_checks import appears, device_kind, require_shared,
 from puzzle.hardware.identity import require_device
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent, ParentRef
+from puzzle.progress.bars import Count, Hidden, shown_by
 from puzzle.storage.temporary_places import temporary_place
 from puzzle.storage.workspace import Artifact, Workspace, versions
 from puzzle.text.windows import Windows
@@ -214,8 +214,7 @@ class Run:
             WorkspaceError: Workers were lost again and again.
         """
         missing = [stage for stage in stages if not self.artifact(stage).sound()]
-        bar = tqdm(total=len(missing), desc=stages[0].kind if stages else "", unit=unit)
-        with bar:
+        with Count(stages[0].kind if stages else "", unit, len(missing)) as bar:
             if self.executor is None:
                 for stage in missing:
                     self.build(stage)
@@ -227,7 +226,7 @@ class Run:
         return tuple(map(self.artifact, stages))
 
     def _submit(
-        self, missing: Sequence[ArtifactStage[Any]], executor: Executor, bar: tqdm[Any]
+        self, missing: Sequence[ArtifactStage[Any]], executor: Executor, bar: Count
     ) -> None:
         """Runs jobs on workers until every artifact exists, again if their workers are lost."""
         devices, reason = {device_kind(self.parent.device)}, ""
@@ -263,7 +262,7 @@ class Run:
         executor: Executor,
         beacon: str,
         devices: set[str],
-        bar: tqdm[Any],
+        bar: Count,
     ) -> str:
         """Submits jobs and waits until all have ended; returns why some were lost, if any was.
 
@@ -334,8 +333,9 @@ def _opened(ref: RunRef) -> Run:
 
 @own_torch_state()
 def execute(job: Job) -> str:
-    """Builds a job's stage and returns its artifact's key."""
-    return _opened(job.run).build(job.stage).key
+    """Builds a job's stage and returns its artifact's key; whoever submitted it shows progress."""
+    with shown_by(Hidden()):
+        return _opened(job.run).build(job.stage).key
 
 
 def perform(job: Job) -> Built | Failed | Lost:

@@ -19,6 +19,7 @@ from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
+from puzzle.progress.bars import Count
 from puzzle.scoring.fisher_scores import FisherScores
 from puzzle.scoring.scores import Score
 from puzzle.stages import ArtifactStage, Run
@@ -61,6 +62,11 @@ class Effort:
     def measures(self) -> bool:
         """Whether layouts are measured at all."""
         return self.pool > 1 or self.rounds > 0 or self.moves > 0
+
+    @property
+    def most(self) -> int:
+        """How many layouts are measured at most, beside `other_candidates`."""
+        return (self.pool if self.pool > 1 else 0) + 2 * self.rounds + self.moves
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
@@ -165,8 +171,9 @@ class LayoutChoice(ArtifactStage[Choice]):
     def build(self, run: Run, directory: Path) -> None:
         """Measures the best of the program, steps around them, and moves."""
         library = Library(parent=run.parent, layers=tuple(map(run.workspace.find, self.layers)))
-        measure = LayoutKL(library, choice_text(run.text, self.held_out))
-        layout = self._searched(run, library, measure)
+        with Count("layouts", "layout", self.effort.most) as count:
+            measure = LayoutKL(library, choice_text(run.text, self.held_out), count)
+            layout = self._searched(run, library, measure)
         tried = [
             [[block.label for block in each.blocks], score.kl]
             for each, score in measure.known.items()
@@ -231,7 +238,7 @@ def choice_work(effort: Effort, space: SearchSpace, sizes: Sizes) -> Estimate:
     tokens = sizes.tokens("score") + round(sizes.held_out * sizes.tokens("fit"))
     depth = range(space.shape.layers)
     sweep = 2 * sizes.forward(tokens, (block for at in depth for block in space.blocks(at)))
-    runs = (effort.pool if effort.pool > 1 else 0) + 2 * effort.rounds + effort.moves
+    runs = effort.most
     seconds = runs * sizes.whole(tokens) + effort.rounds * (sweep + 8 * sizes.whole(tokens))
     if effort.pool > 1:
         seconds += FisherScores(space=space).estimate(sizes).seconds

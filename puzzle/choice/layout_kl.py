@@ -8,6 +8,8 @@ import torch
 
 from puzzle.library.build import Library
 from puzzle.library.layout_pass import LayoutPass
+from puzzle.progress.bars import Count
+from puzzle.progress.listeners import announce
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import Score, mean_and_error
 from search_space import Layout
@@ -27,14 +29,18 @@ class LayoutKL:
     Args:
         library: The variants.
         tokens_BL: Text, (windows, length); not the validation text.
+        count: Counts the layouts as they are measured.
 
     Example:
         >>> measure = LayoutKL(library, cut.score)  # doctest: +SKIP
         >>> measure(layout).kl, measure(layout, windows=2).kl  # doctest: +SKIP
     """
 
-    def __init__(self, library: Library, tokens_BL: torch.Tensor) -> None:
+    def __init__(
+        self, library: Library, tokens_BL: torch.Tensor, count: Count | None = None
+    ) -> None:
         self.library, self.parent, self.tokens = library, library.parent, tokens_BL
+        self.count = count
         self.head = self.parent.head()
         self._pass = LayoutPass(library, tokens_BL, kept=self._kept_bytes())
         self._known: dict[tuple[Layout, int], Score] = {}
@@ -68,6 +74,10 @@ class LayoutKL:
         for layout, last in zip(new, self._pass.residuals(new, rows), strict=True):
             mean, error = mean_and_error(self.reference.kl(last))
             self._known[layout, rows] = Score(kl=max(0.0, mean), error=error)
+            if self.count is not None:
+                self.count.update()
+            if rows == len(self.tokens):
+                announce({"layout/kl": max(0.0, mean), "layout/kl_error": error})
         return [self._known[layout, rows] for layout in layouts]
 
     @property

@@ -10,6 +10,7 @@ from puzzle import costs, models, pipeline
 from puzzle.cli.flags import Given
 from puzzle.cli.inputs import OUT, precision, sources, steps_of, table
 from puzzle.cli.subcommand import Answer
+from puzzle.progress.stage_display import duration
 from puzzle.storage.disk import free_bytes
 from search_space import SearchSpace
 
@@ -57,9 +58,9 @@ def _text(estimate: Plan, space: SearchSpace, free: float) -> str:
     rows: list[tuple[str, ...]] = [("stage", "time", "memory", "disk", "work")]
     for step in estimate.steps:
         sizes = (f"{size / GIB:.2f} GiB" for size in (step.memory, step.disk))
-        rows.append((step.name, _time(step.seconds), *sizes, step.work))
+        rows.append((step.name, duration(step.seconds), *sizes, step.work))
     total = (f"{size / GIB:.2f} GiB" for size in (estimate.memory, estimate.disk))
-    rows.append(("total", _time(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
+    rows.append(("total", duration(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
     rates = estimate.rates
     assumed = pipeline.ASSUMED
     return (
@@ -69,9 +70,3 @@ def _text(estimate: Plan, space: SearchSpace, free: float) -> str:
         + "\n".join(f"  {sentence}" for sentence in assumed)
         + "\nnothing was written"
     )
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -6,8 +6,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+
+from puzzle.progress.bars import Hidden, shown_by
 
 
 class Forgiving:
@@ -52,7 +54,7 @@ class Forgiving:
 
 @contextmanager
 def calm_progress(*, quiet: bool) -> Iterator[None]:
-    """Hides progress bars with -q; where no terminal redraws them, a line a minute is enough.
+    """Hides progress with -q; bars of other libraries get a line a minute if nothing redraws them.
 
     tqdm reads these variables when it is first imported, as do the workers that are started.
 
@@ -67,7 +69,8 @@ def calm_progress(*, quiet: bool) -> Iterator[None]:
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        yield
+        with shown_by(Hidden()) if quiet else nullcontext():
+            yield
     finally:
         for name in added:
             os.environ.pop(name, None)

@@ -45,7 +45,7 @@ class Events:
         evaluates: bool,
     ) -> None:
         every = config.evaluate_every
-        names = [report_to] if isinstance(report_to, str) else list(report_to or ["none"])
+        names = tracker_names(report_to)
         self.arguments = TrainingArguments(
             output_dir=str(out),
             max_steps=config.steps,
@@ -62,7 +62,7 @@ class Events:
             use_cpu=cpu,
             report_to="none",
         )
-        self.arguments.report_to = [name for name in names if name != "none"]
+        self.arguments.report_to = names
         self.state = TrainerState(
             max_steps=config.steps,
             logging_steps=config.log_every,
@@ -71,10 +71,8 @@ class Events:
             train_batch_size=config.batch,
         )
         self.control = TrainerControl()
-        self._callbacks = [DefaultFlowCallback, *_trackers(self.arguments.report_to), *callbacks]
-        bad = [c for c in self._callbacks if not hasattr(c, "on_step_end")]
-        if bad:
-            raise DataError(f"{bad[0]!r} is not a callback; derive it from TrainerCallback")
+        self._callbacks = [DefaultFlowCallback, *trackers(names), *callbacks]
+        refuse_other_callbacks(self._callbacks)
 
     def begin(self, model: Any, tokenizer: Any, optimizer: Any, *, step: int, first: bool) -> None:
         """Reports that training begins, at a step."""
@@ -111,7 +109,25 @@ class Events:
         self.control = self.handler.on_train_end(self.arguments, self.state, self.control)
 
 
-def _trackers(names: list[str]) -> list[Any]:
+def refuse_other_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Raises DataError if a callback has not the methods of a TrainerCallback."""
+    for callback in callbacks:
+        if not hasattr(callback, "on_step_end"):
+            raise DataError(f"{callback!r} is not a callback; derive it from TrainerCallback")
+
+
+def tracker_names(report_to: str | Iterable[str] | None) -> list[str]:
+    """Returns the trackers of `report_to=`, which may be one, several, None or "none"."""
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    return [name for name in names if name != "none"]
+
+
+def trackers(names: list[str]) -> list[Any]:
+    """Returns transformers' callbacks of some trackers.
+
+    Raises:
+        DataError: A tracker is unknown or not installed.
+    """
     try:
         return [cls() for cls in get_reporting_integration_callbacks(names)]
     except (ValueError, RuntimeError, ImportError) as error:

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from tqdm.auto import tqdm
 
 from puzzle.distillation.checkpoints import Checkpoints
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Events
 from puzzle.errors import DivergedError
+from puzzle.progress.bars import Count
 from puzzle.text.packing import PackedStream
 
 logger = logging.getLogger(__name__)
@@ -85,15 +85,12 @@ class Loop:
         if self.validation is not None and not self.evaluations:
             self._evaluate()
         steps = self.config.steps
-        with tqdm(
-            total=steps, initial=self.step, desc="distil", unit="step", disable=not first
-        ) as bar:
+        with Count("distil", "step", steps, done=self.step, shown=first) as bar:
             while self.step < steps and not self.events.control.should_training_stop:
                 self.events.step_begins()
                 entry = self._one_step()
                 self.step += 1
-                bar.update()
-                bar.set_postfix(loss=f"{entry['loss']:.4f}")
+                bar.update(note=f"loss {entry['loss']:.4f}")
                 self._after(entry)
         self.events.end()
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import LogitsProcessorList
 
 from puzzle.errors import DataError
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate, ratio
 from puzzle.models.thinking_budget import ThinkingBudget
+from puzzle.progress.bars import counted
 from puzzle.storage.json_files import read_json_lines
 from puzzle.storage.json_values import as_text
 from puzzle.storage.plain_values import count_of
@@ -200,7 +200,7 @@ def answer_questions(
     if settings.budget is not None:
         limits.append(ThinkingBudget(tokenizer, settings.budget))
     rows: list[tuple[float, int, float, float]] = []
-    for start in tqdm(range(0, len(prompts), settings.batch), desc=f"{task.name}, {mode}"):
+    for start in counted(range(0, len(prompts), settings.batch), f"{task.name}, {mode}", "batch"):
         part = slice(start, start + settings.batch)
         written = _written(model, tokenizer, prompts[part], limits, settings.max_tokens)
         for (ids, ended), before, right in zip(

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from puzzle.errors import DataError
+from puzzle.progress.bars import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def text_metrics(
     if not 1 <= top_k <= vocab:
         raise DataError(f"top_k={top_k}; allowed: 1 to the vocabulary's {vocab}")
     rows: list[dict[str, float]] = []
-    for tokens_1L in tqdm(windows_NL.split(1), desc="text", unit="window"):
+    for tokens_1L in counted(windows_NL.split(1), "text", "window"):
         log_q_LV = _log_probabilities(model, tokens_1L)
         row = {"child": _loss(log_q_LV, tokens_1L)}
         if parent is not None:

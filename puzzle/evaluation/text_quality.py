@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate
+from puzzle.progress.bars import counted
 from puzzle.storage.json_values import as_number, as_object
 
 
@@ -84,7 +84,7 @@ def quality(parent: Any, child: Any, tokens_NL: torch.Tensor, *, progress: bool 
         tokens_1L = tokens_1L.to(parent.device)
         return [model(tokens_1L).logits[0] for model in (parent, child)]
 
-    bar = tqdm(tokens_NL.split(1), desc="validation", unit="window", disable=not progress)
+    bar = counted(tokens_NL.split(1), "validation", "window", shown=progress)
     return compared((tokens[0], *logits(tokens)) for tokens in bar)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from puzzle.costs.protocol import RESOURCES, CostModel
 from puzzle.errors import ConstraintError
@@ -17,6 +16,7 @@ from puzzle.fusion.fused import fuse_child, fusion_candidates
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import layout_from_config
+from puzzle.progress.bars import counted
 from search_space import Fusion, Layout
 from solvers import ChoiceProblem, Limit, Solution, Span, solve
 
@@ -83,7 +83,7 @@ def choose_fusion(
             "have no attention and a gated FFN, and keep_last=True leaves the last of them alone"
         )
     spans = []
-    for run in tqdm(candidates, desc="fusion", unit="run"):
+    for run in counted(candidates, "fusion", "run"):
         fused = fuse_child(child, Fusion.of(layout, [(run.first, run.last)]), norms=norms)
         kl = quality(child, fused, tokens_NL, progress=False).kl
         used = {name: run.resources[name] for name in RESOURCES}

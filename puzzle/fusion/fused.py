@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from puzzle.errors import ConstraintError, DataError
 from puzzle.models.assembling import assemble
@@ -23,6 +22,7 @@ from puzzle.models.child import PuzzleForCausalLM
 from puzzle.models.child_config import layout_from_config
 from puzzle.models.families import family_of
 from puzzle.models.slots import GATE, UP
+from puzzle.progress.bars import counted
 from search_space import FusedRun, Fusion, Layout, plan_fusion
 from search_space.fusion import candidate_runs
 
@@ -165,7 +165,7 @@ def block_dependency(
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < count:
         raise DataError(f"layers {chosen}; allowed: one or more of 0 to {count - 1}")
     sums = np.zeros((count, count))
-    for rows in tqdm(windows.split(batch), desc="block dependency", unit="batch"):
+    for rows in counted(windows.split(batch), "block dependency", "batch"):
         sums += _dependency_sums(decoder, rows.to(model.device), chosen)
     distances = sums / windows.numel()
     unmeasured = np.ones((count, count), dtype=bool)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
+
+from puzzle.progress.bars import Count
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +87,13 @@ def take_turns(
     """
     raw: Samples = {name: {} for name in jobs}
     steadied: Samples = {}
-    with tqdm(total=WARM_UP + most, desc="costs", unit="round") as bar:
+    with Count("costs", "timing", (WARM_UP + most) * len(jobs)) as bar:
         for turn in range(WARM_UP + most):
             for name, job in jobs.items():
                 for phase, seconds in job().items():
                     if turn >= WARM_UP:
                         raw[name].setdefault(phase, []).append(seconds)
-            bar.update()
+                bar.update(note="warm-up" if turn < WARM_UP else f"round {turn - WARM_UP + 1}")
             if turn + 1 - WARM_UP < least:
                 continue
             steadied = steady(raw)

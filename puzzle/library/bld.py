@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from puzzle.library.experts_fit import EXPERT_CHANNELS, EXPERTS
@@ -26,6 +25,8 @@ from puzzle.library.settings import BLDConfig
 from puzzle.library.streams import Rows, Streams
 from puzzle.library.variants import Variants, tensors_of
 from puzzle.models.assembling import layer_from_block
+from puzzle.progress.bars import counted
+from puzzle.progress.listeners import announce
 from search_space import FFN, Attention, Block
 
 Tensors = dict[str, torch.Tensor]
@@ -93,7 +94,7 @@ class LayerDistill:
         self._enroll(tuple(blocks))
         self._evaluate()
         every = max(1, self.steps // self.config.evaluations)
-        bar = tqdm(self._order(), desc="distillation", unit="step", leave=False, total=self.steps)
+        bar = counted(self._order(), "distillation", "step", self.steps, leave=False)
         for step, windows in enumerate(bar, start=1):
             if all(student.stopped for student in self.students.values()):
                 break
@@ -204,9 +205,13 @@ class LayerDistill:
             for key, loss, whole in losses if late else []:
                 missed[key] += loss
                 power[key] += whole
+        errors = {key: missed[key] / max(power[key], 1e-30) for key in self.students}
         for key, student in self.students.items():
             if kept[key]:
-                student.judge(missed[key] / max(power[key], 1e-30), self.config.patience)
+                student.judge(errors[key], self.config.patience)
+        if errors:
+            mean = sum(errors.values()) / len(errors)
+            announce({"library/layer": self.variants.layer, "library/error": mean})
 
     def _power(self, student: Student, rows: Rows) -> torch.Tensor:
         """Returns the power that a student's error is a share of."""

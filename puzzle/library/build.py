@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.boundary import ParentBoundary
@@ -25,6 +24,7 @@ from puzzle.library.text_length import advice, require_longer_text
 from puzzle.library.variants import TENSORS, Variants
 from puzzle.library.work import healing_work, library_work
 from puzzle.models.parent import Parent
+from puzzle.progress.bars import counted
 from puzzle.stages import ArtifactStage, Run, Stage
 from puzzle.storage.workspace import Artifact, ArtifactRef, Workspace
 from puzzle.text.windows import Windows
@@ -135,7 +135,7 @@ class BlockLibrary(Stage[Library]):
         depth = len(stages)
         if self.spec.around is not None:
             # Each layer's child stream comes through the layers below it.
-            for layer in tqdm(range(depth), desc="healing", unit="layer"):
+            for layer in counted(range(depth), "healing", "layer"):
                 run.build(stages[layer])
                 self._discard_streams(run, layer)
         else:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from puzzle.library.build import Library
 from puzzle.library.variants import Variants
 from puzzle.models.boundaries import in_batches, mapped_tensor, windows_together
 from puzzle.models.parent import Parent
+from puzzle.progress.bars import counted
 from search_space import Block, Layout
 
 # The blocks below a stream; None stands for the parent's own, as it is.
@@ -68,7 +68,7 @@ class LayoutPass:
         blocks = [self._blocks(layout) for layout in layouts]
         starts = [self._start(windows, each) for each in blocks]
         layers = range(min(starts, default=depth), depth)
-        for index in tqdm(layers, desc=self.title, unit="layer", disable=self.title is None):
+        for index in counted(layers, self.title or "", "layer", shown=self.title is not None):
             reached = [max(index + 1, start) for start in starts]
             prefixes = [each[:end] for each, end in zip(blocks, reached, strict=True)]
             self._layer(index, windows, prefixes)

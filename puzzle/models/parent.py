@@ -34,6 +34,7 @@ from puzzle.models.unsuitable import (
 )
 from puzzle.models.watched_files import BESIDE, Record, WatchedFiles
 from puzzle.models.wrappers import text_config, text_names
+from puzzle.progress.foreign_bars import ForeignBar
 from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.paths import user_path
@@ -355,7 +356,12 @@ def _download(hub_id: str, revision: str | None, token: str | None, local: bool)
     wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
     try:
         directory = snapshot_download(
-            hub_id, revision=revision, token=token, local_files_only=local, allow_patterns=wanted
+            hub_id,
+            revision=revision,
+            token=token,
+            local_files_only=local,
+            allow_patterns=wanted,
+            tqdm_class=ForeignBar,
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ParentError(

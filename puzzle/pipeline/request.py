@@ -111,6 +111,20 @@ class Request:
         warn_of_met(goals)
         return goals
 
+    def description(self, parent: Any) -> dict[str, Any]:
+        """Returns what trackers record of a search, as JSON values.
+
+        Args:
+            parent: The parent, as it was given.
+        """
+        assert isinstance(self.constraints, tuple)
+        return {
+            "parent": str(parent) if isinstance(parent, str | os.PathLike) else None,
+            "constraints": [str(each) for each in self.constraints],
+            **{k: v for k, v in self.settings().items() if v is not None},
+            "seed": self.seed,
+        }
+
     def settings(self) -> dict[str, Any]:
         """Returns what the result records of the arguments, as JSON values."""
         given = self.hardware

@@ -18,10 +18,11 @@ from puzzle.limits.objectives import minimised
 from puzzle.limits.scenario import WorkloadLike
 from puzzle.pipeline.opening import Inputs, open_run, open_workspace
 from puzzle.pipeline.outcome import Outcome
-from puzzle.pipeline.planning import require_memory
 from puzzle.pipeline.request import Request
 from puzzle.pipeline.result import SearchResult
 from puzzle.pipeline.tightening import Chooser
+from puzzle.pipeline.watching import Trackers, Watch, announce_result, announce_scores
+from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
 from search_space import SearchSpace
 
@@ -51,6 +52,9 @@ def search(
     solver: str = "highs",
     seed: int = 0,
     resume: bool = True,
+    progress: bool = True,
+    callbacks: Iterable[Any] = (),
+    report_to: str | Iterable[str] | None = None,
 ) -> SearchResult:
     """Finds, builds and measures the child closest to the parent within the constraints.
 
@@ -101,6 +105,12 @@ def search(
         solver: "highs" or "cbc".
         seed: Seed of the solver, and of the order of the documents unless `data` has its own.
         resume: Continue from what an earlier run left in `out`; if False, it must hold no results.
+        progress: Whether the stages are shown on stderr: one bar on a terminal or in a notebook,
+            else a line for each stage.
+        callbacks: TrainerCallback instances of transformers. Their `on_log` gets figures as they
+            come: seconds of stages, scores by layer, measured layouts, errors of gradient steps.
+            One that raises is named in a warning and called no more.
+        report_to: Trackers that transformers knows, such as "tensorboard", "trackio" or "wandb".
 
     Returns:
         The layout, with predictions and measurements; `.save(directory)` writes the child.
@@ -131,6 +141,7 @@ def search(
         solver=solver,
         seed=seed,
     )
+    watch = Watch(Trackers(callbacks, report_to), shown=progress)
     seeds = data.seed if data else None
     inputs = Inputs(
         parent=parent,
@@ -145,23 +156,39 @@ def search(
     )
     require_engine(hardware)
     place = open_workspace(out, resume=resume)
-    opened = open_run(inputs, place, executor=executor, solver=request.solver, seed=request.seed)
-    run, steps = opened.run, request.steps(opened)
-    require_memory(steps, inputs.data, run.parent.device)
-    priced = steps.price(run)
-    goals = request.goals(steps, priced)
+    with watch.running():
+        return _search(request, inputs, place, watch)
 
-    library_built = run.get(steps.library)
-    scores = run.get(steps.scores(library_built.refs))
-    chooser = Chooser(
-        run=run, steps=steps, goals=goals, scores=scores, library=library_built, priced=priced
-    )
-    chosen = chooser.choose()
 
-    healed = run.get(steps.healing(chosen.choice.layout))
-    child = steps.nearer(run, chosen.choice.layout, healed, library_built)
-    quality = run.get(steps.quality(chosen.choice.layout, child))
+def _search(request: Request, inputs: Inputs, place: Workspace, watch: Watch) -> SearchResult:
+    """Runs the stages, one after the other."""
+    with watch.stage("opening"):
+        opened = open_run(
+            inputs, place, executor=request.executor, solver=request.solver, seed=request.seed
+        )
+        run, steps = opened.run, request.steps(opened)
+        watch.opened(request, steps, inputs, opened)
+    with watch.stage("costs"):
+        priced = steps.price(run)
+        goals = request.goals(steps, priced)
+    with watch.stage("library"):
+        library = run.get(steps.library)
+    with watch.stage("scores"):
+        scores = run.get(steps.scores(library.refs))
+        announce_scores(scores)
+    with watch.stage("choice"):
+        chooser = Chooser(
+            run=run, steps=steps, goals=goals, scores=scores, library=library, priced=priced
+        )
+        chosen = chooser.choose()
+    with watch.stage("healing"):
+        healed = run.get(steps.healing(chosen.choice.layout))
+    with watch.stage("quality"):
+        child = steps.nearer(run, chosen.choice.layout, healed, library)
+        quality = run.get(steps.quality(chosen.choice.layout, child))
     outcome = Outcome(
         inputs=inputs, opened=opened, chooser=chooser, attempt=chosen, child=child, quality=quality
     )
-    return outcome.result(request.settings())
+    result = outcome.result(request.settings())
+    announce_result(result.measured)
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from puzzle.choice.goals import Goals, Missed
@@ -12,6 +12,7 @@ from puzzle.costs.by_name import PairSeconds, pair_seconds
 from puzzle.library.build import Library
 from puzzle.limits.scenario import Scenario
 from puzzle.pipeline.steps import Priced, Steps
+from puzzle.progress.listeners import announce
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
 from solvers import InfeasibleError, Limit, Solution, solve
@@ -96,12 +97,23 @@ class Chooser:
             if taken is not None:
                 seconds[scenario] = taken
         predicted = self.goals.totals(choice.layout, self.scores)
+        announce({"choice/predicted_kl": choice.predicted, **_flat(seconds.values())})
         return Attempt(
             solution=solution,
             choice=choice,
             seconds=seconds,
             missed=self.goals.missed(predicted, seconds),
         )
+
+
+def _flat(seconds: Iterable[PairSeconds]) -> dict[str, float]:
+    """Returns the seconds of the first scenario, by model and phase."""
+    first = next(iter(seconds), {})
+    return {
+        f"choice/{who}_{name}": value
+        for who, phases in first.items()
+        for name, value in phases.items()
+    }
 
 
 def warn_of_missed(missed: tuple[Missed, ...]) -> None:

@@ -9,14 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tqdm.auto import tqdm
-
 from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.boundary import ParentBoundary
 from puzzle.library.build import Library
 from puzzle.library.variants import Variants
 from puzzle.models.boundaries import windows_together
+from puzzle.progress.bars import counted
 from puzzle.scoring.reference import DISTANCES, Reference
 from puzzle.scoring.replaced_outputs import Replaced, ReplacedOutputs
 from puzzle.scoring.scores import Score, Scores, mean_and_error
@@ -160,12 +159,10 @@ def _build_together(run: Run, stages: Sequence[ExactLayerScores]) -> None:
     """Builds missing scores, those of some neighbouring layers in one pass up from them."""
     missing = [stage for stage in stages if not run.artifact(stage).sound()]
     size = -(-run.parent.shape.layers // PASSES)
-    with tqdm(total=len(missing), desc=ExactLayerScores.kind, unit="layer") as bar:
-        for start in range(0, len(missing), size):
-            group = missing[start : start + size]
-            for stage, scores in zip(group, _scored(run, group), strict=True):
-                run.store(stage, partial(stage.write, scores=scores))
-            bar.update(len(group))
+    for start in counted(range(0, len(missing), size), ExactLayerScores.kind, "pass"):
+        group = missing[start : start + size]
+        for stage, scores in zip(group, _scored(run, group), strict=True):
+            run.store(stage, partial(stage.write, scores=scores))
 
 
 def _scored(run: Run, stages: Sequence[ExactLayerScores]) -> list[dict[str, Score]]:

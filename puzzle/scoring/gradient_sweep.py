@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from puzzle.library.build import Library
 from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.models.boundaries import Boundaries, mapped_tensor
+from puzzle.progress.bars import counted
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import stretch_means
 from search_space import Layout, SearchSpace
@@ -84,7 +84,7 @@ class GradientSweep:
         """Stores the residual stream at every layer boundary."""
         parent, depth = self.parent, self.parent.shape.layers
         self.x[0].copy_(parent.embed(self.tokens))
-        for index in tqdm(range(depth), desc="fisher, forward", unit="layer"):
+        for index in counted(range(depth), "fisher, forward", "layer"):
             layer, below, above = self._layer(index), self.x[index], self.x[index + 1]
             for rows in self._batches():
                 above[rows] = parent.run(layer, below[rows].to(parent.device)).cpu()
@@ -94,7 +94,7 @@ class GradientSweep:
         depth, device = self.parent.shape.layers, self.parent.device
         head, generator = self.parent.head(), torch.Generator().manual_seed(seed)
         x, g = self.x[depth], self.g[depth]
-        for row in tqdm(range(len(self.tokens)), desc="fisher, probes", unit="window"):
+        for row in counted(range(len(self.tokens)), "fisher, probes", "window"):
             x_LD = x[row].to(device, copy=True).requires_grad_(True)
             logits = head(x_LD).float()
             p = torch.softmax(logits.detach(), -1)
@@ -134,7 +134,7 @@ class GradientSweep:
         """
         depth, device = self.parent.shape.layers, self.parent.device
         root = self.library.layers[0].root
-        for index in tqdm(reversed(range(depth)), desc="fisher", unit="layer", total=depth):
+        for index in counted(reversed(range(depth)), "fisher", "layer", depth):
             own = self.layout.blocks[index]
             others = [block for block in space.blocks(index) if block != own]
             x, above, below = self.x[index], self.g[index + 1], self.g[index]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from puzzle.models.parent import Parent
+from puzzle.progress.bars import counted
 
 # Windows run together.
 BATCH = 4
@@ -24,7 +24,7 @@ def block_influence(parent: Parent, tokens_BL: torch.Tensor) -> tuple[float, ...
         tokens_BL: Text, (windows, length).
     """
     influences, x_BLD = [], parent.embed(tokens_BL)
-    for index in tqdm(range(parent.shape.layers), desc="influence", unit="layer"):
+    for index in counted(range(parent.shape.layers), "influence", "layer"):
         layer = parent.layer(index)
         y_BLD = torch.cat([parent.run(layer, x) for x in x_BLD.split(BATCH)])
         alike = nn.functional.cosine_similarity(x_BLD.float(), y_BLD.float(), dim=-1)

@@ -12,6 +12,7 @@ from puzzle.library.layout_pass import run_rows
 from puzzle.library.variants import Variants
 from puzzle.models.boundaries import mapped_tensor
 from puzzle.models.parent import Parent
+from puzzle.progress.bars import counted
 from search_space import Block
 
 # Blocks whose streams run in one batch.
@@ -55,7 +56,8 @@ class ReplacedOutputs:
             wanted: What is replaced, by layer.
         """
         carried: list[tuple[int, list[Block], torch.Tensor]] = []
-        for index in range(min(wanted, default=0), self.parent.shape.layers if wanted else 0):
+        layers = range(min(wanted, default=0), self.parent.shape.layers if wanted else 0)
+        for index in counted(layers, "layers above", "layer", leave=False):
             if carried:
                 layer = self.parent.layer(index)
                 for _, _, pack in carried:

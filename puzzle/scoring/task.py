@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.library.build import Library
 from puzzle.models.assembling import assemble
 from puzzle.models.child import PuzzleForCausalLM
+from puzzle.progress.bars import counted
 from puzzle.scoring.scores import Score, Scores
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.json_values import as_number
@@ -74,7 +74,7 @@ def task_scores(
     missing = [layer for layer in layers if not artifacts[layer].sound()]
     if missing:
         bench = _Bench(library, task)
-        for layer in tqdm(missing, desc="task", unit="layer"):
+        for layer in counted(missing, "task", "layer"):
 
             def build(directory: Path, layer: int = layer) -> None:
                 falls = {block.label: bench.fall(layer, block) for block in space.blocks(layer)}

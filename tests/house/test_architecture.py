@@ -18,7 +18,7 @@ from tests.house.source import ROOT, Function, Import, Module, doors, exported, 
 
 # The wings of `puzzle/`: each imports only from those before it.
 WINGS = (
-    *("errors", "_lazy", "storage", "hardware", "limits", "text", "models", "serving"),
+    *("errors", "_lazy", "progress", "storage", "hardware", "limits", "text", "models", "serving"),
     *("estimates", "executors", "stages", "plotting", "library", "scoring", "costs", "choice"),
     *(
         "distillation",

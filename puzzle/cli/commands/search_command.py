@@ -75,7 +75,9 @@ EXECUTOR = Option(
     "timeout_min=120; by default in this process",
 )
 DECLARED = declared_options(
-    declared_in_source("puzzle", "search"), skip=(*FROM_INPUTS, "minimize"), changes=CHANGES
+    declared_in_source("puzzle", "search"),
+    skip=(*FROM_INPUTS, "minimize", "callbacks", "progress"),
+    changes=CHANGES,
 )
 OWN = grouped("what is searched", (CONSTRAINT, *DECLARED, EXECUTOR))
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from puzzle.costs.calibrated.additive import AdditiveFit, fit_additive
 from puzzle.costs.calibrated.design import (
@@ -27,6 +26,7 @@ from puzzle.costs.protocol import RESOURCES, counted_cost
 from puzzle.errors import ConstraintError, CostModelError, EngineError
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import Parent
+from puzzle.progress.bars import Count
 from puzzle.storage.workspace import Workspace
 from search_space import WEIGHT_FORMATS, Block, Layout, ModelShape, SearchSpace, counting
 
@@ -295,34 +295,33 @@ def _run(
     queue = plan.first()
     left_out: list[int] = []
     done: dict[int, Measurement] = {}
-    bar = tqdm(desc=session.engine.name, unit="layout")
     fits: dict[str, AdditiveFit] = {}
-    while queue:
-        at = queue.pop(0)
-        if time.monotonic() > deadline:
-            break
-        try:
-            done[at] = session.measure(plan.pool[at])
-            bar.update()
-        except EngineError as error:
-            # Without the parent there is nothing to compare with, and if one layout in four fails,
-            # that is no accident.
-            if at == 0 or len(left_out) >= max(3, len(done) // 3):
-                raise
-            logger.warning("a layout is left out: %s", error)
-            left_out.append(at)
-            # What failed may fail again in a layout like it.
-            queue.append(farthest(plan.rows, [*done, *queue, *left_out]))
-        if queue or len(done) < plan.needed:
-            continue
-        fits = _fit(plan, done)
-        if all(fit.median_error <= goal for fit in fits.values()):
-            break
-        errors = np.max([np.abs(fit.errors) for fit in fits.values()], axis=0)
-        left = len(plan.pool) - len(done) - len(left_out)
-        room = min(STEP, max_layouts - len(done), left)
-        queue = where_worst(plan.rows, list(done), errors, room) if room > 0 else []
-    bar.close()
+    with Count(session.engine.name, "layout", max_layouts) as bar:
+        while queue:
+            at = queue.pop(0)
+            if time.monotonic() > deadline:
+                break
+            try:
+                done[at] = session.measure(plan.pool[at])
+                bar.update()
+            except EngineError as error:
+                # Without the parent there is nothing to compare with, and if one layout in four
+                # fails, that is no accident.
+                if at == 0 or len(left_out) >= max(3, len(done) // 3):
+                    raise
+                logger.warning("a layout is left out: %s", error)
+                left_out.append(at)
+                # What failed may fail again in a layout like it.
+                queue.append(farthest(plan.rows, [*done, *queue, *left_out]))
+            if queue or len(done) < plan.needed:
+                continue
+            fits = _fit(plan, done)
+            if all(fit.median_error <= goal for fit in fits.values()):
+                break
+            errors = np.max([np.abs(fit.errors) for fit in fits.values()], axis=0)
+            left = len(plan.pool) - len(done) - len(left_out)
+            room = min(STEP, max_layouts - len(done), left)
+            queue = where_worst(plan.rows, list(done), errors, room) if room > 0 else []
     if len(done) < plan.needed:
         raise CostModelError(
             f"the time was spent after {len(done)} layouts, and {plan.needed} are needed for "

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import DynamicCache
 
 from puzzle.costs.measured.stacks import contexts, mean_step
 from puzzle.hardware.stopwatch import standard_error
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child import record_length
+from puzzle.progress.bars import Count
 from puzzle.storage.json_values import field_values
 
 # Decode steps timed together: at most STEPS, and as few as fill STEP_SECONDS, but at least two.
@@ -116,12 +116,14 @@ def time_pair(
     runs = [_Replies(model.to(device), scenario, clock) for model in (parent, child)]
     rows: list[tuple[tuple[float, float], ...]] = []
     error = math.inf
-    with tqdm(total=1 + most, desc="speed", unit="round") as bar:
+    with Count("speed", "reply", 2 * (1 + most)) as bar:
         for turn in range(1 + most):
-            row = tuple(run.seconds() for run in runs)
-            bar.update()
+            row = []
+            for run in runs:
+                row.append(run.seconds())
+                bar.update(note=f"round {turn}" if turn else "warm-up")
             if turn:  # the first is a warm-up
-                rows.append(row)
+                rows.append(tuple(row))
             if len(rows) >= LEAST_ROUNDS:
                 logs = [math.log(sum(b) / sum(a)) for a, b in rows]
                 error = standard_error(logs)

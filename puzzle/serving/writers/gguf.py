@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from puzzle.errors import ExportError
+from puzzle.progress.bars import counted
 from puzzle.serving.writers.gguf_tokenizer import Field
 from puzzle.serving.writers.lowering import LINEAR, WrittenLayer, each_layer, lower
 from puzzle.serving.writers.openelm import openelm_layers, plan_openelm
@@ -132,7 +132,7 @@ def _tensors(
         yield "rope_freqs.weight", factors, "f32"
     biases = source.layout.shape.mlp_bias
     steps = each_layer(source.layout, layers, source.tensors, ffn_biases=biases)
-    bar = tqdm(steps, desc="export", unit="layer", total=len(layers), disable=not progress)
+    bar = counted(steps, "export", "layer", len(layers), shown=progress)
     for number, layer, tensors in bar:
         for name, tensor in _renamed(source.layout, layer.block, tensors):
             # The identity matrix that a rewritten linear map ends in has to stay exact.

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 import puzzle_vllm
 from puzzle.errors import ExportError
+from puzzle.progress.bars import counted
 from puzzle.serving.writers.lowering import (
     LINEAR,
     WrittenLayer,
@@ -100,7 +100,7 @@ def write_nemotron_nas(
     steps = each_layer(source.layout, layers, source.tensors, ffn_biases=biases)
     outer = source.outer_tensors()
     shards.add("model.embed_tokens.weight", outer.pop("model.embed_tokens.weight").to(dtype))
-    for number, _, tensors in tqdm(steps, desc="export", unit="layer", total=len(layers)):
+    for number, _, tensors in counted(steps, "export", "layer", len(layers)):
         for name, tensor in tensors.items():
             sublayer, _, rest = name.partition(".")
             name = names[sublayer] if rest == LINEAR else name

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import CONFIG_MAPPING
 
 from puzzle.errors import ExportError
 from puzzle.models.child_config import NOT_INHERITED, PER_LAYER
 from puzzle.models.experts import in_files
+from puzzle.progress.bars import counted
 from puzzle.serving.writers.lowering import require_layout
 from puzzle.serving.writers.shard_writer import ShardWriter
 from puzzle.serving.writers.source import Source
@@ -79,7 +79,7 @@ def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -
     shards, outer = ShardWriter(directory), source.outer_tensors()
     shards.add(family.embedding, outer.pop(family.embedding).to(dtype))
     layers, block = kept_layers(source.layout), plain_block(source.layout)
-    for number, layer in enumerate(tqdm(layers, desc="export", unit="layer")):
+    for number, layer in enumerate(counted(layers, "export", "layer")):
         prefix = family.layer_prefix.format(layer)
         for name in [name for name in source.tensors if name.startswith(prefix)]:
             place = family.layer_prefix.format(number) + name.removeprefix(prefix)
