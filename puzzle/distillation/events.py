@@ -71,7 +71,7 @@ class Events:
             train_batch_size=config.batch,
         )
         self.control = TrainerControl()
-        self._callbacks = [DefaultFlowCallback, *trackers(names), *callbacks]
+        self._callbacks = [DefaultFlowCallback, *tracker_callbacks(names), *callbacks]
         refuse_other_callbacks(self._callbacks)
 
     def begin(self, model: Any, tokenizer: Any, optimizer: Any, *, step: int, first: bool) -> None:
@@ -122,7 +122,7 @@ def tracker_names(report_to: str | Iterable[str] | None) -> list[str]:
     return [name for name in names if name != "none"]
 
 
-def trackers(names: list[str]) -> list[Any]:
+def tracker_callbacks(names: list[str]) -> list[Any]:
     """Returns transformers' callbacks of some trackers.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from puzzle.distillation.events import refuse_other_callbacks, tracker_names, trackers
+from puzzle.distillation.events import refuse_other_callbacks, tracker_callbacks, tracker_names
 from puzzle.hardware.rates import Rates
 from puzzle.pipeline.opening import Inputs, Opened
 from puzzle.pipeline.planning import plan, require_memory
@@ -78,7 +78,7 @@ class Trackers:
         self.names = tracker_names(report_to)
         given = [each() if isinstance(each, type) else each for each in callbacks]
         refuse_other_callbacks(given)
-        self._callbacks = [*trackers(self.names), *given]
+        self._callbacks = [*tracker_callbacks(self.names), *given]
         self.state, self.control = TrainerState(), TrainerControl()
         self.arguments: SearchArguments | None = None
 
