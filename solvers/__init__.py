@@ -9,6 +9,7 @@ from solvers.errors import InfeasibleError, NoSolutionError, SolverError, Solver
 from solvers.explanation import Explanation, Reach, explain
 from solvers.limits import Distinct, Limit
 from solvers.mip import solve
+from solvers.nesting import Nested, only, solve_nested
 from solvers.plain import problem_from_dict, problem_to_dict
 from solvers.pools import BestOver, best_over, frontier, pool
 from solvers.problem import ChoiceProblem
@@ -25,6 +26,7 @@ __all__ = [
     "InfeasibleError",
     "Limit",
     "MeasuredChoice",
+    "Nested",
     "NoSolutionError",
     "Reach",
     "Refined",
@@ -39,10 +41,12 @@ __all__ = [
     "check_settings",
     "explain",
     "frontier",
+    "only",
     "pool",
     "problem_from_dict",
     "problem_to_dict",
     "refine",
     "sensitivity",
     "solve",
+    "solve_nested",
 ]
