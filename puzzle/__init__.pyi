@@ -42,6 +42,9 @@ from puzzle.serving.thinking_flags import ThinkingFlags as ThinkingFlags
 from puzzle.serving.thinking_flags import serving_flags as serving_flags
 from puzzle.sharing.picked import Picked as Picked
 from puzzle.sharing.shared_library import SharedLibrary as SharedLibrary
+from puzzle.sizes.family_result import FamilyResult as FamilyResult
+from puzzle.sizes.family_search import family as family
+from puzzle.sizes.given_sizes import Size as Size
 from puzzle.text.data_config import DataConfig as DataConfig
 from puzzle.text.switch import add_thinking_switch as add_thinking_switch
 from puzzle.upkeep.diagnosis import Diagnosis as Diagnosis

@@ -15,7 +15,7 @@ from puzzle.pipeline.steps import Priced, Steps
 from puzzle.progress.listeners import announce
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
-from solvers import InfeasibleError, Limit, Solution, solve
+from solvers import ChoiceProblem, InfeasibleError, Limit, Solution, solve
 
 ATTEMPTS = 3
 logger = logging.getLogger(__name__)
@@ -89,7 +89,15 @@ class Chooser:
             InfeasibleError: No layout keeps the limits.
         """
         problem = self.goals.problem(self.scores, limits)
-        solution = solve(problem, solver=self.run.solver, seed=self.run.seed)
+        return self.settled(problem, solve(problem, solver=self.run.solver, seed=self.run.seed))
+
+    def settled(self, problem: ChoiceProblem, solution: Solution) -> Attempt:
+        """Returns the layout chosen from a program, timed if the costs describe this machine.
+
+        Args:
+            problem: The program, or what of it may be chosen.
+            solution: A solution of it, named by its labels.
+        """
         choice = self.run.get(self.steps.choice(problem, solution, self.library.refs))
         seconds: dict[Scenario, PairSeconds] = {}
         for scenario, costs in self.priced.own.items():

@@ -48,12 +48,16 @@ class RunComparison:
 
     Args:
         records: What each run chose, by its name.
+        heading: The title of the page; by default how many runs there are.
+        notes: Sentences for the page on what they have in common.
 
     Example:
         >>> print(puzzle.compare(["run-a", "run-b"]).table())  # doctest: +SKIP
     """
 
     records: Mapping[str, SearchRecord]
+    heading: str = ""
+    notes: Sequence[str] = ()
 
     @property
     def head(self) -> tuple[str, ...]:
@@ -164,7 +168,8 @@ class RunComparison:
         first = next(iter(self.records.values()))
         values = {
             "style": Markup(css),
-            "heading": f"{len(self.records)} runs compared",
+            "heading": self.heading or f"{len(self.records)} runs compared",
+            "notes": self.notes,
             "table": Markup(html_table(self.head, self.rows())),
             "chart": Markup(self.chart().svg()),
             "scenario": scenario_words(first.scenario),

@@ -27,6 +27,7 @@ WINGS = (
         "fusion",
         "report",
         "pipeline",
+        "sizes",
         "sharing",
         "upkeep",
         "testing",

@@ -10,6 +10,7 @@ from puzzle.cli.commands.env_command import ENV
 from puzzle.cli.commands.evaluate_command import EVALUATE
 from puzzle.cli.commands.explore_command import EXPLORE
 from puzzle.cli.commands.export_command import EXPORT
+from puzzle.cli.commands.family_command import FAMILY
 from puzzle.cli.commands.layouts_command import LAYOUTS
 from puzzle.cli.commands.new_command import NEW
 from puzzle.cli.commands.pick_command import PICK
@@ -23,7 +24,7 @@ from puzzle.cli.commands.share_command import SHARE
 from puzzle.cli.commands.solve_command import SOLVE
 from puzzle.cli.subcommand import Subcommand
 
-_STAGES = (SEARCH, PROFILE, BUILD, SCORE, SOLVE, CHILD)
+_STAGES = (SEARCH, FAMILY, PROFILE, BUILD, SCORE, SOLVE, CHILD)
 _CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT, EXPLORE)
 _SHARING = (SHARE, PICK)
 _ALL = (NEW, *_STAGES, *_CHILDREN, *_SHARING, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)
