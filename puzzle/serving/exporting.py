@@ -90,8 +90,9 @@ def export(
         format: "nemotron-nas" (for vLLM if no engine is named), "gguf" or "plain"; by default that
             of the engine.
         dtype: "float32", "bfloat16" or "float16" of a directory; the child's if not given.
-        quantisation: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1" or "q4_0" for GGUF; the
-            child's own format if not given.
+        quantisation: "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1" or "q4_0" for GGUF, or
+            one of llama.cpp's mixes of K-quants, for which xllamacpp has to be installed: "q6_k",
+            "q5_k_m", "q4_k_m", "q3_k_m" or "q2_k"; the child's own format if not given.
         tokenizer: The tokenizer of a child in memory; by default the files in its directory.
         tokenizer_from: For GGUF, another GGUF (the parent's) whose tokenizer is copied.
         pre: For GGUF, llama.cpp's name of the tokenizer's pre-tokenizer, where not recognised.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,14 @@ import torch
 from puzzle.errors import ExportError
 from puzzle.progress.bars import counted
 from puzzle.serving.writers.gguf_tokenizer import Field
+from puzzle.serving.writers.k_quants import (
+    FALLBACKS,
+    K_BLOCK,
+    MIXES,
+    mixed_type,
+    quantise,
+    require_quantiser,
+)
 from puzzle.serving.writers.lowering import LINEAR, WrittenLayer, each_layer, lower
 from puzzle.serving.writers.openelm import openelm_layers, plan_openelm
 from puzzle.serving.writers.source import Source
@@ -28,6 +37,10 @@ QUANTISED = tuple(WEIGHT_FORMATS)
 BLOCK = max(kind.block for kind in WEIGHT_FORMATS.values())
 BITS = {"f32": 32, "f16": 16, "bf16": 16, **{n: kind.bits for n, kind in WEIGHT_FORMATS.items()}}
 TYPES = tuple(BITS)
+# What a file can be written as: one type for all matrices, or one of llama.cpp's mixes of K-quants.
+KINDS = (*TYPES, *MIXES)
+# At most, since rows of some lengths fall back to q8_0.
+_BITS_OF_MIXES = BITS["q8_0"]
 OUTER_NAMES = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -53,17 +66,20 @@ def plan_gguf(source: Source, kind: str) -> tuple[Layout, list[WrittenLayer]]:
     """Returns the layout that would be written, and where its layers come from.
 
     Raises:
-        ExportError: llama.cpp cannot run the child, or `kind` is not one of `TYPES`.
+        ExportError: llama.cpp cannot run the child, `kind` is not one of `KINDS`, or what it needs
+            is not installed.
     """
-    if kind not in TYPES:
-        raise ExportError(f"quantisation {kind!r}; allowed: {', '.join(TYPES)}")
+    if kind not in KINDS:
+        raise ExportError(f"quantisation {kind!r}; allowed: {', '.join(KINDS)}")
     try:
         import gguf  # noqa: F401
     except ImportError as error:
         raise ExportError('GGUF needs: pip install "puzzle-nas[gguf]"') from error
+    if kind in MIXES:
+        require_quantiser()
     rope = _rope_kind(source.config)
     # Whole blocks in the rows of the down projection, as in those of the others.
-    multiple = BLOCK if kind in QUANTISED else 1
+    multiple = BLOCK if kind in (*QUANTISED, *MIXES) else 1
     if _is_openelm(source):
         if rope == "llama3":
             raise ExportError("llama.cpp's openelm has no rope_type='llama3'; export for 'vllm'")
@@ -83,7 +99,7 @@ def write_gguf(
     Args:
         source: The child.
         file: The file to write.
-        kind: One of `TYPES`, for what has no format of its own in the layout; vectors, and rows
+        kind: One of `KINDS`, for what has no format of its own in the layout; vectors, and rows
             that do not fill whole blocks, stay unquantised.
         tokenizer: Its tokenizer's fields.
         progress: Whether a bar is shown.
@@ -106,7 +122,10 @@ def write_gguf(
         steps = _tensors(source, layers, kind, progress=progress)
         if _is_openelm(source):
             steps = _openelm_tensors(source, written, kind)
+        places: Counter[str] = Counter()
         for name, tensor, type_ in steps:
+            if type_ in MIXES:
+                type_ = _mixed(type_, name, written, places)
             data = _quantised(name, tensor, type_)
             writer.add_tensor(name, _on_disk(spool, data[0]), raw_dtype=data[1])
         writer.write_header_to_file()
@@ -118,7 +137,7 @@ def write_gguf(
 
 def file_bytes(layout: Layout, kind: str) -> int:
     """Returns roughly how many bytes the file of a written layout takes."""
-    return int(layout.weight_bytes(BITS[kind] / 8))
+    return int(layout.weight_bytes(BITS.get(kind, _BITS_OF_MIXES) / 8))
 
 
 def _tensors(
@@ -136,7 +155,8 @@ def _tensors(
     for number, layer, tensors in bar:
         for name, tensor in _renamed(source.layout, layer.block, tensors):
             # The identity matrix that a rewritten linear map ends in has to stay exact.
-            exact = layer.ffn == "linear" and name == "ffn_down.weight" and kind in QUANTISED
+            quantised = kind in (*QUANTISED, *MIXES)
+            exact = layer.ffn == "linear" and name == "ffn_down.weight" and quantised
             yield f"blk.{number}.{name}", tensor, "f16" if exact else _own(layer.block, name, kind)
 
 
@@ -170,7 +190,7 @@ def _write_header(writer: GGUFWriter, source: Source, written: Layout, kind: str
     writer.add_name(getattr(config, "_name_or_path", "") or "puzzle child")
     name = "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
     writer.add_file_type(LlamaFileType[name])
-    if kind in QUANTISED or written != written.unquantised:
+    if kind in (*QUANTISED, *MIXES) or written != written.unquantised:
         writer.add_quantization_version(2)
     writer.add_block_count(shape.layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -231,10 +251,29 @@ def _interleaved(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return halves.transpose(1, 2).flatten(0, 2)
 
 
+def _mixed(mix: str, name: str, written: Layout, places: Counter[str]) -> str:
+    """Returns the type of a tensor in one of llama.cpp's mixes; `places` counts those before it."""
+    first, layers = written.blocks[0].attention, written.shape.layers
+    own = name.partition(".")[2].partition(".")[2] if name.startswith("blk.") else name
+    if own == "attn_v.weight":
+        layers = sum(block.attention.kind == "gqa" for block in written.blocks)
+    places[own] += 1
+    return mixed_type(
+        mix,
+        own,
+        places[own] - 1,
+        layers,
+        head="token_embd.weight" if written.shape.tied else "output.weight",
+        groups=(first.heads or written.shape.heads) // (first.kv_heads or written.shape.heads + 1),
+    )
+
+
 def _quantised(name: str, tensor: torch.Tensor, kind: str) -> tuple[np.ndarray, Any]:
     """Returns the bytes of a tensor as an array, and their GGML type."""
     from gguf import GGMLQuantizationType, quants
 
+    if kind in FALLBACKS and tensor.shape[-1] % K_BLOCK:
+        kind = FALLBACKS[kind]
     if tensor.dim() == 1:
         kind = "f32"
     elif kind in QUANTISED and tensor.shape[-1] % BLOCK:
@@ -242,7 +281,7 @@ def _quantised(name: str, tensor: torch.Tensor, kind: str) -> tuple[np.ndarray, 
         kind = "f16"
     data = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
     type_ = GGMLQuantizationType[kind.upper()]
-    return quants.quantize(data, type_), type_
+    return quantise(data, kind) if kind in FALLBACKS else quants.quantize(data, type_), type_
 
 
 def _on_disk(spool: Any, data: np.ndarray) -> np.ndarray:

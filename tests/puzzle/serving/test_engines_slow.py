@@ -182,10 +182,11 @@ def test_llama_cpp_reads_the_tokenizer_and_the_chat_template(saved, tmp_path):
         assert answer["usage"]["prompt_tokens"] == len(rendered["input_ids"])
 
 
-def test_quantised_llama_cpp_stays_near_torch(saved):
+@pytest.mark.parametrize("kind", ["q8_0", "q6_k"])
+def test_quantised_llama_cpp_stays_near_torch(kind, saved):
     pytest.importorskip("xllamacpp", reason=ENGINES["llama.cpp"].install)
     name = "no attention first, no FFN last"
     found = serve_check(
-        saved(name), engine="llama.cpp", quantisation="q8_0", text=english(100), speed=False
+        saved(name), engine="llama.cpp", quantisation=kind, text=english(100), speed=False
     )
     assert found.agreement >= 0.8, str(found)

@@ -8,6 +8,8 @@ from tokenizers import pre_tokenizers
 
 from puzzle.errors import ExportError
 from puzzle.serving.exporting import export
+from puzzle.serving.writers.k_quants import FALLBACKS, MIXES, quantise
+from search_space import ENGINES
 from tests.factories.children import MIXED, byte_level_tokenizer, child_of
 
 
@@ -66,6 +68,50 @@ def test_quantised_tensors_are_near_the_childs_and_identities_exact(kind, tmp_pa
     assert torch.equal(found["blk.0.ffn_down.weight"], torch.eye(96) / 16)
     assert found["blk.1.ffn_down.weight"].shape == (96, 9 if kind.endswith("16") else 32)
     assert found["output_norm.weight"].equal(model.model.norm.weight)
+
+
+# Mean square errors, as shares of that of the weights, at which the gguf package's own reading of a
+# type can be told from that of the next one.
+ERRORS = {"Q2_K": 0.12, "Q3_K": 0.03, "Q4_K": 0.007, "Q5_K": 0.002, "Q6_K": 5e-4, "Q8_0": 5e-5}
+SIZES = {"hidden_size": 256, "head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_k_quants_are_read_by_gguf_as_the_childs_weights(mix, tmp_path):
+    pytest.importorskip("xllamacpp", reason=ENGINES["llama.cpp"].install)
+    labels = ["gqa2+gated512", "none+gated320", "gqa1+linear"]
+    model = child_of(labels, **SIZES, intermediate_size=512)
+    model.model.layers[0].self_attn.v_proj.weight.data *= 100  # a scale of its own
+    done = export(model, tmp_path, engine="llama.cpp", quantisation=mix)
+    stored = {t.name: t for t in GGUFReader(str(done.path)).tensors}
+    types = {name: tensor.tensor_type.name for name, tensor in stored.items()}
+    assert types["token_embd.weight"] == "Q6_K"
+    assert types["blk.0.attn_q.weight"] == types["blk.1.ffn_gate.weight"] == MIXES[mix].upper()
+    assert (
+        types["blk.1.ffn_down.weight"] == FALLBACKS[types["blk.0.ffn_down.weight"].lower()].upper()
+    )
+    assert types["blk.2.ffn_down.weight"] == "F16"  # an identity, which has to stay exact
+    layer = model.model.layers[0]
+    own = {
+        "attn_v": layer.self_attn.v_proj,
+        "ffn_up": layer.mlp.up_proj,
+        "ffn_down": layer.mlp.down_proj,
+    }
+    for name, module in own.items():
+        tensor, weight = stored[f"blk.0.{name}.weight"], module.weight.detach()
+        error = (torch.tensor(dequantize(tensor.data, tensor.tensor_type)) - weight).square().mean()
+        assert 0 < error < ERRORS[tensor.tensor_type.name] * weight.square().mean()
+
+
+def test_threads_change_no_byte_of_a_k_quant():
+    pytest.importorskip("xllamacpp", reason=ENGINES["llama.cpp"].install)
+    rows, threads = np.random.default_rng(0).normal(size=(7, 512)), torch.get_num_threads()
+    one = quantise(rows, "q4_k")
+    try:
+        torch.set_num_threads(3)
+        assert np.array_equal(quantise(rows, "q4_k"), one)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_tokenizer_and_chat_template_go_into_the_gguf_and_are_copied_between_ggufs(tmp_path):
