@@ -17,6 +17,7 @@ from transformers import LogitsProcessorList
 from puzzle.errors import DataError, EngineError, SettingError
 from puzzle.evaluation.answers import token_ends
 from puzzle.models.thinking_budget import ThinkingBudget
+from puzzle.posttraining.opened_model import opened_with_tokenizer
 from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.storage.json_values import as_number
 from puzzle.storage.plain_values import count_of
@@ -271,6 +272,24 @@ class ChatServer:
             except (OSError, ValueError, http.client.HTTPException) as error:
                 problem = str(error) or type(error).__name__
         raise EngineError(f"{self.url} does not answer: {problem}")
+
+
+def sampler_of(teacher: Any, tokenizer: Any, system_prompts: Mapping[str, str] | None) -> Sampler:
+    """Returns what answers for a model, its directory, a `ChatServer` or another sampler.
+
+    Raises:
+        DataError: There is no tokenizer, or a server is given one.
+    """
+    if isinstance(teacher, ChatServer):
+        if system_prompts is not None or tokenizer is not None:
+            raise DataError(
+                "a ChatServer has its own tokenizer and system_prompts: give them to it"
+            )
+        return teacher
+    if hasattr(teacher, "sample") and hasattr(teacher, "identity"):
+        return teacher
+    model, own = opened_with_tokenizer(teacher, tokenizer)
+    return ModelSampler(model, own, system_prompts=system_prompts)
 
 
 def _sampled(text: str, tokens: int, *, ended: bool) -> Sampled:

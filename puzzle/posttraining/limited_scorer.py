@@ -20,6 +20,7 @@ from puzzle.storage.json_values import as_number
 
 logger = logging.getLogger(__name__)
 SECONDS = 10.0
+_REMEMBERED = 4096
 # A fork has whatever function it is given. Elsewhere it would be unsafe, and functions have to be
 # found by their name.
 _CONTEXT = "fork" if sys.platform == "linux" else "spawn"
@@ -29,7 +30,8 @@ class LimitedScorer:
     """A scorer whose failures are counted and cost no more than some seconds.
 
     It runs in a process of its own. One that raises, takes longer than it may or returns no finite
-    number scores 0. It can be pickled where the scorer can; a copy starts a process of its own.
+    number scores 0. The last answers are remembered, as several rewards need the same ones. It
+    can be pickled where the scorer can; a copy starts a process of its own.
 
     Args:
         scorer: Given an answer and the right one.
@@ -49,6 +51,7 @@ class LimitedScorer:
             raise DataError(f"seconds={seconds!r}; allowed: numbers above 0")
         self.scorer, self.seconds = scorer, float(seconds)
         self.failures: Counter[str] = Counter()
+        self._known: dict[tuple[str, str], tuple[float, str]] = {}
         self._process: Any = None
         self._pipe: Any = None
         self._owner = os.getpid()
@@ -69,6 +72,15 @@ class LimitedScorer:
             right: What it is compared with.
             name: What to call it in the log.
         """
+        key = (answer, repr(right))
+        if key in self._known:
+            return self._known[key]
+        while len(self._known) >= _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        verdict = self._known[key] = self._judged(answer, right, name)
+        return verdict
+
+    def _judged(self, answer: str, right: Any, name: str) -> tuple[float, str]:
         with self._lock:
             reply = self._ask(answer, right)
         if reply is None:

@@ -1,7 +1,8 @@
 """Rewards for reinforcement learning: answers that are right, consistent and brief.
 
-Each is an object that TRL's GRPO and RLOO call, can be pickled, and gives a wrong answer 0 and a
-right one 0 or more: whatever their weights, no wrong answer is ever above a right one.
+Each is an object that TRL's GRPO and RLOO call and that can be pickled. All but `Formed` give a
+wrong answer 0 and a right one 0 or more: whatever their weights, no wrong answer is ever above a
+right one. `correct_reward` and its like are for `trl grpo --reward_funcs`, which takes names alone.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
+
+import torch
 
 from puzzle.errors import DataError
 from puzzle.evaluation.answers import Scorer, same_text
 from puzzle.storage.plain_values import count_of
 from puzzle.text.chat import FLAGS
-from puzzle.text.thoughts import CLOSE, MODES, split_thought
+from puzzle.text.thoughts import CLOSE, MODES, OPEN, split_thought
 
 # Sums and products of whole numbers, and what they are said to be.
 _NUMBER = r"-?\d+"
@@ -161,7 +165,8 @@ class Brief(_Reward):
     is no pressure on prompts that are seldom solved, and none to be short and wrong.
 
     Args:
-        num_generations: Answers to each prompt, as the trainer is told.
+        num_generations: Answers to each prompt, as the trainer is told; None, in one process alone,
+            for as many as there are beside each other.
 
     Example:
         >>> brief = Brief(num_generations=2)
@@ -169,11 +174,12 @@ class Brief(_Reward):
         [0.0, 1.0]
     """
 
-    num_generations: int
+    num_generations: int | None = None
 
     def __post_init__(self) -> None:
         _Reward.__post_init__(self)
-        count_of("num_generations", self.num_generations, least=2)
+        if self.num_generations is not None:
+            count_of("num_generations", self.num_generations, least=2)
 
     def __call__(
         self,
@@ -194,7 +200,7 @@ class Brief(_Reward):
         Raises:
             DataError: The answers to a prompt are not all here.
         """
-        size = self.num_generations
+        size = self.num_generations or _group_size(prompts)
         starts = range(0, len(prompts), size)
         if len(prompts) % size or any(
             prompt != prompts[start] for start in starts for prompt in prompts[start : start + size]
@@ -204,14 +210,38 @@ class Brief(_Reward):
                 "make per_device_train_batch_size a multiple of num_generations, and give the "
                 "reward the trainer's num_generations"
             )
-        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
-        lengths = [len(each) for each in (completion_ids if completion_ids is not None else texts)]
+        lengths = _lengths(completions, completion_ids)
         right = self._right(self._parts(prompts, completions), answer)
         return [
             reward
             for start in starts
             for reward in _brevity(right[start : start + size], lengths[start : start + size])
         ]
+
+
+def _group_size(prompts: Sequence[Any]) -> int:
+    """Returns how many equal prompts stand beside each other, of the smallest group.
+
+    Raises:
+        DataError: There are several processes, so that no one of them can tell.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise DataError(
+            "with several processes, a group may be split between two of them: give Brief the "
+            "trainer's num_generations"
+        )
+    runs = [1]
+    for before, prompt in pairwise(prompts):
+        runs = [*runs, 1] if prompt != before else [*runs[:-1], runs[-1] + 1]
+    return max(2, min(runs))
+
+
+def _lengths(
+    completions: Sequence[Any], completion_ids: Sequence[Sequence[int]] | None
+) -> list[int]:
+    """Returns the tokens of each completion, or else its characters."""
+    texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+    return [len(each) for each in (completion_ids if completion_ids is not None else texts)]
 
 
 def _brevity(right: Sequence[bool], lengths: Sequence[int]) -> list[float]:
@@ -223,3 +253,79 @@ def _brevity(right: Sequence[bool], lengths: Sequence[int]) -> list[float]:
         rate * (longest - length) / spread if each else 0.0
         for length, each in zip(lengths, right, strict=True)
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlong(_Reward):
+    """Whether a right answer stays away from the limit of tokens; 0 for a wrong one.
+
+    It is 1 up to `most - buffer` tokens, and falls to 0 at `most`: an answer that is all but cut
+    off is worth less before any is.
+
+    Args:
+        most: The trainer's `max_completion_length`.
+        buffer: Over how many tokens it falls.
+
+    Example:
+        >>> overlong = Overlong(most=8, buffer=4, thinking="off")
+        >>> overlong(["q"], ["2"], answer=["2"], completion_ids=[[0] * 6])
+        [0.5]
+    """
+
+    most: int
+    buffer: int
+
+    def __post_init__(self) -> None:
+        _Reward.__post_init__(self)
+        count_of("buffer", self.buffer)
+        count_of("most", self.most, least=self.buffer)
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        answer: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        """Returns the reward of each completion; as `Brief`."""
+        right = self._right(self._parts(prompts, completions), answer)
+        lengths = _lengths(completions, completion_ids)
+        return [
+            min(1.0, max(0.0, (self.most - length) / self.buffer)) if each else 0.0
+            for each, length in zip(right, lengths, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Formed(_Reward):
+    """1 for an answer in the form of its mode, right or wrong, else 0.
+
+    With thinking on that is a thought that ends once, with something in it, and an answer; off, an
+    answer without a tag. It is the one reward that pays wrong answers: give it a lower weight than
+    `Correct`, which `rl` sees to.
+
+    Example:
+        >>> Formed()(["q"] * 3, ["so</think>2", "</think>2", "so"])
+        [1.0, 0.0, 0.0]
+    """
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
+        """Returns the reward of each completion."""
+        texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+        return [
+            float(_is_formed(text, _mode(prompt, self.thinking)))
+            for prompt, text in zip(prompts, texts, strict=True)
+        ]
+
+
+def _is_formed(text: str, mode: str) -> bool:
+    parts, rest = [text.strip()], text
+    if mode == "on":
+        thought, _, answer = text.strip().removeprefix(OPEN).partition(CLOSE)
+        parts, rest = [thought.strip(), answer.strip()], thought + answer
+    return all(parts) and OPEN not in rest and CLOSE not in rest
+
+
+correct_reward, math_reward = Correct(), Correct(scorer=math_equal)
+consistent_reward, brief_reward, formed_reward = Consistent(), Brief(), Formed()

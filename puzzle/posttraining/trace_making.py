@@ -17,15 +17,13 @@ from puzzle.errors import DataError
 from puzzle.evaluation.answers import Scorer, modes_of, same_text
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.posttraining.answer_samplers import (
-    ChatServer,
-    ModelSampler,
     Sampled,
     Sampler,
     SampleSettings,
+    sampler_of,
 )
 from puzzle.posttraining.conversation_rows import Problem, problems_of
 from puzzle.posttraining.limited_scorer import SECONDS, LimitedScorer
-from puzzle.posttraining.opened_model import opened_with_tokenizer
 from puzzle.storage.hashing import content_hash
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import publishing_file
@@ -111,7 +109,7 @@ def traces(
     settings, modes = settings or SampleSettings(), modes_of(thinking)
     problems = problems_of(prompts)
     scorer = LimitedScorer(verifier, seconds=verifier_seconds)
-    sampler = _sampler(teacher, tokenizer, system_prompts)
+    sampler = sampler_of(teacher, tokenizer, system_prompts)
     workspace = Workspace(user_path(out))
     identity, each = sampler.identity, max(1, _PART // settings.samples)
     parts = []
@@ -130,19 +128,6 @@ def traces(
             parts.append(workspace.get_or_build("traces", spec, made.build).load_json("part.json"))
     scorer.close()
     return _joined(parts, modes, user_path(out) / "traces.parquet")
-
-
-def _sampler(teacher: Any, tokenizer: Any, system_prompts: Mapping[str, str] | None) -> Sampler:
-    if isinstance(teacher, ChatServer):
-        if system_prompts is not None or tokenizer is not None:
-            raise DataError(
-                "a ChatServer has its own tokenizer and system_prompts: give them to it"
-            )
-        return teacher
-    if hasattr(teacher, "sample") and hasattr(teacher, "identity"):
-        return teacher
-    model, own = opened_with_tokenizer(teacher, tokenizer)
-    return ModelSampler(model, own, system_prompts=system_prompts)
 
 
 def _definition(function: Any) -> str:

@@ -7,16 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from puzzle.errors import DataError
-from puzzle.posttraining.rewards import Brief, Consistent, Correct, math_equal
+from puzzle.posttraining.rewards import (
+    Brief,
+    Consistent,
+    Correct,
+    Formed,
+    Overlong,
+    math_equal,
+)
 
 SIZE = 4
-REWARDS = (Correct(), Consistent(), Brief(num_generations=SIZE))
+OVERLONG = Overlong(most=30, buffer=20)
+REWARDS = (Correct(), Consistent(), Brief(num_generations=SIZE), OVERLONG)
 texts = st.lists(st.sampled_from(["2", "3", "1+1=2", "1+1=3", "</think>", "<think>", " so "]))
 groups = st.lists(texts.map("".join), min_size=2 * SIZE, max_size=2 * SIZE)
 PROMPTS = ["1+1="] * SIZE + ["2="] * SIZE
 
 
-@given(groups, st.lists(st.floats(0, 10), min_size=3, max_size=3))
+@given(groups, st.lists(st.floats(0, 10), min_size=4, max_size=4))
 def test_no_wrong_answer_is_ever_above_a_right_one_whatever_the_weights(completions, weights):
     columns = {"prompts": PROMPTS, "completions": completions, "answer": ["2"] * 2 * SIZE}
     correct, *others = (reward(**columns) for reward in REWARDS)
@@ -90,6 +98,41 @@ def test_brevity_is_within_the_right_answers_of_a_group_times_their_share():
     assert by_tokens == [0.0, 0.375, 0.75, 0.0]
 
 
+@given(groups)
+def test_brevity_without_a_number_takes_the_groups_that_stand_beside_each_other(completions):
+    columns = {"prompts": PROMPTS, "completions": completions, "answer": ["2"] * 2 * SIZE}
+    assert Brief()(**columns) == Brief(num_generations=SIZE)(**columns)
+    with pytest.raises(DataError, match="no whole groups"):
+        Brief()(["a", "b", "b", "a"], ["x"] * 4, answer=["2"] * 4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share"), [(1, 1.0), (10, 1.0), (15, 0.75), (20, 0.5), (30, 0.0), (40, 0.0)]
+)
+def test_a_right_answer_is_worth_less_near_the_limit(tokens, share):
+    reward = OVERLONG(["q"] * 2, ["</think>2", "</think>3"], ["2"] * 2, [[0] * tokens] * 2)
+    assert reward == [share, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "on", "off"),
+    [
+        ("so</think>2", 1, 0),
+        ("<think>so</think>2", 1, 0),
+        ("<think></think>2", 0, 0),
+        ("so</think>", 0, 0),
+        ("so</think>2</think>3", 0, 0),
+        ("so<think>so</think>2", 0, 0),
+        ("2", 0, 1),
+        (" ", 0, 0),
+    ],
+)
+def test_the_form_is_that_of_the_mode_whether_right_or_wrong(text, on, off):
+    assert Formed()(["q"], [text]) == [on]
+    assert Formed()(["q /no_think"], [text]) == [off]
+    assert Formed(thinking="off")([[{"role": "user", "content": "q /think"}]], [text]) == [on]
+
+
 def test_groups_that_are_split_are_refused():
     brief = Brief(num_generations=2)
     for prompts in (["a", "a", "b"], ["a", "b", "b", "a"]):
@@ -104,7 +147,7 @@ def test_groups_that_are_split_are_refused():
 def test_rewards_are_pickled_and_have_names_for_the_log():
     for reward in REWARDS:
         assert pickle.loads(pickle.dumps(reward)) == reward
-    assert [reward.__name__ for reward in REWARDS] == ["correct", "consistent", "brief"]
+    assert [each.__name__ for each in REWARDS] == ["correct", "consistent", "brief", "overlong"]
 
 
 def test_math_verify_finds_equal_what_is_written_otherwise():

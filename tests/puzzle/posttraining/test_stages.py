@@ -4,8 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from puzzle.errors import SettingError, WorkspaceError
+from puzzle.errors import DataError, SettingError, WorkspaceError
 from puzzle.posttraining import stage_run
+from puzzle.posttraining.reinforcement import require_whole_groups, rl
+from puzzle.posttraining.rewards import Correct, Formed
 from puzzle.posttraining.supervised import sft
 from puzzle.text.switch import add_thinking_switch
 from tests.factories.posttraining import LAYOUTS, character_tokenizer, save_pair
@@ -84,6 +86,65 @@ def test_a_child_in_memory_is_trained_with_adapters_and_stays_as_it_is(place, tm
     after = weights(result.path)
     assert after.keys() == before.keys()
     assert not same(before, after)
+
+
+SUMS = [{"question": f"{n}+1=", "answer": n + 1} for n in range(4)]
+GROUPS = {
+    **FEW,
+    "max_steps": 2,
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "max_completion_length": 6,
+}
+
+
+def odd(answer, right):
+    """Takes about half of all answers for right ones, so that random models have some."""
+    if right == 3:
+        raise ValueError("a task with a fault")
+    return float(sum(map(ord, answer)) % 2)
+
+
+@pytest.mark.parametrize(("method", "thinking"), [("grpo", "both"), ("rloo", "off")])
+def test_rl_trains_on_the_rewards_of_a_mode_and_counts_a_scorers_failures(
+    place, tmp_path, method, thinking
+):
+    how = {"tokenizer": TOKENIZER, "training": GROUPS, "method": method, "thinking": thinking}
+    result = rl(place / "child", SUMS, odd, out=tmp_path, **how)
+    assert result.figures["tasks"] == 4
+    assert result.figures["prompts"] == (8 if thinking == "both" else 4)
+    if thinking == "off":  # where an answer needs no end of a thought
+        logged = [entry["rewards/correct/mean"] for entry in result.history if "reward" in entry]
+        assert max(logged) > 0
+        assert not same(weights(result.path), weights(place / "child"))
+        assert set(result.figures) <= {"tasks", "prompts", "scorer raised"}
+    assert rl(place / "child", SUMS, odd, out=tmp_path, **how) == result
+
+
+def not_a_number(prompts, **columns):
+    return [float("nan")] * len(prompts)
+
+
+def test_rl_refuses_split_groups_rewards_that_are_no_numbers_and_templates_of_one_mode(
+    place, tmp_path
+):
+    def train(**how):
+        how = {"tokenizer": TOKENIZER, "training": GROUPS, **how}
+        return rl(place / "child", SUMS, out=tmp_path, **how)
+
+    with pytest.raises(SettingError, match="divi"):
+        train(training={**GROUPS, "num_generations": 3})
+    # Of two processes, each makes half of the answers to one prompt.
+    config = trl.GRPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True)
+    config.per_device_train_batch_size = 4
+    with pytest.raises(SettingError, match="groups would be split"):
+        require_whole_groups(config)
+    with pytest.raises(DataError, match="the reward not_a_number is nan for an answer to"):
+        train(rewards={not_a_number: 1.0})
+    with pytest.raises(DataError, match="take one mode for a whole run"):
+        train(tokenizer=character_tokenizer())
+    with pytest.raises(SettingError, match="weight of Formed"):
+        train(rewards={Correct(): 1.0, Formed(): 1.0})
 
 
 def test_settings_that_trl_does_not_have_and_emulated_formats_are_refused(
