@@ -28,7 +28,13 @@ FAMILIES = {
         "residual_multiplier": RESIDUAL,
     },
     "phi3": {},
+    "mixtral": {},
 }
+# In Mixtral's, each FFN is cut into so many experts, and every token goes to all. Which channels
+# are kept and how they are fitted differs between experts and one FFN, so that only what leaves
+# an FFN as it is, or replaces it, is the same.
+EXPERTS = 4
+WITHOUT_WIDTHS = {"attention": "gqa", "ffn": ("linear", "none")}
 # Those whose floats are added up in the Llama's order.
 BITWISE = ("mistral", "qwen2", "smollm3", "granite")
 SIZES = (
@@ -51,6 +57,9 @@ def equivalent(model, family):
         given["no_rope_layers"] = [1] * sizes["num_hidden_layers"]
     if family == "granite":
         given["attention_multiplier"] = SCORES * model.config.head_dim**-0.5
+    if family == "mixtral":
+        given["intermediate_size"] //= EXPERTS
+        given |= {"num_local_experts": EXPERTS, "num_experts_per_tok": EXPERTS}
     config = AutoConfig.for_model(family, **given)
     other = AutoModelForCausalLM.from_config(config, dtype=model.dtype).eval()
     other.load_state_dict(_rewritten(dict(model.state_dict()), family), strict=True)
@@ -72,12 +81,31 @@ def _rewritten(tensors, family):
             if name.split(".")[-2] in fused["qkv_proj"]
         }
         return {**tensors, **biases}
+    if family == "mixtral":
+        return _as_experts(tensors)
     if family == "phi3":
         for whole, parts in fused.items():
             for first in [name for name in tensors if f".{parts[0]}." in name]:
                 rows = [tensors.pop(first.replace(parts[0], part)) for part in parts]
                 tensors[first.replace(parts[0], whole)] = torch.cat(rows)
     return tensors
+
+
+def _as_experts(tensors):
+    """The tensors with each FFN cut into experts of equal gates, their outputs made up for."""
+    cut = {}
+    for name, tensor in tensors.items():
+        mlp, _, part = name.rpartition("mlp.")
+        if part in ("gate_proj.weight", "up_proj.weight", "down_proj.weight"):
+            axis = part.startswith("down")
+            cut.setdefault(f"{mlp}mlp.", {})[part.split("_")[0]] = tensor.chunk(EXPERTS, int(axis))
+    rest = {name: tensor for name, tensor in tensors.items() if ".mlp." not in name}
+    for mlp, parts in cut.items():
+        pairs = zip(parts["gate"], parts["up"], strict=True)
+        rest[f"{mlp}experts.gate_up_proj"] = torch.stack([torch.cat(pair) for pair in pairs])
+        rest[f"{mlp}experts.down_proj"] = EXPERTS * torch.stack(parts["down"])
+        rest[f"{mlp}gate.weight"] = torch.zeros(EXPERTS, parts["gate"][0].shape[1])
+    return rest
 
 
 def searched(model, cut, labels, *, place, share, **options):
@@ -93,18 +121,20 @@ def searched(model, cut, labels, *, place, share, **options):
 
     Returns:
         The local errors, the scores, the labels of the layout chosen, and the logits of the child
-        before and after healing.
+        before and after healing. In labels, the parent's own FFN is "own".
     """
     workspace = Workspace(place)
     parent = open_parent(model, workspace=workspace, dtype="float32")
     space = SearchSpace.from_options(parent.shape, **options)
     library = build_library(parent, space, cut, workspace=workspace)
     scores = fisher(library, space, cut, workspace=workspace)
-    layout = Layout(parent.shape, tuple(map(Block.from_label, labels)))
+    own = parent.shape.parent_blocks[0].ffn.label
+    blocks = [Block.from_label(label.replace("own", own)) for label in labels]
+    layout = Layout(parent.shape, tuple(blocks))
     healed = heal(parent, layout, cut, workspace=workspace)
     layers = range(parent.shape.layers)
     errors = {
-        (layer, name): torch.tensor([error.before, error.fitted])
+        (layer, name.replace(own, "own")): torch.tensor([error.before, error.fitted])
         for layer in layers
         for name, error in library.errors(layer).items()
     }
@@ -112,7 +142,7 @@ def searched(model, cut, labels, *, place, share, **options):
     return {
         "errors": errors,
         "scores": torch.tensor(kls),
-        "layout": _chosen(space, kls, share),
+        "layout": [label.replace(own, "own") for label in _chosen(space, kls, share)],
         "child": _logits(library, layout, cut.validation),
         "healed": _logits(healed, layout, cut.validation),
     }
