@@ -196,7 +196,7 @@ def evaluate(
     models, tokenizers = {}, []
     for name, source in (("parent", parent), ("child", model)):
         if source is not None:
-            models[name], own = _open(source)
+            models[name], own = opened_model(source)
             tokenizers.append(own)
     tokenizer = tokenizer or next((each for each in tokenizers if each is not None), None)
     if tokenizer is None and tasks:
@@ -219,7 +219,7 @@ def evaluate(
     return Evaluation(text=text, tasks=scores, answers=answers)
 
 
-def _open(source: Any) -> tuple[Any, Any]:
+def opened_model(source: Any) -> tuple[Any, Any]:
     """Returns a model in evaluation mode and the tokenizer beside it."""
     source, given = given_child(source)
     if isinstance(source, Parent):

@@ -14,7 +14,7 @@ import torch
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.distilling import distill
 from puzzle.errors import DataError, PuzzleError
-from puzzle.evaluation.evaluating import Evaluation, evaluate
+from puzzle.evaluation.evaluating import Evaluation, evaluate, opened_model
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.build import Library
 from puzzle.library.child_tensors import streamed_child
@@ -28,6 +28,7 @@ from puzzle.pipeline.drawn_record import DrawnRecord
 from puzzle.report.card import model_card
 from puzzle.report.exploring import write_explorer
 from puzzle.report.page import write_report
+from puzzle.report.samples import Sample, prompts_of, written_samples
 from puzzle.report.training import read_record
 from puzzle.serving.exporting import Exported, export
 from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES, OTHER_THAN_SEARCHED, SEARCHED
@@ -122,6 +123,7 @@ class SearchResult(DrawnRecord):
         path: str | os.PathLike[str] | None = None,
         *,
         distillation: DistillResult | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        samples: bool | Sequence[Prompt] = False,
     ) -> Path:
         """Writes the report: one HTML page that needs no other file and no network.
 
@@ -132,6 +134,9 @@ class SearchResult(DrawnRecord):
             path: The file; by default `report.html` in the run directory, or beside the child.
             distillation: The child's distillation, its record, or the directory it was written
                 to; by default the record in the directory that the result was read from.
+            samples: Prompts after which parent and child each write on the page, which takes as
+                long as generating takes; True for three, from the text that nothing was chosen with
+                if the result has it.
 
         Returns:
             The file.
@@ -142,8 +147,26 @@ class SearchResult(DrawnRecord):
         """
         record = read_record(distillation, self.saved)
         return write_report(
-            self, path or self.place("report.html"), distillation=record, saved=self.saved
+            self,
+            path or self.place("report.html"),
+            distillation=record,
+            saved=self.saved,
+            samples=self._samples(samples),
         )
+
+    def _samples(self, given: bool | Sequence[Prompt]) -> tuple[Sample, ...]:
+        if not given:
+            return ()
+        child, tokenizer = self._generating(), self.tokenizer
+        parent, own = opened_model(self.parent)
+        prompts = prompts_of(given, self.validation, tokenizer or own)
+        return written_samples(parent, child, tokenizer or own, prompts)
+
+    def _generating(self) -> PuzzleForCausalLM:
+        if "child" not in self._kept:
+            self._kept["child"] = self.child()
+        kept: PuzzleForCausalLM = self._kept["child"]
+        return kept
 
     def explore(self, path: str | os.PathLike[str] | None = None) -> Path:
         """Writes the explorer: a page with a slider for each budget, and layouts side by side.
@@ -206,11 +229,8 @@ class SearchResult(DrawnRecord):
             >>> result.generate("In the beginning", max_new_tokens=16)  # doctest: +SKIP
             ' God created the heaven and the earth.'
         """
-        if "child" not in self._kept:
-            self._kept["child"] = self.child()
-        child = self._kept["child"]
         return generated_text(
-            child, self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options
+            self._generating(), self.tokenizer, prompt, max_new_tokens=max_new_tokens, **options
         )
 
     def distill(

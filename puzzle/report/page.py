@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from puzzle.report.frontier import frontier_of
 from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.record import SearchRecord
 from puzzle.report.reproduce import search_call, serve_commands
+from puzzle.report.samples import Sample
 from puzzle.report.stability import Stability, stability
 from puzzle.report.templates import template
 from puzzle.report.verdict import heading, measured_rows, sure, verdict
+from puzzle.report.verdict_card import conditions, tiles
 from puzzle.report.words import device_words, methods_words, scenario_words, version_words
 from puzzle.serving.file_names import CHILD_FILES
 from puzzle.serving.writers.source import sources_of
@@ -43,6 +45,7 @@ def write_report(
     *,
     distillation: Mapping[str, Any] | None = None,
     saved: Path | None = None,
+    samples: Sequence[Sample] = (),
 ) -> Path:
     """Writes the report of a search; sections without data are left out.
 
@@ -51,6 +54,7 @@ def write_report(
         path: The file.
         distillation: The record of the child's distillation, `DistillResult.to_dict()`.
         saved: The directory that holds the child, if it is saved.
+        samples: What parent and child write.
 
     Returns:
         The file.
@@ -60,7 +64,7 @@ def write_report(
     """
     file = user_path(path)
     refuse_source(file, [saved, *sources_of(record)], inside=CHILD_FILES)
-    publish_text(file, page(record, distillation=distillation, saved=saved))
+    publish_text(file, page(record, distillation=distillation, saved=saved, samples=samples))
     return file
 
 
@@ -69,6 +73,7 @@ def page(
     *,
     distillation: Mapping[str, Any] | None = None,
     saved: Path | None = None,
+    samples: Sequence[Sample] = (),
 ) -> str:
     """Returns the report as HTML.
 
@@ -76,6 +81,7 @@ def page(
         record: The record.
         distillation: The record of the child's distillation.
         saved: The directory that holds the child.
+        samples: What parent and child write.
     """
     costs = costs_of(record)
     corrections = record.evidence.corrections if record.evidence else {}
@@ -83,6 +89,9 @@ def page(
     values: dict[str, Any] = {
         "style": Markup(resources.files("puzzle.report").joinpath("page.css").read_text("utf-8")),
         "heading": heading(record),
+        "tiles": tiles(record),
+        "conditions": conditions(record),
+        "samples": samples,
         "verdict": verdict(record),
         "sure": sure(record, stable),
         "layout_wide": Markup(layout_svg(record.layout)),

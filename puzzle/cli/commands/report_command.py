@@ -27,13 +27,30 @@ OWN = (
         parameter="distillation",
         help="the directory that the child was distilled into",
     ),
+    Option(
+        name="samples",
+        parameter="samples",
+        type=bool,
+        default=False,
+        help="let parent and child write after three prompts",
+    ),
+    Option(
+        name="prompt",
+        parameter="prompt",
+        many=True,
+        help="such a prompt of your own; repeatable",
+    ),
 )
 
 
 def _run(given: Given) -> Answer:
     directory = user_path(required(given, "directory"))
     file = user_path(given.get("save", directory / "report.html"))
-    written = puzzle.load_result(directory).report(file, distillation=given.get("distillation"))
+    written = puzzle.load_result(directory).report(
+        file,
+        distillation=given.get("distillation"),
+        samples=given.get("prompt") or given.get("samples", False),
+    )
     return Answer(values={"path": str(written)}, text=str(written))
 
 
@@ -43,7 +60,7 @@ REPORT = Subcommand(
     options=OWN,
     examples=(
         "puzzle report puzzle-run",
-        "puzzle report puzzle-run --save report.html --distillation distilled",
+        "puzzle report puzzle-run --samples --save report.html --distillation distilled",
     ),
     run=_run,
 )

@@ -16,6 +16,7 @@ import puzzle
 from puzzle.cli import main
 from puzzle.errors import DataError
 from puzzle.report.page import page
+from puzzle.report.training import read_record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
@@ -47,7 +48,7 @@ def written(found, tmp_path_factory, distillation):
 
 
 def sections(text):
-    return re.findall(r'<section id="(\w+)">', text)
+    return re.findall(r'<section id="(\w+)"', text)
 
 
 def test_the_page_asks_nothing_of_other_files_or_the_network(written):
@@ -77,7 +78,7 @@ def test_pictures_are_well_formed_and_no_id_is_there_twice(written):
 def test_every_section_is_there_and_those_without_data_are_not(found, written):
     always = ["layout", "comparison"]
     assert sections(written.read_text()) == [
-        *always, "constraints", "frontier", "scores", "costs", "distillation", "sensitivity",
+        *always, "constraints", "frontier", "costs", "scores", "distillation", "sensitivity",
         "use", "reproduce",
     ]  # fmt: skip
     assert "distillation" not in sections(page(found))
@@ -121,11 +122,11 @@ def test_the_record_of_a_distillation_is_found_beside_a_saved_child_and_where_it
         found.report(tmp_path / "report.html", distillation=tmp_path)
     shutil.copytree(saved_child, tmp_path / "child")
     (tmp_path / "child" / "distillation.json").write_text(json.dumps(distillation))
-    report = puzzle.load_result(tmp_path / "child").report
     # As `puzzle distill --out` is given it, and the child in there.
     for given in (None, tmp_path, tmp_path / "child", distillation):
-        path = report(tmp_path / "report.html", distillation=given)
-        assert "distillation" in sections(path.read_text())
+        assert read_record(given, tmp_path / "child") == distillation
+    path = puzzle.load_result(tmp_path / "child").report(tmp_path / "report.html")
+    assert "distillation" in sections(path.read_text())
 
 
 def test_the_command_writes_the_page_of_a_saved_run(found, saved_child, tmp_path, capsys):
