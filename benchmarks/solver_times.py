@@ -2,6 +2,7 @@
 
     python benchmarks/solver_times.py --quick
     python benchmarks/solver_times.py --seeds 3 --time-limit 120 --json times.json
+    OMP_NUM_THREADS=1 python benchmarks/solver_times.py --hard --gap 0
 
 Each problem has 54 options for each group, 6 attention by 9 FFN variants as in a large search.
 Costs and scores are monotone: what is smaller costs less and scores worse, by amounts that differ
@@ -9,7 +10,9 @@ from layer to layer. Limits are shares of what the parent uses, up to four at on
 through `solvers.solve`, so every route gets the same scaled matrix without dominated options;
 "highs" hands it to highspy, "pulp:HiGHS" is the same HiGHS behind PuLP, "scipy" the copy of HiGHS
 in SciPy, "cbc" CBC behind PuLP. "plain cbc" is what is often written by hand: all options, in the
-units of the user, through PuLP to CBC. What PuLP costs beside solving is measured apart.
+units of the user, through PuLP to CBC, and "plain scipy" the same through `scipy.optimize.milp`.
+What PuLP costs beside solving is measured apart. With `--hard`, eight problems of three and four
+limits are solved by `solve` and by "plain scipy", and the ratios of their CPU-seconds reported.
 """
 
 from __future__ import annotations
@@ -33,8 +36,14 @@ ATTENTION = {"gqa8": 8, "gqa4": 4, "gqa2": 2, "gqa1": 1, "linear": 0, "none": 0}
 FFN = {"100": 1.0, "87": 0.87, "75": 0.75, "50": 0.5, "25": 0.25, "20": 0.2, "10": 0.1}
 FFN |= {"linear": 0.0, "none": 0.0}
 RESOURCES = ("memory", "runtime", "parameters", "kv_heads")
+PLAIN = ("plain cbc", "plain scipy")
 PACKAGES = ("numpy", "scipy", "pulp", "highspy")
 SHARES = {"mid": 0.75, "tight": 0.5}
+HARD = [
+    (groups, limits, tightness)
+    for groups in (80, 126)
+    for limits, tightness in ((3, "mid"), (3, "uncorrelated"), (4, "mid"), (4, "tight"))
+]
 
 
 def random_problem(groups: int, limits: int, tightness: str, seed: int) -> ChoiceProblem:
@@ -144,10 +153,65 @@ def plain_cbc(problem: ChoiceProblem, options: argparse.Namespace) -> dict[str, 
     return {"status": status, "seconds": seconds, "objective": float(value)}
 
 
+def plain_scipy(problem: ChoiceProblem, options: argparse.Namespace) -> dict[str, Any]:
+    """Hand a problem as it stands to SciPy."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array, vstack
+
+    started = time.perf_counter()
+    sizes = [len(labels) for labels in problem.groups]
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    cover = csr_array((np.ones(problem.size), (group, np.arange(problem.size))))
+    use = csr_array([problem.resources[limit.resource] for limit in problem.limits])
+    most = [limit.at_most for limit in problem.limits]
+    result = milp(
+        problem.score,
+        integrality=np.ones(problem.size),
+        bounds=Bounds(0.0, 1.0),
+        constraints=LinearConstraint(
+            vstack([cover, use]),
+            [1.0] * len(sizes) + [-np.inf] * len(most),
+            [1.0] * len(sizes) + most,
+        ),
+        options={"mip_rel_gap": options.gap, "time_limit": options.time_limit},
+    )
+    status = {0: "optimal", 1: "feasible"}.get(result.status, "none")
+    objective = float(result.fun) if result.x is not None else float("nan")
+    return {
+        "status": status,
+        "seconds": time.perf_counter() - started,
+        "objective": objective,
+    }
+
+
+def hard_ratios(options: argparse.Namespace) -> list[float]:
+    """Compare `solve` with the plain call on eight problems, by CPU-seconds of the process."""
+    ratios = []
+    for groups, limits, tightness in HARD:
+        problem = random_problem(groups, limits, tightness, options.hard_seed)
+        seconds, objectives = [], []
+        for way in ("plain scipy", "highs"):
+            started = time.process_time()
+            row = measure(problem, way, options)
+            seconds.append(time.process_time() - started)
+            objectives.append(row["objective"])
+            assert row["status"] == "optimal", row
+        ratios.append(seconds[1] / seconds[0])
+        print(
+            f"{groups:5d} x 54  {limits} limits  {tightness:12s}  plain {seconds[0]:6.2f}"
+            f"  solve {seconds[1]:6.2f} CPU-s  ratio {ratios[-1]:.2f}"
+            f"  objectives {objectives[0]:.9f} {objectives[1]:.9f}",
+            flush=True,
+        )
+    print(f"ratio: median {statistics.median(ratios):.2f}, largest {max(ratios):.2f}")
+    return ratios
+
+
 def measure(problem: ChoiceProblem, solver: str, options: argparse.Namespace) -> dict[str, Any]:
     """Solve one problem one way."""
-    if solver == "plain cbc":
-        return plain_cbc(problem, options)
+    if solver.startswith("plain "):
+        plain = plain_cbc if solver == "plain cbc" else plain_scipy
+        return plain(problem, options)
     started = time.perf_counter()
     try:
         solution = solve(
@@ -225,16 +289,23 @@ def main() -> None:
         "--tightness", nargs="+", choices=[*SHARES, "uncorrelated"], default=list(SHARES)
     )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
-    parser.add_argument("--solvers", nargs="+", default=[*available_solvers(), "plain cbc"])
+    parser.add_argument("--solvers", nargs="+", default=[*available_solvers(), *PLAIN])
     parser.add_argument("--gap", type=float, default=1e-4)
     parser.add_argument("--time-limit", type=float, default=120.0)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--quick", action="store_true", help="80 groups, 2 limits, one seed")
+    parser.add_argument("--hard", action="store_true", help="compare with plain scipy")
+    parser.add_argument("--hard-seed", type=int, default=0, help="seed of those problems")
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     if options.quick:
         options.groups, options.limits, options.seeds = [80], [2], 1
     machine = print_machine(packages=PACKAGES)
+    if options.hard:
+        warm = random_problem(5, 2, "mid", 0)
+        measure(warm, "highs", options), measure(warm, "plain scipy", options)
+        hard_ratios(options)
+        return
     rows = run(options)
     print(summary(rows))
     if options.json:

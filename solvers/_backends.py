@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from solvers import _pulp
 from solvers._columns import Columns
-from solvers._highs import run_highs
+from solvers._core import run_core
 from solvers._model import Program
 from solvers._scipy import run_scipy
 from solvers._settings import BackendResult, Settings
@@ -112,7 +112,7 @@ def run_program(
         "%s: %d variables, %d rows", settings.solver, len(program.cost), len(program.rows)
     )
     if settings.solver == "highs":
-        return run_highs(program, columns, settings, start)
+        return run_core(program, columns, settings, start)
     if settings.solver == "scipy":
         return run_scipy(program, columns, settings)
     return _pulp.run_pulp(program, columns, settings)

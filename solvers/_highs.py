@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import numpy as np
 
-from solvers._columns import Columns
+from solvers._columns import Columns, FloatArray
 from solvers._model import Program
 from solvers._settings import FEASIBILITY, BackendResult, Ending, Settings, finish
 from solvers.errors import SolverError
@@ -49,6 +50,33 @@ def run_highs(
         highs.clearSolver()
         highs.run()
     return _read(highs, highspy, program, columns)
+
+
+def row_prices(program: Program, settings: Settings) -> FloatArray | None:
+    """Solve a program's linear relaxation for the prices of its rows.
+
+    Args:
+        program: The program.
+        settings: Threads and seconds.
+
+    Returns:
+        By how much the least cost rises with each row's bound; None if it was not solved.
+    """
+    import highspy
+
+    quiet_highs(settings.threads)
+    highs: Any = highspy.Highs()
+    options = highs_options(settings)
+    options |= {"threads": settings.threads, "time_limit": settings.time_limit}
+    for name, value in options.items():
+        if value is not None:
+            highs.setOptionValue(name, value)
+    continuous = dataclasses.replace(program, whole=np.zeros_like(program.whole))
+    highs.passModel(*_arrays(continuous, highspy.kHighsInf))
+    highs.run()
+    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        return None
+    return np.array(highs.getSolution().row_dual)
 
 
 def highs_options(settings: Settings) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 
+from puzzle.distillation.optimizers import Optimizers
 from puzzle.distillation.parallel import Parallel
 from puzzle.errors import WorkspaceError
 from puzzle.storage.disk import matching
@@ -24,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 KIND = "checkpoint"
 FILE_BYTES = 4 * 2**30
-MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE, STREAM, INDEX = "state.json", "stream.safetensors", "index.json"
 
 
@@ -80,8 +81,8 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        parameters: Mapping[str, torch.Tensor],
-        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: Optimizers,
         values: Mapping[str, Any],
         stream: Mapping[str, torch.Tensor],
     ) -> Path:
@@ -90,7 +91,7 @@ class Checkpoints:
         Args:
             step: Number of steps completed.
             parameters: The trained parameters by name.
-            optimizer: Their AdamW.
+            optimizer: Their optimisers.
             values: JSON values.
             stream: Tensors of the data stream.
 
@@ -121,15 +122,15 @@ class Checkpoints:
     def load(
         self,
         artifact: Artifact | None,
-        parameters: Mapping[str, torch.Tensor],
-        optimizer: torch.optim.Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: Optimizers,
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Fills parameters and optimiser from a checkpoint and returns the rest of it.
 
         Args:
             artifact: The checkpoint; only the first process has to know it.
             parameters: The trained parameters by name.
-            optimizer: Their AdamW.
+            optimizer: Their optimisers.
         """
         values: dict[str, Any] = {}
         stream: dict[str, torch.Tensor] = {}
@@ -138,11 +139,7 @@ class Checkpoints:
             values, index = artifact.load_json(STATE), artifact.load_json(INDEX)
             stream = artifact.load_tensors(STREAM)
         values, stream = self.parallel.share((values, stream))
-        for parameter in parameters.values():
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(values["step"])),
-                **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
-            }
+        optimizer.start_state(values["step"])
 
         def read(name: str) -> torch.Tensor:
             assert artifact is not None
@@ -155,13 +152,10 @@ class Checkpoints:
 
 
 def _training_state(
-    parameters: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    parameters: Mapping[str, nn.Parameter], optimizer: Optimizers
 ) -> dict[str, torch.Tensor]:
     tensors = {f"child/{name}": parameter for name, parameter in parameters.items()}
-    for moment in MOMENTS:
-        for name, parameter in parameters.items():
-            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
-    return tensors
+    return tensors | optimizer.moments(parameters)
 
 
 def _write_files(directory: Path, tensors: Any) -> None:

@@ -12,6 +12,8 @@ from puzzle.storage.plain_values import count_of, make_plain
 
 LOSSES = ("cosine", "mse", "kl", "reverse_kl", "lm")
 PRECISIONS = ("no", "bf16")
+# Highest learning rate of each optimiser, where none is given.
+RATES = {"adamw": 1e-4, "muon": 1e-3}
 THINKING = ("both", "on", "off")
 # These change how a run is computed or monitored, not its result.
 _NOT_RESULTS = frozenset(
@@ -42,11 +44,13 @@ class DistillConfig:
         length: Tokens per window; documents are packed, so that every window is full.
         batch: Windows per optimiser step, over all processes.
         micro_batch: Windows per forward pass of one process; the rest is accumulated.
-        learning_rate: Highest learning rate.
+        optimizer: "adamw", or "muon" for the matrices of the layers, whose updates have the size
+            of AdamW's, with AdamW for embedding, head, norms and biases at a tenth of the rate.
+        learning_rate: Highest learning rate; by default 1e-4 for AdamW and 1e-3 for Muon.
         warmup: Share of the steps in which the rate rises from zero.
         final_share: Share of the highest rate that is left at the last step.
-        weight_decay: AdamW's weight decay.
-        betas: AdamW's betas.
+        weight_decay: Weight decay of matrices.
+        betas: AdamW's betas. Muon's momentum is 0.95.
         max_grad_norm: Norm to which longer gradients are clipped.
         mixed_precision: "bf16" or "no"; by default it follows `accelerate launch`. Weights are
             updated in float32 either way. With "no" the parent computes in the number format that
@@ -83,7 +87,8 @@ class DistillConfig:
     length: int = 1024
     batch: int = 16
     micro_batch: int = 4
-    learning_rate: float = 1e-4
+    optimizer: str = "adamw"
+    learning_rate: float | None = None
     warmup: float = 0.05
     final_share: float = 0.1
     weight_decay: float = 0.0
@@ -114,7 +119,10 @@ class DistillConfig:
             count_of(name, getattr(self, name))
         for name in ("evaluate_every", "seed"):
             count_of(name, getattr(self, name), least=0)
-        self._check_number("learning_rate", 0.0, math.inf, open_low=True)
+        if self.optimizer not in RATES:
+            raise SettingError(f"optimizer={self.optimizer!r}; allowed: {tuple(RATES)}")
+        if self.learning_rate is not None:
+            self._check_number("learning_rate", 0.0, math.inf, open_low=True)
         self._check_number("max_grad_norm", 0.0, math.inf, open_low=True)
         self._check_number("weight_decay", 0.0, math.inf)
         self._check_number("warmup", 0.0, 1.0)
@@ -156,6 +164,11 @@ class DistillConfig:
         """Number of optimiser steps that the tokens allow, at least one."""
         return max(1, self.tokens // (self.batch * self.length))
 
+    @property
+    def peak_rate(self) -> float:
+        """Highest learning rate: the given one, or that of the optimiser."""
+        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+
     def rate(self, step: int) -> float:
         """Returns the learning rate of a step, counted from 0: linear warm-up, then a cosine.
 
@@ -166,10 +179,10 @@ class DistillConfig:
         """
         warm = round(self.warmup * self.steps)
         if step < warm:
-            return self.learning_rate * (step + 1) / warm
+            return self.peak_rate * (step + 1) / warm
         done = (step + 1 - warm) / max(1, self.steps - warm + 1)
         share = self.final_share + (1 - self.final_share) * (1 + math.cos(math.pi * done)) / 2
-        return self.learning_rate * share
+        return self.peak_rate * share
 
     def accumulation(self, processes: int) -> int:
         """Returns the number of forward passes of each process per step.

@@ -215,7 +215,7 @@ def _refuse_formats(config: Any) -> None:
 
 
 def _require_disk(path: Path, child: Any, config: DistillConfig) -> None:
-    # Float32 weights and two moments per checkpoint, of which one more while writing; the child.
+    # Float32 weights and two moments, at most, per checkpoint; one more while writing; the child.
     parameters = sum(parameter.numel() for parameter in child.parameters())
     require_free(path, parameters * (12 * (config.keep_checkpoints + 1) + 4))
 

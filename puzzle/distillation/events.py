@@ -50,7 +50,7 @@ class Events:
             output_dir=str(out),
             max_steps=config.steps,
             per_device_train_batch_size=config.micro_batch,
-            learning_rate=config.learning_rate,
+            learning_rate=config.peak_rate,
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
             logging_steps=config.log_every,

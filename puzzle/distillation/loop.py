@@ -15,6 +15,7 @@ from puzzle.distillation.checkpoints import Checkpoints
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Events
+from puzzle.distillation.optimizers import Optimizers
 from puzzle.errors import DivergedError
 from puzzle.progress.bars import Count
 from puzzle.text.packing import PackedStream
@@ -72,7 +73,7 @@ class Loop:
             for name, parameter in self.child.named_parameters()
             if parameter.requires_grad
         }
-        self.optimizer = _optimizer(list(self.parameters.values()), config)
+        self.optimizer = Optimizers(self.parameters, config)
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.evaluations: list[dict[str, float]] = []
@@ -97,8 +98,7 @@ class Loop:
     def _one_step(self) -> dict[str, float]:
         started = time.perf_counter()
         rate = self.config.rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.set_rate(rate)
         means = self._gradients()
         # The norm of the whole gradient, even where each process holds only a part of it.
         norm = torch.nn.utils.clip_grad_norm_(
@@ -142,7 +142,7 @@ class Loop:
         raise DivergedError(
             f"step {self.step + 1} is not finite: {means}, gradient {norm}. No weight was changed "
             f"by it, and the same call continues from {where}. Lower learning_rate (now "
-            f"{self.config.learning_rate:g}) or raise warmup; other settings start a new run"
+            f"{self.config.peak_rate:g}) or raise warmup; other settings start a new run"
         )
 
     def _after(self, entry: dict[str, float]) -> None:
@@ -199,12 +199,3 @@ class Loop:
         self.history, self.evaluations = values["history"], values["evaluations"]
         self.events.state.log_history = values["log"]
         logger.info("resuming from step %d", self.step)
-
-
-def _optimizer(parameters: list[Any], config: DistillConfig) -> torch.optim.AdamW:
-    # Norms and biases are not decayed, as is usual.
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)

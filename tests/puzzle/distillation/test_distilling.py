@@ -54,9 +54,10 @@ def test_the_child_comes_closer_to_its_parent_on_text_it_did_not_see(tmp_path):
     assert all(torch.equal(child.state_dict()[name], before[name]) for name in before)
 
 
-def test_an_interrupted_run_has_the_losses_and_weights_of_an_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_run_has_the_losses_and_weights_of_an_uninterrupted_one(optimizer, tmp_path):
     held_out = tokens(4, seed=9)
-    options = {"data": text(), "validation": held_out, "evaluate_every": 3}
+    options = {"data": text(), "validation": held_out, "evaluate_every": 3, "optimizer": optimizer}
     whole = run(tmp_path / "whole", **options)
     for step in (1, 3, 5):
         with pytest.raises(InterruptedError):
@@ -119,6 +120,26 @@ def test_a_step_is_one_of_adamw_on_the_mean_loss(tmp_path):
     after = result.child().state_dict()
     for name, tensor in child.state_dict().items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_muon_steps_the_matrices_of_layers_and_adamw_the_rest_at_a_tenth_of_the_rate(tmp_path):
+    changes = {"tokens": 16 * 8, "warmup": 0.0, "final_share": 1.0, "weight_decay": 0.1}
+    losses = {"losses": {"lm": 1.0}, "max_grad_norm": 1e9}
+    result = run(tmp_path, optimizer="muon", **losses, **changes)
+    child = child_model()
+    rows = PackedStream(tokens(), None, length=16).take(8)
+    child(rows, labels=rows).loss.backward()
+    layers = [p for p in child.model.layers.parameters() if p.dim() == 2]
+    vectors = [p for p in child.parameters() if p.dim() < 2]
+    embedding = child.model.embed_tokens.weight
+    size = {"weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    torch.optim.Muon(layers, lr=1e-2, **size).step()
+    groups = [{"params": [embedding], "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0}]
+    torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95)).step()
+    after = result.child().state_dict()
+    assert len(layers) + len(vectors) + 1 == sum(1 for _ in child.parameters())
+    for name, tensor in child.state_dict().items():
+        torch.testing.assert_close(after[name], tensor, rtol=1e-2, atol=1e-4)
 
 
 def test_child_and_parent_may_be_directories_and_number_formats_are_kept(tmp_path):

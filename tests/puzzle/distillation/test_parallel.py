@@ -24,7 +24,13 @@ class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == 3
 
-for name, options in {"ddp": {}, "fsdp": {"shard": True, "gradient_checkpointing": True}}.items():
+cases = {
+    "ddp-adamw": {},
+    "fsdp-adamw": {"shard": True, "gradient_checkpointing": True},
+    "ddp-muon": {"optimizer": "muon"},
+    "fsdp-muon": {"shard": True, "optimizer": "muon"},
+}
+for name, options in cases.items():
     for callbacks in ([Stop], []):
         puzzle.distill(child_model(), parent_model(), tokens(), config=settings(**options),
                        validation=tokens(5, seed=9), out=f"{sys.argv[1]}/{name}",
@@ -54,32 +60,38 @@ def two(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return puzzle.distill(
-        child_model(),
-        parent_model(),
-        tokens(),
-        config=settings(),
-        validation=tokens(5, seed=9),
-        out=tmp_path_factory.mktemp("one"),
-    )
+    return {
+        optimizer: puzzle.distill(
+            child_model(),
+            parent_model(),
+            tokens(),
+            config=settings(optimizer=optimizer),
+            validation=tokens(5, seed=9),
+            out=tmp_path_factory.mktemp("one"),
+        )
+        for optimizer in ("adamw", "muon")
+    }
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", ["ddp-adamw", "fsdp-adamw", "ddp-muon", "fsdp-muon"])
 def test_two_processes_end_where_one_does_also_when_stopped_half_way(name, one, two):
+    optimizer = name.split("-")[1]
     # One process reads the checkpoint that two wrote, and finds the run finished.
     resumed = puzzle.distill(
         child_model(),
         parent_model(),
         tokens(),
-        config=settings(),
+        config=settings(optimizer=optimizer),
         validation=tokens(5, seed=9),
         out=two / name,
     )
     assert len(resumed.history) == 6
-    for ours, theirs in zip(losses(one), losses(resumed), strict=True):
+    for ours, theirs in zip(losses(one[optimizer]), losses(resumed), strict=True):
         assert theirs == pytest.approx(ours, rel=1e-3)
-    mine, other = (load_file(r.path / "model.safetensors") for r in (one, resumed))
+    mine, other = (load_file(r.path / "model.safetensors") for r in (one[optimizer], resumed))
     for tensor in mine:
         torch.testing.assert_close(other[tensor], mine[tensor], rtol=1e-2, atol=1e-3)
     # Four of the five windows can be dealt out to two processes.
-    assert resumed.evaluations[-1]["kl"] == pytest.approx(one.evaluations[-1]["kl"], rel=0.3)
+    assert resumed.evaluations[-1]["kl"] == pytest.approx(
+        one[optimizer].evaluations[-1]["kl"], rel=0.3
+    )

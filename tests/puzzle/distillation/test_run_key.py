@@ -25,6 +25,7 @@ OTHER = {
     "length": 32,
     "batch": 32,
     "micro_batch": None,
+    "optimizer": "muon",
     "learning_rate": 2e-4,
     "warmup": 0.1,
     "final_share": 0.2,
