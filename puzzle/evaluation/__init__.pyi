@@ -1,3 +1,4 @@
+from puzzle.evaluation.answer_lengths import answer_workload as answer_workload
 from puzzle.evaluation.answers import Answers as Answers
 from puzzle.evaluation.answers import AnswerTask as AnswerTask
 from puzzle.evaluation.evaluating import Evaluation as Evaluation

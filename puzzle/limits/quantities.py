@@ -97,6 +97,7 @@ QUANTITIES: dict[str, Quantity] = {
     "prefill_throughput": _rate("prefill_seconds", _prompts),
     "latency": _amount("seconds", _TIME_UNITS),
     "ttft": _amount("prefill_seconds", _TIME_UNITS),
+    "seconds_per_answer": _amount("seconds", _TIME_UNITS, per=lambda s: s.batch, mixes=True),
     "tpot": _amount("decode_seconds", _TIME_UNITS, per=lambda s: s.generated_tokens),
     "memory": _amount("memory", _BYTE_UNITS),
     "weight_memory": Quantity(terms=((1.0, "memory"), (-1.0, "kv_cache")), units=_BYTE_UNITS),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from puzzle.errors import DataError
+from puzzle.evaluation.evaluating import Evaluation
 from puzzle.library.error_map import error_map
 from puzzle.plotting.html_table import html_table
+from puzzle.report.answer_seconds import AnswerSeconds, answer_seconds
 from puzzle.report.charts import costs_chart, frontier_chart
 from puzzle.report.cost_points import costs_of
 from puzzle.report.evidence import Evidence
@@ -84,6 +86,17 @@ class DrawnRecord(SearchRecord):
         }
         index = pandas.MultiIndex.from_tuples(rows, names=("model", "source"))
         return pandas.DataFrame(list(rows.values()), index=index)
+
+    def answer_seconds(self, evaluation: Evaluation) -> AnswerSeconds:
+        """Returns what an answer takes of parent and child, each as long as its own answers are.
+
+        Args:
+            evaluation: What `evaluate` measured of both with `thinking="both"` and an AnswerTask.
+
+        Raises:
+            DataError: The search had no scenario for each mode (`answer_workload`).
+        """
+        return answer_seconds(self, evaluation)
 
     def _require_evidence(self) -> Evidence:
         if self.evidence is None:

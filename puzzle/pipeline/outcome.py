@@ -16,6 +16,8 @@ from puzzle.report.comparison import Comparison
 from puzzle.report.evidence import Evidence, describe_run
 from search_space import Layout
 
+PHASES = ("prefill_seconds", "decode_seconds")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outcome:
@@ -77,6 +79,7 @@ class Outcome:
         goals, run, formats = self.chooser.goals, self.opened.run, self.opened.formats
         workload, library = self.opened.workload, self.chooser.library
         scenario = next(iter(workload.scenarios.values()))
+        named = set(workload.scenarios) != {""}
         precision = {"working": formats.working.name, "stored": formats.stored.name}
         description = describe_run(
             formats=formats,
@@ -94,7 +97,26 @@ class Outcome:
             constraints=goals.constraints,
             measured=self.attempt.choice.measured,
             tried=self.attempt.choice.tried,
-            workload=workload if len(workload.scenarios) > 1 else None,
+            workload=workload if named else None,
             corrections=self.chooser.priced.corrections.get(scenario, {}),
             run=description,
+            seconds=self._seconds() if named else {},
         )
+
+    def _seconds(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Returns the seconds of parent and child in each scenario: measured, else predicted."""
+        costs = self.chooser.goals.costs
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        layouts = {
+            "parent": Layout.parent(self.chooser.goals.space.shape),
+            "child": self.attempt.choice.layout,
+        }
+        for name, scenario in self.opened.workload.scenarios.items():
+            if not set(PHASES) <= set(costs.resources):
+                continue
+            timed = self.attempt.seconds.get(scenario, {})
+            found[name] = {}
+            for who, layout in layouts.items():
+                known = {**layout_cost(costs, layout, scenario), **timed.get(who, {})}
+                found[name][who] = {phase: float(known[phase]) for phase in PHASES}
+        return found

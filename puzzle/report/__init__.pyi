@@ -1,3 +1,4 @@
+from puzzle.report.answer_seconds import AnswerSeconds as AnswerSeconds
 from puzzle.report.comparison import Comparison as Comparison
 from puzzle.report.comparison import Figures as Figures
 from puzzle.report.evidence import Evidence as Evidence

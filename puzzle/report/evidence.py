@@ -45,10 +45,12 @@ class Evidence:
             was taken unmeasured.
         tried: Measured KL, on the same text, of all layouts that the choice was made among, by
             block labels.
-        workload: The scenarios, where there are several.
+        workload: The scenarios, where they have names.
         corrections: How far predicted seconds were from measured ones of whole layouts, and what
             was done about it, by resource; of the first scenario.
         run: Parent, text, settings, versions and device, as `describe_run` returns them.
+        seconds: Of scenarios with names, the seconds of "parent" and "child" in each phase, by the
+            scenario's name: measured, or predicted where they were not.
     """
 
     problem: ChoiceProblem
@@ -60,6 +62,7 @@ class Evidence:
     workload: Workload | None = None
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def minimised(self) -> str:
@@ -97,6 +100,7 @@ class Evidence:
             "corrections": {name: each.to_dict() for name, each in self.corrections.items()},
             "workload": self.workload.to_dict() if self.workload else None,
             "run": dict(self.run),
+            "seconds": {k: {w: dict(s) for w, s in v.items()} for k, v in self.seconds.items()},
         }
 
     @classmethod
@@ -121,6 +125,7 @@ class Evidence:
                 },
                 workload=Workload.from_dict(workload) if workload else None,
                 run=_checked_run(values["run"]),
+                seconds=_seconds(values.get("seconds", {})),
             )
             return _require_whole(evidence)
 
@@ -129,6 +134,17 @@ def _constraint(values: Any) -> Constraint:
     given = field_values(Constraint, values, skip=("relation", "at"))
     at = tuple((as_text(name, "at"), as_number(n, "at")) for name, n in given.get("at", ()))
     return Constraint(**{**given, "at": at})
+
+
+def _seconds(values: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns the seconds by scenario, model and phase."""
+    return {
+        name: {
+            who: {phase: as_number(s, phase) for phase, s in as_object(both[who], who).items()}
+            for who in ("parent", "child")
+        }
+        for name, both in as_object(values, "seconds").items()
+    }
 
 
 def _checked_run(values: Any) -> Mapping[str, Any]:
