@@ -1,10 +1,15 @@
+from puzzle.posttraining.alignment import align as align
 from puzzle.posttraining.answer_samplers import ChatServer as ChatServer
 from puzzle.posttraining.answer_samplers import SampleSettings as SampleSettings
+from puzzle.posttraining.averaging import average_models as average_models
 from puzzle.posttraining.code_tests import CodeTests as CodeTests
 from puzzle.posttraining.conversation_rows import Exchange as Exchange
 from puzzle.posttraining.conversation_rows import rows as rows
 from puzzle.posttraining.instructions import instructions_followed as instructions_followed
 from puzzle.posttraining.limited_scorer import LimitedScorer as LimitedScorer
+from puzzle.posttraining.mode_format import format_shares as format_shares
+from puzzle.posttraining.mode_format import looks_like_refusal as looks_like_refusal
+from puzzle.posttraining.mode_format import refusal_rates as refusal_rates
 from puzzle.posttraining.pair_tokens import PairSettings as PairSettings
 from puzzle.posttraining.posttrain_result import PostTrainResult as PostTrainResult
 from puzzle.posttraining.reasoning_tasks import gym_equal as gym_equal

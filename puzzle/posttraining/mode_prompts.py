@@ -52,6 +52,22 @@ def mode_prompts(
     return prompts, numbers, arguments
 
 
+def prompt_in_mode(
+    turns: list[dict[str, Any]], tokenizer: Any, mode: str
+) -> tuple[list[dict[str, Any]], dict[str, bool]]:
+    """Returns a prompt, and the template arguments of its row, for a trainer that takes both.
+
+    Args:
+        turns: The prompt.
+        tokenizer: Of the model, with a switch.
+        mode: "on" or "off".
+    """
+    switch = thinking_switch(tokenizer)
+    if switch == "system":
+        return _flagged(turns, FLAGS[mode], switch), {}
+    return turns, {"enable_thinking": mode == "on"}
+
+
 def _reads_flags(tokenizer: Any) -> bool:
     """Whether a flag in the user's message does what the argument does, and is not shown."""
     return all(
