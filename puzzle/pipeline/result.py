@@ -174,7 +174,8 @@ class SearchResult(DrawnRecord):
         Every point is a layout that the program was solved for; nothing is measured again.
 
         Args:
-            path: The file; by default `explore.html` in the run directory, or beside the child.
+            path: The file; by default `explore.html` in the run directory, or beside the child. One
+                that ends in .json gets the layouts alone.
 
         Returns:
             The file, which needs no other and no network.

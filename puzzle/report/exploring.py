@@ -7,6 +7,7 @@ import json
 import os
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -31,7 +32,7 @@ def write_explorer(
 
     Args:
         record: The record, with its evidence.
-        path: The file.
+        path: The file; one that ends in .json gets the layouts alone, for a page of one's own.
         saved: The directory that holds the child, if it is saved.
 
     Returns:
@@ -42,34 +43,45 @@ def write_explorer(
         DataError: The record has no evidence, or nothing in it can be explored.
         WorkspaceError: The file cannot be written.
     """
-    if importlib.util.find_spec("plotly") is None:
-        raise PuzzleError('the explorer needs plotly; run: pip install "puzzle-nas[explore]"')
     file = user_path(path)
+    alone = file.suffix == ".json"
+    if not alone and importlib.util.find_spec("plotly") is None:
+        raise PuzzleError('the explorer needs plotly; run: pip install "puzzle-nas[explore]"')
     refuse_source(file, [saved, *sources_of(record)], inside=CHILD_FILES)
+    data = _explored(record)
+    text = json.dumps(data)
+    publish_text(file, text if alone else _page(record, text))
+    return file
+
+
+def _explored(record: SearchRecord) -> dict[str, Any]:
+    """Returns what is explored, as JSON values."""
     layouts = solved_layouts(record)
     run = record.evidence.run if record.evidence else {}
     settings = run.get("settings", {}) if run else {}
     hardware = settings.get("hardware") or "cpu"
     name = run["parent"]["source"] or run["parent"]["name"] if run else "PARENT"
-    data = {
+    return {
+        "heading": heading(record),
+        "scenario": scenario_words(record.scenario),
         "layouts": [each.to_dict() for each in layouts],
         "resources": list(layouts[0].shares),
         "command": f"puzzle search {name} --text TEXT --hardware {hardware} "
         '--constraint "CONSTRAINTS"',
     }
-    # Within a script element, "</" would end it.
-    text = json.dumps(data).replace("</", "<\\/")
+
+
+def _page(record: SearchRecord, text: str) -> str:
     here = resources.files("puzzle.report")
-    page = template("explorer.html", html=True).render(
+    return template("explorer.html", html=True).render(
         heading=heading(record),
         style=Markup(here.joinpath("page.css").read_text("utf-8")),
         plotly=Markup(_plotly().replace("</script", "<\\/script")),
         script=Markup(here.joinpath("explorer.js").read_text("utf-8")),
-        data=Markup(text),
+        # Within a script element, "</" would end it.
+        data=Markup(text.replace("</", "<\\/")),
         scenario=scenario_words(record.scenario),
     )
-    publish_text(file, page)
-    return file
 
 
 def _plotly() -> str:

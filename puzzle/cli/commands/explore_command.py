@@ -14,7 +14,7 @@ OWN = (
         name="save",
         parameter="path",
         default="explore.html in the directory",
-        help="the HTML file to write",
+        help="the HTML file to write; a .json file gets the layouts alone",
     ),
 )
 
