@@ -5,11 +5,6 @@ the anonymous memory of the process (what no file on disk backs):
 
     python benchmarks/scale.py
     python benchmarks/scale.py --effort default --layers 4 48
-
-With `--plan`, what each stage of a search takes for Llama 3.1 on one GPU of 80 GB, by the stages'
-own estimates, at 400 Tflop/s in bfloat16 and 40 in float32:
-
-    python benchmarks/scale.py --plan
 """
 
 from __future__ import annotations
@@ -27,12 +22,6 @@ from common.machine import print_machine
 
 HIDDEN, WIDTH, VOCAB = 160, 512, 512
 HARDWARE, MB = "roofline:h100-sxm", 1e6
-# Layers, hidden size, heads and FFN width.
-LLAMAS = {
-    "8B": (32, 4096, 32, 14336),
-    "70B": (80, 8192, 64, 28672),
-    "405B": (126, 16384, 128, 53248),
-}
 # Bytes of a layer in float32: queries, output, half as many keys and values, gate, up and down.
 LAYER = 4 * (3 * HIDDEN * HIDDEN + 3 * HIDDEN * WIDTH)
 
@@ -71,8 +60,18 @@ class Peak:
         return self.most - self.start
 
 
-def make_parent(directory: Path, layers: int) -> None:
-    """Writes a random parent with a tokenizer, and a text beside it."""
+def make_parent(
+    directory: Path, layers: int, *, hidden: int = HIDDEN, width: int = WIDTH, tokens: int = 7680
+) -> None:
+    """Writes a random parent with a tokenizer, and a text beside it.
+
+    Args:
+        directory: Where to.
+        layers: Its layers.
+        hidden: Its hidden size.
+        width: Channels of its FFNs.
+        tokens: Words of the text.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -85,17 +84,17 @@ def make_parent(directory: Path, layers: int) -> None:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     config = LlamaConfig(
         num_hidden_layers=layers,
-        hidden_size=HIDDEN,
+        hidden_size=hidden,
         num_attention_heads=4,
         num_key_value_heads=2,
-        intermediate_size=WIDTH,
+        intermediate_size=width,
         vocab_size=VOCAB,
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(config).save_pretrained(directory / "parent")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
     tokenizer.save_pretrained(directory / "parent")
-    rows = torch.randint(0, len(words), (240, 32)).tolist()
+    rows = torch.randint(0, len(words), (tokens // 32, 32)).tolist()
     text = "\n\n".join(" ".join(words[i] for i in row) for row in rows)
     (directory / "text.txt").write_text(text, encoding="utf-8")
 
@@ -126,43 +125,6 @@ def measure(directory: Path, effort: str) -> dict[str, float]:
     return peaks
 
 
-def print_plans() -> None:
-    """Prints what each stage takes for Llama 3.1 on one H100, by the stages' own estimates."""
-    from puzzle.choice.layout_choice import EFFORTS
-    from puzzle.hardware.rates import Rates
-    from puzzle.limits.scenario import Scenario, Workload
-    from puzzle.pipeline.planning import plan
-    from puzzle.pipeline.steps import Steps
-    from puzzle.text.data_config import DataConfig
-    from search_space import ModelShape, SearchSpace
-
-    rates = Rates(model=4e14, fits=4e13, bandwidth=3e12)
-    data = DataConfig(fit_tokens=65536, score_tokens=8192)
-    for name, (layers, hidden, heads, width) in LLAMAS.items():
-        shape = ModelShape(
-            layers=layers,
-            hidden=hidden,
-            heads=heads,
-            head_dim=128,
-            kv_heads=8,
-            ffn_width=width,
-            vocab=128256,
-        )
-        for effort in ("fast", "default"):
-            steps = Steps(
-                space=SearchSpace.preset(shape, "default"),
-                workload=Workload.of(Scenario()),
-                hardware=HARDWARE,
-                effort=EFFORTS[effort],
-            )
-            planned = plan(steps, data, rates=rates, device="cuda", room=80e9)
-            for step in planned.steps:
-                print(
-                    f"{name}, {effort}, {step.name}: {step.memory / 1e9:.1f} GB, "
-                    f"{step.seconds / 3600:.2f} h, {step.disk / 1e9:.0f} GB on disk"
-                )
-
-
 def measured(layers: int, effort: str) -> dict[str, float]:
     """Returns what `measure` finds in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
@@ -179,7 +141,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 48])
     parser.add_argument("--effort", default="fast")
-    parser.add_argument("--plan", action="store_true", help="estimates for Llama 3.1 instead")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -188,8 +149,6 @@ def main() -> None:
         make_parent(Path(chosen.make), chosen.layers[0])
     elif chosen.measure:
         print(json.dumps(measure(Path(chosen.measure), chosen.effort)))
-    elif chosen.plan:
-        print_plans()
     else:
         peaks = {depth: measured(depth, chosen.effort) for depth in chosen.layers}
         if chosen.json:

@@ -35,6 +35,12 @@ class Estimate:
         memory: Bytes of memory at its peak, including those already in use; on a GPU, of the
             GPU's, and the host needs little more than a layer besides.
         disk: Bytes that it leaves in the run directory.
+        alone: Seconds of these that no executor shares out.
+        jobs: Independent jobs into which an executor divides the rest.
+        reads: Bytes of weights that are read from the storage.
+        hashed: Bytes that are hashed on one thread.
+        scratch: Bytes of temporary files at their peak: streams between layers, which the
+            system keeps in memory where there is room.
     """
 
     name: str
@@ -42,6 +48,11 @@ class Estimate:
     seconds: float
     memory: float
     disk: float
+    alone: float = 0.0
+    jobs: int = 1
+    reads: float = 0.0
+    hashed: float = 0.0
+    scratch: float = 0.0
 
 
 def _used_memory() -> float:
@@ -62,6 +73,8 @@ class Sizes:
         room: Bytes of memory of the device that stages run on; stages that can do with less
             memory, more slowly, keep to it.
         on_gpu: Whether that is a GPU, which puts aside in the host's memory what it can.
+        workers: Processes of an executor; 0 for none.
+        library: Bytes of the library, which scores and layouts read.
     """
 
     shape: ModelShape
@@ -72,6 +85,8 @@ class Sizes:
     used: float = field(default_factory=_used_memory)
     room: float = math.inf
     on_gpu: bool = False
+    workers: int = 0
+    library: float = 0.0
 
     @property
     def own(self) -> Layout:
@@ -106,6 +121,22 @@ class Sizes:
     def whole(self, tokens: int) -> float:
         """Returns the seconds that the parent takes to read windows of text."""
         return self.forward(tokens, self.own.blocks) + self.head(tokens)
+
+    def stream(self, part: str) -> float:
+        """Returns the bytes of the residual stream of a part of the text at one boundary."""
+        return float(self.tokens(part) * self.shape.hidden * self.weight_bytes)
+
+    def opening(self) -> Estimate:
+        """Returns what opening the parent takes: it is read once, for hash and finite values."""
+        return Estimate(
+            name="opening",
+            work=f"{self.weights / 1e9:.3g} GB hashed",
+            seconds=0.0,
+            memory=self.used,
+            disk=0.0,
+            reads=self.weights,
+            hashed=self.weights,
+        )
 
     @property
     def layer(self) -> float:

@@ -13,7 +13,7 @@ import torch
 
 from puzzle.choice.around import TrustRegion, layout_of, successive_halving
 from puzzle.choice.candidates import other_candidates
-from puzzle.choice.layout_kl import LayoutKL
+from puzzle.choice.layout_kl import LAYOUTS_KEPT, LayoutKL
 from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
@@ -240,14 +240,22 @@ def choice_work(effort: Effort, space: SearchSpace, sizes: Sizes) -> Estimate:
     sweep = 2 * sizes.forward(tokens, (block for at in depth for block in space.blocks(at)))
     runs = effort.most
     seconds = runs * sizes.whole(tokens) + effort.rounds * (sweep + 8 * sizes.whole(tokens))
+    stream = float(tokens * space.shape.hidden * sizes.weight_bytes)
+    # The parent, three passes over a pool, and each move from the first layer that it changes.
+    passes = 1 + (3 if effort.pool > 1 else 0) + 4 * effort.rounds + effort.moves / 2
+    reads = passes * sizes.weights
     if effort.pool > 1:
-        seconds += FisherScores(space=space).estimate(sizes).seconds
+        fisher_part = FisherScores(space=space).estimate(sizes)
+        seconds, reads = seconds + fisher_part.seconds, reads + fisher_part.reads
     return Estimate(
         name="choice",
         work=f"at most {runs} layouts measured, {effort.rounds} rounds",
         seconds=seconds,
         memory=sizes.pass_memory + sizes.logits(tokens),
         disk=0.0,
+        reads=reads,
+        hashed=sizes.library,
+        scratch=LAYOUTS_KEPT * (space.shape.layers + 1) * stream,
     )
 
 

@@ -1,17 +1,18 @@
-"""--dry-run: the plan of a subcommand, from options alone."""
+"""The plan of a subcommand from options alone: on this machine, or on devices elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from puzzle import costs, models, pipeline
 from puzzle.cli.flags import Given
-from puzzle.cli.inputs import OUT, precision, sources, steps_of, table
-from puzzle.cli.subcommand import Answer
+from puzzle.cli.inputs import DATA, OUT, precision, sources, steps_of, table
+from puzzle.cli.subcommand import Answer, required
 from puzzle.progress.stage_display import duration
 from puzzle.storage.disk import free_bytes
+from puzzle.text.data_config import DataConfig
 from search_space import SearchSpace
 
 if TYPE_CHECKING:
@@ -46,27 +47,62 @@ def planned(
     )
     free = free_bytes(given.get("out", OUT.default))
     values = {**estimate.to_dict(), "free_disk": free, "space": repr(steps.space)}
-    text_answer = _text(estimate, steps.space, free)
+    rows = _rows(estimate, f"of {free / GIB:.1f} GiB free")
+    return _answer(estimate, values, _text(estimate, steps.space, rows, "measured here"), device)
+
+
+def planned_elsewhere(given: Given) -> Answer:
+    """Returns what a search would take on devices that are not here; only a config is read.
+
+    Args:
+        given: The options, `devices` and `storage` among them.
+
+    Raises:
+        UsageError: No parent, or no devices are given.
+    """
+    parent, word = required(given, "parent"), required(given, "devices")
+    fleet = pipeline.Fleet.named(word, given.get("storage"))
+    options = Given({"hardware": f"roofline:{fleet.device.name}", **given.values})
+    steps = steps_of(options, models.shape_of(models.load_config(parent)))
+    served = costs.served_format(options.get("hardware")).name
+    steps = replace(steps, workload=steps.workload.served_in(served))
+    data = replace(DataConfig(), **given.arguments(DATA))
+    estimate = pipeline.plan(steps, data, fleet=fleet)
+    where = f"{fleet.count} x {fleet.device.name}, storage {fleet.storage / 1e9:g} GB/s"
+    values = {**estimate.to_dict(), "devices": fleet.count, "device": fleet.device.name}
+    rows = _rows(estimate, where)
+    text = _text(estimate, steps.space, rows, "of each device")
+    return _answer(estimate, {**values, "storage": fleet.storage}, text, fleet.device.name)
+
+
+def _answer(estimate: Plan, values: dict[str, Any], text: str, device: str) -> Answer:
     if not estimate.too_large:
-        return Answer(values=values, text=text_answer)
+        return Answer(values=values, text=text)
     stages = ", ".join(step.name for step in estimate.too_large)
-    text_answer += f"\n{device} has {room / GIB:.1f} GiB of memory: too little for {stages}"
-    return Answer(values=values, text=text_answer, code=1)
+    text += f"\n{device} has {estimate.room / GIB:.1f} GiB of memory: too little for {stages}"
+    return Answer(values=values, text=text, code=1)
 
 
-def _text(estimate: Plan, space: SearchSpace, free: float) -> str:
-    rows: list[tuple[str, ...]] = [("stage", "time", "memory", "disk", "work")]
+def _rows(estimate: Plan, place: str) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        ("stage", "time", "memory", "disk", "reads", "scratch", "work"),
+    ]
     for step in estimate.steps:
-        sizes = (f"{size / GIB:.2f} GiB" for size in (step.memory, step.disk))
+        bytes_ = (step.memory, step.disk, step.reads, step.scratch)
+        sizes = (f"{size / GIB:.2f} GiB" for size in bytes_)
         rows.append((step.name, duration(step.seconds), *sizes, step.work))
-    total = (f"{size / GIB:.2f} GiB" for size in (estimate.memory, estimate.disk))
-    rows.append(("total", duration(estimate.seconds), *total, f"of {free / GIB:.1f} GiB free"))
+    scratch = max((step.scratch for step in estimate.steps), default=0.0)
+    sums = (estimate.memory, estimate.disk, estimate.reads, scratch)
+    total = (f"{size / GIB:.2f} GiB" for size in sums)
+    return [*rows, ("total", duration(estimate.seconds), *total, place)]
+
+
+def _text(estimate: Plan, space: SearchSpace, rows: list[tuple[str, ...]], rates_are: str) -> str:
     rates = estimate.rates
-    assumed = pipeline.ASSUMED
     return (
         f"{space!r}\n{table(rows)}\n"
         f"estimated from {rates.model / 1e9:.0f} and {rates.fits / 1e9:.0f} Gflop/s (model, fits) "
-        f"and {rates.bandwidth / 1e9:.0f} GB/s measured here, assuming that\n"
-        + "\n".join(f"  {sentence}" for sentence in assumed)
+        f"and {rates.bandwidth / 1e9:.0f} GB/s {rates_are}, assuming that\n"
+        + "\n".join(f"  {sentence}" for sentence in estimate.assumed)
         + "\nnothing was written"
     )

@@ -77,4 +77,6 @@ class ChildQuality(ArtifactStage[Quality]):
             seconds=2 * sizes.whole(tokens),
             memory=sizes.pass_memory + 2 * sizes.logits(sizes.data.window),
             disk=0.0,
+            reads=2 * sizes.weights,
+            scratch=2 * sizes.stream(self.part),
         )

@@ -41,17 +41,27 @@ def library_work(
         sizes: The parent, the text and the machine.
     """
     tokens, shape = sizes.tokens("fit"), sizes.shape
-    seconds, stored, variants = 0.0, 0.0, 0
+    seconds, alone, stored, variants = 0.0, 0.0, 0.0, 0
     for own, row in zip(shape.parent_blocks, rows, strict=True):
         layer = sizes.forward(tokens, [own])
-        seconds += layer
+        # The parent's pass; with an executor, workers read boundaries that one process writes.
+        seconds, alone = seconds + layer, alone + layer
         for fit in _fits(shape, own, row, config):
             seconds += fit.passes * layer + _fit_seconds(sizes, config, fit)
             stored += fit.stored * sizes.weight_bytes + 4.0 * fit.channels
             variants += len(fit.solved) if fit.stored else 0
     memory = sizes.used + sizes.layer + fit_memory(sizes, config, eliminates=config.eliminates)
-    work = f"{variants} variants of {shape.layers} layers, {tokens:,} tokens"
-    return Estimate(name="library", work=work, seconds=seconds, memory=memory, disk=stored)
+    return Estimate(
+        name="library",
+        work=f"{variants} variants of {shape.layers} layers, {tokens:,} tokens",
+        seconds=seconds,
+        memory=memory,
+        disk=stored,
+        alone=alone,
+        jobs=shape.layers,
+        reads=(2 if sizes.workers else 1) * sizes.weights,
+        scratch=sizes.stream("fit") * (shape.layers if sizes.workers else 2),
+    )
 
 
 def fit_memory(sizes: Sizes, config: LibraryConfig, *, eliminates: bool) -> float:
@@ -87,6 +97,8 @@ def healing_work(sizes: Sizes, config: LibraryConfig) -> Estimate:
         seconds=fits + 3 * sizes.forward(tokens, sizes.own.blocks),
         memory=sizes.used + sizes.layer + fit_memory(sizes, config, eliminates=config.eliminates),
         disk=sizes.weights,
+        reads=2 * sizes.weights,
+        scratch=3 * sizes.stream("fit"),
     )
 
 

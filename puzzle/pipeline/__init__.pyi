@@ -1,3 +1,4 @@
+from puzzle.pipeline.fleet import Fleet as Fleet
 from puzzle.pipeline.layout_child import LayoutChild as LayoutChild
 from puzzle.pipeline.layout_child import child_of as child_of
 from puzzle.pipeline.opening import Inputs as Inputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from puzzle.hardware.device_memory import total_memory
 from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.precision import AUTO
 from puzzle.hardware.rates import Rates
+from puzzle.pipeline.fleet import Fleet
 from puzzle.pipeline.opening import working_device
 from puzzle.pipeline.steps import Steps
 from puzzle.text.data_config import DataConfig
@@ -39,11 +40,13 @@ class Plan:
         steps: The stages in their order.
         rates: The rates that the seconds follow from.
         room: Bytes of memory of the device that stages run on.
+        assumed: What the estimates assume.
     """
 
     steps: tuple[Estimate, ...]
     rates: Rates
     room: float = math.inf
+    assumed: tuple[str, ...] = ASSUMED
 
     @property
     def seconds(self) -> float:
@@ -83,6 +86,11 @@ class Plan:
         """The bytes on disk of all stages together."""
         return sum(step.disk for step in self.steps)
 
+    @property
+    def reads(self) -> float:
+        """The bytes of weights that all stages together read."""
+        return sum(step.reads for step in self.steps)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return {
@@ -91,8 +99,9 @@ class Plan:
             "memory": self.memory,
             "device_memory": self.room if math.isfinite(self.room) else None,
             "disk": self.disk,
+            "reads": self.reads,
             "rates": asdict(self.rates),
-            "assumed": list(ASSUMED),
+            "assumed": list(self.assumed),
         }
 
 
@@ -105,6 +114,7 @@ def plan(
     rates: Rates | None = None,
     device: str = "cpu",
     room: float = math.inf,
+    fleet: Fleet | None = None,
 ) -> Plan:
     """Estimates what the stages of a search take, without a model or a text.
 
@@ -117,6 +127,8 @@ def plan(
         device: The kind of device that stages run on, "cpu" or "cuda", which need not be on this
             machine.
         room: Its bytes of memory; `Plan.too_large` names what does not fit into them.
+        fleet: Devices that are not here, with which rates, device and room are those of one of
+            them; layers are then built on all, and the seconds include reading.
 
     Example:
         >>> shape = ModelShape(layers=2, hidden=64, heads=4, head_dim=16, kv_heads=2,
@@ -126,9 +138,14 @@ def plan(
         >>> estimate = plan(steps, DataConfig(),
         ...                 rates=Rates(model=1e11, fits=1e11, bandwidth=1e10))
         >>> [step.name for step in estimate.steps]
-        ['costs', 'library', 'scores', 'healing', 'quality']
+        ['opening', 'costs', 'library', 'scores', 'healing', 'quality']
+        >>> there = plan(steps, DataConfig(), fleet=Fleet.named("8xh100-sxm", "12GB/s"))
+        >>> there.room == 80 * 2**30 and there.seconds < estimate.seconds
+        True
     """
     shape = steps.space.shape
+    if fleet is not None:
+        rates, device, room = fleet.rates, "cuda", fleet.device.memory
     if rates is None:
         rates = Rates.measure(shape, fast_format().name if working == AUTO else working)
     scenario = next(iter(steps.workload.scenarios.values()))
@@ -141,9 +158,14 @@ def plan(
         room=room,
         on_gpu=not device.startswith("cpu"),
     )
-    estimates = steps.estimates(sizes)
-    chosen = tuple(e for e in estimates if names is None or e.name in names)
-    return Plan(steps=chosen, rates=rates, room=room)
+    if fleet is not None:
+        sizes = replace(sizes, used=0.0, workers=fleet.count if fleet.count > 1 else 0)
+    chosen = [e for e in steps.estimates(sizes) if names is None or e.name in names]
+    if fleet is not None:
+        timed = tuple(map(fleet.timed, chosen))
+        return Plan(steps=timed, rates=rates, room=room, assumed=(*ASSUMED, *fleet.assumed))
+    here = tuple(replace(e, seconds=e.seconds + e.hashed / rates.hashing) for e in chosen)
+    return Plan(steps=here, rates=rates, room=room)
 
 
 def device_room(device: str | None, hardware: Any) -> tuple[str, int]:

@@ -54,14 +54,25 @@ class ExactScores(Stage[Scores]):
         return Scores(tuple(rows[layer] for layer in wanted))
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns what scoring each block by a pass through the layers above it takes."""
-        count = replaced_blocks(self.space)
+        """Returns what scoring each block by a pass through the layers above it takes.
+
+        In one process, neighbouring layers share a pass; each job of an executor makes its own.
+        """
+        count, depth = replaced_blocks(self.space), self.space.shape.layers
+        together = 1 if sizes.workers else -(-depth // PASSES)
+        passes = -(-depth // together) / 2
+        widest = max(len(self.space.blocks(layer)) for layer in range(depth))
+        blocks = max(1, sizes.workers) * together * widest
         return Estimate(
             name="scores",
             work=f"{count} blocks exactly, {sizes.tokens('score'):,} tokens",
             seconds=count * exact_seconds(sizes),
             memory=sizes.pass_memory + sizes.logits(sizes.tokens("score")),
             disk=0.0,
+            jobs=depth,
+            reads=(passes + 0.5) * sizes.weights + sizes.library,
+            hashed=sizes.library,
+            scratch=(depth + blocks) * sizes.stream("score"),
         )
 
 

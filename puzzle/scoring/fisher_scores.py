@@ -91,17 +91,23 @@ class FisherScores(Stage[Scores]):
         return Scores(tuple(rows))
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns what all rounds take: a pass back costs two forward."""
+        """Returns what all rounds take.
+
+        Each layer is run twice; a pass back, which needs no gradients of weights, is one forward.
+        """
         tokens, shape = sizes.tokens("score"), sizes.shape
         every = (block for layer in range(shape.layers) for block in self.space.blocks(layer))
         once = sizes.forward(tokens, every)
-        passes = (1 + 3 * self.config.probes) * sizes.whole(tokens)
+        passes = (2 + self.config.probes) * sizes.whole(tokens)
         return Estimate(
             name="scores",
             work=f"{self.config.rounds} rounds of {self.config.probes} probes, {tokens:,} tokens",
             seconds=self.config.rounds * (once + passes),
             memory=sizes.pass_memory,
             disk=0.0,
+            reads=self.config.rounds * (2 * sizes.weights + sizes.library),
+            hashed=sizes.library,
+            scratch=(shape.layers + 1 + 2 * self.config.probes) * sizes.stream("score"),
         )
 
 

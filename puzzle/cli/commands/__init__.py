@@ -14,6 +14,7 @@ from puzzle.cli.commands.family_command import FAMILY
 from puzzle.cli.commands.layouts_command import LAYOUTS
 from puzzle.cli.commands.new_command import NEW
 from puzzle.cli.commands.pick_command import PICK
+from puzzle.cli.commands.plan_command import PLAN
 from puzzle.cli.commands.profile_command import PROFILE
 from puzzle.cli.commands.report_command import REPORT
 from puzzle.cli.commands.runs_command import RUNS
@@ -24,7 +25,7 @@ from puzzle.cli.commands.share_command import SHARE
 from puzzle.cli.commands.solve_command import SOLVE
 from puzzle.cli.subcommand import Subcommand
 
-_STAGES = (SEARCH, FAMILY, PROFILE, BUILD, SCORE, SOLVE, CHILD)
+_STAGES = (SEARCH, FAMILY, PLAN, PROFILE, BUILD, SCORE, SOLVE, CHILD)
 _CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT, EXPLORE)
 _SHARING = (SHARE, PICK)
 _ALL = (NEW, *_STAGES, *_CHILDREN, *_SHARING, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)

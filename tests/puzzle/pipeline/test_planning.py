@@ -5,16 +5,20 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
+import puzzle
 from puzzle.choice.layout_choice import EFFORTS
 from puzzle.errors import PuzzleError
 from puzzle.hardware.rates import Rates
 from puzzle.library.build import build_library
 from puzzle.limits.scenario import Scenario, Workload
+from puzzle.models import load_config, shape_of
+from puzzle.models.parent import Parent
+from puzzle.pipeline.fleet import Fleet
 from puzzle.pipeline.planning import plan
 from puzzle.pipeline.steps import Steps
 from puzzle.text.windows import DataConfig
 from search_space import ModelShape, SearchSpace
-from tests.factories.parents import opened
+from tests.factories.parents import DATA, opened, text
 
 RATES = Rates(model=1e11, fits=1e10, bandwidth=1e10)
 WORKLOAD = Workload.of(Scenario(weight_dtype="float32"))
@@ -92,3 +96,81 @@ def test_stages_that_cannot_fit_are_refused_by_name_and_others_keep_to_what_ther
     with pytest.raises(PuzzleError, match=r"'library' needs about \d+.* and cuda has 24.0 GB"):
         small.require_memory("cuda")
     assert not plan(steps, TEXT, rates=RATES, device="cuda", room=80e9).too_large
+
+
+def fleet_plan(words, storage="12GB/s", effort="default", shape=LARGE):
+    steps = Steps(
+        space=SearchSpace.preset(shape, "default"),
+        workload=Workload.of(Scenario()),
+        hardware="roofline:h100-sxm",
+        effort=EFFORTS[effort],
+    )
+    return plan(steps, TEXT, fleet=Fleet.named(words, storage))
+
+
+def test_more_devices_divide_the_work_of_layers_and_nothing_else():
+    one, many, most = (fleet_plan(f"{count}xh100-sxm") for count in (1, 8, 10**4))
+    assert one.seconds > many.seconds > most.seconds
+    single, eight, all_ = ({e.name: e for e in each.steps} for each in (one, many, most))
+    for name in ("opening", "healing", "quality", "choice"):
+        assert single[name].seconds == eight[name].seconds
+    # 126 layers on eight devices: sixteen rounds, and then reading, in either case.
+    computed = single["library"].seconds - single["library"].reads / 12e9
+    alone = single["library"].alone
+    wanted = alone + (computed - alone) * 16 / 126 + eight["library"].reads / 12e9
+    assert eight["library"].seconds == pytest.approx(wanted)
+    # No more than one layer is built on one device.
+    fewest = alone + (computed - alone) / 126 + all_["library"].reads / 12e9
+    assert all_["library"].seconds == pytest.approx(fewest)
+
+
+def test_a_slower_storage_takes_as_much_longer_as_there_is_to_read():
+    fast, slow = fleet_plan("8xh100-sxm"), fleet_plan("8xh100-sxm", 1e9)
+    assert slow.reads == fast.reads > 2 * fast.disk
+    assert slow.seconds - fast.seconds == pytest.approx(fast.reads * (1 / 1e9 - 1 / 12e9))
+    assert fleet_plan("h200").room > fleet_plan("h100-sxm").room == 80 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("devices", "storage", "said"),
+    [
+        ("8 cards", None, "no device 'cards'|devices='8 cards'"),
+        ("0xh100-sxm", None, "devices=0"),
+        ("8xh1000", None, "did you mean"),
+        ("h100-sxm", "fast", "storage='fast'; allowed: such as 12GB/s"),
+        ("h100-sxm", 0, "storage=0"),
+    ],
+)
+def test_a_fleet_that_cannot_be_is_refused(devices, storage, said):
+    with pytest.raises(PuzzleError, match=said):
+        Fleet.named(devices, storage)
+
+
+def test_the_parent_is_read_no_more_often_than_planned(saved, tmp_path, monkeypatch):
+    read, own = [], Parent.layer_tensors
+
+    def counted(parent, index):
+        tensors = own(parent, index)
+        read.append(sum(tensor.nbytes for tensor in tensors.values()))
+        return tensors
+
+    monkeypatch.setattr(Parent, "layer_tensors", counted)
+    puzzle.search(
+        saved,
+        text(),
+        constraints=["parameters <= 0.8x"],
+        hardware="roofline:h100-sxm",
+        data=DATA,
+        precision="float32",
+        out=tmp_path / "run",
+    )
+    steps = Steps(
+        space=SearchSpace.preset(shape_of(load_config(saved)), "small"),
+        workload=WORKLOAD,
+        hardware="roofline:h100-sxm",
+        effort=EFFORTS["default"],
+    )
+    planned = plan(steps, DATA, rates=RATES)
+    # Opening reads files, and not through layers.
+    once = planned.steps[0].reads
+    assert 0.5 * planned.reads < sum(read) < planned.reads - once
