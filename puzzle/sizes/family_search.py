@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from puzzle.choice.goals import Goals
 from puzzle.costs.by_name import require_engine
 from puzzle.costs.protocol import CostModel
 from puzzle.errors import SettingError
@@ -17,9 +18,10 @@ from puzzle.library.settings import LibraryConfig
 from puzzle.limits.requirements import SCORE
 from puzzle.limits.scenario import WorkloadLike
 from puzzle.pipeline.opening import Inputs, Opened, open_run, open_workspace
-from puzzle.pipeline.planning import require_memory
 from puzzle.pipeline.request import Request
+from puzzle.pipeline.steps import Priced, Steps
 from puzzle.pipeline.tightening import Chooser
+from puzzle.pipeline.watching import Trackers, Watch, announce_result, announce_scores
 from puzzle.sizes.family_result import FamilyResult
 from puzzle.sizes.given_sizes import Size, given_sizes, size_named
 from puzzle.sizes.members import (
@@ -29,6 +31,7 @@ from puzzle.sizes.members import (
     nested_attempts,
     served_as,
 )
+from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
 from search_space import SearchSpace
 
@@ -56,6 +59,9 @@ def family(
     solver: str = "highs",
     seed: int = 0,
     resume: bool = True,
+    progress: bool = True,
+    callbacks: Iterable[Any] = (),
+    report_to: str | Iterable[str] | None = None,
 ) -> FamilyResult:
     """Searches children of several sizes: one library, one set of scores, a budget for each.
 
@@ -87,6 +93,9 @@ def family(
         solver: As for `puzzle.search`.
         seed: As for `puzzle.search`.
         resume: As for `puzzle.search`.
+        progress: As for `puzzle.search`.
+        callbacks: As for `puzzle.search`.
+        report_to: As for `puzzle.search`.
 
     Returns:
         The result of each size, and of a nested family what nesting costs.
@@ -139,29 +148,66 @@ def family(
         data=replace(data or DataConfig(), seed=first.seed if seeds is None else seeds),
         shorten=data is None,
     )
+    watch = Watch(Trackers(callbacks, report_to), shown=progress)
     place = open_workspace(out, resume=resume)
-    opened = open_run(inputs, place, executor=executor, solver=first.solver, seed=first.seed)
-    members = _members(given, requests, inputs, opened)
-    attempts, together = nested_attempts(members) if nested else (free_attempts(members), None)
-    children = {name: member.result(attempts[name]) for name, member in members.items()}
+    with watch.running():
+        return _family(given, requests, inputs, place, watch, nested=nested)
+
+
+def _family(
+    sizes: Mapping[str, Size],
+    requests: Mapping[str, Request],
+    inputs: Inputs,
+    place: Workspace,
+    watch: Watch,
+    *,
+    nested: bool,
+) -> FamilyResult:
+    """Runs the stages, one after the other."""
+    first = next(iter(requests.values()))
+    with watch.stage("opening"):
+        opened = open_run(
+            inputs, place, executor=first.executor, solver=first.solver, seed=first.seed
+        )
+    members = _members(sizes, requests, inputs, opened, watch)
+    together = None
+    with watch.stage("choice"):
+        if nested:
+            attempts, together = nested_attempts(members)
+        else:
+            attempts = free_attempts(members)
+    with watch.stage("healing"):
+        children = {name: member.result(attempts[name]) for name, member in members.items()}
+    for child in children.values():
+        announce_result(child.measured)
     return FamilyResult(children=children, nested=together)
 
 
 def _members(
-    sizes: Mapping[str, Size], requests: Mapping[str, Request], inputs: Inputs, opened: Opened
+    sizes: Mapping[str, Size],
+    requests: Mapping[str, Request],
+    inputs: Inputs,
+    opened: Opened,
+    watch: Watch,
 ) -> dict[str, Member]:
     """Prices every size before the library, so that what none can reach is refused at once."""
-    run, own, priced = opened.run, {}, {}
-    for name, request in requests.items():
-        own[name] = served_as(opened, inputs, request)
-        steps = request.steps(own[name])
-        require_memory(steps, inputs.data, run.parent.device)
-        costs = steps.price(run)
-        with size_named(name):
-            priced[name] = steps, costs, request.goals(steps, costs)
+    run, own = opened.run, {}
+    priced: dict[str, tuple[Steps, Priced, Goals]] = {}
+    with watch.stage("costs"):
+        for name, request in requests.items():
+            own[name] = served_as(opened, inputs, request)
+            steps = request.steps(own[name])
+            if not priced:
+                watch.opened(request, steps, inputs, own[name])
+            costs = steps.price(run)
+            with size_named(name):
+                priced[name] = steps, costs, request.goals(steps, costs)
     first = next(iter(priced.values()))[0]
-    library = run.get(first.library)
-    scores = run.get(first.scores(library.refs))
+    with watch.stage("library"):
+        library = run.get(first.library)
+    with watch.stage("scores"):
+        scores = run.get(first.scores(library.refs))
+        announce_scores(scores)
     return {
         name: Member(
             name=name,
