@@ -11,6 +11,7 @@ from puzzle.errors import DataError
 from puzzle.evaluation.evaluating import Evaluation
 from puzzle.library.error_map import error_map
 from puzzle.plotting.html_table import html_table
+from puzzle.plotting.page_width import fit_width
 from puzzle.report.answer_seconds import AnswerSeconds, answer_seconds
 from puzzle.report.charts import costs_chart, frontier_chart
 from puzzle.report.cost_points import costs_of
@@ -19,24 +20,43 @@ from puzzle.report.frontier import frontier_of
 from puzzle.report.record import SearchRecord
 from puzzle.report.verdict import verdict
 from search_space import plot_layout
+from search_space.user_files import save_file
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+# "column" or "page" of a paper, or inches.
+Width = str | float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class DrawnRecord(SearchRecord):
     """What a search chose, with figures and tables of it."""
 
-    def plot_layout(self, path: str | os.PathLike[str] | None = None) -> Figure:
-        """Returns the layout drawn with matplotlib; see `search_space.plot_layout`."""
-        return plot_layout(self.layout, path)
+    def plot_layout(
+        self, path: str | os.PathLike[str] | None = None, *, width: Width = None
+    ) -> Figure:
+        """Returns the layout drawn with matplotlib; see `search_space.plot_layout`.
 
-    def plot_frontier(self) -> Figure:
+        Args:
+            path: A file to write.
+            width: "column" or "page" of a paper, or inches; by default as wide as it needs.
+        """
+        if width is None:
+            return plot_layout(self.layout, path)
+        figure = fit_width(plot_layout(self.layout), width)
+        if path is not None:
+            save_file(path, figure.savefig)
+        return figure
+
+    def plot_frontier(self, *, width: Width = None) -> Figure:
         """Returns quality against throughput: frontier, parent, child, pool and baselines.
 
         If the program has no time, another limited resource takes the place of throughput.
+
+        Args:
+            width: As for `plot_layout`.
 
         Raises:
             DataError: The result has no evidence.
@@ -45,18 +65,24 @@ class DrawnRecord(SearchRecord):
         frontier = frontier_of(self)
         if frontier is None:
             raise DataError("the program has no resource to draw a frontier over")
-        return frontier_chart(frontier).figure()
+        return fit_width(frontier_chart(frontier).figure(), width)
 
-    def plot_scores(self) -> Figure:
+    def plot_scores(self, *, width: Width = None) -> Figure:
         """Returns the heat map of scores, the child's blocks framed.
+
+        Args:
+            width: As for `plot_layout`.
 
         Raises:
             DataError: The result has no evidence.
         """
-        return self._require_evidence().scores.heat_map(self.layout).figure()
+        return fit_width(self._require_evidence().scores.heat_map(self.layout).figure(), width)
 
-    def plot_errors(self) -> Figure:
+    def plot_errors(self, *, width: Width = None) -> Figure:
         """Returns the heat map of local errors, the child's variants framed.
+
+        Args:
+            width: As for `plot_layout`.
 
         Raises:
             DataError: The result has no evidence, or no local errors.
@@ -64,11 +90,15 @@ class DrawnRecord(SearchRecord):
         errors = self._require_evidence().errors
         if not errors:
             raise DataError("the result holds no local errors: it was not made from a library")
-        return error_map(errors, self.layout).figure()
+        return fit_width(error_map(errors, self.layout).figure(), width)
 
-    def plot_costs(self) -> Figure:
-        """Returns measured over predicted costs of parent and child."""
-        return costs_chart(costs_of(self)).figure()
+    def plot_costs(self, *, width: Width = None) -> Figure:
+        """Returns measured over predicted costs of parent and child.
+
+        Args:
+            width: As for `plot_layout`.
+        """
+        return fit_width(costs_chart(costs_of(self)).figure(), width)
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Returns parent and child, predicted and measured, as a pandas DataFrame.
