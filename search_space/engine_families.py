@@ -60,13 +60,34 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
         },
         "mlx": _llamas(tried=True)
         | {"qwen3": Support("rewritten", "architecture openelm; no linear sublayers")},
-        "tensorrt-llm": _llamas(tried=False),
+        "tensorrt-llm": _llamas(tried=False)
+        | {"qwen2": Support("no", "its attention has no biases; only plain children", tried=False)},
         "sglang": _llamas(tried=False),
     }
 )
 FAMILY_NAMES = (
     *("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "granite"),
     *("gemma2", "gemma3_text", "olmo2", "olmo3"),
+    *("qwen3_moe", "mixtral", "gpt_oss", "lfm2", "qwen3_5_text", "qwen3_next", "nemotron_h"),
+)
+_BY_NUMBER = Support(
+    "native",
+    "where layers of each kind are left at places of that kind, as when whole periods are removed: "
+    "the engine computes kinds from numbers",
+)
+# Of plain children in llama.cpp, by its own converter; those that are not named run as they are.
+_PLAIN_IN_LLAMA_CPP: Mapping[str, Support] = MappingProxyType(
+    {
+        "mistral": Support("native", _NO_WINDOW),
+        "qwen2": Support("native", _NO_WINDOW),
+        **dict.fromkeys(
+            ("smollm3", "gemma2", "gemma3_text", "gpt_oss", "qwen3_5_text", "qwen3_next"),
+            _BY_NUMBER,
+        ),
+        "nemotron_h": Support(
+            "no", "its converter takes the config of transformers for one with experts"
+        ),
+    }
 )
 
 
@@ -87,6 +108,19 @@ def family_support(engine: str, family: str) -> Support:
     if engine_named(engine).format in ("puzzle", "plain"):
         return _ANY
     return FAMILIES_OF[engine].get(family, _PLAIN_ONLY)
+
+
+def plain_support(family: str) -> Support:
+    """Returns how llama.cpp runs the plain children of a family.
+
+    Args:
+        family: The `model_type` of the parent.
+
+    Example:
+        >>> plain_support("lfm2").how
+        'native'
+    """
+    return _PLAIN_IN_LLAMA_CPP.get(family, _ANY)
 
 
 def require_family(engine: str, family: str) -> None:

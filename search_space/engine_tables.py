@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from search_space.engine_families import FAMILY_NAMES, family_support
+from search_space.engine_families import FAMILY_NAMES, family_support, plain_support
 from search_space.engine_features import FEATURES, Support
 from search_space.engines import ENGINES, engine_named
 
@@ -35,14 +35,17 @@ def engine_table(names: Iterable[str] = WITH_VARIANTS) -> str:
 def family_table(names: Iterable[str] = WITH_VARIANTS) -> str:
     """Returns the table of families in Markdown: a row per family, a column per engine.
 
+    The last column is of plain children, in llama.cpp.
+
     Example:
         >>> print(family_table(["mlx"]).splitlines()[0])
-        | family | mlx |
+        | family | mlx | plain, in llama.cpp |
     """
     names, notes = tuple(names), dict[str, int]()
-    rows = [["family", *names], ["---"] * (len(names) + 1)]
+    rows = [["family", *names, "plain, in llama.cpp"], ["---"] * (len(names) + 2)]
     for family in FAMILY_NAMES:
-        cells = (_cell(family_support(name, family), notes) for name in names)
+        supports = (*(family_support(name, family) for name in names), plain_support(family))
+        cells = (_cell(support, notes) for support in supports)
         rows.append([f"`{family}`", *cells])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", *(f"{n}. {text}" for text, n in notes.items())])

@@ -1,7 +1,8 @@
-"""Plain layouts: the same block in all layers that are left, as in a smaller model of the family.
+"""Plain layouts: layers that are left are alike, as in a smaller model of the parent's family.
 
-The child of such a layout is a checkpoint of its parent's own architecture, with other numbers in
-its config, and so runs in whatever runs its parent.
+Layers of a hybrid are alike where their halves of the same kind are. The child of such a layout is
+a checkpoint of its parent's own architecture, with other numbers in its config, and so runs in
+whatever runs its parent.
 """
 
 from __future__ import annotations
@@ -27,29 +28,44 @@ def kept_layers(layout: Layout) -> tuple[int, ...]:
     return tuple(layer for layer, block in enumerate(layout.blocks) if block != EMPTY)
 
 
-def plain_block(layout: Layout) -> Block:
-    """Returns the block that most layers have, which in a plain layout all have that are left."""
-    blocks = Counter(block for block in layout.blocks if _is_whole(block))
-    return blocks.most_common(1)[0][0] if blocks else layout.shape.parent_blocks[0]
+def common_halves(layout: Layout) -> dict[str, Attention | FFN]:
+    """Returns, for each kind of half, the one that most layers that are left have.
+
+    Example:
+        >>> from search_space import ModelShape
+        >>> shape = ModelShape(layers=3, hidden=8, heads=2, head_dim=4, kv_heads=2,
+        ...                    ffn_width=16, vocab=32)
+        >>> layout = Layout.parent(shape).replace(1, Block.from_label("gqa1+gated16"))
+        >>> {kind: half.label for kind, half in common_halves(layout).items()}
+        {'gqa': 'gqa2', 'gated': 'gated16'}
+    """
+    kept = [layout.blocks[layer] for layer in kept_layers(layout)]
+    halves = Counter(half for block in kept for half in (block.attention, block.ffn))
+    common: dict[str, Attention | FFN] = {}
+    for half, _ in halves.most_common():
+        if half.kind not in ("none", "linear"):
+            common.setdefault(half.kind, half)
+    return common
 
 
 def odd_layers(layout: Layout) -> dict[int, str]:
     """Returns why a layout is not plain, by layer; nothing if it is."""
-    common = plain_block(layout)
-    reasons = {}
+    pairs = {_kinds(block) for block in layout.shape.parent_blocks}
+    common, reasons = common_halves(layout), {}
     for layer in kept_layers(layout):
         block = layout.blocks[layer]
-        if not _is_whole(block):
+        others = [common.get(half.kind, half) for half in (block.attention, block.ffn)]
+        if _kinds(block) not in pairs:
             reasons[layer] = "only whole layers can be removed, and no half is a linear map"
         elif block.attention.window is not None:
             reasons[layer] = "the configs of most families have no place for a window"
-        elif block != common:
-            reasons[layer] = f"most layers are {common.label}, and all have to be"
+        elif others != [block.attention, block.ffn]:
+            labels = "+".join(half.label for half in others)
+            reasons[layer] = f"most layers are {labels}, and all have to be"
     if not kept_layers(layout):
         reasons[0] = "no layer is left"
     return reasons
 
 
-def _is_whole(block: Block) -> bool:
-    halves = {block.attention.kind, block.ffn.kind}
-    return not halves & {"none", "linear"}
+def _kinds(block: Block) -> tuple[str, str]:
+    return block.attention.kind, block.ffn.kind

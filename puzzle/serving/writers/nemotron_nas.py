@@ -39,6 +39,8 @@ LINEAR_NAMES = {
         "mlp": "mlp.linear_mlp.weight",
     },
 }
+# Halves that have no biases there; read in their code.
+NO_BIASES = {"tensorrt-llm": ("attention", "FFN"), "sglang": ("FFN",)}
 _COPIED = (
     "vocab_size",
     "hidden_size",
@@ -72,6 +74,15 @@ def plan_nemotron_nas(source: Source, engine: str) -> tuple[Layout, list[Written
             f"child's have {shape.head_dim}. Export for another engine: 'vllm', 'llama.cpp'"
         )
     _rope(source.config, engine)
+    if engine in NO_BIASES:
+        biased = {"attention": shape.attention_bias, "FFN": shape.mlp_bias}
+        for half in NO_BIASES[engine]:
+            if biased[half]:
+                raise ExportError(
+                    f"this child's {half} has biases, and {engine}'s Llama with layers that differ "
+                    "has none there. Export for 'vllm' or 'llama.cpp', or search in the space "
+                    "'plain' and export for 'plain'"
+                )
     return lower(source.layout, engine, multiple=width_multiple(engine))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the parent's own architecture, for children whose layers are all alike.
+"""Checkpoints of the parent's own architecture, for children whose layers are alike.
 
 `AutoModelForCausalLM` opens them without puzzle, and so does every engine that runs the parent.
 """
@@ -15,13 +15,21 @@ from transformers import CONFIG_MAPPING
 from puzzle.errors import ExportError
 from puzzle.models.child_config import NOT_INHERITED, PER_LAYER
 from puzzle.models.experts import in_files
+from puzzle.models.family import Family
 from puzzle.progress.bars import counted
 from puzzle.serving.writers.lowering import require_layout
 from puzzle.serving.writers.shard_writer import ShardWriter
 from puzzle.serving.writers.source import Source
 from search_space import Layout
 from search_space.fusion import with_blocks
-from search_space.plain_layouts import kept_layers, plain_block
+from search_space.plain_layouts import common_halves, kept_layers
+
+# The config attribute with the numbers of layers that have an FFN among mixtures of experts.
+DENSE_LAYERS = "mlp_only_layers"
+# Families whose files call the decoder otherwise than the modules of transformers do.
+DECODER, DECODERS = "model.", {"nemotron_h": "backbone."}
+# How engines read the layers of Nemotron-H; transformers, which reads it too, writes a list.
+HALVES = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
 
 
 def plain_config(source: Source, dtype: torch.dtype) -> Any:
@@ -32,29 +40,51 @@ def plain_config(source: Source, dtype: torch.dtype) -> Any:
     """
     layout, family = source.layout, source.family
     require_layout(layout, "plain")
-    block, layers = plain_block(layout), kept_layers(layout)
-    sizes = family.layer_config(family.layer_config(source.config, block.attention), block.ffn)
-    values = sizes.to_dict()
+    layers = kept_layers(layout)
+    blocks = [layout.blocks[layer] for layer in layers]
+    values = _sizes(source).to_dict()
     for name in NOT_INHERITED:
         values.pop(name, None)
     for name in PER_LAYER:
         if values.get(name):
             values[name] = [values[name][layer] for layer in layers]
+    if family.experts is not None and DENSE_LAYERS in dict(family.experts.sparse):
+        dense = [number for number, block in enumerate(blocks) if block.ffn.kind != "moe"]
+        values[DENSE_LAYERS] = dense if len(dense) < len(blocks) else []
     values |= {
         "num_hidden_layers": len(layers),
         "architectures": [family.stock("ForCausalLM").__name__],
         "dtype": str(dtype).removeprefix("torch."),
     }
     config = CONFIG_MAPPING[family.model_types[0]](**values)
-    expected = with_blocks(layout.shape, [block] * len(layers)).parameters()
-    built = Layout.parent(family.shape(config)).parameters()
-    if built != expected:
-        raise ExportError(
-            f"a {family.model_types[0]} of {len(layers)} layers {block.label} has {built:,} "
-            f"parameters, and the child {expected:,}: the family has no config for its layers. "
-            "Save it with save_pretrained, and load it with puzzle"
-        )
+    _require_layers(family, config, with_blocks(layout.shape, blocks))
     return config
+
+
+def _sizes(source: Source) -> Any:
+    """Returns a config of the sizes of the halves that are left."""
+    halves, sizes = common_halves(source.layout), source.config
+    # Of an FFN and a mixture of experts, each sets how many experts there are: none, and some.
+    for half in sorted(halves.values(), key=lambda half: half.kind == "moe"):
+        sizes = source.family.layer_config(sizes, half)
+    return sizes
+
+
+def _require_layers(family: Family, config: Any, expected: Layout) -> None:
+    """Raises ExportError if a stock config does not say what the layers of a child are."""
+    built = Layout.parent(family.shape(config))
+    same = all(
+        (one.attention.kind, one.ffn) == (other.attention.kind, other.ffn)
+        for one, other in zip(built.blocks, expected.blocks, strict=True)
+    )
+    if not same or built.parameters() != expected.parameters():
+        labels = ", ".join(dict.fromkeys(block.label for block in expected.blocks))
+        raise ExportError(
+            f"a {family.model_types[0]} of {expected.shape.layers} layers {labels} has "
+            f"{built.parameters():,} parameters, and the child {expected.parameters():,}: the "
+            "family has no config for its layers. Save it with save_pretrained, and load it with "
+            "puzzle"
+        )
 
 
 def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -> Layout:
@@ -77,10 +107,13 @@ def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -
         model = family.stock("ForCausalLM")(config)
     places = {name: tensor.shape for name, tensor in model.state_dict().items()}
     shards, outer = ShardWriter(directory), source.outer_tensors()
-    shards.add(family.embedding, outer.pop(family.embedding).to(dtype))
-    layers, block = kept_layers(source.layout), plain_block(source.layout)
+    decoder = DECODERS.get(config.model_type, DECODER)
+    embedding = family.embedding.replace(DECODER, decoder, 1)
+    shards.add(embedding, outer.pop(family.embedding).to(dtype))
+    layers = kept_layers(source.layout)
     for number, layer in enumerate(counted(layers, "export", "layer")):
         prefix = family.layer_prefix.format(layer)
+        mixture = source.layout.blocks[layer].ffn.kind == "moe" and family.experts
         for name in [name for name in source.tensors if name.startswith(prefix)]:
             place = family.layer_prefix.format(number) + name.removeprefix(prefix)
             tensor = source.tensors[name]
@@ -89,17 +122,44 @@ def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -
                     f"{name} is {list(tensor.shape)}, for which a {config.model_type} has no "
                     "place; was the child altered?"
                 )
-            mixture = block.ffn.kind == "moe" and family.experts
             pieces = (
                 in_files(mixture, family.ffn.module, place, tensor)
                 if mixture
                 else [(place, tensor)]
             )
             for named, piece in pieces:
-                shards.add(named, piece.to(dtype).contiguous())
+                shards.add(named.replace(DECODER, decoder, 1), piece.to(dtype).contiguous())
     for name, tensor in outer.items():
-        shards.add(name, tensor.to(dtype))
+        shards.add(name.replace(DECODER, decoder, 1), tensor.to(dtype))
     shards.close()
-    text = json.dumps(json.loads(config.to_json_string()), indent=2)
+    text = json.dumps(_written(family, config), indent=2)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     return with_blocks(source.layout.shape, [source.layout.blocks[layer] for layer in layers])
+
+
+def _written(family: Family, config: Any) -> dict[str, Any]:
+    """Returns what is written of a config: what its class writes, and what engines read."""
+    values: dict[str, Any] = json.loads(config.to_json_string())
+    values |= _older_rope(values.get("rope_parameters") or {})
+    if family.experts is not None:
+        values[family.experts.count] = getattr(config, family.experts.count)
+    if config.model_type == "nemotron_h":
+        values["num_hidden_layers"] = len(config.layers_block_type)
+        pattern = "".join(HALVES[kind] for kind in config.layers_block_type)
+        values["hybrid_override_pattern"] = pattern
+    return values
+
+
+def _older_rope(rope: dict[str, Any]) -> dict[str, Any]:
+    """Returns rotary embeddings in the older notation; by that alone mlx-lm and others read them.
+
+    They would take values of their own without a word.
+    """
+    if "full_attention" in rope:  # tables by type of layer
+        older = _older_rope(rope["full_attention"])
+        near = rope.get("sliding_attention", {}).get("rope_theta")
+        return older if near is None else {**older, "rope_local_base_freq": near}
+    older = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    if rope.get("rope_type", "default") != "default":
+        older["rope_scaling"] = {key: rope[key] for key in rope if key not in older}
+    return older

@@ -12,12 +12,16 @@ from puzzle.serving.exporting import export
 from search_space import Layout
 from tests.factories.children import MIXED, byte_level_tokenizer, child_of, layout_of
 
+ALIKE = ["gqa3+gated256"] * 3
+
 
 @pytest.mark.parametrize(
     ("labels", "changes", "options", "message"),
     [
         (MIXED, {}, {"engine": "sglang"}, r"layer 1 \(linear\+linear\): linear attention"),
         (MIXED, {"head_dim": 16}, {"engine": "mlx"}, "heads of hidden / heads = 48/6"),
+        (ALIKE, {"attention_bias": True}, {"engine": "tensorrt-llm"}, "attention has biases"),
+        (ALIKE, {"mlp_bias": True}, {"engine": "sglang"}, "FFN has biases, and sglang's Llama"),
         (MIXED, {}, {"engine": "vlm"}, "did you mean 'vllm'"),
         (MIXED, {}, {"engine": "transformers"}, "use save_pretrained"),
         (MIXED, {}, {"engine": "vllm", "format": "gguf"}, "vllm reads nemotron-nas, not gguf"),

@@ -1,6 +1,8 @@
 """Claims about children whose layers are alike: plain checkpoints of the parent's own type."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +16,11 @@ import puzzle
 from puzzle.errors import ExportError
 from puzzle.models.families import family_of
 from puzzle.serving.exporting import export
-from search_space import Block, Layout, SearchSpace
+from search_space import FFN, Attention, Block, Layout, SearchSpace
 from search_space.plain_layouts import EMPTY
 from solvers import InfeasibleError
 from tests.factories.children import child_of
-from tests.factories.families import CONFIGS, WINDOW, family_child, family_config
+from tests.factories.families import CONFIGS, WINDOW, family_child, family_config, family_model
 from tests.factories.parents import DATA, SCENARIO, parent_model, text, tokenizer
 
 WITHOUT_PUZZLE = """
@@ -38,20 +40,28 @@ save_file(logits, sys.argv[1])
 """
 
 
-# Layers of Nemotron-H are halves, which are not all alike.
-PLAIN = [name for name in CONFIGS if name != "nemotron_h"]
-# A plain child has experts in all layers or in none.
-SPARSE = {"qwen3_moe": {"mlp_only_layers": []}, "qwen3_next": {"mlp_only_layers": []}}
-
-
 def alike(layout):
-    """One smaller block in all layers but two, which are removed; the first is among them."""
-    block, own = Block.from_label("gqa1h2+gated56"), layout.shape.parent_blocks[-1].ffn
-    if own.kind == "moe":
-        block = Block(block.attention, replace(own, experts=4))
-    blocks = [block] * layout.shape.layers
-    blocks[0] = blocks[3] = EMPTY
-    return Layout(layout.shape, tuple(blocks))
+    """Each half narrower in the same way wherever it is, and two layers removed."""
+    blocks = []
+    for own in layout.shape.parent_blocks:
+        attention, ffn = own.attention, own.ffn
+        if attention.kind == "gqa":
+            attention = Attention("gqa", 1, heads=2)
+        if ffn.kind == "moe":
+            ffn = replace(ffn, experts=4)
+        if ffn.kind == "gated":
+            ffn = FFN("gated", 56)
+        blocks.append(Block(attention, ffn))
+    return Layout(layout.shape, (EMPTY, *blocks[1:3], EMPTY, *blocks[4:]))
+
+
+# Two FFNs of Nemotron-H are removed, and one is left.
+PLAIN = {name: {} for name in CONFIGS} | {
+    "nemotron_h": {
+        "layers_block_type": ["mlp", "linear_attention", "full_attention"] * 2 + ["mlp"],
+        "num_hidden_layers": 7,
+    },
+}
 
 
 def load_without_puzzle(directories, tmp_path):
@@ -66,10 +76,10 @@ def load_without_puzzle(directories, tmp_path):
 @torch.no_grad()
 def test_stock_transformers_without_puzzle_opens_the_plain_child_of_every_family(tmp_path):
     expected = {}
-    for name in PLAIN:
-        model = family_child(name, alike, **SPARSE.get(name, {}))
+    for name, changes in PLAIN.items():
+        model = family_child(name, alike, **changes)
         done = export(model, tmp_path / "out" / name, engine="plain")
-        assert done.layout.shape.layers == 4
+        assert done.layout.shape.layers == model.config.num_hidden_layers - 2
         assert set(done.rewritten) == {0, 3}
         config = AutoConfig.from_pretrained(done.path)
         assert config.model_type == family_config(name).model_type
@@ -91,18 +101,18 @@ SEARCH = {
 
 
 @pytest.mark.parametrize(
-    ("space", "limit", "effort"),
-    [("depth", 0.8, "fast"), ("plain", 0.6, "default")],
+    ("space", "limit", "effort", "parent"),
+    [("depth", 0.8, "fast", family_model("lfm2")), ("plain", 0.6, "default", PARENT)],
 )
 @torch.no_grad()
-def test_a_search_of_a_plain_space_ends_in_a_plain_child(space, limit, effort, tmp_path):
+def test_a_search_of_a_plain_space_ends_in_a_plain_child(space, limit, effort, parent, tmp_path):
     limits = [f"parameters <= {limit}x"]
     options = {**SEARCH, "constraints": limits, "effort": effort, "out": tmp_path / "run"}
-    result = puzzle.search(PARENT, text(), space=space, **options)
+    result = puzzle.search(parent, text(), space=space, **options)
     done = puzzle.export(result, tmp_path / "out", engine="plain")
     assert done.layout.parameters() == result.layout.parameters()
     model = AutoModelForCausalLM.from_pretrained(done.path)
-    assert type(model) is type(PARENT)
+    assert type(model) is type(parent)
     tokens = torch.arange(3, 43)[None]
     torch.testing.assert_close(model(tokens).logits, result.child()(tokens).logits)
 
@@ -124,3 +134,32 @@ def test_layers_that_differ_are_named():
         export(child_of([*labels[:2], "gqa1+gated64"]), "out", engine="plain")
     with pytest.raises(ExportError, match=r"layer 1 \(gqa3w8\+gated64\): .*no place for a window"):
         export(child_of(["gqa3w8+gated64"] * 3), "out", engine="plain")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("none+gated256", "only whole layers"), ("gqa2+gated120", r"most layers are gqa2\+gated256")],
+)
+def test_what_makes_a_hybrid_no_smaller_model_of_its_family_is_named(label, message):
+    child = family_child("lfm2", lambda own: own.replace(2, Block.from_label(label)))
+    with pytest.raises(ExportError, match=rf"layer 2 \({re.escape(label)}\): {message}"):
+        export(child, "out", engine="plain")
+
+
+def test_rotary_embeddings_are_written_in_the_notation_that_older_readers_have(tmp_path):
+    rope = {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}
+    scaled = child_of(["gqa3+gated64"] * 3, rope_parameters=rope)
+    values = json.loads(
+        (export(scaled, tmp_path / "a", engine="plain").path / "config.json").read_text()
+    )
+    assert values["rope_theta"] == 5e4
+    assert values["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    again = AutoConfig.from_pretrained(tmp_path / "a")
+    assert again.rope_parameters == rope
+    gemma = family_child("gemma3_text", lambda layout: layout)
+    values = json.loads(
+        (export(gemma, tmp_path / "b", engine="plain").path / "config.json").read_text()
+    )
+    by_type = gemma.config.rope_parameters
+    assert values["rope_theta"] == by_type["full_attention"]["rope_theta"]
+    assert values["rope_local_base_freq"] == by_type["sliding_attention"]["rope_theta"]
