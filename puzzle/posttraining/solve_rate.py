@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from puzzle.errors import DataError
 from puzzle.evaluation.answers import Scorer, modes_of, same_text
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.posttraining.answer_samplers import SampleSettings, sampler_of
 from puzzle.posttraining.conversation_rows import problems_of
 from puzzle.posttraining.limited_scorer import SECONDS, LimitedScorer
+from puzzle.progress.bars import counted
 from puzzle.storage.json_values import as_number
 
 
@@ -48,7 +47,7 @@ def solve_rates(
     problems, limited = problems_of(tasks), LimitedScorer(scorer, seconds=scorer_seconds)
     sampler = sampler_of(model, tokenizer, system_prompts)
     right = [0] * len(problems)
-    for start in tqdm(range(0, len(problems), settings.batch), desc="solve rates"):
+    for start in counted(range(0, len(problems), settings.batch), "solve rates", "batch"):
         batch = problems[start : start + settings.batch]
         for mode in modes:
             seed = 1_000_003 * settings.seed + start * settings.samples

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from puzzle.errors import DataError
 from puzzle.evaluation.answers import Scorer, modes_of, same_text
 from puzzle.hardware.torch_state import own_torch_state
@@ -24,6 +22,7 @@ from puzzle.posttraining.answer_samplers import (
 )
 from puzzle.posttraining.conversation_rows import Problem, problems_of
 from puzzle.posttraining.limited_scorer import SECONDS, LimitedScorer
+from puzzle.progress.bars import counted
 from puzzle.storage.hashing import content_hash
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import publishing_file
@@ -113,7 +112,7 @@ def traces(
     workspace = Workspace(user_path(out))
     identity, each = sampler.identity, max(1, _PART // settings.samples)
     parts = []
-    for start in tqdm(range(0, len(problems), each), desc="traces"):
+    for start in counted(range(0, len(problems), each), "traces", "batch"):
         part = problems[start : start + each]
         for mode in modes:
             made = _Part(sampler, scorer, settings, mode, part, start)

@@ -98,6 +98,16 @@ def test_only_descriptions_of_families_name_the_modules_of_a_decoder():
     check(broken)
 
 
+def test_only_progress_draws_bars():
+    """So that one display shows all of a search, and -q hides all of it."""
+    drawn = [
+        name
+        for name, module in modules().items()
+        if re.search(r"^(?:from|import) tqdm", module.path.read_text(encoding="utf-8"), re.M)
+    ]
+    check(name for name in drawn if not name.startswith("puzzle.progress."))
+
+
 def test_no_modules_import_each_other_in_a_circle():
     edges = {
         name: {i.target for i in module.imports if not i.typing and not through_a_door(i)}
