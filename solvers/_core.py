@@ -22,8 +22,10 @@ _ROUNDING = 1e-9
 
 _LEAST_SECONDS = 0.1
 
-# HiGHS's searches for better choices by solving smaller programs gain little in one as small.
+# HiGHS's searches for better choices by solving smaller programs gain little in one as small,
+# unless its tree is large.
 _CORE_OPTIONS = {"mip_heuristic_run_rins": False, "mip_heuristic_run_rens": False}
+_MOST_NODES = 3000
 
 
 def run_core(
@@ -61,18 +63,20 @@ def run_core(
     core = own <= np.partition(own, count)[count]
     if start is not None:
         core |= np.isin(program.columns, start)
-    quick = dataclasses.replace(settings, options={**_CORE_OPTIONS, **settings.options})
+    options = {"mip_max_nodes": _MOST_NODES, **_CORE_OPTIONS, **settings.options}
+    quick = dataclasses.replace(settings, options=options)
     first = run_highs(restricted(program, core), columns, _until(quick, deadline), start)
     if first.selection is None:
         return run_highs(program, columns, _until(settings, deadline), start)
     picked = np.isin(program.columns, first.selection)
     value = float(program.cost[: len(picked)][picked].sum())
     needed = picked | (own <= value - bound + _ROUNDING * (1.0 + abs(value)))
-    if not np.any(needed & ~core):
+    stopped, proved = first.ending is Ending.STOPPED, not np.any(needed & ~core)
+    if proved and not stopped:
         return first
-    if first.ending is Ending.STOPPED:
-        return dataclasses.replace(first, bound=bound)
-    smaller, rest = restricted(program, needed), _until(quick, deadline)
+    if stopped and (time.perf_counter() >= deadline or "mip_max_nodes" in settings.options):
+        return first if proved else dataclasses.replace(first, bound=bound)
+    smaller, rest = restricted(program, needed), _until(settings, deadline)
     second = run_highs(smaller, columns, rest, first.selection)
     if second.selection is None:
         return BackendResult(ending=Ending.STOPPED, bound=bound, selection=first.selection)
