@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 
@@ -106,6 +106,12 @@ class Sizes:
     def tokens(self, part: str) -> int:
         """Returns how many tokens a part of the text has."""
         return self.data.windows(part) * self.data.window
+
+    @property
+    def for_healing(self) -> Sizes:
+        """The same with the tokens of healing as those of fits."""
+        tokens = self.data.healing_windows * self.data.window
+        return replace(self, data=replace(self.data, fit_tokens=tokens))
 
     def forward(self, tokens: int, blocks: Iterable[Block]) -> float:
         """Returns the seconds that blocks take to read windows of text."""

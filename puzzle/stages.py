@@ -12,7 +12,7 @@ import logging
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -159,6 +159,11 @@ class Run:
         if self.windows is None:
             raise DataError("this stage reads text, and the run has none; open the run with text")
         return self.windows
+
+    @property
+    def for_healing(self) -> Run:
+        """The same run, whose fits also read the text that is for healing alone."""
+        return replace(self, windows=self.text.for_healing)
 
     @own_torch_state()
     def get(self, stage: Stage[T]) -> T:

@@ -153,6 +153,7 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
     if demo == bool(parent) or (text and demo == bool(file)):
         raise UsageError(f"give a parent{' and --text FILE' if text else ''}, or --demo alone")
     data = replace(DEMO_DATA if demo else DataConfig(), **given.arguments(DATA))
+    data = pipeline.healed_on(data, effort_of(given))
     if demo:
         if fetch:
             # Beside other work, two threads that wait for each other are slower than one.
@@ -212,6 +213,11 @@ def library_config(given: Given) -> LibraryConfig:
     return LibraryConfig(**given.arguments(LIBRARY), bld=BLDConfig(**steps) if wanted else None)
 
 
+def effort_of(given: Given) -> str:
+    """Returns the name of the effort that options give, or the demo's, or the default."""
+    return str(given.get("effort", DEMO_EFFORT if given.get("demo") else "default"))
+
+
 def steps_of(given: Given, shape: ModelShape, *, method: str | None = None) -> Steps:
     """Returns the search that options describe, of which a subcommand runs some stages.
 
@@ -220,7 +226,7 @@ def steps_of(given: Given, shape: ModelShape, *, method: str | None = None) -> S
         shape: The parent's sizes.
         method: How blocks are scored; by default as the effort says.
     """
-    effort = given.get("effort", DEMO_EFFORT if given.get("demo") else "default")
+    effort = effort_of(given)
     return pipeline.Steps(
         space=SearchSpace.preset(shape, given.get("space", SPACE.default)),
         workload=Workload.of(scenario(given)),

@@ -9,4 +9,5 @@ from puzzle.pipeline.planning import ASSUMED as ASSUMED
 from puzzle.pipeline.planning import Plan as Plan
 from puzzle.pipeline.planning import device_room as device_room
 from puzzle.pipeline.planning import plan as plan
+from puzzle.pipeline.request import healed_on as healed_on
 from puzzle.pipeline.steps import Steps as Steps

@@ -109,7 +109,7 @@ def child_of(opened: Opened, steps: Steps, layout: Layout) -> LayoutChild:
             f"{layout.shape.hidden}, and this parent has {shape.layers} of {shape.hidden}, or they "
             "differ in heads, FFN or vocabulary; give the parent that the layout was made for"
         )
-    library = opened.run.get(steps.healing(layout))
+    library = opened.run.for_healing.get(steps.healing(layout))
     return LayoutChild(
         layout=layout,
         library=library,

@@ -22,8 +22,12 @@ from puzzle.pipeline.opening import Opened
 from puzzle.pipeline.steps import Priced, Steps
 from puzzle.storage.hashing import content_hash
 from puzzle.storage.plain_values import count_of, make_plain
+from puzzle.text.data_config import DataConfig
 from search_space import PRESETS, SearchSpace
 from solvers import check_settings
+
+# Tokens that a chosen layout is healed on, times those of the fits, by effort.
+HEALING = {"fast": 1, "default": 2, "thorough": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +81,17 @@ class Request:
     def workload(self) -> Workload:
         """The scenarios."""
         return Workload.of(self.scenario or Scenario())
+
+    def data(self, given: DataConfig | None) -> DataConfig:
+        """Returns how much text is used, with the seed and the healing of this search.
+
+        Args:
+            given: As for `puzzle.search`.
+        """
+        data = given or DataConfig()
+        return replace(
+            healed_on(data, self.effort), seed=self.seed if data.seed is None else data.seed
+        )
 
     def steps(self, opened: Opened) -> Steps:
         """Returns the stages of the search.
@@ -138,3 +153,19 @@ class Request:
             "minimise": self.minimise,
             "library": None if default or self.library is None else self.library.to_dict(),
         }
+
+
+def healed_on(data: DataConfig, effort: str) -> DataConfig:
+    """Returns the same with the tokens for healing of an effort, if no number is given.
+
+    Args:
+        data: How much text.
+        effort: Name of the effort.
+
+    Example:
+        >>> healed_on(DataConfig(fit_tokens=8192), "default").healing_tokens
+        16384
+    """
+    if data.healing_tokens is not None:
+        return data
+    return replace(data, healing_tokens=HEALING[effort] * data.fit_tokens)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from puzzle.costs.by_name import require_engine
@@ -142,7 +141,6 @@ def search(
         seed=seed,
     )
     watch = Watch(Trackers(callbacks, report_to), shown=progress)
-    seeds = data.seed if data else None
     inputs = Inputs(
         parent=parent,
         text=text,
@@ -151,7 +149,7 @@ def search(
         tokenizer=tokenizer,
         device=device,
         precision=precision,
-        data=replace(data or DataConfig(), seed=request.seed if seeds is None else seeds),
+        data=request.data(data),
         shorten=data is None,
     )
     require_engine(hardware)
@@ -182,7 +180,7 @@ def _search(request: Request, inputs: Inputs, place: Workspace, watch: Watch) ->
         )
         chosen = chooser.choose()
     with watch.stage("healing"):
-        healed = run.get(steps.healing(chosen.choice.layout))
+        healed = run.for_healing.get(steps.healing(chosen.choice.layout))
     with watch.stage("quality"):
         child = steps.nearer(run, chosen.choice.layout, healed, library)
         quality = run.get(steps.quality(chosen.choice.layout, child))

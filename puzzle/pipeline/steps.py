@@ -172,7 +172,7 @@ class Steps:
         estimates += [library, self.scores().estimate(sizes)]
         if self.effort.measures:
             estimates.append(choice_work(self.effort, self.space, sizes))
-        estimates.append(self.healing(own).estimate(sizes))
+        estimates.append(self.healing(own).estimate(sizes.for_healing))
         if device is not None:
             stages = (LayoutTimes(layout=own, scenario=s, device=device) for s in scenarios)
             estimates += [stage.estimate(sizes) for stage in stages]

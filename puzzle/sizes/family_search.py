@@ -136,7 +136,6 @@ def family(
             )
         require_engine(requests[name].hardware)
     first = next(iter(requests.values()))
-    seeds = data.seed if data else None
     inputs = Inputs(
         parent=parent,
         text=text,
@@ -145,7 +144,7 @@ def family(
         tokenizer=tokenizer,
         device=device,
         precision=precision,
-        data=replace(data or DataConfig(), seed=first.seed if seeds is None else seeds),
+        data=first.data(data),
         shorten=data is None,
     )
     watch = Watch(Trackers(callbacks, report_to), shown=progress)

@@ -49,7 +49,7 @@ class Member:
     def result(self, attempt: Attempt) -> SearchResult:
         """Returns the child of a layout, healed and measured, as `puzzle.search` does."""
         chooser, run, layout = self.chooser, self.opened.run, attempt.choice.layout
-        healed = run.get(chooser.steps.healing(layout))
+        healed = run.for_healing.get(chooser.steps.healing(layout))
         child = chooser.steps.nearer(run, layout, healed, chooser.library)
         outcome = Outcome(
             inputs=self.inputs,

@@ -19,6 +19,8 @@ class DataConfig:
         fit_tokens: Tokens for the closed-form fits (a quarter of them picks the ridge).
         score_tokens: Tokens for the replace-one scores.
         validation_tokens: Tokens for the reported figures.
+        healing_tokens: Tokens that a chosen layout is healed on: those of the fits and further
+            ones, as far as the text goes. By default a search takes as many as its effort says.
         seed: Order of the documents; by default the seed of the search, which is 0.
     """
 
@@ -26,18 +28,26 @@ class DataConfig:
     fit_tokens: int = 16384
     score_tokens: int = 1024
     validation_tokens: int = 4096
+    healing_tokens: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
         make_plain(self)
         for name in ("window", "fit_tokens", "score_tokens", "validation_tokens"):
             count_of(name, getattr(self, name), least=2)
+        if self.healing_tokens is not None:
+            count_of("healing_tokens", self.healing_tokens, least=2)
         if self.seed is not None:
             count_of("seed", self.seed, least=0)
 
     def windows(self, part: str) -> int:
         """Returns the number of windows wanted for one of `PARTS`."""
         return max(MIN_WINDOWS[part], getattr(self, f"{part}_tokens") // self.window)
+
+    @property
+    def healing_windows(self) -> int:
+        """Number of windows wanted for healing, at least those of the fits."""
+        return max(self.windows("fit"), (self.healing_tokens or 0) // self.window)
 
     def shortened(self, share: float) -> DataConfig:
         """Returns the same with a share of the tokens; no part has fewer windows than it needs."""

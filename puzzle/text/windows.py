@@ -37,12 +37,24 @@ _EMPTY = "the text is empty; give some English text, a few hundred kilobytes"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Windows:
-    """Token windows of the three parts, each an int64 tensor of shape (windows, window)."""
+    """Token windows of the three parts, each an int64 tensor of shape (windows, window).
+
+    `further` are windows, in none of the parts, that healing reads after those of the fits.
+    """
 
     fit: torch.Tensor
     score: torch.Tensor
     validation: torch.Tensor
+    further: torch.Tensor | None = None
     _hashes: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def for_healing(self) -> Windows:
+        """The same text with the further windows in the fit part."""
+        if self.further is None:
+            return self
+        fit = torch.cat([self.fit, self.further])
+        return Windows(fit=fit, score=self.score, validation=self.validation)
 
     def hash(self, part: str) -> str:
         """Returns the content hash of one part, which names the artifacts made from it."""
@@ -170,17 +182,22 @@ def windows(
         if indexable(rows):
             order = list(range(len(rows)))
             random.Random(config.seed or 0).shuffle(order)
-            deal.fill_in_turn(((number, rows[number]) for number in order), tokenizer)
+            numbered = ((number, rows[number]) for number in order)
+            deal.fill_in_turn(numbered, tokenizer)
         else:
-            deal.fill_evenly(enumerate(reading(rows, file)), tokenizer)
+            numbered = ((number, row) for number, row in enumerate(reading(rows, file)))
+            deal.fill_evenly(numbered, tokenizer)
+        further = deal.further(numbered, tokenizer, config, length)
         if shorten and not deal.full:
             deal = deal.shortened(config, length)
         deal.require_full()
     cut = {
         part: cut_windows(deal.tokens[part][: deal.wanted[part]], length, lead) for part in PARTS
     }
-    for part in PARTS:
-        refuse_foreign(cut[part], vocab)
+    if further:
+        cut["further"] = cut_windows(further, length, lead)
+    for each in cut.values():
+        refuse_foreign(each, vocab)
     return Windows(**cut)
 
 
@@ -247,6 +264,19 @@ class Deal:
             part = min(shares, key=lambda part: shares[part])
             if shares[part] >= 1 or not self._add(part, rows, tokenizer):
                 return
+
+    def further(
+        self, rows: Iterator[tuple[int, Any]], tokenizer: Any, config: DataConfig, length: int
+    ) -> list[int]:
+        """Returns tokens of further windows for healing, as many as wanted and as there are."""
+        wanted = (config.healing_windows - config.windows("fit")) * length
+        if not self.full or not wanted:
+            return []
+        end = self.wanted["fit"] + wanted
+        while len(self.tokens["fit"]) < end and self._add("fit", rows, tokenizer):
+            pass
+        tokens = self.tokens["fit"][self.wanted["fit"] : end]
+        return tokens[: len(tokens) // length * length]
 
     def _add(self, part: str, rows: Iterator[tuple[int, Any]], tokenizer: Any) -> bool:
         """Gives one document to a part; returns whether there was one."""
