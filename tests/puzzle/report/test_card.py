@@ -75,7 +75,7 @@ def test_the_command_of_the_card_is_the_search_that_was_run(found, monkeypatch):
     options = call_of(found, monkeypatch)
     assert options["constraints"] == ["parameters <= 0.8x", "throughput >= 0.5x"]
     assert options["scenario"] == found.scenario
-    assert options["data"] == dataclasses.replace(DATA, seed=0)
+    assert options["data"] == dataclasses.replace(DATA, seed=0, healing_tokens=DATA.fit_tokens)
     assert (options["space"], options["effort"], options["seed"]) == ("default", "fast", 0)
     assert "minimise" not in options
     assert "library" not in options
