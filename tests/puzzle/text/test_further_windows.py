@@ -46,25 +46,19 @@ def test_further_windows_change_no_part_and_share_no_row_with_the_others(kind, w
         assert whole.fit.numel() > words - 16 - 16 - 7 * 2 - 8
 
 
-def test_a_search_heals_its_layout_on_further_text_and_reads_it_nowhere_else(saved, tmp_path):
+def test_a_search_heals_its_layout_on_further_text(saved, tmp_path):
     given = {"scenario": SCENARIO, "precision": "float32", "hardware": "roofline:h100-sxm"}
     given |= {"constraints": ["parameters <= 0.8x"], "effort": "fast"}
-    few = puzzle.search(saved, text(), data=DATA, out=tmp_path / "few", **given)
-    data = dataclasses.replace(DATA, healing_tokens=640)
-    more = puzzle.search(saved, text(), data=data, out=tmp_path / "more", **given)
-    assert more.layout == few.layout
-    parent = more.library.parent
-    cut = windows(text(), parent.tokenizer, dataclasses.replace(data, seed=0))
+    data = dataclasses.replace(DATA, healing_tokens=640, seed=0)
+    result = puzzle.search(saved, text(), data=data, out=tmp_path / "run", **given)
+    parent, place = result.library.parent, Workspace(tmp_path / "hand")
+    cut = windows(text(), parent.tokenizer, data)
     assert len(cut.for_healing.fit) == 40
-    by_hand = heal(parent, more.layout, cut.for_healing, workspace=Workspace(tmp_path / "hand"))
-    tensors = {
-        name: library.child_tensors(more.layout)
-        for name, library in {"more": more.library, "hand": by_hand, "few": few.library}.items()
-    }
-    assert all(torch.equal(tensors["hand"][name], each) for name, each in tensors["more"].items())
-    assert any(
-        not torch.equal(tensors["few"][name], each) for name, each in tensors["more"].items()
-    )
+    own = result.library.child_tensors(result.layout)
+    for part, same in {cut.for_healing: True, cut: False}.items():
+        library = heal(parent, result.layout, part, workspace=place)
+        tensors = library.child_tensors(result.layout)
+        assert all(torch.equal(tensors[name], each) for name, each in own.items()) == same
 
 
 def test_the_effort_says_how_much_text_is_healed_on():
