@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -94,7 +95,13 @@ class Trackers:
         if not self._callbacks:
             return
         self.arguments = SearchArguments(
-            output_dir=out, seed=seed, use_cpu=cpu, report_to="none", search=dict(settings)
+            output_dir=out,
+            run_name=Path(out).name,
+            project="puzzle",
+            seed=seed,
+            use_cpu=cpu,
+            report_to="none",
+            search=dict(settings),
         )
         self.arguments.report_to = list(self.names)
         self._call("on_train_begin", model=None)
