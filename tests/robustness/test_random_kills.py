@@ -31,11 +31,16 @@ def errors_of(place):
     return place.with_name("errors")
 
 
-def started(place):
+def started(place, *options):
+    """Returns the process of a search that has begun."""
     environment = {**os.environ, "PYTHONPATH": str(Path(puzzle.__file__).parents[1])}
     with errors_of(place).open("w") as errors:
         process = subprocess.Popen(
-            COMMAND, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+            [*COMMAND, *options],
+            cwd=place,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
         )
     # What comes before is the import of torch.
     while not (place / "run").exists() and process.poll() is None:
@@ -45,7 +50,11 @@ def started(place):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    place = tmp_path_factory.mktemp("inputs") / "place"
+    return whole_inputs(tmp_path_factory.mktemp("inputs") / "place")
+
+
+def whole_inputs(place):
+    """Writes the parent and the text of a search into a new directory, and returns it."""
     place.mkdir()
     write_inputs(place)
     (place / "text.txt").write_text("\n\n".join(text(count=12)), encoding="utf-8")
