@@ -15,6 +15,13 @@ from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.events import Callback, Events
 from puzzle.distillation.loop import Loop, TrainingText
+from puzzle.distillation.offline_teacher import (
+    OfflineDistiller,
+    OfflineTeacher,
+    cache_teacher,
+    is_url,
+    require_offline,
+)
 from puzzle.distillation.parallel import Parallel
 from puzzle.distillation.run_key import run_key
 from puzzle.distillation.saving import save_child
@@ -50,6 +57,7 @@ def distill(
     resume: bool = True,
     callbacks: Iterable[Callback] = (),
     report_to: str | Iterable[str] | None = None,
+    teacher: str | os.PathLike[str] | None = None,
 ) -> DistillResult:
     """Distils a whole child from its parent: hidden states and next-token distributions.
 
@@ -72,6 +80,9 @@ def distill(
             settings; if False, there must be none in `out`.
         callbacks: TrainerCallback instances of transformers.
         report_to: Trackers that transformers knows, such as "tensorboard" or "wandb".
+        teacher: A directory that `cache_teacher` wrote, or the URL of a server from which it is
+            filled first; then no parent is opened, `parent` may be None, and only the losses "kl"
+            and "lm" can be computed.
 
     Returns:
         The history, and where the child is.
@@ -103,29 +114,28 @@ def distill(
         require_replaceable(target, CHILD_FILES, kept=OTHER_THAN_DISTILLED)
     workspace = _workspace(out, resume, parallel)
     student = open_model(child, workspace)
-    teacher = open_model(parent, workspace, tokenizer=tokenizer)
-    tokenizer = tokenizer or teacher.tokenizer or student.tokenizer
-    _require_positions(config, student, teacher)
+    if teacher is None:
+        other = open_model(parent, workspace, tokenizer=tokenizer)
+    else:
+        require_offline(config)
+        other = student
+    tokenizer = tokenizer or other.tokenizer or student.tokenizer
+    _require_positions(config, student, other)
     _refuse_formats(student.config)
     text = _text(data, validation, tokenizer, config, student.config.vocab_size)
-    events = Events(
-        config,
-        workspace.root,
-        callbacks,
-        report_to,
-        cpu=parallel.device.type == "cpu",
-        evaluates=text.validation is not None,
-    )
-    distiller = Distiller(
-        empty_model(student.config, torch.float32),
-        empty_model(teacher.config, _teacher_format(teacher, parallel)),
-        config,
-    )
+    events = _events(config, workspace, parallel, callbacks, report_to, text)
+    empty = empty_model(student.config, torch.float32)
+    if teacher is None:
+        parents = empty_model(other.config, _teacher_format(other, parallel))
+        distiller = Distiller(empty, parents, config)
+    else:
+        answers = _answers(teacher, workspace, parallel, config, (data, tokenizer), text)
+        distiller, other = OfflineDistiller(empty, answers, config), answers.model
     _require_disk(workspace.root, distiller.child, config)
-    key = run_key(student, teacher, config, text, bf16=parallel.bf16)
+    key = run_key(student, other, config, text, bf16=parallel.bf16)
     loop = Loop(
         distiller=distiller,
-        module=_place(parallel, distiller, student, teacher),
+        module=_place(parallel, distiller, student, other),
         config=config,
         text=text,
         checkpoints=Checkpoints(workspace, key, parallel, config.keep_checkpoints),
@@ -140,6 +150,46 @@ def distill(
     )
     save_child(result, distiller.child, student, tokenizer, parallel)
     return result
+
+
+def _events(
+    config: DistillConfig,
+    workspace: Workspace,
+    parallel: Parallel,
+    callbacks: Iterable[Callback],
+    report_to: str | Iterable[str] | None,
+    text: TrainingText,
+) -> Events:
+    return Events(
+        config,
+        workspace.root,
+        callbacks,
+        report_to,
+        cpu=parallel.device.type == "cpu",
+        evaluates=text.validation is not None,
+    )
+
+
+def _answers(
+    teacher: str | os.PathLike[str],
+    workspace: Workspace,
+    parallel: Parallel,
+    config: DistillConfig,
+    source: tuple[Any, Any],
+    text: TrainingText,
+) -> OfflineTeacher:
+    """Returns the teacher's answers; those of a server are fetched for all steps first."""
+    if not is_url(teacher):
+        return OfflineTeacher(teacher)
+    place = workspace.root / "teacher"
+    if parallel.first:
+        vocab = text.stream.vocab or 0
+        windows = _stream(*source, config, vocab).take(config.steps * config.batch)
+        cache_teacher(teacher, windows, place)
+        if text.validation is not None:
+            cache_teacher(teacher, text.validation, place)
+    parallel.barrier()
+    return OfflineTeacher(place)
 
 
 def _workspace(out: str | os.PathLike[str], resume: bool, parallel: Parallel) -> Workspace:

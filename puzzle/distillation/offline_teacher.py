@@ -17,8 +17,10 @@ from puzzle.distillation.logit_losses import head_losses
 from puzzle.distillation.teacher_server import TeacherServer
 from puzzle.distillation.top_k_loss import top_k_kl
 from puzzle.errors import DamagedArtifactError, DataError, SettingError
+from puzzle.hardware.precision import AUTO
 from puzzle.models.parent import Parent, open_parent
-from puzzle.models.trainable import OpenModel
+from puzzle.models.pretrained import load_config
+from puzzle.models.trainable import NAMES, OpenModel
 from puzzle.storage.disk import matching
 from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.storage.json_files import interpreting
@@ -30,6 +32,8 @@ from puzzle.storage.workspace import MANIFEST, Artifact, ArtifactRef, Workspace
 KIND, FORMAT, FILE = "teacher-logits", 1, "logits.safetensors"
 # Windows of a file: what a kill repeats, and how often a local parent's layers are read.
 WINDOWS = 64
+# Tokens per position: what vLLM gives at most, if it is not started with more.
+TOP_K = 20
 MEASURED = ("kl", "lm")
 
 
@@ -80,7 +84,7 @@ def cache_teacher(
     windows: torch.Tensor,
     out: str | os.PathLike[str],
     *,
-    k: int = 64,
+    k: int = TOP_K,
     device: str = "cpu",
 ) -> Path:
     """Stores the likeliest next tokens of a teacher for windows of text, to distil from later.
@@ -125,15 +129,24 @@ def _write(teacher: Teacher, tokens_BL: torch.Tensor, k: int, directory: Path) -
     save_tensors(directory / FILE, {name: each.contiguous() for name, each in tensors.items()})
 
 
+def is_url(teacher: Any) -> bool:
+    """Returns whether a teacher is the URL of a server."""
+    return isinstance(teacher, str) and teacher.startswith(("http://", "https://"))
+
+
 def _opened(teacher: Any, workspace: Workspace, device: str) -> Teacher:
-    if isinstance(teacher, str) and teacher.startswith(("http://", "https://")):
+    if is_url(teacher):
         return TeacherServer(teacher)
     if isinstance(teacher, Parent):
         return LocalTeacher(teacher)
     if hasattr(teacher, "top") and hasattr(teacher, "identity"):
         given: Teacher = teacher
         return given
-    return LocalTeacher(open_parent(teacher, workspace=workspace, device=device))
+    # In the format it is stored in, as `distill` runs a parent.
+    live = not isinstance(teacher, str | os.PathLike)
+    stored = getattr(teacher if live else load_config(teacher), "dtype", None)
+    dtype = AUTO if stored is None else NAMES.get(stored, AUTO)
+    return LocalTeacher(open_parent(teacher, workspace=workspace, device=device, dtype=dtype))
 
 
 class OfflineTeacher:
@@ -170,11 +183,14 @@ class OfflineTeacher:
     def _add(self, artifact: Artifact) -> int:
         """Notes where the windows of a file are; returns the tokens per position."""
         path = artifact.path / FILE
-        with interpreting(path, "a teacher's answers", DamagedArtifactError), _opened_file(path) as f:
-            for row, tokens_L in enumerate(f.get_tensor("tokens")):
+        with (
+            interpreting(path, "a teacher's answers", DamagedArtifactError),
+            _read(path) as file,
+        ):
+            for row, tokens_L in enumerate(file.get_tensor("tokens")):
                 self._places[_name(tokens_L)] = (len(self._files), row)
             self._files.append(path)
-            return int(f.get_slice("ids").get_shape()[-1])
+            return int(file.get_slice("ids").get_shape()[-1])
 
     def answers(self, tokens_BL: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the likeliest next tokens of windows, and their log-probabilities.
@@ -189,7 +205,7 @@ class OfflineTeacher:
                     "the teacher has no answers for a window of this text; cache_teacher has to "
                     "be given the windows of the same rows, length, seed and tokenizer"
                 )
-            with _opened_file(self._files[place[0]]) as file:
+            with _read(self._files[place[0]]) as file:
                 parts.append(tuple(file.get_slice(name)[place[1]] for name in ("ids", "log_p")))
         ids, log_p = (torch.stack(each) for each in zip(*parts, strict=True))
         return ids.long().to(tokens_BL.device), log_p.to(tokens_BL.device)
@@ -206,7 +222,7 @@ class OfflineTeacher:
         )
 
 
-def _opened_file(path: Path) -> Any:
+def _read(path: Path) -> Any:
     return safe_open(path, framework="pt")
 
 

@@ -106,7 +106,9 @@ class Parallel:
         }
         if self.plugin is not None and self.plugin.cpu_offload:
             options["offload_policy"] = self.plugin.cpu_offload
-        for model in (distiller.child, distiller.parent):
+        # Of an offline teacher there is no parent.
+        models = [m for m in (distiller.child, distiller.parent) if hasattr(m, "model")]
+        for model in models:
             for layer in model.model.layers:
                 if next(layer.parameters(), None) is not None:
                     fully_shard(layer, **options)

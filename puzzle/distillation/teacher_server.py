@@ -7,6 +7,7 @@ import json
 import math
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -109,7 +110,7 @@ class TeacherServer:
         )
 
 
-def _largest(position: dict[str, Any], k: int) -> list[tuple[int, float]]:
+def _largest(position: Mapping[str, Any], k: int) -> list[tuple[int, float]]:
     """Returns the k likeliest tokens: a server adds the prompt's own where it is not among them."""
     pairs = []
     for token, each in position.items():

@@ -1,4 +1,4 @@
-"""A search on two worker processes, of which one or the driver is killed, ends in the same bytes."""
+"""Where a worker or the driver is killed, a search on two processes ends in the same bytes."""
 
 import random
 import shutil
