@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
-from tqdm.auto import tqdm
 
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller, next_tokens
@@ -21,6 +20,7 @@ from puzzle.hardware.precision import AUTO
 from puzzle.models.parent import Parent, open_parent
 from puzzle.models.pretrained import load_config
 from puzzle.models.trainable import NAMES, OpenModel
+from puzzle.progress.bars import counted
 from puzzle.storage.disk import matching
 from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.storage.json_files import interpreting
@@ -112,7 +112,7 @@ def cache_teacher(
     count_of("k", k)
     workspace = Workspace(out)
     opened = _opened(teacher, workspace, device)
-    for tokens_BL in tqdm(windows.split(WINDOWS), desc="teacher", unit="file"):
+    for tokens_BL in counted(windows.split(WINDOWS), "teacher", unit="file"):
         spec = {
             "format": FORMAT,
             "teacher": opened.identity,
