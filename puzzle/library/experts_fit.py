@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 from puzzle.errors import ParentError
+from puzzle.library.elimination import damped, elimination_order
 from puzzle.library.fitting import Fitting, ffn_key
-from puzzle.library.least_squares import HeldOut, Moments
+from puzzle.library.least_squares import Fit, HeldOut, Moments
 from puzzle.library.least_squares import fit as least_squares_fit
 from puzzle.library.local_error import LocalError
 from puzzle.library.rescaling import Pair, Rescaling
@@ -35,15 +37,65 @@ EXPERTS, EXPERT_CHANNELS = "experts", "expert_channels"
 Maps = Mapping[int, torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExpertsSums:
+    """What the fits of all widths of some experts share.
+
+    Args:
+        attention: What is in front of them.
+        kept: The numbers of the experts.
+        width: Their channels.
+        downs: The last map of each that fits start from, by its place among those kept.
+        trained: The moments of each one's tokens of the fitted windows.
+        held_out: Each one's tokens of the held-out windows.
+    """
+
+    attention: Attention
+    kept: torch.Tensor
+    width: int
+    downs: Mapping[int, torch.Tensor]
+    trained: Mapping[int, Moments]
+    held_out: Mapping[int, HeldOut]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Solved:
+    """The last map of an expert, and the channels that enter it."""
+
+    channels: torch.Tensor
+    fit: Fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Made:
+    """A mixture, its channels and last maps, and what it misses.
+
+    Args:
+        mixture: Some experts and channels of the parent's.
+        channels: The channels of each expert.
+        maps: The last map of each.
+        judged: The maps that the error is of, fitted without the held-out windows.
+        error: The square of what they miss there.
+    """
+
+    mixture: nn.Module
+    channels: torch.Tensor
+    maps: Maps
+    judged: Maps
+    error: float
+
+
 class ExpertsFit:
     """Builds the mixtures of one layer that keep some of the parent's experts.
 
     Experts are ranked by what they add: the mean over tokens of the gate times the length of what
     the expert returns (REAP, arXiv:2510.13999, without its division by the tokens of each). The
-    router keeps their rows, so that tokens of removed experts go to others. Narrower experts keep
-    the channels with the largest mean activation times the norm of their row. Then the last map of
-    each kept expert is fitted, on its own tokens, to what it returned and its share by gates of
-    what the mixture misses: one pass over the text for all, and sums as large as one expert.
+    router keeps their rows, so that tokens of removed experts go to others. The last map of each
+    kept expert is fitted, on its own tokens, to what it returned and its share by gates of what
+    the mixture misses: one pass over the text for all, and sums as large as one expert. Narrower
+    experts are chosen and fitted with the same sums: each keeps the channels that elimination
+    leaves, or those with the largest mean activation times the norm of their row, whichever does
+    better on held-out tokens, and is fitted once more to make up for what the others lost.
 
     Args:
         fits: The layer.
@@ -66,12 +118,18 @@ class ExpertsFit:
 
     def build(self, attention: Attention, ffns: list[FFN], power: float) -> None:
         """Fits mixtures behind one attention; errors are a share of a power."""
+        whole: dict[FFN, list[FFN]] = {}
         for ffn in ffns:
-            key = ffn_key(attention, ffn)
             if Block(attention, ffn) == self.fits.own and not self.fits.streams.child:
-                self.fits.errors[key] = LocalError(before=0.0, fitted=0.0)
+                self.fits.errors[ffn_key(attention, ffn)] = LocalError(before=0.0, fitted=0.0)
             else:
-                self._fit(key, attention, ffn, power)
+                whole.setdefault(replace(ffn, width=self.fits.own.ffn.width), []).append(ffn)
+        for wide, narrowed in whole.items():
+            kept = self.ranking[0][: wide.experts].sort().values
+            sums = self._sums(*self._mixture(wide, kept, self.ranking[1]), kept, attention)
+            order = self._order(sums, min(ffn.width or 1 for ffn in narrowed))
+            for ffn in narrowed:
+                self._fit(ffn, sums, order, power)
 
     @cached_property
     def ranking(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,48 +171,95 @@ class ExpertsFit:
         mixture = getattr(self.fits.layer, self.family.ffn.module)
         return h_TD, target - shared_output(self.experts, mixture, h_TD).float()
 
-    def _fit(self, key: str, attention: Attention, ffn: FFN, power: float) -> None:
-        ranked, channels = self.ranking
-        kept = ranked[: ffn.experts].sort().values
-        narrow = None
-        if ffn.width != self.fits.own.ffn.width:
-            narrow = channels[kept, : ffn.width].sort(dim=1).values
-        mixture, downs = self._mixture(ffn, kept, narrow)
-        trained, held_out, before = self._sums(mixture, downs, attention)
-        fitted, judged = dict(downs), dict(downs)
+    def _order(self, sums: ExpertsSums, narrowest: int) -> torch.Tensor:
+        """Returns the channels of each kept expert, the most worth keeping first."""
+        order, width = self.ranking[1][sums.kept].clone(), self.fits.own.ffn.width or 1
+        if narrowest == width or not self.fits.config.eliminates:
+            return order
+        for expert, train in sums.trained.items():
+            if train.tokens:
+                down, gram = sums.downs[expert], train.gram
+                order[expert] = elimination_order(
+                    damped(gram),
+                    down,
+                    train.cross - gram @ down,
+                    fixed=len(down) - width,
+                    least=narrowest,
+                )
+        return order
+
+    def _fit(self, ffn: FFN, sums: ExpertsSums, order: torch.Tensor, power: float) -> None:
+        width, share = ffn.width or 1, 1 / max(power, 1e-30)
+        largest = self.ranking[1][sums.kept, :width].sort(dim=1).values
+        start, downs = self._mixture(ffn, sums.kept, largest)
+        best = unfitted = self._made(start, largest, downs, downs, sums.attention)
         if self.fits.config.start != "puzzle":
-            for expert, start in downs.items():
-                if trained[expert].tokens and held_out[expert].phi:
-                    solved = least_squares_fit(
-                        trained[expert],
-                        held_out[expert],
-                        start,
-                        self.fits.config.ridges,
-                        refit=self.fits.final,
-                    )
-                    fitted[expert], judged[expert] = solved.weight, solved.judged
-        after = self._error(mixture, judged, attention)
-        if after >= before:
-            fitted, after = downs, before
-        share = 1 / max(power, 1e-30)
-        self.fits.errors[key] = LocalError(before=before * share, fitted=after * share)
-        self.fits.tensors[f"{key}/{EXPERTS}"] = kept.to(torch.int32)
-        if narrow is not None:
-            self.fits.tensors[f"{key}/{EXPERT_CHANNELS}"] = narrow.to(torch.int32)
-        maps = [fitted[expert] for expert in range(len(kept))]
-        module = self.family.ffn.module
-        self.fits.store(key, down_tensors(self.experts, module, mixture, maps))
+            better = order[:, :width].sort(dim=1).values
+            best = min(best, self._narrowed(ffn, sums, (largest, better)), key=_error_of)
+            if width < sums.width:
+                again = self._sums(best.mixture, best.judged, sums.kept, sums.attention)
+                every = torch.arange(width).expand(len(sums.kept), -1)
+                refined = [self._solved(again, expert, (every,)) for expert in best.judged]
+                refit = self._with(refined, best.mixture, best.channels, sums.attention)
+                best = min(best, refit, key=_error_of)
+        key = ffn_key(sums.attention, ffn)
+        error = LocalError(before=unfitted.error * share, fitted=best.error * share)
+        self.fits.errors[key] = error
+        self.fits.tensors[f"{key}/{EXPERTS}"] = sums.kept.to(torch.int32)
+        if width < sums.width:
+            self.fits.tensors[f"{key}/{EXPERT_CHANNELS}"] = best.channels.to(torch.int32)
+        module, maps = self.family.ffn.module, [best.maps[e] for e in range(len(sums.kept))]
+        self.fits.store(key, down_tensors(self.experts, module, best.mixture, maps))
+
+    def _narrowed(self, ffn: FFN, sums: ExpertsSums, choices: Sequence[torch.Tensor]) -> Made:
+        """Returns the mixture in which each expert has the best of some choices of channels."""
+        solved = [self._solved(sums, expert, choices) for expert in sums.downs]
+        channels = torch.stack([each.channels for each in solved])
+        mixture, _ = self._mixture(ffn, sums.kept, channels)
+        return self._with(solved, mixture, channels, sums.attention)
+
+    def _with(
+        self,
+        solved: Sequence[Solved],
+        mixture: nn.Module,
+        channels: torch.Tensor,
+        attention: Attention,
+    ) -> Made:
+        """Returns a mixture with last maps that were solved for."""
+        maps, judged = (
+            {expert: getattr(each.fit, name) for expert, each in enumerate(solved)}
+            for name in ("weight", "judged")
+        )
+        return self._made(mixture, channels, maps, judged, attention)
+
+    def _solved(self, sums: ExpertsSums, expert: int, choices: Sequence[torch.Tensor]) -> Solved:
+        """Returns the last map of an expert for the channels that do best on held-out tokens."""
+        down, train, held_out = sums.downs[expert], sums.trained[expert], sums.held_out[expert]
+        biases = torch.arange(sums.width, len(down), device=down.device)
+        solved = []
+        for channels in (each[expert] for each in choices):
+            columns = torch.cat([channels.to(down.device), biases])
+            start = down[columns]
+            if not train.tokens or not held_out.phi:
+                unfitted = Fit(weight=start, judged=start, error=0.0, ridge=None)
+                return Solved(channels=channels, fit=unfitted)
+            kept, judges = train.columns(columns), held_out.columns(columns)
+            ridges, final = self.fits.config.ridges, self.fits.final
+            fit = least_squares_fit(kept, judges, start, ridges, refit=final)
+            solved.append(Solved(channels=channels, fit=fit))
+        return min(solved, key=lambda each: each.fit.error)
 
     def _mixture(
-        self, ffn: FFN, kept: torch.Tensor, narrow: torch.Tensor | None
+        self, ffn: FFN, kept: torch.Tensor, channels: torch.Tensor
     ) -> tuple[nn.Module, dict[int, torch.Tensor]]:
-        """Returns a mixture of some of the layer's experts, and their last maps."""
+        """Returns a mixture of some experts and channels of the layer's, and their last maps."""
         module = self.family.ffn.module
         own, prefix = getattr(self.fits.layer, module), f"{module}."
         sizes = self.family.layer_config(self.fits.parent.config, ffn)
         with torch.device("meta"):
             mixture: nn.Module = getattr(self.family.layer(sizes, self.index), module)
         tensors = {prefix + name: tensor for name, tensor in own.state_dict().items()}
+        narrow = None if ffn.width == self.fits.own.ffn.width else channels
         tensors = kept_of(self.experts, tensors, module, kept, narrow)
         inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         mixture.load_state_dict(inner, assign=True)
@@ -162,24 +267,31 @@ class ExpertsFit:
         return mixture, self._downs(mixture, len(kept))
 
     def _sums(
-        self, mixture: nn.Module, downs: Maps, attention: Attention
-    ) -> tuple[dict[int, Moments], dict[int, HeldOut], float]:
-        """Returns the moments and the held-out tokens of each expert, and the held-out error."""
+        self, mixture: nn.Module, downs: Maps, kept: torch.Tensor, attention: Attention
+    ) -> ExpertsSums:
+        """Returns the sums of a mixture, where its last maps are those that are given."""
         hidden, device = self.fits.parent.shape.hidden, self.fits.streams.device
+        biased: bool = getattr(mixture, self.experts.experts).has_bias
+        width = len(downs[0]) - biased
         trained = {e: Moments(len(down), hidden, device) for e, down in downs.items()}
         held_out: dict[int, HeldOut] = {e: HeldOut() for e in downs}
-        missed = 0.0
         pairs = self.fits.streams.batches(lambda rows: self._pair(attention, rows))
         for late, (h_TD, target) in pairs:
             parts = list(routed(self.experts, mixture, h_TD))
             rest, whole = self._rest(parts, downs, target)
-            missed += float(rest.square().sum()) if late else 0.0
             for part in parts:
                 phi, down = _with_bias(part, downs[part.expert]), downs[part.expert]
                 share = part.gates.float() / whole[part.tokens]
                 sums = (held_out if late else trained)[part.expert]
                 sums.add(phi, phi.float() @ down + share * rest[part.tokens])
-        return trained, held_out, missed
+        return ExpertsSums(
+            attention=attention,
+            kept=kept,
+            width=width,
+            downs=downs,
+            trained=trained,
+            held_out=held_out,
+        )
 
     def _rest(
         self, parts: list[Routed], downs: Maps, target: torch.Tensor
@@ -191,6 +303,17 @@ class ExpertsFit:
             rest.index_add_(0, part.tokens, -(_with_bias(part, down).float() @ down))
             whole.index_add_(0, part.tokens, part.gates.float())
         return rest, whole
+
+    def _made(
+        self,
+        mixture: nn.Module,
+        channels: torch.Tensor,
+        maps: Maps,
+        judged: Maps,
+        attention: Attention,
+    ) -> Made:
+        error = self._error(mixture, judged, attention)
+        return Made(mixture=mixture, channels=channels, maps=maps, judged=judged, error=error)
 
     def _error(self, mixture: nn.Module, downs: Maps, attention: Attention) -> float:
         """Returns the square of what the mixture misses with other last maps, held out."""
@@ -214,6 +337,10 @@ def kept_of(
     """Returns the tensors of half a layer with some of its experts, and of their channels."""
     inner = of_experts(tensors, module, kept)
     return inner if narrow is None else of_channels(experts, inner, module, narrow)
+
+
+def _error_of(made: Made) -> float:
+    return made.error
 
 
 def _with_bias(part: Routed, down: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 
 import puzzle
 from puzzle.library.build import build_library
+from puzzle.library.settings import LibraryConfig
 from puzzle.library.variants import TENSORS
 from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
@@ -77,6 +78,32 @@ def test_channels_that_add_nothing_are_given_up_first_at_no_loss(name, tmp_path)
     )
     assert layout.parameters() == sum(p.numel() for p in child.parameters())
     torch.testing.assert_close(child(TOKENS).logits, model(TOKENS).logits, atol=1e-3, rtol=1e-3)
+
+
+def test_of_channels_that_are_the_same_each_expert_keeps_one(tmp_path):
+    model = family_model("mixtral")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            up = layer.mlp.experts.gate_up_proj.unflatten(1, (2, 2, -1))  # gate and up, two halves
+            up[:, :, 1] = up[:, :, 0]
+    parent = opened(model, tmp_path)
+    space = SearchSpace.uniform(parent.shape, ffns=["moe8x12k2"])
+    libraries = {
+        channels: build_library(
+            parent,
+            space,
+            CUT,
+            workspace=Workspace(tmp_path),
+            config=LibraryConfig(channels=channels),
+        )
+        for channels in ("eliminated", "largest")
+    }
+    for layer in range(6):
+        eliminated, largest = (
+            built.errors(layer)["ffn/gqa2/moe8x12k2"] for built in libraries.values()
+        )
+        assert eliminated.before == largest.before
+        assert eliminated.fitted < 0.5 * largest.fitted
 
 
 @pytest.mark.parametrize("name", MIXTURES)
