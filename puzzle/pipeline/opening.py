@@ -24,6 +24,7 @@ from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
 from puzzle.text.given_text import check_source
 from puzzle.text.positions import require_positions
+from puzzle.text.text_mix import TextMix
 from puzzle.text.windows import windows
 from search_space import Layout
 
@@ -103,7 +104,9 @@ def open_run(
     Raises:
         PuzzleError: The parent, the text or the device is unsuitable, or the disk is too small.
     """
-    check_source(inputs.text)
+    mix = inputs.text if isinstance(inputs.text, TextMix) else None
+    for text in mix.texts.values() if mix else [inputs.text]:
+        check_source(text)
     limit_threads()
     device = working_device(inputs.device, inputs.hardware)
     parent = open_parent(
@@ -117,7 +120,9 @@ def open_run(
     formats = choose_formats(inputs.precision, inputs.workload, inputs.hardware, parent, workspace)
     logger.info("%s", formats)
     cut = None
-    if inputs.text is not None:
+    if mix is not None:
+        cut = mix.windows(parent.tokenizer, inputs.data, vocab=parent.shape.vocab)
+    elif inputs.text is not None:
         cut = windows(
             inputs.text,
             parent.tokenizer,

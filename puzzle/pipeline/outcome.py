@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from puzzle.costs.checked import layout_cost
@@ -14,6 +14,7 @@ from puzzle.pipeline.result import SearchResult
 from puzzle.pipeline.tightening import Attempt, Chooser
 from puzzle.report.comparison import Comparison
 from puzzle.report.evidence import Evidence, describe_run
+from puzzle.text.text_mix import TextMix
 from search_space import Layout
 
 PHASES = ("prefill_seconds", "decode_seconds")
@@ -101,7 +102,20 @@ class Outcome:
             corrections=self.chooser.priced.corrections.get(scenario, {}),
             run=description,
             seconds=self._seconds() if named else {},
+            by_text=self._by_text(),
         )
+
+    def _by_text(self) -> dict[str, dict[str, float]]:
+        """Returns the child's quality on each of several texts, and the text's share."""
+        run, mix, found = self.opened.run, self.inputs.text, {}
+        if not isinstance(mix, TextMix):
+            return {}
+        stage = self.chooser.steps.quality(self.attempt.choice.layout, self.child)
+        for name, validation in run.text.by_text.items():
+            own = replace(run, windows=replace(run.text, validation=validation))
+            share = mix.shares[name] / sum(mix.shares.values())
+            found[name] = {"share": share, **own.get(stage).to_dict()["child"]}
+        return found
 
     def _seconds(self) -> dict[str, dict[str, dict[str, float]]]:
         """Returns the seconds of parent and child in each scenario: measured, else predicted."""

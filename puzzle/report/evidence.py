@@ -51,6 +51,7 @@ class Evidence:
         run: Parent, text, settings, versions and device, as `describe_run` returns them.
         seconds: Of scenarios with names, the seconds of "parent" and "child" in each phase, by the
             scenario's name: measured, or predicted where they were not.
+        by_text: Of a search with several texts, their shares and the child's quality on each.
     """
 
     problem: ChoiceProblem
@@ -63,6 +64,7 @@ class Evidence:
     corrections: Mapping[str, Correction] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    by_text: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def minimised(self) -> str:
@@ -101,6 +103,7 @@ class Evidence:
             "workload": self.workload.to_dict() if self.workload else None,
             "run": dict(self.run),
             "seconds": {k: {w: dict(s) for w, s in v.items()} for k, v in self.seconds.items()},
+            "by_text": {name: dict(values) for name, values in self.by_text.items()},
         }
 
     @classmethod
@@ -126,6 +129,7 @@ class Evidence:
                 workload=Workload.from_dict(workload) if workload else None,
                 run=_checked_run(values["run"]),
                 seconds=_seconds(values.get("seconds", {})),
+                by_text=_figures_by_name(values.get("by_text", {})),
             )
             return _require_whole(evidence)
 
@@ -144,6 +148,13 @@ def _seconds(values: Any) -> dict[str, dict[str, dict[str, float]]]:
             for who in ("parent", "child")
         }
         for name, both in as_object(values, "seconds").items()
+    }
+
+
+def _figures_by_name(values: Any) -> dict[str, dict[str, float]]:
+    return {
+        name: {key: as_number(n, key, finite=False) for key, n in as_object(own, name).items()}
+        for name, own in as_object(values, "by_text").items()
     }
 
 

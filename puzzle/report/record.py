@@ -110,6 +110,9 @@ class SearchRecord:
         ]
         if self.measured.ratio("throughput") is None:
             notes.append("nothing was timed: the costs are not of this machine")
+        for name, own in (self.evidence.by_text if self.evidence else {}).items():
+            error = f" \u00b1 {own['kl_error']:.3f}" if "kl_error" in own else ""
+            notes.append(f"KL on {name!r}, {own['share']:.0%} of the text: {own['kl']:.3f}{error}")
         if self.evidence and "formats" in self.evidence.run:
             notes.append(str(Formats.from_dict(self.evidence.run["formats"])))
         return notes

@@ -40,12 +40,14 @@ class Windows:
     """Token windows of the three parts, each an int64 tensor of shape (windows, window).
 
     `further` are windows, in none of the parts, that healing reads after those of the fits.
+    Of several texts, `by_text` has the validation windows of each by its name.
     """
 
     fit: torch.Tensor
     score: torch.Tensor
     validation: torch.Tensor
     further: torch.Tensor | None = None
+    by_text: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
     _hashes: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -75,13 +77,15 @@ class Windows:
         return cls(**workspace.artifact(KIND, dict(name)).load_tensors(FILE))
 
 
-def documents(text: Any, tokenizer: Any = None) -> list[str]:
+def documents(text: Any, tokenizer: Any = None, *, thinking: str | None = None) -> list[str]:
     """Returns the documents of a text, all of them.
 
     Args:
         text: What `puzzle.text.containers.rows_of` accepts, except tokens and what never ends.
         tokenizer: Its chat template renders rows with `messages`; without one, their turns are
             joined as `role: content`.
+        thinking: Mode in which `messages` are rendered; rows that are no example of it are left
+            out.
 
     Raises:
         DataError: The input is none of these, a row is unusable, or there is no text.
@@ -94,7 +98,7 @@ def documents(text: Any, tokenizer: Any = None) -> list[str]:
     if isinstance(rows, torch.Tensor):
         raise DataError("the text is a matrix of tokens; give text")
     texts = [
-        row_text(row, tokenizer, number=number)
+        row_text(row, tokenizer, thinking=thinking, number=number)
         for number, row in enumerate(reading(rows, named_file(text)))
     ]
     texts = [document for document in texts if document]
