@@ -1,6 +1,6 @@
+from puzzle.evaluation.answers import same_text as same_text
 from puzzle.posttraining.alignment import align as align
 from puzzle.posttraining.answer_samplers import ChatServer as ChatServer
-from puzzle.posttraining.answer_samplers import SampleSettings as SampleSettings
 from puzzle.posttraining.averaging import average_models as average_models
 from puzzle.posttraining.code_tests import CodeTests as CodeTests
 from puzzle.posttraining.conversation_rows import Exchange as Exchange
@@ -10,7 +10,7 @@ from puzzle.posttraining.limited_scorer import LimitedScorer as LimitedScorer
 from puzzle.posttraining.mode_format import format_shares as format_shares
 from puzzle.posttraining.mode_format import looks_like_refusal as looks_like_refusal
 from puzzle.posttraining.mode_format import refusal_rates as refusal_rates
-from puzzle.posttraining.pair_tokens import PairSettings as PairSettings
+from puzzle.posttraining.opened_model import switched_tokenizer as switched_tokenizer
 from puzzle.posttraining.posttrain_result import PostTrainResult as PostTrainResult
 from puzzle.posttraining.reasoning_tasks import gym_equal as gym_equal
 from puzzle.posttraining.reasoning_tasks import gym_tasks as gym_tasks
@@ -28,6 +28,8 @@ from puzzle.posttraining.rewards import math_equal as math_equal
 from puzzle.posttraining.rewards import math_reward as math_reward
 from puzzle.posttraining.solve_rate import curriculum as curriculum
 from puzzle.posttraining.solve_rate import solve_rates as solve_rates
+from puzzle.posttraining.stage_settings import PairSettings as PairSettings
+from puzzle.posttraining.stage_settings import SampleSettings as SampleSettings
 from puzzle.posttraining.supervised import sft as sft
 from puzzle.posttraining.trace_making import Traces as Traces
 from puzzle.posttraining.trace_making import traces as traces

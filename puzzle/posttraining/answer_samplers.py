@@ -14,55 +14,17 @@ from typing import Any, Protocol
 import torch
 from transformers import LogitsProcessorList
 
-from puzzle.errors import DataError, EngineError, SettingError
+from puzzle.errors import DataError, EngineError
 from puzzle.evaluation.answers import token_ends
 from puzzle.models.thinking_budget import ThinkingBudget
 from puzzle.posttraining.opened_model import opened_with_tokenizer
+from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.storage.hashing import content_hash, hash_tensors
-from puzzle.storage.json_values import as_number
-from puzzle.storage.plain_values import count_of
 from puzzle.text.chat import render_prompt
 from puzzle.text.thoughts import CLOSE, OPEN, THOUGHT_FIELDS, split_thought
 
 Turns = list[dict[str, Any]]
 _TRIES = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleSettings:
-    """How answers are sampled.
-
-    Args:
-        samples: Answers to each prompt in each mode.
-        temperature: Of the distribution that tokens are drawn from; 0 takes the likeliest.
-        top_p: The share of it that they are drawn from.
-        max_tokens: The most tokens of thought and answer.
-        budget: The most tokens of a thought, of a model in memory; None for no limit of its own.
-        batch: Prompts that are answered together.
-        seed: Seed of the draws.
-
-    Raises:
-        SettingError: A number is not allowed.
-    """
-
-    samples: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_tokens: int = 1024
-    budget: int | None = None
-    batch: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "max_tokens", "batch"):
-            count_of(name, getattr(self, name))
-        count_of("seed", self.seed, least=0)
-        if self.budget is not None:
-            count_of("budget", self.budget, least=0)
-        for name, most in (("temperature", float("inf")), ("top_p", 1.0)):
-            value = as_number(getattr(self, name), name)
-            if not 0 <= value <= most or (name == "top_p" and value == 0):
-                raise SettingError(f"{name}={value!r}; allowed: numbers up to {most}, not below 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 from puzzle.evaluation.answers import modes_of
 from puzzle.hardware.torch_state import own_torch_state
-from puzzle.posttraining.answer_samplers import SampleSettings, sampler_of
+from puzzle.posttraining.answer_samplers import sampler_of
 from puzzle.posttraining.conversation_rows import turns_of
+from puzzle.posttraining.stage_settings import SampleSettings
 
 _REFUSAL = re.compile(
     r"\b(?:(?:can(?:no|')t|can not|won't|will not|unable to|not able to|must decline|"

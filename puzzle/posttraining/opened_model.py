@@ -14,6 +14,7 @@ from puzzle.models.given_child import given_child
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.models.unsuitable import refuse_unsuitable_model
 from puzzle.storage.paths import user_path
+from puzzle.text.switch import add_thinking_switch
 
 
 def opened_with_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]:
@@ -46,3 +47,16 @@ def opened_with_tokenizer(source: Any, tokenizer: Any = None) -> tuple[Any, Any]
     if tokenizer is None:
         raise DataError("there is no tokenizer beside the model; give one with tokenizer=")
     return model, tokenizer
+
+
+def switched_tokenizer(source: str | os.PathLike[str]) -> Any:
+    """Returns the tokenizer beside a model, with a switch around its chat template.
+
+    Args:
+        source: The model's directory, or a hub id.
+
+    Raises:
+        ParentError: There is none.
+        DataError: As for `puzzle.add_thinking_switch`.
+    """
+    return add_thinking_switch(load_tokenizer(source))

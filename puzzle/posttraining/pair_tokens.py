@@ -10,43 +10,12 @@ from typing import Any
 
 from puzzle.errors import DataError
 from puzzle.posttraining.conversation_rows import Exchange
+from puzzle.posttraining.stage_settings import PairSettings
 from puzzle.text.chat import render_conversation, render_prompt
 from puzzle.text.thoughts import CLOSE
 from puzzle.text.turns import Conversation
 
 _IGNORED = -100  # what the loss leaves out
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairSettings:
-    """How exchanges become the rows of supervised fine-tuning.
-
-    Args:
-        cut_share: Of the answers with a thought, the share whose thought is cut at a random token,
-            so that the model learns to answer where a budget ends its thought. There the loss is
-            on the answer alone: nothing teaches to end a thought early.
-        curriculum: Short answers first; each mode by its own lengths, so that both are trained
-            from the beginning to the end.
-        balanced: As many answers of one mode as of the other; the surplus is left out.
-        max_length: The most tokens of a row; longer ones are left out, as an answer without its
-            end teaches not to end. None for the model's positions.
-        system_prompts: The system prompt of each mode, for a model whose switch that is.
-        seed: Seed of the cuts, and of what is left out.
-
-    Raises:
-        DataError: The share is not between 0 and 1.
-    """
-
-    cut_share: float = 0.05
-    curriculum: bool = True
-    balanced: bool = True
-    max_length: int | None = None
-    system_prompts: Mapping[str, str] | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.cut_share <= 1:
-            raise DataError(f"cut_share={self.cut_share!r}; allowed: 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from typing import Any
 from puzzle.errors import DataError
 from puzzle.evaluation.answers import Scorer, modes_of, same_text
 from puzzle.hardware.torch_state import own_torch_state
-from puzzle.posttraining.answer_samplers import SampleSettings, sampler_of
+from puzzle.posttraining.answer_samplers import sampler_of
 from puzzle.posttraining.conversation_rows import problems_of
 from puzzle.posttraining.limited_scorer import SECONDS, LimitedScorer
+from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.progress.bars import counted
 from puzzle.storage.json_values import as_number
 

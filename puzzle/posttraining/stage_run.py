@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +158,9 @@ class StageRun:
             WorkspaceError: The disk is full or cannot be written.
         """
         newest = self.newest()
-        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+        # Trainers print what they log, and a caller's output is the caller's.
+        with contextlib.redirect_stdout(sys.stderr):
+            trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         history = [dict(entry) for entry in trainer.state.log_history]
         for entry in history:
             if not math.isfinite(entry.get("loss", 0.0)):

@@ -10,9 +10,10 @@ from typing import Any
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.pretrained import load_config
 from puzzle.posttraining.conversation_rows import Exchange, rows
-from puzzle.posttraining.pair_tokens import PairSettings, pair_rows
+from puzzle.posttraining.pair_tokens import pair_rows
 from puzzle.posttraining.posttrain_result import PostTrainResult
 from puzzle.posttraining.stage_run import open_stage, require_trl, trackers, trl_config
+from puzzle.posttraining.stage_settings import PairSettings
 from puzzle.storage.plain_values import count_of
 
 

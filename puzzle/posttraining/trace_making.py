@@ -17,11 +17,11 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.posttraining.answer_samplers import (
     Sampled,
     Sampler,
-    SampleSettings,
     sampler_of,
 )
 from puzzle.posttraining.conversation_rows import Problem, problems_of
 from puzzle.posttraining.limited_scorer import SECONDS, LimitedScorer
+from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.progress.bars import counted
 from puzzle.storage.hashing import content_hash
 from puzzle.storage.paths import user_path

@@ -15,6 +15,7 @@ from puzzle.cli.commands.layouts_command import LAYOUTS
 from puzzle.cli.commands.new_command import NEW
 from puzzle.cli.commands.pick_command import PICK
 from puzzle.cli.commands.plan_command import PLAN
+from puzzle.cli.commands.posttrain_command import POSTTRAIN
 from puzzle.cli.commands.profile_command import PROFILE
 from puzzle.cli.commands.report_command import REPORT
 from puzzle.cli.commands.runs_command import RUNS
@@ -26,7 +27,7 @@ from puzzle.cli.commands.solve_command import SOLVE
 from puzzle.cli.subcommand import Subcommand
 
 _STAGES = (SEARCH, FAMILY, PLAN, PROFILE, BUILD, SCORE, SOLVE, CHILD)
-_CHILDREN = (DISTILL, EVALUATE, EXPORT, SERVE_CHECK, REPORT, EXPLORE)
+_CHILDREN = (DISTILL, POSTTRAIN, EVALUATE, EXPORT, SERVE_CHECK, REPORT, EXPLORE)
 _SHARING = (SHARE, PICK)
 _ALL = (NEW, *_STAGES, *_CHILDREN, *_SHARING, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)
 COMMANDS: dict[str, Subcommand] = {command.name: command for command in _ALL}

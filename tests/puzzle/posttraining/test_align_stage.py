@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from puzzle.errors import SettingError
 from puzzle.posttraining.alignment import align
 from puzzle.posttraining.mode_format import format_shares
-from puzzle.posttraining.pair_tokens import PairSettings
+from puzzle.posttraining.stage_settings import PairSettings
 from puzzle.posttraining.supervised import sft
 from puzzle.text.switch import add_thinking_switch
 from tests.factories.posttraining import LAYOUTS, character_tokenizer, save_pair

@@ -4,7 +4,8 @@ import pytest
 
 from puzzle.errors import DataError
 from puzzle.posttraining.conversation_rows import rows
-from puzzle.posttraining.pair_tokens import PairSettings, pair_rows
+from puzzle.posttraining.pair_tokens import pair_rows
+from puzzle.posttraining.stage_settings import PairSettings
 from puzzle.text.switch import add_thinking_switch
 from tests.factories.posttraining import character_tokenizer
 

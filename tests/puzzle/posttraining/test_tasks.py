@@ -5,11 +5,12 @@ import json
 import pytest
 
 from puzzle.errors import DataError
-from puzzle.posttraining.answer_samplers import Sampled, SampleSettings
+from puzzle.posttraining.answer_samplers import Sampled
 from puzzle.posttraining.conversation_rows import problems_of
 from puzzle.posttraining.mode_prompts import mode_prompts
 from puzzle.posttraining.reasoning_tasks import gym_equal, gym_tasks
 from puzzle.posttraining.solve_rate import curriculum, solve_rates
+from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.text.chat import render_prompt
 from puzzle.text.switch import add_thinking_switch
 from tests.factories.posttraining import TEMPLATE, character_tokenizer

@@ -14,12 +14,12 @@ from puzzle.posttraining.answer_samplers import (
     ChatServer,
     ModelSampler,
     Sampled,
-    SampleSettings,
 )
 from puzzle.posttraining.conversation_rows import problems_of, rows
 from puzzle.posttraining.limited_scorer import LimitedScorer
 from puzzle.posttraining.opened_model import opened_with_tokenizer
 from puzzle.posttraining.rewards import Correct
+from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.posttraining.trace_making import traces
 from puzzle.text.switch import add_thinking_switch
 from tests.factories.posttraining import LAYOUTS, save_pair
