@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from search_space import Layout
 from search_space.fusion import with_blocks
 from search_space.plain_layouts import common_halves, kept_layers
 
+logger = logging.getLogger(__name__)
 # The config attribute with the numbers of layers that have an FFN among mixtures of experts.
 DENSE_LAYERS = "mlp_only_layers"
 # Families whose files call the decoder otherwise than the modules of transformers do.
@@ -103,6 +105,7 @@ def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -
     """
     dtype = dtype or source.dtype
     config, family = plain_config(source, dtype), source.family
+    _warn_of_moved_layers(source, config)
     with torch.device("meta"):
         model = family.stock("ForCausalLM")(config)
     places = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -135,6 +138,19 @@ def write_plain(source: Source, directory: Path, *, dtype: torch.dtype | None) -
     text = json.dumps(_written(family, config), indent=2)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     return with_blocks(source.layout.shape, [source.layout.blocks[layer] for layer in layers])
+
+
+def _warn_of_moved_layers(source: Source, config: Any) -> None:
+    """Warns where what layers are differs from what the parent's first ones are."""
+    names = [name for name in PER_LAYER if getattr(config, name, None)]
+    own = {name: list(getattr(source.config, name))[: len(getattr(config, name))] for name in names}
+    if moved := [name for name in names if list(getattr(config, name)) != own[name]]:
+        logger.warning(
+            "%s of the layers that are left are others than those of the parent's first layers: "
+            "engines that compute them from layer numbers, as llama.cpp does in some families, "
+            "answer otherwise; remove whole periods of layers for them",
+            " and ".join(moved),
+        )
 
 
 def _written(family: Family, config: Any) -> dict[str, Any]:

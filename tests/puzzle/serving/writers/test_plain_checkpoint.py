@@ -125,6 +125,13 @@ def test_limits_out_of_reach_with_one_block_are_refused_before_the_library(tmp_p
     assert not list((tmp_path / "run").rglob("library*"))
 
 
+@pytest.mark.parametrize(("removed", "moved"), [(0, True), (5, False)])
+def test_layers_left_at_places_of_another_kind_are_warned_of(removed, moved, tmp_path, caplog):
+    child = family_child("gemma3_text", lambda own: own.replace(removed, EMPTY))
+    export(child, tmp_path / "out", engine="plain")
+    assert ("layer_types of the layers that are left" in caplog.text) == moved
+
+
 def test_layers_that_differ_are_named():
     labels = ["gqa3+gated64", "gqa3+gated64", "none+gated64"]
     with pytest.raises(ExportError, match=r"layer 2 \(none\+gated64\): only whole layers") as error:
