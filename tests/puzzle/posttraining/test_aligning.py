@@ -99,6 +99,7 @@ def test_refusals_are_counted_where_they_are_right_and_where_not():
     assert rates == {"off": {"refused": 0.75, "over-refused": 0.2}}
 
 
+@pytest.mark.slow
 def test_an_average_is_the_weighted_mean_of_each_tensor(tmp_path):
     save_pair(tmp_path, "llama", LAYOUTS["mixed"])
     first = AutoModelForCausalLM.from_pretrained(tmp_path / "child")

@@ -66,6 +66,7 @@ def test_a_program_cannot_do_harm(harm, tmp_path):
     assert place.read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_program_that_never_ends_or_prints_without_end_is_ended():
     start = time.monotonic()
     quick = CodeTests(seconds=1, output_kb=1)

@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puzzle.errors import DataError
@@ -98,6 +98,7 @@ def test_brevity_is_within_the_right_answers_of_a_group_times_their_share():
     assert by_tokens == [0.0, 0.375, 0.75, 0.0]
 
 
+@settings(max_examples=20)
 @given(groups)
 def test_brevity_without_a_number_takes_the_groups_that_stand_beside_each_other(completions):
     columns = {"prompts": PROMPTS, "completions": completions, "answer": ["2"] * 2 * SIZE}
