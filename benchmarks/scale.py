@@ -5,12 +5,22 @@ the anonymous memory of the process (what no file on disk backs):
 
     python benchmarks/scale.py
     python benchmarks/scale.py --effort default --layers 4 48
+
+With `--live`, glibc gives each block of 64 KiB or more back to the system when it is freed (it
+otherwise keeps some of them, and how many depends on the order in which they were freed), so that
+the peaks are those of what is alive.
+
+With `--jobs`, the seconds of a library in this process and on two processes of one thread each,
+which have to be at least 1.6 times as fast where two cores are idle:
+
+    OMP_NUM_THREADS=1 python benchmarks/scale.py --jobs
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +32,8 @@ from common.machine import print_machine
 
 HIDDEN, WIDTH, VOCAB = 160, 512, 512
 HARDWARE, MB = "roofline:h100-sxm", 1e6
+# glibc maps larger blocks by themselves, and does not raise the size as it else does.
+LIVE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 # Bytes of a layer in float32: queries, output, half as many keys and values, gate, up and down.
 LAYER = 4 * (3 * HIDDEN * HIDDEN + 3 * HIDDEN * WIDTH)
 
@@ -125,13 +137,50 @@ def measure(directory: Path, effort: str) -> dict[str, float]:
     return peaks
 
 
-def measured(layers: int, effort: str) -> dict[str, float]:
+def time_jobs() -> None:
+    """Prints the seconds of a library in one process and on two, which are started before."""
+    from puzzle.executors.local_processes import Processes
+    from puzzle.library.build import BlockLibrary
+    from puzzle.library.layers import LibrarySpec
+    from puzzle.models.parent import open_parent
+    from puzzle.stages import Run
+    from puzzle.storage.workspace import Workspace
+    from puzzle.text.data_config import DataConfig
+    from puzzle.text.windows import windows
+    from search_space import SearchSpace
+
+    data = DataConfig(window=32, fit_tokens=4096, score_tokens=128, validation_tokens=128)
+    seconds = []
+    with tempfile.TemporaryDirectory() as name, Processes(2, threads=1) as pool:
+        make_parent(Path(name), 8, hidden=256, width=1024)
+        for executor in (None, pool):
+            workspace = Workspace(Path(name) / f"run-{len(seconds)}")
+            parent = open_parent(Path(name) / "parent", workspace=workspace, dtype="float32")
+            cut = windows(Path(name) / "text.txt", parent.tokenizer, data)
+            spec = LibrarySpec(space=SearchSpace.preset(parent.shape, "small"))
+            if executor is not None:
+                # Both have imported torch before the clock starts.
+                for future in [executor.submit(time.sleep, 1) for _ in range(2)]:
+                    future.result()
+            started = time.perf_counter()
+            Run(workspace=workspace, parent=parent, windows=cut, executor=executor).get(
+                BlockLibrary(spec=spec)
+            )
+            seconds.append(time.perf_counter() - started)
+    one, two = seconds
+    print(f"library of 8 layers: {one:.1f} s, on two processes {two:.1f} s: {one / two:.2f} times")
+
+
+def measured(layers: int, effort: str, live: bool) -> dict[str, float]:
     """Returns what `measure` finds in a process of its own."""
+    environment = {**os.environ, **(LIVE if live else {})}
     with tempfile.TemporaryDirectory() as name:
         for step in ("--make", "--measure"):
             command = [sys.executable, __file__, step, name, "--effort", effort]
             command += ["--layers", str(layers)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment
+            )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -141,6 +190,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 48])
     parser.add_argument("--effort", default="fast")
+    parser.add_argument("--live", action="store_true", help="freed memory is given back at once")
+    parser.add_argument("--jobs", action="store_true", help="time two jobs at once instead")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -149,8 +200,11 @@ def main() -> None:
         make_parent(Path(chosen.make), chosen.layers[0])
     elif chosen.measure:
         print(json.dumps(measure(Path(chosen.measure), chosen.effort)))
+    elif chosen.jobs:
+        print_machine(seed=0)
+        time_jobs()
     else:
-        peaks = {depth: measured(depth, chosen.effort) for depth in chosen.layers}
+        peaks = {depth: measured(depth, chosen.effort, chosen.live) for depth in chosen.layers}
         if chosen.json:
             print(json.dumps({"layer": LAYER, "peaks": peaks}))
             return
