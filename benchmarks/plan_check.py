@@ -5,7 +5,7 @@ thread, and compares the CPU-seconds of the whole search with those of the plan,
 rates measured in the same process. CPU-seconds depend less than others on what else runs:
 
     OMP_NUM_THREADS=1 python benchmarks/plan_check.py
-    OMP_NUM_THREADS=1 python benchmarks/plan_check.py --effort default --sizes 256
+    OMP_NUM_THREADS=1 python benchmarks/plan_check.py --effort default --sizes 384
 
 It ends with 1 if one of them is apart by more than a factor of 1.5. With `--table`, what is planned
 for Llama 3.1 and for a mixture of experts of 1T parameters on H100s, as the table of
@@ -194,7 +194,7 @@ def shapes() -> dict[str, ModelShape]:
 def main() -> int:
     """Compares, or prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 768])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[384, 512, 640])
     parser.add_argument("--effort", choices=EFFORTS, default="fast")
     parser.add_argument("--table", action="store_true", help="the table of the documentation")
     parser.add_argument("--within", help=argparse.SUPPRESS)
