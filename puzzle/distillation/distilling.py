@@ -81,8 +81,8 @@ def distill(
         callbacks: TrainerCallback instances of transformers.
         report_to: Trackers that transformers knows, such as "tensorboard" or "wandb".
         teacher: A directory that `cache_teacher` wrote, or the URL of a server from which it is
-            filled first; then no parent is opened, `parent` may be None, and only the losses "kl"
-            and "lm" can be computed.
+            filled first; then no parent is opened or needed, and only the losses "kl" and "lm" can
+            be computed.
 
     Returns:
         The history, and where the child is.

@@ -22,7 +22,7 @@ SOURCES = (
         name="parent",
         parameter="parent",
         positional=True,
-        help="hub id, directory or GGUF file of its parent",
+        help="hub id, directory or GGUF file of its parent; not needed with --teacher",
     ),
     Option(
         name="text",
@@ -56,7 +56,8 @@ CONFIG = declared_options(declared(DistillConfig), skip=("losses", "betas", "bou
 
 
 def _run(given: Given) -> Answer:
-    child, parent, data = (required(given, name) for name in ("child", "parent", "text"))
+    child, data = (required(given, name) for name in ("child", "text"))
+    parent = given.get("parent") if given.get("teacher") else required(given, "parent")
     settings: dict[str, Any] = given.arguments(CONFIG)
     if given.get("loss"):
         settings["losses"] = dict(_loss(text) for text in given.get("loss"))
