@@ -31,7 +31,9 @@ nbformat.write(notebook, "executed.ipynb")
 """
 
 
-@pytest.mark.parametrize("name", ["quickstart", "custom_hardware"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", pytest.param("custom_hardware", marks=pytest.mark.slow)]
+)
 def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     pytest.importorskip("nbclient", reason="nbclient is in the extra [test]")
     pytest.importorskip("ipykernel", reason="ipykernel is in the extra [test]")

@@ -64,8 +64,9 @@ class HeatMap:
             figure = drawn_figure(WIDTH, row * len(self.rows) + 74)
             axes = figure.subplots()
             cells = self._draw(axes)
-            axes.set_xlim(-0.5, layers - 0.5)
-            axes.set_ylim(len(self.rows) - 0.5, -0.5)
+            # Of nothing, an empty cell is drawn.
+            axes.set_xlim(-0.5, max(layers, 1) - 0.5)
+            axes.set_ylim(max(len(self.rows), 1) - 0.5, -0.5)
             axes.set_xticks(range(0, layers, layer_step(layers)))
             names = [one_line(name, most=LONGEST) for name in self.rows]
             axes.set_yticks(range(len(names)), names, fontsize=min(9.5, row - 1))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from puzzle.costs.cost_table import Table
@@ -80,6 +80,8 @@ def test_a_damaged_table_of_scores_is_read_or_named(tmp_path, content):
 
 @OFTEN
 @given(damaged_values(SCORES))
+@example({"layers": []})
+@example({"layers": [{}]})
 def test_damaged_scores_are_read_and_can_be_shown_or_are_refused(values):
     scores = read_or_error(Scores.from_dict, values)
     if isinstance(scores, Scores):

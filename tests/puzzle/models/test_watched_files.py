@@ -147,7 +147,7 @@ def test_a_file_that_changes_while_it_is_hashed_has_no_hash(tmp_path):
         watched.require_unchanged()
 
 
-@pytest.mark.parametrize("at", ["first", "last"])
+@pytest.mark.parametrize("at", [pytest.param("first", marks=pytest.mark.slow), "last"])
 def test_a_parent_replaced_while_a_search_runs_is_an_error_and_then_the_child_of_the_new_one(
     at, tmp_path, monkeypatch
 ):

@@ -49,7 +49,7 @@ puzzle.search(sys.argv[1], text(), constraints=["parameters <= 0.8x"], scenario=
 """
 
 
-@pytest.mark.parametrize("build", [4, 10])
+@pytest.mark.parametrize("build", [4, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
     def run(out):
         return puzzle.search(
