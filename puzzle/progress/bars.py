@@ -101,13 +101,15 @@ class Count:
     ) -> None:
         self.title, self.unit, self.total, self.done, self.note = title, unit, total, done, ""
         self.display = _DISPLAY.get() if shown else None
-        calm = not redrawn() and "TQDM_MININTERVAL" not in os.environ
+        calm = not redrawn()
         self._bar: tqdm[Any] | None = None
         if self.display is not None:
             self.display.changed(self)
         # Where lines stay, those of parts of something else would say little.
         elif shown and (leave or not calm):
-            more: dict[str, Any] = {"mininterval": CALM} if calm else {}
+            # tqdm reads the variable when it is imported, which may have been before it was set.
+            interval = float(os.environ.get("TQDM_MININTERVAL", CALM))
+            more: dict[str, Any] = {"mininterval": interval} if calm else {}
             self._bar = tqdm(total=total, desc=title, unit=unit, initial=done, leave=leave, **more)
 
     @property
