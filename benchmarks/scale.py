@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+from importlib import import_module
 from pathlib import Path
 
 from common.machine import print_machine
@@ -137,6 +138,11 @@ def measure(directory: Path, effort: str) -> dict[str, float]:
     return peaks
 
 
+def import_what_jobs_need() -> None:
+    """Imports the modules of a layer's job."""
+    import_module("puzzle.library.build")
+
+
 def time_jobs() -> None:
     """Prints the seconds of a library in one process and on two, which are started before."""
     from puzzle.executors.local_processes import Processes
@@ -159,9 +165,10 @@ def time_jobs() -> None:
             cut = windows(Path(name) / "text.txt", parent.tokenizer, data)
             spec = LibrarySpec(space=SearchSpace.preset(parent.shape, "small"))
             if executor is not None:
-                # Both have imported torch before the clock starts.
-                for future in [executor.submit(time.sleep, 1) for _ in range(2)]:
-                    future.result()
+                # Workers start before the clock does, with all that a job imports.
+                for call in ((import_what_jobs_need,), (time.sleep, 1)):
+                    for future in [executor.submit(*call) for _ in range(2)]:
+                        future.result()
             started = time.perf_counter()
             Run(workspace=workspace, parent=parent, windows=cut, executor=executor).get(
                 BlockLibrary(spec=spec)
