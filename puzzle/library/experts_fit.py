@@ -195,7 +195,8 @@ class ExpertsFit:
         best = unfitted = self._made(start, largest, downs, downs, sums.attention)
         if self.fits.config.start != "puzzle":
             better = order[:, :width].sort(dim=1).values
-            best = min(best, self._narrowed(ffn, sums, (largest, better)), key=_error_of)
+            choices = (largest,) if torch.equal(largest, better) else (largest, better)
+            best = min(best, self._narrowed(ffn, sums, choices), key=_error_of)
             if width < sums.width:
                 again = self._sums(best.mixture, best.judged, sums.kept, sums.attention)
                 every = torch.arange(width).expand(len(sums.kept), -1)
