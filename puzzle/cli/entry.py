@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -16,10 +15,10 @@ from puzzle.cli.completion import SHELLS, PrintCompletion
 from puzzle.cli.config_file import read_config
 from puzzle.cli.flags import Given
 from puzzle.cli.interruption import exit_code, signals_interrupt
-from puzzle.cli.parsing import Parser
+from puzzle.cli.parsing import Parser, WrongLine
 from puzzle.cli.printing import calm_progress, forgiving_streams
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
-from puzzle.cli.tables import csv_text, latex_text
+from puzzle.cli.tables import csv_text, json_text, latex_text
 from puzzle.errors import ConstraintError, PuzzleError, SettingError
 from puzzle.storage.temporary_places import clean_up
 from solvers import InfeasibleError, SolverError
@@ -46,8 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = make_parser()
-    values = vars(parser.parse_args(arguments))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        values = vars(make_parser().parse_args(arguments))
+    except WrongLine as error:
+        form = "json" if "--json" in arguments else "text"
+        _print_error(UsageError.__name__, error.message, 2, form)
+        raise
     command = COMMANDS[values.pop("command")]
     own = command.name
     form = "json" if values.pop("json", False) else values.pop("as", "text")
@@ -63,21 +67,32 @@ def _run(arguments: Sequence[str] | None) -> int:
         with calm_progress(quiet=verbosity < 0):
             answer = command.plan(given) if dry and command.plan else command.run(given)
         text = _written(answer, form)
-    except (UsageError, SettingError, ConstraintError) as error:
-        print(f"puzzle {own}: error: {error} (puzzle {own} --help)", file=sys.stderr)
-        return 2
-    except InfeasibleError as error:
-        print(f"infeasible: {error}", file=sys.stderr)
-        return 3
     except (PuzzleError, SolverError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _end(own, error, form)
     return answer.code if _print(text) else 1
+
+
+def _end(command: str, error: Exception, form: str) -> int:
+    """Prints why a command ends, and returns its exit code."""
+    if isinstance(error, UsageError | SettingError | ConstraintError):
+        code, line = 2, f"puzzle {command}: error: {error} (puzzle {command} --help)"
+    elif isinstance(error, InfeasibleError):
+        code, line = 3, f"infeasible: {error}"
+    else:
+        code, line = 1, f"error: {error}"
+    print(line, file=sys.stderr)
+    _print_error(type(error).__name__, str(error), code, form)
+    return code
+
+
+def _print_error(kind: str, message: str, code: int, form: str) -> None:
+    if form == "json":
+        _print(json_text({"error": {"kind": kind, "message": message, "exit_code": code}}))
 
 
 def _written(answer: Answer, form: str) -> str:
     if form == "json":
-        return json.dumps(answer.values, default=str)
+        return json_text(answer.values)
     if form == "text":
         return answer.text
     if not answer.rows:

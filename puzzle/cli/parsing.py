@@ -12,6 +12,18 @@ from typing import Any, NoReturn
 from puzzle.cli.subcommand import Subcommand
 
 
+class WrongLine(SystemExit):
+    """The end of a program whose arguments cannot be parsed; the message has been printed.
+
+    Args:
+        message: The message.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+
 class Parser(argparse.ArgumentParser):
     """An argparse parser that suggests commands and options.
 
@@ -22,13 +34,16 @@ class Parser(argparse.ArgumentParser):
     commands: Mapping[str, Subcommand] = MappingProxyType({})
 
     def error(self, message: str) -> NoReturn:
-        """Prints usage and message, with what was probably meant, and exits with 2."""
+        """Prints usage and message, with what was probably meant, and raises WrongLine."""
         wrong = re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)
         if wrong:
             near = difflib.get_close_matches(wrong[1], self.commands, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             message = f"there is no command {wrong[1]!r}{hint} (puzzle --help lists them)"
-        super().error(message)
+        try:
+            super().error(message)
+        except SystemExit:
+            raise WrongLine(message) from None
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None

@@ -1,10 +1,13 @@
-"""The table of an answer as CSV and as LaTeX."""
+"""An answer as JSON, and its table as CSV and as LaTeX."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -15,6 +18,24 @@ _LATEX = {
     "\u00b1": r"$\pm$",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
+
+
+def json_text(values: Any) -> str:
+    """Returns values as JSON that every reader accepts: null for a number that is not finite.
+
+    Example:
+        >>> json_text({"kl": [0.5, float("nan")]})
+        '{"kl": [0.5, null]}'
+    """
+    return json.dumps(_finite(values), default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def csv_text(rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,8 @@ from puzzle.errors import SettingError
 from puzzle.storage.plain_values import count_of, make_plain
 
 LOSSES = ("cosine", "mse", "kl", "reverse_kl", "lm")
+# What a teacher's likeliest tokens are enough for, without the parent itself.
+OFFLINE_LOSSES = ("kl", "lm")
 PRECISIONS = ("no", "bf16")
 # Highest learning rate of each optimiser, where none is given.
 RATES = {"adamw": 1e-4, "muon": 1e-3}

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import safe_open
 
-from puzzle.distillation.distill_config import DistillConfig
+from puzzle.distillation.distill_config import OFFLINE_LOSSES, DistillConfig
 from puzzle.distillation.distiller import Distiller, next_tokens
 from puzzle.distillation.logit_losses import head_losses
 from puzzle.distillation.teacher_server import TeacherServer
@@ -34,7 +34,6 @@ KIND, FORMAT, FILE = "teacher-logits", 1, "logits.safetensors"
 WINDOWS = 64
 # Tokens per position: what vLLM gives at most, if it is not started with more.
 TOP_K = 20
-MEASURED = ("kl", "lm")
 
 
 class Teacher(Protocol):
@@ -253,7 +252,7 @@ class OfflineDistiller(Distiller):
         self, tokens_BL: torch.Tensor, *, measure: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the weighted loss and its terms, or KL and cross-entropy; as of a `Distiller`."""
-        names = MEASURED if measure else tuple(self.losses)
+        names = OFFLINE_LOSSES if measure else tuple(self.losses)
         h_BLD = self.child.model(input_ids=tokens_BL, use_cache=False).last_hidden_state
         h_ND, head_VD = h_BLD.flatten(0, 1), self.child.lm_head.weight
         losses = {}
@@ -272,7 +271,7 @@ class OfflineDistiller(Distiller):
 
 def require_offline(config: DistillConfig) -> None:
     """Raises SettingError if a loss cannot be computed from a teacher's likeliest tokens."""
-    others = sorted(set(config.losses) - set(MEASURED))
+    others = sorted(set(config.losses) - set(OFFLINE_LOSSES))
     if others:
         raise SettingError(
             f"losses {others} need the parent itself; with teacher= give "

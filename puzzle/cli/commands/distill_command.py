@@ -8,7 +8,7 @@ import puzzle
 from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.signatures import declared, declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
-from puzzle.distillation.distill_config import DistillConfig
+from puzzle.distillation.distill_config import OFFLINE_LOSSES, DistillConfig
 from puzzle.storage.paths import user_path
 
 SOURCES = (
@@ -61,12 +61,15 @@ def _run(given: Given) -> Answer:
     settings: dict[str, Any] = given.arguments(CONFIG)
     if given.get("loss"):
         settings["losses"] = dict(_loss(text) for text in given.get("loss"))
+    config = DistillConfig(**settings)
+    if given.get("teacher"):
+        _require_offline(config)
     validation = given.get("validation")
     result = puzzle.distill(
         child,
         parent,
         user_path(data),
-        config=DistillConfig(**settings),
+        config=config,
         validation=None if validation is None else user_path(validation),
         **given.arguments(OWN),
     )
@@ -84,6 +87,15 @@ def _loss(text: str) -> tuple[str, float]:
         return name.strip(), float(weight)
     except ValueError as error:
         raise UsageError(f"--loss {text!r}: write a term and its weight, such as kl=1") from error
+
+
+def _require_offline(config: DistillConfig) -> None:
+    others = sorted(set(config.losses) - set(OFFLINE_LOSSES))
+    if others:
+        raise UsageError(
+            f"--teacher: the losses {', '.join(others)} need the parent itself; give --loss kl=1, "
+            "with or without --loss lm=1"
+        )
 
 
 DISTILL = Subcommand(

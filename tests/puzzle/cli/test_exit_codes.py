@@ -7,6 +7,7 @@ import pytest
 
 from puzzle.cli import main
 from puzzle.cli.commands import COMMANDS
+from puzzle.cli.tables import json_text
 
 SOURCE = ["no-such-parent", "--text", "no-such-text.txt"]
 
@@ -28,6 +29,8 @@ SOURCE = ["no-such-parent", "--text", "no-such-text.txt"]
         (["profile", "p", "--batch", "0"], "it must be a whole number of at least 1"),
         (["build", *SOURCE, "--coupling", "half"], "allowed: none, removed, all"),
         (["search", *SOURCE, "--bld-tokens", "0", "--bld"], "tokens=0; allowed"),
+        (["distill", "c", "--text", "t.txt", "--teacher", "t"], "cosine need the parent itself; "),
+        (["distill", "c", "--text", "t.txt", "--teacher", "t", "--loss", "mse=1"], "--loss kl=1"),
     ],
 )
 def test_a_wrong_value_is_wrong_usage_and_says_what_is_allowed(
@@ -62,6 +65,38 @@ def test_a_parent_or_text_that_is_not_there_is_an_error_that_says_what_to_give(
     Path("text.txt").write_text("Some text.\n\nMore of it.")
     assert main(["build", "./no-such-parent", "--text", "text.txt"]) == 1
     assert "no-such-parent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "code", "message"),
+    [
+        (["solve", "no-such.json"], "DataError", 1, "no-such.json"),
+        (["solve", "table.json", "--constraint", "weight <= 3"], "UsageError", 2, "weight"),
+        (["solve", "table.json", "--constrain=3"], "UsageError", 2, "did you mean --constraint?"),
+        (["solve", "table.json", "--pool", "all"], "UsageError", 2, "invalid int value"),
+        (["solve", "table.json", "--constraint", "mib <= 1"], "InfeasibleError", 3, "mib"),
+    ],
+)
+def test_with_json_an_error_is_json_too(arguments, kind, code, message, tmp_path, capsys):
+    block = {"metrics": {"kl_div": 0.0}, "stats": {"mib": 4.0}}
+    (tmp_path / "table.json").write_text(
+        json.dumps({"layer_0": {"attention=no op && ffn=no op": block}})
+    )
+    command, file, *rest = arguments
+    try:
+        ended = main([command, str(tmp_path / file), *rest, "--json"])
+    except SystemExit as stopped:
+        ended = stopped.code
+    printed = capsys.readouterr()
+    error = json.loads(printed.out)["error"]
+    assert (ended, error["kind"], error["exit_code"]) == (code, kind, code)
+    assert message in error["message"]
+    assert error["message"] in printed.err
+
+
+def test_json_has_null_for_what_no_reader_takes():
+    values = {"a": [1.5, float("nan")], "b": (float("-inf"), "x")}
+    assert json.loads(json_text(values)) == {"a": [1.5, None], "b": [None, "x"]}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
