@@ -11,7 +11,7 @@ from typing import Any
 from search_space.blocks import FFN, Attention, Block, check_keys, reading_values, size_of
 from search_space.layout import Layout
 from search_space.options import LayerKey, LayerOptions, layers_kept, layers_named
-from search_space.plain_layouts import EMPTY
+from search_space.plain_layouts import counted_choices, is_plain
 from search_space.presets import preset_named
 from search_space.shape import ModelShape
 
@@ -27,8 +27,11 @@ class SearchSpace:
         attentions: Per layer, the attention choices.
         ffns: Per layer, the FFN choices.
         whole_layers: Whether attention and FFN of a layer are only removed together.
-        distinct: At most how many different blocks the layers may have, beside those that are
-            removed whole; any number if None.
+        distinct: At most how many different blocks the layers of one kind of the parent's may have,
+            beside those that are removed whole, and where there are several kinds of layers, how
+            many different halves of one kind; any number if None. With 1, layers have only blocks
+            of a checkpoint of the parent's own architecture: halves of the parent's kinds, without
+            windows of their own, or nothing.
 
     Raises:
         ValueError: A choice does not fit the shape, occurs twice, or the parent's is missing.
@@ -204,13 +207,13 @@ class SearchSpace:
 
     def blocks(self, layer: int) -> tuple[Block, ...]:
         """Returns every block allowed at a layer, the parent's first."""
+        own = self.shape.parent_blocks[layer]
         blocks = (Block(a, f) for a in self.attentions[layer] for f in self.ffns[layer])
         return tuple(
             block
             for block in blocks
-            if not self.whole_layers
-            or block == self.shape.parent_blocks[layer]
-            or (block.attention.kind == "none") == (block.ffn.kind == "none")
+            if (not self.whole_layers or _whole(block, own))
+            and (self.distinct != 1 or is_plain(block, own))
         )
 
     @property
@@ -220,12 +223,21 @@ class SearchSpace:
 
     def contains(self, layout: Layout) -> bool:
         """Returns whether the space allows this layout."""
-        kinds = len({*layout.blocks} - {EMPTY})
         return (
             layout.shape == self.shape
-            and (self.distinct is None or kinds <= self.distinct)
+            and self._few_kinds(layout)
             and all(block in self.blocks(layer) for layer, block in enumerate(layout.blocks))
         )
+
+    def _few_kinds(self, layout: Layout) -> bool:
+        if self.distinct is None:
+            return True
+        labels = [block.label for block in layout.blocks]
+        kinds = (
+            {names[labels[layer]] for layer in layers} - {None}
+            for layers, names in counted_choices(self.shape, layout.blocks)
+        )
+        return all(len(each) <= self.distinct for each in kinds)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -288,6 +300,12 @@ def _refuse_unused(shape: ModelShape, halves: Iterable[Attention | FFN], kept: s
     for half in halves:
         if layers and not any(shape.fits(layer, half) for layer in layers):
             shape.check(layers[0], half)
+
+
+def _whole(block: Block, own: Block) -> bool:
+    """Returns whether the halves that the parent has are all there, or all removed."""
+    pairs = ((block.attention, own.attention), (block.ffn, own.ffn))
+    return len({half.kind == "none" for half, given in pairs if given.kind != "none"}) < 2
 
 
 def _shape(given: Any) -> ModelShape:

@@ -132,31 +132,44 @@ def span(given: Span, groups: int, resources: Mapping[str, FloatArray]) -> None:
             raise ValueError(f"resource {name!r} of {what} is {value}; give a finite number")
 
 
-def distinct(given: Distinct | int | None, names: Groups) -> Distinct | None:
-    """Normalise the bound on distinct choices and the groups it counts."""
+def distinct(
+    given: Distinct | int | Sequence[Distinct] | None, names: Groups
+) -> Distinct | tuple[Distinct, ...] | None:
+    """Normalise the bounds on distinct choices and check the groups they count."""
+    bounds = distinct_bounds(given)
+    for bound in bounds:
+        for group in bound.groups or ():
+            if not -len(names) <= group < len(names):
+                raise ValueError(
+                    f"distinct choices count group {group}, which does not exist; give "
+                    f"{-len(names)} to {len(names) - 1}"
+                )
+    return bounds if len(bounds) > 1 else next(iter(bounds), None)
+
+
+def distinct_bounds(given: Distinct | int | Sequence[Distinct] | None) -> tuple[Distinct, ...]:
+    """List the bounds on distinct choices."""
     if given is None:
-        return None
-    bound = given if isinstance(given, Distinct) else Distinct(given)
-    for group in bound.groups or ():
-        if not -len(names) <= group < len(names):
-            raise ValueError(
-                f"distinct choices count group {group}, which does not exist; give "
-                f"{-len(names)} to {len(names) - 1}"
-            )
-    return bound
+        return ()
+    if isinstance(given, Distinct):
+        return (given,)
+    if not isinstance(given, Sequence):
+        return (Distinct(given),)
+    if wrong := [bound for bound in given if not isinstance(bound, Distinct)]:
+        raise ValueError(f"distinct holds {wrong[0]!r}; give a number, a Distinct, or several")
+    return tuple(given)
 
 
-def kind_codes(bound: Distinct | int | None, names: Groups, spans: int) -> IntArray:
+def kind_codes(bound: Distinct, names: Groups, spans: int) -> IntArray:
     """Number the kind of each option, -1 for options and spans that do not count."""
     codes: dict[str, int] = {}
     kinds = []
     counted = set(range(len(names)))
-    if isinstance(bound, Distinct) and bound.groups is not None:
+    if bound.groups is not None:
         counted = {group % len(names) for group in bound.groups}
     for group, labels in enumerate(names):
         for label in labels:
-            counts = isinstance(bound, Distinct) and group in counted
-            kind = bound.kind(label) if isinstance(bound, Distinct) and counts else None
+            kind = bound.kind(label) if group in counted else None
             kinds.append(-1 if kind is None else codes.setdefault(kind, len(codes)))
     return np.array(kinds + [-1] * spans, dtype=np.intp)
 

@@ -19,8 +19,8 @@ class Columns:
     """The candidates of a problem as arrays; a selection is a tuple of their positions.
 
     The first `options` columns are options, the rest spans. `allowed` is False for what the pins
-    rule out, and `kinds` numbers what the bound on distinct choices counts. A selection covers each
-    group once and is sorted by group.
+    rule out, and `kinds` numbers what each bound on distinct choices counts. A selection covers
+    each group once and is sorted by group.
     """
 
     options: int
@@ -30,7 +30,7 @@ class Columns:
     score: FloatArray
     resources: Mapping[str, FloatArray]
     allowed: BoolArray
-    kinds: IntArray
+    kinds: tuple[IntArray, ...]
 
     @property
     def groups(self) -> int:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from solvers._columns import BoolArray, Columns, FloatArray, IntArray
 from solvers._ranges import excess
 from solvers._reduce import undominated
-from solvers.limits import Distinct, Limit
+from solvers.limits import Limit
 from solvers.problem import ChoiceProblem
 
 
@@ -105,7 +105,7 @@ def build_program(problem: ChoiceProblem, variation: Variation) -> Program:
     cost = cost / scale
     rows = _cover_rows(problem.columns, columns)
     kinds = _kind_rows(problem, columns)
-    extra = len(columns) + (kinds[-1].at.size if kinds else 0)
+    extra = 1 + max((int(row.at[-1]) for row in kinds), default=len(columns) - 1)
     rows += kinds
     rows += _limit_rows(problem, columns, variation, extra)
     rows += [_cut_row(cut, columns) for cut in variation.cuts]
@@ -143,26 +143,27 @@ def _cover_rows(all_columns: Columns, columns: IntArray) -> list[Inequality]:
 
 
 def _kind_rows(problem: ChoiceProblem, columns: IntArray) -> list[Inequality]:
-    """One variable for each kind that is in use: no option without its kind, few kinds."""
-    if not isinstance(problem.distinct, Distinct):
-        return []
-    codes = problem.columns.kinds[columns]
-    used = np.unique(codes[codes >= 0])
-    if not used.size:
-        return []
-    variables = len(columns) + np.arange(len(used))
+    """One variable for each kind that a bound counts: no option without its kind, few kinds."""
+    rows, next_variable = [], len(columns)
     pair = np.array([1.0, -1.0])
-    rows = [
-        Inequality(
-            at=np.array([at, len(columns) + int(np.searchsorted(used, codes[at]))]),
-            coefficients=pair,
-            lower=-np.inf,
-            upper=0.0,
-        )
-        for at in np.flatnonzero(codes >= 0)
-    ]
-    few = float(problem.distinct.at_most)
-    rows.append(Inequality(at=variables, coefficients=np.ones(len(used)), lower=-np.inf, upper=few))
+    for bound, kinds in zip(problem.distinct_bounds, problem.columns.kinds, strict=True):
+        codes = kinds[columns]
+        used = np.unique(codes[codes >= 0])
+        if not used.size:
+            continue
+        variables = next_variable + np.arange(len(used))
+        rows += [
+            Inequality(
+                at=np.array([at, int(variables[np.searchsorted(used, codes[at])])]),
+                coefficients=pair,
+                lower=-np.inf,
+                upper=0.0,
+            )
+            for at in np.flatnonzero(codes >= 0)
+        ]
+        few, ones = float(bound.at_most), np.ones(len(used))
+        rows.append(Inequality(at=variables, coefficients=ones, lower=-np.inf, upper=few))
+        next_variable += len(used)
     return rows
 
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from solvers._columns import FloatArray, IntArray
 from solvers._model import one_sided
-from solvers.limits import Distinct
 from solvers.problem import ChoiceProblem
 
 Move = tuple[tuple[int, ...], str]
@@ -142,6 +141,4 @@ class Moves:
 
     def _is_allowed(self, selection: tuple[int, ...]) -> bool:
         # Limits were checked already, and pins are not touched.
-        if isinstance(self.problem.distinct, Distinct):
-            return not self.problem.broken(selection)
-        return True
+        return not (self.problem.distinct_bounds and self.problem.broken(selection))

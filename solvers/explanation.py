@@ -148,8 +148,8 @@ def explain_with(problem: ChoiceProblem, settings: Settings) -> Explanation:
     seconds = min(settings.time_limit or _SECONDS, _SECONDS)
     quick = dataclasses.replace(settings, time_limit=seconds, gap=0.0)
     reaches = _reaches(problem, quick)
-    failing = tuple(reach.limit.text for reach in reaches if not reach.met)
-    # Each limit that fails alone is a smallest conflict by itself.
+    # Each limit that fails alone, or with the bounds on distinct choices, is a smallest conflict.
+    failing = _failing(problem, reaches)
     conflict, minimal = (failing, True) if failing else _conflict(problem, quick)
     alone = {}
     for side in one_sided(problem):
@@ -193,12 +193,25 @@ def _reaches(problem: ChoiceProblem, settings: Settings) -> tuple[Reach, ...]:
     return tuple(reaches)
 
 
+def _failing(problem: ChoiceProblem, reaches: Sequence[Reach]) -> tuple[str, ...]:
+    """Name the limits that fail alone, and the bounds on distinct choices if these are why."""
+    sides = [reach.limit for reach in reaches if not reach.met]
+    bounds: Sequence[Distinct] = ()
+    for side in sides:
+        low, high = problem.bounds(side.resource)
+        best = low if side.at_most is not None else high
+        if side.slack(best) >= -problem.tolerance(side.resource):
+            bounds = problem.distinct_bounds
+    texts = [*(side.text for side in sides), *(bound.text for bound in bounds)]
+    return tuple(dict.fromkeys(texts))
+
+
 def _conflict(problem: ChoiceProblem, settings: Settings) -> tuple[tuple[str, ...], bool]:
     """Drop one part at a time while the rest still conflict; what stays is needed."""
-    sides, distinct, pins = list(one_sided(problem)), problem.distinct, bool(problem.pinned)
+    sides, distinct, pins = list(one_sided(problem)), problem.distinct_bounds, bool(problem.pinned)
     minimal = True
 
-    def fails(limits: Sequence[Limit], kinds: Distinct | int | None, pinned: bool) -> bool:
+    def fails(limits: Sequence[Limit], kinds: tuple[Distinct, ...], pinned: bool) -> bool:
         nonlocal minimal
         less = dataclasses.replace(
             problem,
@@ -217,12 +230,12 @@ def _conflict(problem: ChoiceProblem, settings: Settings) -> tuple[tuple[str, ..
         rest = [other for other in sides if other is not side]
         if fails(rest, distinct, pins):
             sides = rest
-    if distinct is not None and fails(sides, None, pins):
-        distinct = None
+    if distinct and fails(sides, (), pins):
+        distinct = ()
     if pins and fails(sides, distinct, False):
         pins = False
     texts = [side.text for side in sides]
-    texts += [distinct.text] if isinstance(distinct, Distinct) else []
+    texts += dict.fromkeys(bound.text for bound in distinct)
     return (*texts, *(["pins"] if pins else [])), minimal
 
 

@@ -29,7 +29,7 @@ def problem_to_dict(problem: ChoiceProblem) -> dict[str, Any]:
         >>> problem_to_dict(ChoiceProblem((("a", "b"),), [0.0, 1.0]))["score"]
         [0.0, 1.0]
     """
-    distinct = problem.distinct
+    bounds = [dataclasses.asdict(bound) for bound in problem.distinct_bounds]
     return {
         "groups": [list(group) for group in problem.groups],
         "score": problem.score.tolist(),
@@ -38,7 +38,7 @@ def problem_to_dict(problem: ChoiceProblem) -> dict[str, Any]:
         "limits": [dataclasses.asdict(limit) for limit in problem.limits],
         "pinned": [[group, option] for group, option in problem.pinned.items()],
         "spans": [dataclasses.asdict(span) for span in problem.spans],
-        "distinct": dataclasses.asdict(distinct) if isinstance(distinct, Distinct) else distinct,
+        "distinct": bounds if len(bounds) > 1 else next(iter(bounds), None),
     }
 
 
@@ -57,8 +57,9 @@ def problem_from_dict(values: Mapping[str, Any]) -> ChoiceProblem:
     """
     distinct = values["distinct"]
     if isinstance(distinct, Mapping):
-        groups = distinct["groups"]
-        distinct = Distinct(**{**distinct, "groups": None if groups is None else tuple(groups)})
+        distinct = _bound(distinct)
+    elif isinstance(distinct, list):
+        distinct = tuple(map(_bound, distinct))
     return ChoiceProblem(
         tuple(tuple(group) for group in values["groups"]),
         np.array(values["score"], dtype=float),
@@ -69,3 +70,8 @@ def problem_from_dict(values: Mapping[str, Any]) -> ChoiceProblem:
         spans=tuple(Span(**span) for span in values["spans"]),
         distinct=distinct,
     )
+
+
+def _bound(values: Mapping[str, Any]) -> Distinct:
+    groups = values["groups"]
+    return Distinct(**{**values, "groups": None if groups is None else tuple(groups)})

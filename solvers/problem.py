@@ -34,8 +34,8 @@ class ChoiceProblem:
         pinned: Groups whose option is given, by label or index; negative groups count from the
             end. No span covers them.
         spans: Candidates that cover several consecutive groups.
-        distinct: Bound on how many different choices are mixed; a number counts labels over all
-            groups, and 1 means the same choice everywhere.
+        distinct: Bound on how many different choices are mixed, or several bounds that all hold; a
+            number counts labels over all groups, and 1 means the same choice everywhere.
 
     Raises:
         ValueError: If a group is empty or repeats a label, an array has the wrong size or holds
@@ -60,7 +60,7 @@ class ChoiceProblem:
     limits: tuple[Limit, ...] = ()
     pinned: Mapping[int, int | str] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
-    distinct: Distinct | int | None = None
+    distinct: Distinct | int | Sequence[Distinct] | None = None
     columns: Columns = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +91,11 @@ class ChoiceProblem:
     def size(self) -> int:
         """Number of options in all groups together."""
         return len(self.score)
+
+    @property
+    def distinct_bounds(self) -> tuple[Distinct, ...]:
+        """The bounds on distinct choices; empty without any."""
+        return _checks.distinct_bounds(self.distinct)
 
     @property
     def starts(self) -> npt.NDArray[np.intp]:
@@ -354,12 +359,11 @@ class ChoiceProblem:
             covering = self.columns.by_group(selection)
             at = [g for g in self.pinned if not self.columns.allowed[covering[g]]]
             broken.append(f"pins of groups {', '.join(map(str, at))}")
-        distinct = self.distinct
-        if isinstance(distinct, Distinct):
-            codes = self.columns.kinds[list(selection)]
-            if len(set(codes[codes >= 0].tolist())) > distinct.at_most:
-                broken.append(distinct.text)
-        return tuple(broken)
+        for bound, kinds in zip(self.distinct_bounds, self.columns.kinds, strict=True):
+            codes = kinds[list(selection)]
+            if len(set(codes[codes >= 0].tolist())) > bound.at_most:
+                broken.append(bound.text)
+        return tuple(dict.fromkeys(broken))
 
     def _make_columns(self) -> Columns:
         sizes = np.array([len(group) for group in self.groups], dtype=np.intp)
@@ -378,7 +382,10 @@ class ChoiceProblem:
                 for name, values in self.resources.items()
             },
             allowed=unpinned(first, last, pinned),
-            kinds=_checks.kind_codes(self.distinct, self.groups, len(self.spans)),
+            kinds=tuple(
+                _checks.kind_codes(bound, self.groups, len(self.spans))
+                for bound in self.distinct_bounds
+            ),
         )
 
     def _require_resource(self, name: str, what: str) -> None:

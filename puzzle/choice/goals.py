@@ -22,7 +22,7 @@ from puzzle.limits.requirements import (
 )
 from puzzle.limits.scenario import Scenario, Workload
 from search_space import Block, Layout, SearchSpace
-from search_space.plain_layouts import EMPTY
+from search_space.plain_layouts import counted_choices
 from solvers import ChoiceProblem, Distinct, InfeasibleError, Limit, solve
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ class Goals:
         problem = replace(problem, distinct=self._distinct())
         return problem.with_limits(self.limits if limits is None else limits)
 
-    def _distinct(self) -> Distinct | None:
+    def _distinct(self) -> tuple[Distinct, ...] | None:
         if self.space.distinct is None:
             return None
-        labels = {block.label for row in self.rows for block in row}
-        kinds = {label: None if label == EMPTY.label else label for label in labels}
-        return Distinct(self.space.distinct, kinds=kinds)
+        blocks = [block for row in self.rows for block in row]
+        counts = counted_choices(self.space.shape, blocks)
+        return tuple(Distinct(self.space.distinct, *count) for count in counts)
 
     def refuse_unreachable(self) -> None:
         """Raises InfeasibleError, in the user's units, before any long work."""
@@ -136,7 +136,9 @@ class Goals:
                 if text in required
             ]
 
-        texts = (str(required[t].constraint) if t in required else t for t in explanation.conflict)
+        words = {limit: str(each.constraint) for limit, each in required.items()}
+        words |= {each.text: f"distinct={each.at_most}" for each in error.problem.distinct_bounds}
+        texts = (words.get(text, text) for text in explanation.conflict)
         lines = [f"these cannot be met together: {' and '.join(dict.fromkeys(texts))}"]
         lines += [f"if all else stays, {each} would do" for each in budgets(explanation.alone)]
         if len(explanation.together) > 1 and explanation.share:

@@ -78,8 +78,9 @@ def search(
             name, each alone or as (scenario, weight). Speeds are reported of the first.
         space: The alternatives of each layer, or the name of a preset.
         distinct: At most how many different blocks the child may have, beside layers that are
-            removed whole. With 1 and a space such as "plain", it is a checkpoint of the parent's
-            own `model_type`, which every engine reads: export it for "plain".
+            removed whole; where a hybrid's layers are of several kinds, in those of each kind. With
+            1 it is a checkpoint of the parent's own `model_type`, which every engine reads: export
+            it for "plain".
         effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
             scores; "default" measures some layouts near it and moves to better ones for a few
             minutes; "thorough" continues for longer. See `puzzle.choice.EFFORTS`.

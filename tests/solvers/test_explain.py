@@ -80,7 +80,7 @@ def test_a_range_between_reachable_totals_conflicts_with_itself() -> None:
 def test_pins_and_distinct_choices_take_part_in_a_conflict() -> None:
     problem = dataclasses.replace(SMALL, distinct=1, pinned={0: "big"})
     found = explain(problem.with_limits([Limit("memory", at_most=30)]))
-    assert found.conflict == ("memory <= 30",)
+    assert found.conflict == ("memory <= 30", "at most 1 distinct choice")
     assert found.reaches[0].value == 36.0
     apart = ChoiceProblem((("a", "b"), ("c", "d")), [0.0] * 4, distinct=1)
     assert explain(apart).conflict == ("at most 1 distinct choice",)

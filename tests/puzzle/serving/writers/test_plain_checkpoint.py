@@ -100,15 +100,23 @@ SEARCH = {
 }
 
 
-@pytest.mark.parametrize(
-    ("space", "limit", "effort", "parent"),
-    [("depth", 0.8, "fast", family_model("lfm2")), ("plain", 0.6, "default", PARENT)],
-)
+# Hybrids and mixtures of experts in a space that holds anything, for children of one block.
+HYBRIDS = ("qwen3_5_text", "qwen3_next", "nemotron_h", "qwen3_moe")
+SPACES = [
+    ("small", 1, 0.7, "fast", "lfm2"),
+    ("plain", None, 0.6, "default", None),
+    pytest.param("depth", None, 0.8, "fast", "lfm2", marks=pytest.mark.slow),
+    *(pytest.param("small", 1, 0.7, "fast", each, marks=pytest.mark.slow) for each in HYBRIDS),
+]
+
+
+@pytest.mark.parametrize(("space", "distinct", "limit", "effort", "family"), SPACES)
 @torch.no_grad()
-def test_a_search_of_a_plain_space_ends_in_a_plain_child(space, limit, effort, parent, tmp_path):
+def test_a_search_for_a_plain_child_ends_in_one(space, distinct, limit, effort, family, tmp_path):
+    parent = family_model(family) if family else PARENT
     limits = [f"parameters <= {limit}x"]
     options = {**SEARCH, "constraints": limits, "effort": effort, "out": tmp_path / "run"}
-    result = puzzle.search(parent, text(), space=space, **options)
+    result = puzzle.search(parent, text(), space=space, distinct=distinct, **options)
     done = puzzle.export(result, tmp_path / "out", engine="plain")
     assert done.layout.parameters() == result.layout.parameters()
     model = AutoModelForCausalLM.from_pretrained(done.path)
