@@ -156,7 +156,7 @@ def declared_options(
             Option(
                 name=prefix + own.pop("name", name.replace("_", "-")),
                 parameter=name,
-                help=own.pop("help", helps.get(name, "")),
+                help=own.pop("help", _phrase(helps.get(name, ""))),
                 type=kind or str,
                 default=default if isinstance(default, PLAIN) and name not in many else None,
                 many=name in many,
@@ -165,6 +165,13 @@ def declared_options(
             )
         )
     return tuple(options)
+
+
+def _phrase(text: str) -> str:
+    """Returns the help of a docstring as the others are written: no capital, no last full stop."""
+    if text[:1].isupper() and not text[1:2].isupper():
+        text = text[0].lower() + text[1:]
+    return text[:-1] if text.endswith(".") and ". " not in text else text
 
 
 def _plain_type(annotation: str) -> type | None:

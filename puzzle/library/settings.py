@@ -27,12 +27,12 @@ class BLDConfig:
         tokens: Tokens seen by each variant; the fit text is read again as often as needed.
         learning_rate: Peak of the schedule, for AdamW.
         warm_up: Share of the steps until the peak; a cosine falls to zero from there.
-        weight_decay: Of AdamW.
+        weight_decay: Weight decay of AdamW.
         clip: Largest gradient norm of a variant.
         batch: Windows per step.
         evaluations: How many times the held-out error is measured.
         patience: Evaluations without a better held-out error after which a variant stops.
-        seed: Order of the windows.
+        seed: Seed of the order of the windows.
 
     Raises:
         SettingError: A value is not allowed.

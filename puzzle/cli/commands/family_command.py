@@ -7,7 +7,7 @@ from typing import Any
 
 import puzzle
 from puzzle import executors
-from puzzle.cli.commands.search_command import CHANGES, EXECUTOR, FROM_INPUTS
+from puzzle.cli.commands.search_command import CHANGES, EXECUTOR, FROM_INPUTS, ONE_SEARCH
 from puzzle.cli.config_file import write_config
 from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.inputs import (
@@ -47,9 +47,10 @@ PLACES = Option(
 )
 DECLARED = declared_options(
     declared_in_source("puzzle", "family"),
-    skip=(*FROM_INPUTS, "sizes"),
+    skip=(*FROM_INPUTS, "sizes", "progress"),
     changes={
         **CHANGES,
+        **{each.parameter: {"help": each.help} for each in ONE_SEARCH},
         "nested": {
             "help": "no sublayer of a child takes more bytes, of weights or of KV cache, than that "
             "of the next larger child"

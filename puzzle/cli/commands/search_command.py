@@ -79,6 +79,10 @@ DECLARED = declared_options(
     skip=(*FROM_INPUTS, "minimize", "callbacks", "progress"),
     changes=CHANGES,
 )
+# Options whose help another function leaves to that of `search`.
+ONE_SEARCH = tuple(
+    option for option in DECLARED if option.parameter in ("device", "distinct", "report_to")
+)
 OWN = grouped("what is searched", (CONSTRAINT, *DECLARED, EXECUTOR))
 
 
