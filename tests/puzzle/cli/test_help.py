@@ -38,7 +38,8 @@ def test_help_speaks_of_options_and_not_of_python(name, capsys):
     with pytest.raises(SystemExit):
         main([name, "--help"])
     shown = " ".join(capsys.readouterr().out.partition("options:")[2].split())
-    assert not re.search(r"\b(None|False|True|As for|puzzle\.(?!cli)[a-z_]+|[A-Z]\w+Config)\b", shown)
+    python = r"\b(None|False|True|As for|puzzle\.(?!cli)[a-z_]+|[A-Z]\w+Config)\b"
+    assert not re.search(python, shown)
     assert not [o.help for o in COMMANDS[name].options if re.match(r"[A-Z][a-z ]", o.help)]
     many = [option for option in COMMANDS[name].options if not option.positional]
     if len(many) > 20:
