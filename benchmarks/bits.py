@@ -1,33 +1,38 @@
 """Bits, widths and both under one budget of bytes: layouts of SmolLM2 for llama.cpp.
 
     OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run
-    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --time
+    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --only q4_0 --healed
+    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --only q4_0 --time
 
 One library and one table of Fisher scores of attention and FFN, in the parent's format and in those
 of llama.cpp. For each budget, which is a share of the bytes that the layers take in float16, the
-program's optimum among widths alone, among formats alone, and among both; beside them the uniform
-formats. Each child's KL is on validation text that chose nothing, with the error of its mean over
-windows; differences from the formats alone are paired by window. The embedding is the same in all
-and not counted.
+program's optimum among widths alone, among formats alone, among widths with one format for all, and
+among both; beside them the uniform formats. Each child's KL is on validation text that chose
+nothing, with the error of its mean over windows; a difference from "both" is paired by window. The
+embedding is the same in all and not counted. What is in OUT/kls.json is not measured again.
 
 The demo's own file is in Q4_1: its dequantised weights are the parent. Formats with a minimum of
-their own (q4_1, q5_1) share its grid and are left out; see docs/number-formats.md.
+their own (q4_1, q5_1) share its grid and are left out; benchmarks/bits_formats.py checks what the
+grid means for the others.
 
-With `--time`, llama.cpp is calibrated with the same halves of blocks and each layout's seconds of
-decoding are predicted, and the chosen ones timed in turns with the parent.
+With `--time`, llama.cpp is calibrated with the halves of blocks of these layouts, and each is then
+run there, too: seconds of decoding as a share of the parent's in float16, predicted and measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common.demo_parent import as_child, open_demo_parent
+from common.held_out import WindowKL
 from common.machine import print_machine
 from common.programs import choice_problem
 from common.texts import docstrings
@@ -39,6 +44,7 @@ from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import assemble
 from puzzle.scoring.exact_scores import replace_some
 from puzzle.scoring.fisher_scores import FisherConfig, fisher
+from puzzle.storage.publishing import publishing_file
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, windows
 from search_space import FFN, Attention, Block, LayerOptions, Layout, SearchSpace, counting
@@ -50,13 +56,16 @@ WIDTHS = (0.875, 0.75, 0.5)
 SERVED = 2.0  # bytes of a weight without a format: float16
 # The bytes of the layers as a share of those in float16: those of each format, and fewer.
 BUDGETS = {
-    "q8_0": 8.5 / 16,
-    "q5_0": 5.5 / 16,
     "q4_0": 4.5 / 16,
     "0.9 q4_0": 0.9 * 4.5 / 16,
     "0.8 q4_0": 0.8 * 4.5 / 16,
+    "q5_0": 5.5 / 16,
+    "0.9 q5_0": 0.9 * 5.5 / 16,
+    "q8_0": 8.5 / 16,
 }
+LEVERS = ("both", "bits", "one format", "widths")
 CHECKED = (2, 15, 27)
+Chosen = Iterable[tuple[str, str, Layout]]
 
 
 def spaces(shape: Any) -> dict[str, SearchSpace]:
@@ -71,45 +80,79 @@ def spaces(shape: Any) -> dict[str, SearchSpace]:
     }
 
 
-def allowed(half: Attention | FFN, own: Attention | FFN, levers: str) -> bool:
-    """Returns whether half a block may be chosen by "bits", "widths" or "both"."""
-    if levers == "widths":
-        return half.weights is None
-    return levers == "both" or half.unquantised == own
+class Choosing:
+    """The programs of a study.
 
+    Args:
+        halves: As `spaces` returns them.
+        scores: Of each of them.
+    """
 
-def optimum(
-    halves: dict[str, SearchSpace], scores: dict, levers: str, share: float
-) -> Layout | None:
-    """Returns the layout of least score within a share of the layers' bytes, if there is one."""
-    shape = halves["ffn"].shape
-    own = shape.usual_block
-    rows = [
-        [
-            Block(attention, ffn)
-            for attention in halves["attention"].attentions[layer]
-            for ffn in halves["ffn"].ffns[layer]
-            if allowed(attention, own.attention, levers) and allowed(ffn, own.ffn, levers)
+    def __init__(self, halves: dict[str, SearchSpace], scores: dict[str, Any]) -> None:
+        self.halves, self.scores, self.shape = halves, scores, halves["ffn"].shape
+        self.own = self.shape.usual_block
+
+    def optimum(self, levers: str, share: float) -> Layout | None:
+        """Returns the layout of least score within a share of the layers' bytes, if any is."""
+        if levers == "one format":
+            layouts = [self.optimum(name, share) for name in FORMATS]
+            return min((one for one in layouts if one), key=self.score, default=None)
+        rows = [
+            [
+                Block(attention, ffn)
+                for attention in self.halves["attention"].attentions[layer]
+                for ffn in self.halves["ffn"].ffns[layer]
+                if self._allowed(attention, self.own.attention, levers)
+                and self._allowed(ffn, self.own.ffn, levers)
+            ]
+            for layer in range(self.shape.layers)
         ]
-        for layer in range(shape.layers)
-    ]
-    problem = choice_problem(
-        rows,
-        lambda layer, block: score(scores, layer, block),
-        {"bytes": lambda _, block: counting.block_weight_bytes(shape, block, SERVED)},
-        [Limit("bytes", at_most=share * body_bytes(Layout.parent(shape)))],
-    )
-    least = sum(min(counting.block_weight_bytes(shape, b, SERVED) for b in row) for row in rows)
-    if least > share * body_bytes(Layout.parent(shape)):
-        return None
-    return Layout(shape, tuple(map(Block.from_label, solve(problem).labels)))
+        most = share * body_bytes(Layout.parent(self.shape))
+        if sum(min(map(self._bytes, row)) for row in rows) > most:
+            return None
+        problem = choice_problem(
+            rows,
+            self._score,
+            {"bytes": lambda _, block: self._bytes(block)},
+            [Limit("bytes", at_most=most)],
+        )
+        return Layout(self.shape, tuple(map(Block.from_label, solve(problem).labels)))
 
+    def score(self, layout: Layout) -> float:
+        """Returns the sum of the scores of a layout's halves."""
+        return sum(self._score(layer, block) for layer, block in enumerate(layout.blocks))
 
-def score(scores: dict[str, Any], layer: int, block: Block) -> float:
-    """Returns the sum of the scores of a block's halves."""
-    own: Block = scores["own"]
-    attention = scores["attention"].kl(layer, Block(block.attention, own.ffn).label)
-    return attention + scores["ffn"].kl(layer, Block(own.attention, block.ffn).label)
+    def layouts(self, only: str, levers: Iterable[str]) -> Chosen:
+        """Yields (budget, levers, layout); "both" comes first, and what is no layout is left out.
+
+        Args:
+            only: Part of the names of the budgets.
+            levers: Some of `LEVERS`.
+        """
+        for name, share in BUDGETS.items():
+            if only not in name:
+                continue
+            for each in levers:
+                if (layout := self.optimum(each, share)) is not None:
+                    yield name, each, layout
+            if name in FORMATS:
+                yield name, "uniform", uniform(self.shape, name)
+
+    def _allowed(self, half: Attention | FFN, own: Attention | FFN, levers: str) -> bool:
+        if levers in FORMATS:
+            return half.weights == levers or half.kind == "none"
+        if levers == "widths":
+            return half.weights is None
+        return levers == "both" or half.unquantised == own
+
+    def _score(self, layer: int, block: Block) -> float:
+        attention = Block(block.attention, self.own.ffn).label
+        ffn = Block(self.own.attention, block.ffn).label
+        attention_kl: float = self.scores["attention"].kl(layer, attention)
+        return attention_kl + float(self.scores["ffn"].kl(layer, ffn))
+
+    def _bytes(self, block: Block) -> float:
+        return counting.block_weight_bytes(self.shape, block, SERVED)
 
 
 def body_bytes(layout: Layout) -> float:
@@ -125,150 +168,175 @@ def uniform(shape: Any, name: str) -> Layout:
     return Layout(shape, (block,) * shape.layers)
 
 
-@torch.no_grad()
-def window_kls(parent: Any, model: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
-    """Returns KL(parent || model) of each window, in nats per token."""
-    kls = []
-    for rows in tokens_BL.split(2):
-        p, q = (each(rows).logits.float().log_softmax(-1) for each in (parent, model))
-        kls.append((p.exp() * (p - q)).sum(-1).mean(1))
-    return torch.cat(kls)
-
-
-def figures(layout: Layout, kls: torch.Tensor, paired: torch.Tensor | None) -> dict[str, Any]:
-    """Returns the KL of a layout, its bytes, and how many sublayers have each format."""
+def described(layout: Layout) -> dict[str, Any]:
+    """Returns the bytes of a layout, and how many sublayers have each format."""
     halves = [half for b in layout.blocks for half in (b.attention, b.ffn)]
+    parent = Layout.parent(layout.shape)
+    fixed = counting.fixed_parameters(layout.shape)
+    kept = (layout.parameters() - fixed) / (parent.parameters() - fixed)
     counts = {
         str(name): sum(h.weights == name and h.kind != "none" for h in halves)
         for name in (None, *FORMATS)
     }
-    report = {
-        "kl": round(float(kls.mean()), 5),
-        "error": round(float(kls.std() / len(kls) ** 0.5), 5),
-        "bytes": round(body_bytes(layout) / body_bytes(Layout.parent(layout.shape)), 4),
-        "parameters": round(_body(layout) / _body(Layout.parent(layout.shape)), 3),
+    return {
+        "bytes": round(body_bytes(layout) / body_bytes(parent), 4),
+        "parameters": round(kept, 3),
         "formats": counts,
         "removed": sum(h.kind == "none" for h in halves),
     }
-    if paired is not None:
-        report["minus_bits"] = round(float(paired.mean()), 5)
-        report["paired_error"] = round(float(paired.std() / len(paired) ** 0.5), 5)
-    return report
 
 
-def _body(layout: Layout) -> int:
-    return layout.parameters() - counting.fixed_parameters(layout.shape)
+class Study:
+    """Parent, text, library and scores of a run directory.
 
+    Args:
+        out: The run directory.
+        seed: Of the order of the documents, so that each has text of its own.
+    """
 
-def check_scores(run: dict[str, Any], scores: dict[str, Any]) -> None:
-    """Prints Fisher scores of formats beside exact ones, in a few layers."""
-    own = run["parent"].shape.usual_block
-    blocks = [Block(own.attention, FFN("gated", own.ffn.width, weights=name)) for name in FORMATS]
-    exact = replace_some(
-        run["library"]["ffn"],
-        dict.fromkeys(CHECKED, blocks),
-        run["cut"],
-        workspace=run["workspace"],
-    )
-    for layer, row in exact.items():
-        pairs = {
-            label: (round(one.kl, 6), round(scores["ffn"].kl(layer, label), 6))
-            for label, one in row.items()
-        }
-        print(json.dumps({"layer": layer, "exact_and_fisher": pairs}), flush=True)
-
-
-def prepared(out: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, SearchSpace]]:
-    """Returns what is run on, the scores, and the spaces of halves."""
-    workspace = Workspace(out)
-    parent = open_demo_parent(workspace, dtype="float32")
-    print_machine(dtype=parent.dtype, seed=DATA.seed)
-    texts = out / "texts.json"
-    if not texts.exists():
-        texts.write_text(json.dumps(docstrings()), encoding="utf-8")
-    cut = windows(json.loads(texts.read_text(encoding="utf-8")), parent.tokenizer, DATA)
-    halves = spaces(parent.shape)
-    libraries, scores = {}, {"own": parent.shape.usual_block}
-    for name, space in halves.items():
-        started = time.process_time()
-        libraries[name] = build_library(parent, space, cut, workspace=workspace)
-        scores[name] = fisher(
-            libraries[name], space, cut, workspace=workspace, config=FisherConfig(rounds=1)
+    def __init__(self, out: Path, seed: int) -> None:
+        self.out, self.seed, self.workspace = out, seed, Workspace(out)
+        self.parent = open_demo_parent(self.workspace, dtype="float32")
+        texts = out / "texts.json"
+        if not texts.exists():
+            texts.write_text(json.dumps(docstrings()), encoding="utf-8")
+        text = json.loads(texts.read_text(encoding="utf-8"))
+        self.cut = windows(text, self.parent.tokenizer, replace(DATA, seed=seed))
+        self.judge = WindowKL(as_child(self.parent), self.cut.validation)
+        # Nothing is fitted for a format, so that the library of the FFNs has the attentions, too.
+        halves = spaces(self.parent.shape)
+        self.library = self._timed(
+            "library",
+            lambda: build_library(self.parent, halves["ffn"], self.cut, workspace=self.workspace),
         )
-        seconds = round(time.process_time() - started)
-        print(json.dumps({"scored": name, "cpu_seconds": seconds}), flush=True)
-    run = {"workspace": workspace, "parent": parent, "cut": cut, "library": libraries}
-    return run, scores, halves
+        scores = {
+            name: self._timed(f"scores of {name}", lambda space=space: self._fisher(space))
+            for name, space in halves.items()
+        }
+        self.choosing = Choosing(halves, scores)
 
+    def check_scores(self) -> None:
+        """Prints Fisher scores of formats beside exact ones, in a few layers."""
+        own = self.choosing.own
+        blocks = [Block(own.attention, replace(own.ffn, weights=name)) for name in FORMATS]
+        exact = replace_some(
+            self.library, dict.fromkeys(CHECKED, blocks), self.cut, workspace=self.workspace
+        )
+        for layer, row in exact.items():
+            pairs = {
+                label: (round(one.kl, 6), round(self.choosing.scores["ffn"].kl(layer, label), 6))
+                for label, one in row.items()
+            }
+            print(json.dumps({"layer": layer, "exact_and_fisher": pairs}), flush=True)
 
-def layouts_of(
-    halves: dict[str, SearchSpace], scores: dict[str, Any], only: str
-) -> Iterable[tuple[str, str, Layout]]:
-    """Yields (budget, levers, layout), formats alone before what is compared with them."""
-    shape = halves["ffn"].shape
-    for name, share in BUDGETS.items():
-        if only and only not in name:
-            continue
-        if name in FORMATS:
-            yield name, "uniform", uniform(shape, name)
-        for levers in ("bits", "both", "widths"):
-            if (layout := optimum(halves, scores, levers, share)) is not None:
-                yield name, levers, layout
+    def measure(self, chosen: Chosen, *, healed: bool) -> None:
+        """Prints the KL of each child, if wished with its blocks fitted to the child's stream."""
+        both: dict[str, torch.Tensor] = {}
+        for budget, levers, layout in chosen:
+            kls = torch.tensor(self._kls(layout, healed))
+            report = {"seed": self.seed, "budget": budget, "levers": levers, "healed": healed}
+            report |= {"kl": round(float(kls.mean()), 5), "error": _error(kls)}
+            report["score"] = round(self.choosing.score(layout), 5)
+            if levers == "both":
+                both[budget] = kls
+            elif budget in both:
+                more = kls - both[budget]
+                report |= {"more": round(float(more.mean()), 5), "paired_error": _error(more)}
+            print(json.dumps(report | described(layout)), flush=True)
 
+    def time(self, chosen: Chosen) -> None:
+        """Prints the seconds of decoding of each layout in llama.cpp, in turns with the parent."""
+        layouts = list(chosen)
+        scenario = Scenario(batch=1, prompt_tokens=32, generated_tokens=24, weight_dtype="float16")
+        costs = EngineCalibrated.measure(
+            LlamaCpp(threads=1, clock="cpu", rounds=2),
+            self.parent,
+            used_space([layout for _, _, layout in layouts]),
+            scenario,
+            workspace=self.workspace,
+        )
+        print(json.dumps({"calibration": costs.to_dict()["error"]}), flush=True)
+        predicted_parent = decode_seconds(costs, Layout.parent(self.parent.shape), scenario)
+        for budget, levers, layout in layouts:
+            seconds = costs.timed(layout)
+            ratio = seconds["child"]["decode_seconds"] / seconds["parent"]["decode_seconds"]
+            predicted = decode_seconds(costs, layout, scenario) / predicted_parent
+            report = {"budget": budget, "levers": levers, "measured": round(ratio, 4)}
+            print(json.dumps(report | {"predicted": round(predicted, 4)}), flush=True)
 
-def measure(run: dict[str, Any], chosen: Iterable[tuple[str, str, Layout]]) -> None:
-    """Prints the KL of each child, its blocks fitted to the child's own stream."""
-    parent, cut, workspace = run["parent"], run["cut"], run["workspace"]
-    reference, bits = as_child(parent), {}
-    for budget, levers, layout in chosen:
-        for healing in (False, True):
-            library = run["library"]["ffn"]
-            if healing:
-                library = heal(parent, layout, cut, workspace=workspace)
+    def _fisher(self, space: SearchSpace) -> Any:
+        config = FisherConfig(rounds=1)
+        return fisher(self.library, space, self.cut, workspace=self.workspace, config=config)
+
+    def _kls(self, layout: Layout, healed: bool) -> list[float]:
+        path = self.out / "kls.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        labels = ",".join(block.label for block in layout.blocks)
+        key = hashlib.sha256(f"{self.seed} {healed} {labels}".encode()).hexdigest()[:16]
+        if key not in known:
+            library = self.library
+            if healed:
+                library = heal(self.parent, layout, self.cut, workspace=self.workspace)
             tensors = library.child_tensors(layout)
-            child = assemble(parent.config, layout, tensors, dtype=parent.dtype)
-            kls = window_kls(reference, child, cut.validation)
-            if levers == "bits":
-                bits[budget, healing] = kls
-            base = bits.get((budget, healing))
-            paired = None if base is None or levers == "bits" else kls - base
-            report = {"budget": budget, "levers": levers, "healed": healing}
-            print(json.dumps(report | figures(layout, kls, paired)), flush=True)
+            child = assemble(self.parent.config, layout, tensors, dtype=self.parent.dtype)
+            known[key] = self.judge(child).tolist()
+            with publishing_file(path) as fresh:
+                fresh.write_text(json.dumps(known), encoding="utf-8")
+        kls: list[float] = known[key]
+        return kls
+
+    @staticmethod
+    def _timed(name: str, made: Any) -> Any:
+        started = time.process_time()
+        result = made()
+        seconds = round(time.process_time() - started)
+        print(json.dumps({"made": name, "cpu_seconds": seconds}), flush=True)
+        return result
 
 
-def timed(run: dict[str, Any], halves: dict[str, SearchSpace], chosen: Iterable[Any]) -> None:
-    """Prints the seconds of decoding of each layout in llama.cpp, in turns with the parent."""
-    scenario = Scenario(batch=1, prompt_tokens=64, generated_tokens=32, weight_dtype="float16")
-    space = SearchSpace(halves["ffn"].shape, halves["attention"].attentions, halves["ffn"].ffns)
-    costs = EngineCalibrated.measure(
-        LlamaCpp(threads=1, clock="cpu", rounds=3),
-        run["parent"],
-        space,
-        scenario,
-        workspace=run["workspace"],
+def used_space(layouts: list[Layout]) -> SearchSpace:
+    """Returns the space of the halves that layouts have, and of the parent's."""
+    shape = layouts[0].shape
+    blocks = [shape.usual_block, *(block for one in layouts for block in one.blocks)]
+    return SearchSpace.uniform(
+        shape,
+        attentions=dict.fromkeys(block.attention for block in blocks),
+        ffns=dict.fromkeys(block.ffn for block in blocks),
     )
-    print(json.dumps({"calibration": costs.error}), flush=True)
-    for budget, levers, layout in chosen:
-        seconds = costs.timed(layout)
-        ratio = seconds["child"]["decode_seconds"] / seconds["parent"]["decode_seconds"]
-        report = {"budget": budget, "levers": levers, "decode_of_float16": round(ratio, 4)}
-        print(json.dumps(report), flush=True)
+
+
+def decode_seconds(costs: EngineCalibrated, layout: Layout, scenario: Scenario) -> float:
+    """Returns the predicted seconds of decoding."""
+    parts = [costs.fixed_cost(layout.shape, scenario)]
+    parts += [costs.block_cost(layer, block, scenario) for layer, block in enumerate(layout.blocks)]
+    return sum(part["decode_seconds"] for part in parts)
+
+
+def _error(values: torch.Tensor) -> float:
+    return round(float(values.std() / len(values) ** 0.5), 5)
 
 
 def main() -> None:
     """Runs what is not there yet and prints each result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bits-run"))
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="budgets whose names contain this")
+    parser.add_argument("--levers", nargs="+", choices=LEVERS, default=LEVERS)
+    parser.add_argument("--healed", action="store_true", help="heal each child")
+    parser.add_argument("--check", action="store_true", help="check scores against exact ones")
     parser.add_argument("--time", action="store_true", help="time the layouts in llama.cpp")
     options = parser.parse_args()
-    run, scores, halves = prepared(options.out)
-    chosen = layouts_of(halves, scores, options.only)
-    if options.time:
-        timed(run, halves, chosen)
+    study = Study(options.out, options.seed)
+    print_machine(dtype=study.parent.dtype, seed=options.seed)
+    if options.check:
+        study.check_scores()
         return
-    check_scores(run, scores)
-    measure(run, chosen)
+    chosen = study.choosing.layouts(options.only, options.levers)
+    if options.time:
+        study.time(chosen)
+    else:
+        study.measure(chosen, healed=options.healed)
 
 
 if __name__ == "__main__":
