@@ -16,7 +16,8 @@ from puzzle.library.rescaling import Pair, Rescaling
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Rows, Streams
 from puzzle.models.parent import Parent
-from search_space import FFN, Attention
+from puzzle.models.weight_rounding import rounded_to
+from search_space import FFN, Attention, Block
 
 Tensors = dict[str, torch.Tensor]
 PairOf = Callable[[Rows], Pair]
@@ -56,8 +57,9 @@ class Fitting:
         layer: The parent's layer, loaded.
         streams: What enters the layer, and what it should return.
         config: How variants are made.
-        final: Whether nothing is chosen with the held-out windows any more once ridges are, so
-            that they are fitted, too.
+        final: The block that a child gets, with its formats: nothing is chosen with the held-out
+            windows any more once ridges are, so that they are fitted, too, and what comes behind a
+            map that is rounded makes up for that.
     """
 
     def __init__(
@@ -68,15 +70,38 @@ class Fitting:
         streams: Streams,
         config: LibraryConfig,
         *,
-        final: bool = False,
+        final: Block | None = None,
     ) -> None:
-        self.parent, self.streams, self.config, self.final = parent, streams, config, final
+        self.parent, self.streams, self.config = parent, streams, config
+        self.final = final is not None
         self.layer: Any = layer
         self.index = index
         self.own = parent.shape.parent_blocks[index]
         self.family, self.rope = parent.family, parent.rope(streams.x.shape[1])
         self.tensors: Tensors = {}
         self.errors: dict[str, LocalError] = {}
+        if final is not None:
+            self._round_inputs(final)
+
+    def _round_inputs(self, block: Block) -> None:
+        """Gives all but the last maps of the layer's halves the values of a block's formats."""
+        attention, own = block.attention, self.own.attention
+        # Merged heads are rounded once they are merged.
+        merged = attention.kv_heads != own.kv_heads and attention.heads == own.heads
+        slots = [(self.family.mixing(own), None if merged else attention.weights)]
+        for slot, weights in (*slots, (self.family.ffn, block.ffn.weights)):
+            if weights is not None:
+                half = getattr(self.layer, slot.module)
+                last = f"{slot.out}.weight"
+                inputs = {n: tensor for n, tensor in half.state_dict().items() if n != last}
+                half.load_state_dict(rounded_to(inputs, weights), strict=False, assign=True)
+
+    def round_stored(self, key: str, weights: str | None) -> None:
+        """Gives the matrices of a variant that is stored the values of a format."""
+        prefix = f"{key}/"
+        stored = {name: t for name, t in self.tensors.items() if name.startswith(prefix)}
+        for name, tensor in rounded_to(stored, weights).items():
+            self.tensors[name] = tensor
 
     def in_the_stream(
         self, rescaling: Rescaling, pair: PairOf, start: torch.Tensor, fitted: Fitted, power: float

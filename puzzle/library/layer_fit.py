@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from puzzle.library.attention_fit import AttentionFit
 from puzzle.library.ffn_fit import FFNFit
-from puzzle.library.fitting import Fitting
+from puzzle.library.fitting import Fitting, attention_key
 from search_space import FFN, Attention, Block
 
 
@@ -21,12 +21,19 @@ class LayerFit:
         self.fits, self.attentions = fits, AttentionFit(fits)
         self.ffns = FFNFit(fits, self.attentions)
 
-    def build(self, blocks: Iterable[Block]) -> None:
-        """Makes the variants that some blocks need, into `tensors` and `errors`."""
+    def build(self, blocks: Iterable[Block], *, final: Block | None = None) -> None:
+        """Makes the variants that some blocks need, into `tensors` and `errors`.
+
+        Args:
+            blocks: The blocks, without formats.
+            final: As for `Fitting`: FFNs are fitted behind its attention as it is rounded.
+        """
         wanted = tuple(dict.fromkeys(blocks))
         for attention in dict.fromkeys(block.attention for block in wanted):
             self.attentions.build(attention)
         self.attentions.release()
+        if final is not None:
+            self.fits.round_stored(attention_key(final.attention), final.attention.weights)
         for attention, ffns in self.groups(wanted).items():
             self.ffns.build(attention, ffns)
 

@@ -93,18 +93,26 @@ class FittedLayer(ArtifactStage[Artifact]):
         }
         if self.library.around is not None:
             key["child"] = ChildBoundary(library=self.library, layer=self.layer).key(run)
+        if self._final is not None and self._final != self._final.unquantised:
+            key["formats"] = [half.weights for half in (self._final.attention, self._final.ffn)]
         return key
+
+    @property
+    def _final(self) -> Block | None:
+        """The block that a child gets, in its formats, if this is a fit of no other."""
+        around = self.library.around
+        return around.blocks[self.layer] if around is not None and self.library.final else None
 
     def build(self, run: Run, directory: Path) -> None:
         """Fits every variant of the layer."""
         with run.workspace.scratch() as scratch:
             layer, streams = self.streams(run, scratch)
-            config, final = self.library.config, self.library.final
+            config, final = self.library.config, self._final
             fits = Fitting(run.parent, self.layer, layer, streams, config, final=final)
             # A variant leaves the device when it is made.
             fits.tensors = MappedTensors(run.workspace.root)
             with torch.no_grad():
-                LayerFit(fits).build(self.library.row(self.layer))
+                LayerFit(fits).build(self.library.row(self.layer), final=final)
             write_variants(directory, fits.tensors, fits.errors)
 
     def streams(self, run: Run, scratch: Path) -> tuple[torch.nn.Module, Streams]:

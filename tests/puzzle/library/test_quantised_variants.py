@@ -117,6 +117,24 @@ def test_a_healed_child_is_written_in_its_formats(made, tmp_path):
     assert size == pytest.approx(layout.weight_bytes(4), rel=0.01)
 
 
+@torch.no_grad()
+def test_healing_makes_up_for_what_rounding_loses_within_a_layer(made):
+    workspace, parent, _, library = made
+    half = Block.from_label("gqa4@q4_0+gated128@q4_0")
+    layout = Layout.parent(parent.shape).replace(0, half)
+    healed, plain = (
+        heal(parent, each, WINDOWS, workspace=workspace) for each in (layout, layout.unquantised)
+    )
+    own = child_of(parent, library, Layout.parent(parent.shape))
+    wanted, *lost = (
+        child(TOKENS, output_hidden_states=True).hidden_states[1]
+        for child in (own, child_of(parent, healed, layout), child_of(parent, plain, layout))
+    )
+    # The same stream enters both: what differs is that one was fitted behind the rounded maps.
+    with_formats, rounded_later = ((one - wanted).square().sum() for one in lost)
+    assert with_formats < 0.9 * rounded_later
+
+
 def test_formats_are_costed_by_bytes_and_not_by_torch(made, tmp_path):
     workspace, parent, space, library = made
     block, costs = Block.from_label(MIXED[0]), puzzle.Roofline("h100-sxm", parent.shape)
