@@ -1,8 +1,8 @@
 """Bits, widths and both under one budget of bytes: layouts of SmolLM2 for llama.cpp.
 
     OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run
-    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --only q4_0 --healed
-    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --only q4_0 --time
+    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --budgets q4_0 --healed
+    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --budgets q4_0 --time
 
 One library and one table of Fisher scores of attention and FFN, in the parent's format and in those
 of llama.cpp. For each budget, which is a share of the bytes that the layers take in float16, the
@@ -63,7 +63,8 @@ BUDGETS = {
     "0.9 q5_0": 0.9 * 5.5 / 16,
     "q8_0": 8.5 / 16,
 }
-LEVERS = ("both", "bits", "one format", "widths")
+# "both" comes first, since others are compared with it.
+LEVERS = ("both", "bits", "one format", "widths", "uniform")
 CHECKED = (2, 15, 27)
 Chosen = Iterable[tuple[str, str, Layout]]
 
@@ -122,21 +123,21 @@ class Choosing:
         """Returns the sum of the scores of a layout's halves."""
         return sum(self._score(layer, block) for layer, block in enumerate(layout.blocks))
 
-    def layouts(self, only: str, levers: Iterable[str]) -> Chosen:
-        """Yields (budget, levers, layout); "both" comes first, and what is no layout is left out.
+    def layouts(self, budgets: Iterable[str], levers: Iterable[str]) -> Chosen:
+        """Yields (budget, levers, layout) where there is a layout.
 
         Args:
-            only: Part of the names of the budgets.
+            budgets: Some of `BUDGETS`.
             levers: Some of `LEVERS`.
         """
-        for name, share in BUDGETS.items():
-            if only not in name:
-                continue
+        for name in budgets:
             for each in levers:
-                if (layout := self.optimum(each, share)) is not None:
+                if each != "uniform":
+                    layout = self.optimum(each, BUDGETS[name])
+                else:
+                    layout = uniform(self.shape, name) if name in FORMATS else None
+                if layout is not None:
                     yield name, each, layout
-            if name in FORMATS:
-                yield name, "uniform", uniform(self.shape, name)
 
     def _allowed(self, half: Attention | FFN, own: Attention | FFN, levers: str) -> bool:
         if levers in FORMATS:
@@ -321,7 +322,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bits-run"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="budgets whose names contain this")
+    parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     parser.add_argument("--levers", nargs="+", choices=LEVERS, default=LEVERS)
     parser.add_argument("--healed", action="store_true", help="heal each child")
     parser.add_argument("--check", action="store_true", help="check scores against exact ones")
@@ -332,7 +333,7 @@ def main() -> None:
     if options.check:
         study.check_scores()
         return
-    chosen = study.choosing.layouts(options.only, options.levers)
+    chosen = study.choosing.layouts(options.budgets, options.levers)
     if options.time:
         study.time(chosen)
     else:
