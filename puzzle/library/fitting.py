@@ -97,7 +97,9 @@ class Fitting:
                 half.load_state_dict(rounded_to(inputs, weights), strict=False, assign=True)
 
     def round_stored(self, key: str, weights: str | None) -> None:
-        """Gives the matrices of a variant that is stored the values of a format."""
+        """Gives the matrices of a variant that is stored the values of a format, if it has one."""
+        if weights is None:
+            return
         prefix = f"{key}/"
         stored = {name: t for name, t in self.tensors.items() if name.startswith(prefix)}
         for name, tensor in rounded_to(stored, weights).items():
