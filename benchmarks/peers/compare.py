@@ -4,18 +4,23 @@
     git -C peers-2ssp checkout 88ab660
     python -m venv peers-env
     peers-env/bin/pip install torch==2.13.0 transformers==4.47.1 ml_collections "numpy<3"
-    OMP_NUM_THREADS=1 python benchmarks/peers/compare.py --repository peers-2ssp \\
-        --python peers-env/bin/python --out peers-run
+    export OMP_NUM_THREADS=1
+    python benchmarks/peers/compare.py --repository peers-2ssp --python peers-env/bin/python \\
+        --out peers-run
+    python benchmarks/peers/distil.py --out peers-run
+    python benchmarks/peers/speeds.py --out peers-run
+    python benchmarks/peers/tables.py --out peers-run --page docs/results/peers.md
 
 SmolLM2-135M-Instruct in float32; calibration on 8,192 tokens of docstrings, judged on 4,096 others.
-Kept: 85 and 70 % of the parameters of the layers, as stored. ShortGPT, window removal and
-BlockPruner remove whole layers (or as many attentions as FFNs): as many as keep at least the share,
-which is to their benefit. The repository (GPL-3) holds ShortGPT, window removal, BlockPruner, 2SSP
-and SliceGPT; it is run as it is, in a process of its own, and only told to evaluate on a CPU.
+Kept: 85 and 70 % of the parameters of the layers, as stored; other shares with --shares. ShortGPT,
+window removal and BlockPruner remove whole layers (or as many attentions as FFNs): as many as keep
+at least the share, which is to their benefit. The repository (GPL-3) holds ShortGPT, window
+removal, BlockPruner, 2SSP and SliceGPT; it is run as it is, in a process of its own, and only told
+to evaluate on a CPU.
 
 What is left of a model after removal is a child to puzzle: its KL is measured here again, and must
-agree. With --speed the decode speed of each is measured beside the parent's, in turns (on a quiet
-machine). Each row is kept in OUT/rows.json and not made again.
+agree. Each row is kept in OUT/rows.json and not made again. Then the other scripts of this folder
+distil some of the children, measure decode speeds and write the tables.
 """
 
 from __future__ import annotations
@@ -40,23 +45,28 @@ from common.programs import choice_problem
 from common.texts import docstrings
 from safetensors.torch import load_file, save_file
 
-from puzzle.choice.layout_kl import LayoutKL
-from puzzle.costs.measured.layout_times import LayoutTimes
-from puzzle.library.build import Library, build_library, heal
-from puzzle.limits.scenario import Scenario
+from puzzle.library.build import build_library, heal
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import Parent
 from puzzle.scoring.fisher_scores import FisherConfig, fisher
-from puzzle.scoring.scores import combine, stretch_means
-from puzzle.stages import Run
+from puzzle.scoring.scores import combine
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, Windows, windows
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import Limit, solve
 
 PEERS = ("shortgpt", "window", "blockpruner", "2ssp", "slicegpt")
-OURS = ("uniform width", "puzzle")
+# Ours, and the multiple of the calibration text that each is healed on; the default of a search
+# is 2.
+OURS = {
+    "uniform width, 8,192 tokens": 1,
+    "puzzle, 8,192 tokens": 1,
+    "uniform width": 2,
+    "puzzle": 2,
+}
+CALIBRATION = 8192
 SAMPLE = 2048  # tokens of a calibration sample in the repository
+CHECKED = 2  # windows on which a peer's KL is computed a second time
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,6 @@ class Study:
         }
         save_file(texts, self.out / "texts.safetensors")
 
-    def kl(self, library: Library, layout: Layout) -> list[float]:
-        """Returns the KL of stretches of validation text of what a library assembles."""
-        judge = LayoutKL(library, self.cut.validation)
-        return stretch_means(judge.reference.kl(judge.residual(layout, len(self.cut.validation))))
-
 
 def peer(study: Study, args: argparse.Namespace, method: str, share: float) -> dict[str, Any]:
     """Returns the row of a method of the repository."""
@@ -119,9 +124,10 @@ def peer(study: Study, args: argparse.Namespace, method: str, share: float) -> d
     if answer["left"] is not None:
         layout = layout_of(study.parent, answer["left"])
         row["layout"] = [block.label for block in layout.blocks]
-        again = judged(study, layout, load_file(out / "weights.safetensors"))
+        tensors = load_file(out / "weights.safetensors")
+        again = judged(study, layout, tensors, windows=CHECKED)["kl"]
         # The same model in two versions of transformers, and two ways to take it apart.
-        assert math.isclose(again["kl"], sum(row["kl"]) / len(row["kl"]), rel_tol=1e-3)
+        assert math.isclose(sum(again), sum(row["kl"][:CHECKED]), rel_tol=1e-3)
     return row
 
 
@@ -136,18 +142,27 @@ def layout_of(parent: Parent, left: list[list[Any]]) -> Layout:
 
 
 @torch.no_grad()
-def judged(study: Study, layout: Layout, tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Returns mean KL, loss and agreement of a child on the validation text."""
+def judged(
+    study: Study, layout: Layout, tensors: Mapping[str, torch.Tensor], windows: int | None = None
+) -> dict[str, Any]:
+    """Returns KL by window of validation text, and mean loss and agreement, of a child."""
     config, own = study.parent.config, Layout.parent(study.parent.shape)
     parent = assemble(config, own, study.parent.state_dict(), dtype=torch.float32)
     child = assemble(config, layout, dict(tensors), dtype=torch.float32)
-    sums = torch.zeros(3, dtype=torch.float64)
-    for rows in study.cut.validation.split(1):
+    return figures(parent, child, study.cut.validation[:windows])
+
+
+@torch.no_grad()
+def figures(parent: Any, child: Any, tokens_BL: torch.Tensor) -> dict[str, Any]:
+    """Returns KL(parent || child) by window, and mean loss and agreement."""
+    kl: list[float] = []
+    sums = torch.zeros(2, dtype=torch.float64)
+    for rows in tokens_BL.split(1):
         p, q = (each(rows).logits.float().log_softmax(-1) for each in (parent, child))
-        kl = (p.exp() * (p - q)).sum(-1).mean()
+        kl.append(float((p.exp() * (p - q)).sum(-1).mean()))
         loss = -q[:, :-1].gather(-1, rows[:, 1:, None]).mean()
-        sums += torch.stack([kl, loss, (p.argmax(-1) == q.argmax(-1)).float().mean()]).double()
-    kl, loss, agreement = (sums / len(study.cut.validation)).tolist()
+        sums += torch.stack([loss, (p.argmax(-1) == q.argmax(-1)).float().mean()]).double()
+    loss, agreement = (sums / len(tokens_BL)).tolist()
     return {"kl": kl, "loss": loss, "agreement": agreement}
 
 
@@ -161,16 +176,12 @@ def ours(study: Study, name: str, share: float) -> dict[str, Any]:
         seconds[stage] = round(time.process_time() - started, 1)
         return result
 
-    choose = chosen if name == "puzzle" else uniform
+    choose = chosen if name.startswith("puzzle") else uniform
     layout = choose(study, share, timed)
-    library = timed(
-        "healing", lambda: heal(study.parent, layout, study.cut, workspace=study.workspace)
-    )
+    tensors = timed("healing", lambda: healed(study, name, layout))
     kept = sum(counting.block_parameters(study.parent.shape, block) for block in layout.blocks)
-    tensors = library.child_tensors(layout)
     return {
         **judged(study, layout, tensors),
-        "kl": study.kl(library, layout),
         "cpu_seconds": sum(seconds.values()),
         "stages": seconds,
         "parameters": {
@@ -180,6 +191,13 @@ def ours(study: Study, name: str, share: float) -> dict[str, Any]:
         },
         "layout": [block.label for block in layout.blocks],
     }
+
+
+def healed(study: Study, name: str, layout: Layout) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a child of puzzle's; made once."""
+    cut = study.cut.for_healing if OURS[name] > 1 else study.cut
+    library = heal(study.parent, layout, cut, workspace=study.workspace)
+    return library.child_tensors(layout)
 
 
 def chosen(study: Study, share: float, timed: Callable[[str, Callable[[], Any]], Any]) -> Layout:
@@ -226,37 +244,28 @@ def with_shared_stages(rows: Mapping[str, Any], row: dict[str, Any]) -> dict[str
     return {**row, "stages": stages, "cpu_seconds": sum(stages.values())}
 
 
-def decode_speed(study: Study, row: Mapping[str, Any], scenario: Scenario) -> float | None:
-    """Returns how many times as fast as the parent a child decodes, both with random weights."""
-    if "layout" not in row:
-        return None
-    layout = Layout(study.parent.shape, tuple(map(Block.from_label, row["layout"])))
-    run = Run(workspace=study.workspace, parent=study.parent)
-    pair = run.get(LayoutTimes(layout=layout, scenario=scenario, device="cpu", clock="cpu"))
-    return pair.parent.decode_seconds / pair.child.decode_seconds
-
-
-def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Returns the rows as a markdown table."""
-    lines = [
-        "| method | asked | share kept | parameters | KL | loss | agreement | CPU-s | decode |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for key, row in rows.items():
-        method, share = key.rsplit(" ", 1)
-        mean, error = combine(row["kl"])
-        speed = row.get("decode")
-        lines.append(
-            f"| {method} | {float(share):.0%} | {row['parameters']['share']:.1%} "
-            f"| {row['parameters']['model'] / 1e6:.1f}M | {mean:.3f} ± {error:.3f} "
-            f"| {row['loss']:.3f} | {row['agreement']:.1%} | {row['cpu_seconds']:.0f} "
-            f"| {'' if speed is None else f'{speed:.2f}x'} |"
-        )
-    return "\n".join(lines)
+def open_study(out: Path, seed: int) -> Study:
+    """Returns the study of a folder, with its texts."""
+    out.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(out)
+    parent = open_demo_parent(workspace, dtype="float32")
+    print_machine(dtype=parent.dtype, seed=seed)
+    data = DataConfig(
+        fit_tokens=CALIBRATION,
+        score_tokens=1024,
+        validation_tokens=4096,
+        healing_tokens=max(OURS.values()) * CALIBRATION,
+        seed=seed,
+    )
+    texts = out / "texts.json"
+    if not texts.exists():
+        texts.write_text(json.dumps(docstrings()), encoding="utf-8")
+    documents = json.loads(texts.read_text(encoding="utf-8"))
+    return Study(out, workspace, parent, windows(documents, parent.tokenizer, data))
 
 
 def main() -> None:
-    """Makes the rows that are missing and prints the table."""
+    """Makes the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--python", required=True, help="of the repository's environment")
@@ -264,28 +273,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[*PEERS, *OURS])
     parser.add_argument("--shares", type=float, nargs="+", default=[0.85, 0.7])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--speed", action="store_true", help="also measure decode speeds")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    workspace = Workspace(args.out)
-    parent = open_demo_parent(workspace, dtype="float32")
-    print_machine(dtype=parent.dtype, seed=args.seed)
-    data = DataConfig(fit_tokens=8192, score_tokens=1024, validation_tokens=4096, seed=args.seed)
-    texts = args.out / "texts.json"
-    if not texts.exists():
-        texts.write_text(json.dumps(docstrings()), encoding="utf-8")
-    documents = json.loads(texts.read_text(encoding="utf-8"))
-    study = Study(args.out, workspace, parent, windows(documents, parent.tokenizer, data))
+    study = open_study(args.out, args.seed)
     study.write_inputs()
     path = args.out / "rows.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    scenario = Scenario(
-        batch=1,
-        prompt_tokens=128,
-        generated_tokens=128,
-        weight_dtype="float32",
-        cache_dtype="float32",
-    )
     for share in args.shares:
         for method in args.methods:
             row = rows.get(key := f"{method} {share:g}")
@@ -295,12 +287,9 @@ def main() -> None:
                     if method in OURS
                     else peer(study, args, method, share)
                 )
-            if args.speed and "decode" not in row:
-                row["decode"] = decode_speed(study, row, scenario)
             rows[key] = with_shared_stages(rows, row) if "stages" in row else row
             path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
             print(key, round(combine(row["kl"])[0], 4), flush=True)
-    print(table(rows))
 
 
 if __name__ == "__main__":
