@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/peers/distil.py --out peers-run
 
 Each child at 85 % is distilled from the parent by `puzzle.distill` with one setting: Muon at its
-default rate, cosine and KL, 24 steps of 8 windows of 256 tokens of docstrings, of which the first
+default rate, cosine and KL, 20 steps of 8 windows of 256 tokens of docstrings, of which the first
 8,192 tokens are the calibration text; bfloat16 autocast, weights in float32. That takes about 300
 CPU-seconds. KL is measured on the validation text of the comparison. The figures go to
 OUT/distilled.json, and are not made again.
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("peers-run"))
     parser.add_argument("--methods", nargs="+", default=["shortgpt", "2ssp", "puzzle"])
     parser.add_argument("--share", type=float, default=0.85)
-    parser.add_argument("--tokens", type=int, default=49152)
+    parser.add_argument("--tokens", type=int, default=40960)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     study = open_study(args.out, args.seed)

@@ -99,11 +99,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("peers-run"))
     parser.add_argument("--page", type=Path)
     args = parser.parse_args()
-    rows, distilled = (
-        json.loads((args.out / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("rows", "distilled")
-    )
-    tables = {MAIN: main_table(rows), DISTILLED: distilled_table(rows, distilled)}
+    rows = json.loads((args.out / "rows.json").read_text(encoding="utf-8"))
+    tables = {MAIN: main_table(rows)}
+    if (file := args.out / "distilled.json").exists():
+        distilled = json.loads(file.read_text(encoding="utf-8"))
+        tables[DISTILLED] = distilled_table(rows, distilled)
     if not args.page:
         print("\n\n".join("\n".join(table) for table in tables.values()))
         return
