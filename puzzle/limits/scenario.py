@@ -316,7 +316,7 @@ def require_total(totals: Mapping[str, float], name: str, whose: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ConstraintError(
             f"{whose} say {name} = {value!r}; only finite values above zero are allowed: "
-            "measure it again."
+            "measure again, or correct the cost model."
         )
     return float(value)
 

@@ -54,9 +54,19 @@ def require_free(path: str | os.PathLike[str], needed: int) -> None:
     free = free_bytes(path)
     if free < needed:
         raise WorkspaceError(
-            f"{path} has {free / 2**30:.2f} GiB free and {needed / 2**30:.2f} GiB are needed: "
+            f"{path} has {size_text(free)} free and {size_text(needed)} are needed: "
             "free space there or use another workspace."
         )
+
+
+def size_text(size: int) -> str:
+    """Returns bytes as people read them.
+
+    Example:
+        >>> size_text(300_000), size_text(5 * 2**30)
+        ('0.3 MiB', '5.00 GiB')
+    """
+    return f"{size / 2**20:.1f} MiB" if size < 2**27 else f"{size / 2**30:.2f} GiB"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class PackedStream:
     Documents are concatenated, each followed by the end-of-text token, and cut into windows,
     each starting with the token that the tokenizer puts before a text, if it does so. All
     processes of a run read the same stream, so the contents of a batch do not depend on their
-    number.
+    number. Text is read again and again, but one that does not fill a window is refused.
 
     Args:
         data: What `open_rows` accepts.
@@ -71,14 +71,21 @@ class PackedStream:
         self.buffer = buffer if resumable and not self.rows.shuffled else 1
         self.passes_over, self._begun, self.drawn = resumable, False, 0
         self._waiting: list[list[int]] = []
+        self._tokens_in_all = 0  # of the rows, as far as they have been read once
         self._tokens: list[int] = []
 
     def take(self, count: int) -> torch.Tensor:
-        """Returns the next windows, (count, length)."""
+        """Returns the next windows, (count, length).
+
+        Raises:
+            DataError: All rows together do not fill one window.
+        """
         length = self.length - (self.lead is not None)
         needed = count * length
         while len(self._tokens) < needed:
             self._tokens.extend(self._document())
+            if self.rows.epoch and self._tokens_in_all < length:
+                raise _too_short(self._tokens_in_all, length)
         taken, self._tokens = self._tokens[:needed], self._tokens[needed:]
         return cut_windows(taken, length, self.lead)
 
@@ -98,10 +105,7 @@ class PackedStream:
             self._tokens.extend(document)
         whole = min(count, len(self._tokens) // length)
         if not whole:
-            raise DataError(
-                f"the text has {len(self._tokens)} tokens, and one window takes {length}; give "
-                "more text, or a lower length="
-            )
+            raise _too_short(len(self._tokens), length)
         if whole < count:
             logger.warning(
                 "the text has %d tokens, which fill %d of %d windows of %d: figures are of these",
@@ -132,6 +136,7 @@ class PackedStream:
                 continue
             if tokens:
                 self._begun = True
+                self._tokens_in_all += 0 if self.rows.epoch else len(tokens)
                 return tokens
         more = "" if self.modes == (None,) else f", or are no examples of thinking {self.modes}"
         raise DataError(f"{EMPTY_ROWS} consecutive rows hold no text{more}")
@@ -171,9 +176,16 @@ class PackedStream:
         self.rows.restore(values["rows"])
         self.drawn = values["drawn"]
         self._tokens = tensors["tokens"].tolist()
-        self._begun = self.drawn > 0
+        self._begun, self._tokens_in_all = self.drawn > 0, self.length
         parts = tensors["waiting"].split(tensors["waiting_sizes"].tolist())
         self._waiting = [part.tolist() for part in parts] if len(tensors["waiting_sizes"]) else []
+
+
+def _too_short(tokens: int, length: int) -> DataError:
+    return DataError(
+        f"the text has {tokens} tokens, and one window takes {length}; give more text, or a lower "
+        "length"
+    )
 
 
 def _modes(thinking: str, switched: bool) -> tuple[str | None, ...]:

@@ -306,10 +306,10 @@ class Deal:
                 f"{part} has {n} of {self.wanted[part]}" for part, n in short.items()
             )
             raise DataError(
-                f"the text is too short: {self.documents} documents, {have} tokens used, and "
+                f"the text is too short: {self.documents} document(s), {have} tokens used, and "
                 f"{lacking}; give about {sum(self.wanted.values())} tokens in at least three "
-                "documents (blank lines separate documents in a string), or use fewer tokens in "
-                "DataConfig"
+                "documents (blank lines separate documents in a string), or lower "
+                "fit_tokens, score_tokens and validation_tokens"
             )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from puzzle.errors import DamagedArtifactError, DataError, WorkspaceError
-from puzzle.storage.disk import free_bytes, matching
+from puzzle.storage.disk import free_bytes, matching, size_text
 from puzzle.storage.hashing import hash_file
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import FILES, written_files
@@ -145,7 +145,7 @@ def doctor(run: str | os.PathLike[str] = "puzzle-run", *, clean: bool = False) -
     findings += [*_children(root), *_versions(root, made), *_devices(root, made)]
     size, free = _size(root), free_bytes(root)
     if free < size:
-        message = f"{free / 2**30:.2f} GiB are free and the run takes {size / 2**30:.2f} GiB"
+        message = f"{size_text(free)} are free and the run takes {size_text(size)}"
         findings.append(
             Finding(kind="disk", path=root, message=f"{message}: free space before the next run")
         )

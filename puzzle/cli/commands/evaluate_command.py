@@ -7,7 +7,7 @@ from typing import Any
 import puzzle
 from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared_in_source
-from puzzle.cli.subcommand import Answer, Subcommand, required
+from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
 from puzzle.storage.paths import user_path
 
 SOURCES = (
@@ -39,6 +39,8 @@ OWN = declared_options(
 
 def _run(given: Given) -> Answer:
     model, file = required(given, "model"), given.get("text")
+    if file is None and not given.get("task"):
+        raise UsageError("there is nothing to measure; give --text FILE, --task NAME or both")
     arguments: dict[str, Any] = given.arguments(OWN)
     evaluation = puzzle.evaluate(
         model,

@@ -29,6 +29,7 @@ SOURCE = ["no-such-parent", "--text", "no-such-text.txt"]
         (["profile", "p", "--batch", "0"], "it must be a whole number of at least 1"),
         (["build", *SOURCE, "--coupling", "half"], "allowed: none, removed, all"),
         (["search", *SOURCE, "--bld-tokens", "0", "--bld"], "tokens=0; allowed"),
+        (["evaluate", "child"], "there is nothing to measure; give --text FILE, --task NAME"),
         (["distill", "c", "--text", "t.txt", "--teacher", "t"], "cosine need the parent itself; "),
         (["distill", "c", "--text", "t.txt", "--teacher", "t", "--loss", "mse=1"], "--loss kl=1"),
     ],

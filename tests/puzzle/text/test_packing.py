@@ -92,6 +92,8 @@ def test_a_measurement_reads_no_row_twice_and_says_how_much_there_was(kind, tmp_
         assert torch.equal(again.take(have), windows)
     with pytest.raises(DataError, match=f"has {size} tokens, and one window takes {size + 1}"):
         PackedStream(data, tokenizer(), length=size + 1, resumable=False).take_once(1)
+    with pytest.raises(DataError, match=f"has {size} tokens, and one window takes {size + 1}"):
+        PackedStream(data, tokenizer(), length=size + 1).take(1)
 
 
 def test_documents_are_packed_whole_and_in_another_order_each_epoch():
