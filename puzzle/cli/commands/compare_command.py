@@ -26,7 +26,7 @@ OWN = (
 def _run(given: Given) -> Answer:
     runs = given.get("runs", [])
     if len(runs) < 2:
-        raise UsageError("runs is missing; give two run directories or more")
+        raise UsageError(f"{len(runs)} runs were given; give two run directories or more")
     comparison = puzzle.compare(runs)
     values, note = comparison.to_dict(), ""
     if given.get("save") is not None:

@@ -75,7 +75,9 @@ def _pairs(given: Given, option: Option) -> dict[str, str]:
 def _sizes(given: Given) -> dict[str, Any]:
     constraints, places = _pairs(given, SIZE), _pairs(given, PLACES)
     if len(constraints) < 2:
-        raise UsageError("--size is missing; give two or more as NAME=CONSTRAINTS")
+        raise UsageError(
+            f"--size was given {len(constraints)} times; give two or more as NAME=CONSTRAINTS"
+        )
     if unknown := places.keys() - constraints:
         raise UsageError(f"--size-hardware {sorted(unknown)[0]}: there is no --size of that name")
     return {

@@ -71,7 +71,7 @@ def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_space(tmp_path):
 
 def test_too_little_space_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("puzzle.storage.disk.free_bytes", lambda path: 1000)
-    with pytest.raises(WorkspaceError, match="GiB are needed"):
+    with pytest.raises(WorkspaceError, match="MiB are needed"):
         run(tmp_path)
     assert not (tmp_path / "checkpoint").exists()
 
