@@ -48,6 +48,8 @@ class DistillConfig:
         micro_batch: Windows per forward pass of one process; the rest is accumulated.
         optimizer: "adamw", or "muon" for the matrices of the layers, whose updates have the size
             of AdamW's, with AdamW for embedding, head, norms and biases at a tenth of the rate.
+        train_embeddings: Whether embedding and head are trained beside the layers. Without them a
+            step takes less time and memory.
         learning_rate: Highest learning rate; by default 1e-4 for AdamW and 1e-3 for Muon.
         warmup: Share of the steps in which the rate rises from zero.
         final_share: Share of the highest rate that is left at the last step.
@@ -90,6 +92,7 @@ class DistillConfig:
     batch: int = 16
     micro_batch: int = 4
     optimizer: str = "adamw"
+    train_embeddings: bool = True
     learning_rate: float | None = None
     warmup: float = 0.05
     final_share: float = 0.1

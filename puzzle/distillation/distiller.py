@@ -38,6 +38,9 @@ class Distiller(nn.Module):
         self.pairs = _pairs(child.config, parent.config, config)
         if not set(NAMES) & set(self.losses):
             self._freeze_after(max(pair[0] for pair in self.pairs))
+        if not config.train_embeddings:
+            self.child.model.embed_tokens.requires_grad_(False)
+            self.child.lm_head.requires_grad_(False)
 
     def _freeze_after(self, layer: int) -> None:
         """Freezes what no loss depends on: everything after the last layer that is compared."""

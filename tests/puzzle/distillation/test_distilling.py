@@ -70,9 +70,11 @@ def test_an_interrupted_run_has_the_losses_and_weights_of_an_uninterrupted_one(o
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("boundaries", [None, ((0, 0), (2, 2))])
-def test_what_no_loss_depends_on_stays_as_it_was(boundaries, tmp_path):
-    options = {"losses": {"cosine": 1.0}, "boundaries": boundaries}
+@pytest.mark.parametrize(
+    ("boundaries", "embeddings"), [(None, True), (((0, 0), (2, 2)), True), (None, False)]
+)
+def test_what_is_not_trained_stays_as_it_was(boundaries, embeddings, tmp_path):
+    options = {"losses": {"cosine": 1.0}, "boundaries": boundaries, "train_embeddings": embeddings}
     with pytest.raises(InterruptedError):
         run(tmp_path, callbacks=[StopAfter(3)], **options)
     result = run(tmp_path, **options)
@@ -82,6 +84,7 @@ def test_what_no_loss_depends_on_stays_as_it_was(boundaries, tmp_path):
     for name in before:
         layer = int(name.split(".")[2]) if name.startswith("model.layers.") else -1
         same = layer > last or name == "model.norm.weight"
+        same |= not embeddings and name in ("model.embed_tokens.weight", "lm_head.weight")
         assert torch.equal(before[name], after[name]) == same, name
 
 
