@@ -16,6 +16,8 @@ OFFLINE_LOSSES = ("kl", "lm")
 PRECISIONS = ("no", "bf16")
 # Highest learning rate of each optimiser, where none is given.
 RATES = {"adamw": 1e-4, "muon": 1e-3}
+# Tokens per position of an offline teacher: what vLLM gives, if it is not started with more.
+TOP_K = 20
 THINKING = ("both", "on", "off")
 # These change how a run is computed or monitored, not its result.
 _NOT_RESULTS = frozenset(

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from puzzle.distillation.distill_config import DistillConfig
-from puzzle.distillation.logit_losses import IGNORED, NAMES, head_losses
+from puzzle.distillation.logit_losses import IGNORED, NAMES, cached_chunk, head_losses
 from puzzle.errors import DataError
 from search_space import Fusion
 
@@ -27,9 +28,14 @@ class Distiller(nn.Module):
         parent: The parent, of the same vocabulary; its parameters are frozen.
         config: The losses and how they are computed.
 
+    Attributes:
+        device_type: The kind of device that the heads are chunked for; by default the tokens'.
+
     Raises:
         DataError: The losses cannot be computed between these two models.
     """
+
+    device_type: str | None = None
 
     def __init__(self, child: Any, parent: Any, config: DistillConfig) -> None:
         super().__init__()
@@ -76,6 +82,11 @@ class Distiller(nn.Module):
         weights = torch.tensor(list(self.losses.values()), device=terms.device)
         return (terms * weights).sum(), terms.detach()
 
+    def rows_at_once(self, tokens_BL: torch.Tensor) -> int:
+        """Returns how many rows of the heads are processed at a time."""
+        device_type = self.device_type or tokens_BL.device.type
+        return cached_chunk(self.chunk, tokens_BL.numel(), device_type)
+
     def _head(
         self, child_BLD: torch.Tensor, tokens_BL: torch.Tensor, parent_BLD: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
@@ -87,7 +98,7 @@ class Distiller(nn.Module):
             next_tokens(tokens_BL).flatten(),
             parent_ND=None if parent_BLD is None else parent_BLD.flatten(0, 1),
             parent_VD=None if parent_BLD is None else self.parent.lm_head.weight,
-            chunk=self.chunk,
+            chunk=self.rows_at_once(tokens_BL),
             names=self.losses,
         )
 
@@ -101,10 +112,17 @@ class Distiller(nn.Module):
             next_tokens(tokens_BL).flatten(),
             parent_ND=teacher.flatten(0, 1),
             parent_VD=self.parent.lm_head.weight,
-            chunk=self.chunk,
+            chunk=self.rows_at_once(tokens_BL),
             names=("kl", "lm"),
         )
         return losses["kl"], losses["lm"]
+
+
+def checkpoint_layers(child: Any) -> None:
+    """Lets a model compute its layers again in the backward pass, to keep less in memory."""
+    # The older name is deprecated since transformers 5.23.
+    newer = getattr(child, "activation_checkpointing_enable", None)
+    (newer or child.gradient_checkpointing_enable)()
 
 
 def next_tokens(tokens_BL: torch.Tensor) -> torch.Tensor:
@@ -123,16 +141,28 @@ def hidden_losses(
         parent: The parent's streams at the same boundaries.
         names: "cosine" = 1 - cos, "mse" = ||c - p||^2 / ||p||^2.
     """
-    losses: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    for c_BLD, p_BLD in zip(child, parent, strict=True):
-        c_BLD, p_BLD = c_BLD.float(), p_BLD.float()
-        if "cosine" in names:
-            cosine_BL = nn.functional.cosine_similarity(c_BLD, p_BLD, dim=-1)
-            losses["cosine"].append(1 - cosine_BL.mean())
-        if "mse" in names:
-            power_BL = p_BLD.square().sum(-1)
-            losses["mse"].append(((c_BLD - p_BLD).square().sum(-1) / power_BL).mean())
-    return {name: torch.stack(values).mean() for name, values in losses.items()}
+    # In float32 the streams of all boundaries are the most memory of a step, so that they are made
+    # again in the backward pass.
+    computed = sorted(names)
+    apart = [
+        checkpoint(
+            _stream_losses, *streams, computed, use_reentrant=False, preserve_rng_state=False
+        )
+        for streams in zip(child, parent, strict=True)
+    ]
+    return dict(zip(computed, torch.stack(apart).mean(0), strict=True))
+
+
+def _stream_losses(c_BLD: torch.Tensor, p_BLD: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    c_BLD, p_BLD = c_BLD.float(), p_BLD.float()
+    losses = []
+    for name in names:
+        if name == "cosine":
+            apart_BL = 1 - nn.functional.cosine_similarity(c_BLD, p_BLD, dim=-1)
+        else:
+            apart_BL = (c_BLD - p_BLD).square().sum(-1) / p_BLD.square().sum(-1)
+        losses.append(apart_BL.mean())
+    return torch.stack(losses)
 
 
 def boundary_pairs(fusion: Fusion, layers: int) -> tuple[tuple[int, int], ...]:

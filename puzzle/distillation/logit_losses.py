@@ -23,6 +23,17 @@ IGNORED = -100
 CACHED = 2**21
 
 
+def cached_chunk(chunk: int, tokens: int, device_type: str) -> int:
+    """Returns the rows of heads to process at a time: on a CPU, those whose logits stay cached.
+
+    Args:
+        chunk: The most rows.
+        tokens: How many tokens there are.
+        device_type: The kind of device.
+    """
+    return min(chunk, max(1, CACHED // max(1, tokens))) if device_type == "cpu" else chunk
+
+
 def head_losses(
     child_ND: torch.Tensor,
     child_VD: torch.Tensor,
@@ -48,8 +59,6 @@ def head_losses(
         "kl" = KL(parent || child) and "reverse_kl" = KL(child || parent) per token, "lm" =
         cross-entropy per target, in nats.
     """
-    if child_ND.device.type == "cpu":
-        chunk = min(chunk, max(1, CACHED // max(1, len(child_ND))))
     computed = tuple(n for n in NAMES if n in names and (n == "lm" or parent_ND is not None))
     losses = _HeadLosses.apply(
         child_ND, child_VD, parent_ND, parent_VD, targets_N, (chunk, computed)

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from puzzle.distillation.checkpoints import Checkpoints
 from puzzle.distillation.distill_config import DistillConfig
-from puzzle.distillation.distiller import Distiller
+from puzzle.distillation.distiller import Distiller, checkpoint_layers
 from puzzle.distillation.events import Events
 from puzzle.distillation.optimizers import Optimizers
 from puzzle.errors import DivergedError
@@ -65,9 +65,7 @@ class Loop:
         self.checkpoints, self.parallel = checkpoints, checkpoints.parallel
         self.child = distiller.child.train()
         if config.gradient_checkpointing:
-            # The older name is deprecated since transformers 5.23.
-            newer = getattr(self.child, "activation_checkpointing_enable", None)
-            (newer or self.child.gradient_checkpointing_enable)()
+            checkpoint_layers(self.child)
         self.parameters = {
             name: parameter
             for name, parameter in self.child.named_parameters()

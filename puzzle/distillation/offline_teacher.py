@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import safe_open
 
-from puzzle.distillation.distill_config import OFFLINE_LOSSES, DistillConfig
+from puzzle.distillation.distill_config import OFFLINE_LOSSES, TOP_K, DistillConfig
 from puzzle.distillation.distiller import Distiller, next_tokens
 from puzzle.distillation.logit_losses import head_losses
 from puzzle.distillation.teacher_server import TeacherServer
@@ -32,8 +32,6 @@ from puzzle.storage.workspace import MANIFEST, Artifact, ArtifactRef, Workspace
 KIND, FORMAT, FILE = "teacher-logits", 1, "logits.safetensors"
 # Windows of a file: what a kill repeats, and how often a local parent's layers are read.
 WINDOWS = 64
-# Tokens per position: what vLLM gives at most, if it is not started with more.
-TOP_K = 20
 
 
 class Teacher(Protocol):
@@ -255,13 +253,13 @@ class OfflineDistiller(Distiller):
         names = OFFLINE_LOSSES if measure else tuple(self.losses)
         h_BLD = self.child.model(input_ids=tokens_BL, use_cache=False).last_hidden_state
         h_ND, head_VD = h_BLD.flatten(0, 1), self.child.lm_head.weight
-        losses = {}
+        losses, chunk = {}, self.rows_at_once(tokens_BL)
         if "kl" in names:
             ids, log_p = (each.flatten(0, 1) for each in self.teacher.answers(tokens_BL))
-            losses["kl"] = top_k_kl(h_ND, head_VD, ids, log_p, chunk=self.chunk)
+            losses["kl"] = top_k_kl(h_ND, head_VD, ids, log_p, chunk=chunk)
         if "lm" in names:
             targets_N = next_tokens(tokens_BL).flatten()
-            losses |= head_losses(h_ND, head_VD, targets_N, chunk=self.chunk, names=("lm",))
+            losses |= head_losses(h_ND, head_VD, targets_N, chunk=chunk, names=("lm",))
         if measure:
             return losses["kl"], losses["lm"]
         terms = torch.stack([losses[name].float() for name in self.losses])

@@ -79,6 +79,11 @@ class Parallel:
         """Whether this process writes files and shows progress."""
         return self.rank == 0
 
+    @property
+    def replicated(self) -> bool:
+        """Whether each of several processes has all weights."""
+        return self.size > 1 and not self.sharded
+
     def place(self, distiller: Distiller, source: Callable[[str], torch.Tensor]) -> nn.Module:
         """Moves and shards a distiller, loads its parameters, and returns the module to call.
 
@@ -92,10 +97,13 @@ class Parallel:
         distiller.to(self.device)
         for name, parameter in distiller.named_parameters():
             self.fill(parameter, partial(source, name))
-        if self.sharded or self.size == 1:
+        if not self.replicated:
             return distiller
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(distiller, device_ids=ids, forward_sync_buffers=False)
+        # Without views, what is exchanged is always a second copy of all gradients.
+        return DistributedDataParallel(
+            distiller, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
 
     def _shard(self, distiller: Distiller) -> None:
         options: dict[str, Any] = {
@@ -145,12 +153,11 @@ class Parallel:
         return nullcontext()
 
     def accumulating(self, module: Any, last: bool) -> AbstractContextManager[Any]:
-        """Returns the context of one backward pass; gradients are exchanged in the last one."""
-        if self.sharded:
-            module.set_requires_gradient_sync(last)
-        elif self.size > 1 and not last:
-            return module.no_sync()
-        return nullcontext()
+        """Returns the context of one backward pass; gradients are exchanged in the last one.
+
+        Sharded, they are exchanged in each: until then FSDP would keep them whole.
+        """
+        return module.no_sync() if self.replicated and not last else nullcontext()
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Returns the mean of a tensor over the processes."""

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 
-from puzzle.distillation.logit_losses import CACHED
-
 # A rest of less probability than this is rounding.
 LEAST_REST = 1e-6
 
@@ -38,8 +36,6 @@ def top_k_kl(
         log_p_NK: Their log-probabilities.
         chunk: Rows of the head that are processed at a time, at most.
     """
-    if child_ND.device.type == "cpu":
-        chunk = min(chunk, max(1, CACHED // max(1, len(child_ND))))
     kl: torch.Tensor = _TopKKL.apply(child_ND, child_VD, tokens_NK, log_p_NK, chunk)
     return kl
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import puzzle
+from puzzle import distillation, pipeline
 from puzzle.cli.flags import Given, Option, declared_options, grouped
+from puzzle.cli.inputs import table
 from puzzle.cli.signatures import declared, declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
-from puzzle.distillation.distill_config import OFFLINE_LOSSES, DistillConfig
+from puzzle.distillation.distill_config import OFFLINE_LOSSES, TOP_K, DistillConfig
 from puzzle.storage.paths import user_path
 
 SOURCES = (
@@ -42,6 +44,12 @@ SOURCES = (
         help="a term and its weight, such as kl=1; repeatable (default: cosine=1 kl=1)",
     ),
 )
+DEVICES = Option(
+    name="devices",
+    parameter="devices",
+    help="number and name of the devices that --dry-run plans for, such as 16xh100-sxm "
+    "(default: one of this machine)",
+)
 OWN = declared_options(
     declared_in_source("puzzle", "distill"),
     skip=("child", "parent", "data", "validation", "tokenizer", "callbacks"),
@@ -58,18 +66,12 @@ CONFIG = declared_options(declared(DistillConfig), skip=("losses", "betas", "bou
 def _run(given: Given) -> Answer:
     child, data = (required(given, name) for name in ("child", "text"))
     parent = given.get("parent") if given.get("teacher") else required(given, "parent")
-    settings: dict[str, Any] = given.arguments(CONFIG)
-    if given.get("loss"):
-        settings["losses"] = dict(_loss(text) for text in given.get("loss"))
-    config = DistillConfig(**settings)
-    if given.get("teacher"):
-        _require_offline(config)
     validation = given.get("validation")
     result = puzzle.distill(
         child,
         parent,
         user_path(data),
-        config=config,
+        config=_config(given),
         validation=None if validation is None else user_path(validation),
         **given.arguments(OWN),
     )
@@ -79,6 +81,40 @@ def _run(given: Given) -> Answer:
         text=f"{result.table()}\nchild: {result.path}",
         rows=[("", "start", "end"), *result.rows()],
     )
+
+
+def _config(given: Given) -> DistillConfig:
+    settings: dict[str, Any] = given.arguments(CONFIG)
+    if given.get("loss"):
+        settings["losses"] = dict(_loss(text) for text in given.get("loss"))
+    config = DistillConfig(**settings)
+    if given.get("teacher"):
+        _require_offline(config)
+    return config
+
+
+def _plan(given: Given) -> Answer:
+    """Returns the memory of each process; only configs are read."""
+    child = required(given, "child")
+    gpus = [each for each in puzzle.devices() if each.torch_name not in (None, "cpu")]
+    name, count, room = "cpu", 1, float(pipeline.device_room("cpu", "cpu")[1])
+    if given.get("devices"):
+        fleet = pipeline.Fleet.named(given.get("devices"))
+        name, count, room = fleet.device.name, fleet.count, fleet.device.memory
+    elif gpus:
+        name, room = gpus[0].name, float(gpus[0].memory_total or 0)
+    memory = distillation.distill_memory(
+        child,
+        child if given.get("teacher") else required(given, "parent"),
+        config=_config(given),
+        processes=count,
+        offline=TOP_K if given.get("teacher") else 0,
+        device="cpu" if name == "cpu" else "cuda",
+    )
+    rows: list[tuple[str, ...]] = [("in each process", "memory"), *memory.rows()]
+    text = f"{table(rows)}\n{name} has {room / 1e9:.1f} GB; nothing was written"
+    values = {**memory.to_dict(), "device": name, "device_memory": room}
+    return Answer(values=values, text=text, rows=rows, code=int(memory.total > room))
 
 
 def _loss(text: str) -> tuple[str, float]:
@@ -101,10 +137,12 @@ def _require_offline(config: DistillConfig) -> None:
 DISTILL = Subcommand(
     name="distill",
     help="train a whole child to match its parent's outputs",
-    options=(*SOURCES, *OWN, *grouped("training", CONFIG)),
+    options=(*SOURCES, *OWN, DEVICES, *grouped("training", CONFIG)),
     examples=(
         "puzzle distill puzzle-run/child ./Llama-3.2-1B --text corpus.jsonl --tokens 50000000",
         "accelerate launch -m puzzle.cli distill puzzle-run/child ./Llama-3.2-1B --text c.jsonl",
+        "puzzle distill puzzle-run/child ./Llama-3.2-1B --dry-run --devices 8xh100-sxm --shard",
     ),
     run=_run,
+    plan=_plan,
 )

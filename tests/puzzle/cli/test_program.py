@@ -91,8 +91,13 @@ def test_the_stages_one_by_one_choose_what_a_fast_search_chooses(source, capsys)
 
 def test_a_child_is_distilled_and_evaluated_beside_its_parent(source, saved, capsys):
     said(capsys, "search", *source, "--constraint", "parameters <= 0.8x", "--effort", "fast")
-    sizes = ["--tokens", "256", "--length", "16", "--batch", "4", "--micro-batch", "4"]
+    sizes = ["--tokens", "256", "--length", "16", "--batch", "4", "--micro-batch", "2"]
     data = ["--data", "text.txt"]
+    planned = ["distill", "run/child", str(saved), *sizes, "--dry-run", "--shard"]
+    one, two = (said(capsys, *planned, "--devices", f"{n}xh100-sxm") for n in (1, 2))
+    assert (one["sharded"], two["sharded"]) == (False, True)
+    assert two["child"] < one["child"] < 2 * two["child"] * 1.1
+    assert not Path("distilled").exists()
     made = said(capsys, "distill", "run/child", str(saved), *data, *sizes, "--loss", "kl=1")
     assert made["steps"] == 4
     assert made["config"]["losses"] == {"kl": 1.0}

@@ -1,5 +1,6 @@
 """Two processes against one: replicated (DDP) and sharded (FSDP2), over gloo on the CPU."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 import puzzle
+from puzzle.distillation import distill_memory
 from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
-import sys
+import json, os, sys
+from tests.factories.measured_step import measure_steps
 from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
 from puzzle.errors import WorkspaceError
 from transformers import TrainerCallback
@@ -24,16 +27,23 @@ class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == 3
 
-cases = {
-    "ddp-adamw": {},
-    "fsdp-muon": {"shard": True, "gradient_checkpointing": True, "optimizer": "muon"},
-}
-for name, options in cases.items():
-    for callbacks in ([Stop], []):
+measured = []
+measure_steps(measured.append)
+for name, options in json.loads(sys.argv[2]).items():
+    measured.clear()
+    for callbacks in ([Stop], []) if name != "fsdp-bf16" else ([Stop],):
         puzzle.distill(child_model(), parent_model(), tokens(), config=settings(**options),
                        validation=tokens(5, seed=9), out=f"{sys.argv[1]}/{name}",
                        callbacks=callbacks)
+    with open(f"{sys.argv[1]}/{name}-{os.environ['RANK']}.json", "w") as file:
+        json.dump(measured, file)
 """
+CASES = {
+    "ddp-adamw": {},
+    "fsdp-muon": {"shard": True, "gradient_checkpointing": True, "optimizer": "muon"},
+    "fsdp-bf16": {"shard": True, "mixed_precision": "bf16"},
+}
+CASES = {name: {"micro_batch": 2, **options} for name, options in CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +56,7 @@ def two(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment |= {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(script), str(out)],
+        [*command, str(script), str(out), json.dumps(CASES)],
         env=environment,
         capture_output=True,
         text=True,
@@ -93,3 +103,25 @@ def test_two_processes_end_where_one_does_also_when_stopped_half_way(name, one, 
     assert resumed.evaluations[-1]["kl"] == pytest.approx(
         one[optimizer].evaluations[-1]["kl"], rel=0.3
     )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_process_has_the_memory_that_is_computed_beforehand(name, two):
+    config = settings(**CASES[name])
+    parent = parent_model(dtype="float32").config
+    computed = distill_memory(
+        child_model().config, parent, config=config, processes=2, device="cpu"
+    )
+    first, second = (json.loads((two / f"{name}-{rank}.json").read_text()) for rank in (0, 1))
+    # In the first step of a process there are no moments yet, and FSDP sets up its buffers.
+    first, second = ([step for n, step in enumerate(each) if n % 3] for each in (first, second))
+    for part in ("child", "parent", "gradients", "moments"):
+        assert {step[part] for step in first} == {getattr(computed, part)}
+        assert max(step[part] for step in second) <= getattr(computed, part)
+    # How much is gathered ahead depends on how fast each process is.
+    passes = computed.gradients + computed.activations + computed.exchanged
+    measured = max(step["passes"] for step in (*first, *second))
+    assert 0.7 * passes < measured < 1.1 * passes
+    if not computed.sharded:
+        kept = max(step["kept"] for step in first) / config.accumulation(2)
+        assert kept == pytest.approx(computed.kept, rel=0.1)
