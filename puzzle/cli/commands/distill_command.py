@@ -140,7 +140,6 @@ DISTILL = Subcommand(
     options=(*SOURCES, *OWN, DEVICES, *grouped("training", CONFIG)),
     examples=(
         "puzzle distill puzzle-run/child ./Llama-3.2-1B --text corpus.jsonl --tokens 50000000",
-        "accelerate launch -m puzzle.cli distill puzzle-run/child ./Llama-3.2-1B --text c.jsonl",
         "puzzle distill puzzle-run/child ./Llama-3.2-1B --dry-run --devices 8xh100-sxm --shard",
     ),
     run=_run,
