@@ -10,6 +10,9 @@ from typing import Any
 from puzzle.errors import DataError
 from puzzle.storage.plain_values import count_of
 
+# reasoning-gym makes row n of seed s of the number s + n, so that neighbouring seeds share rows.
+_SEED_STEP = 1_000_003
+
 
 def gym_tasks(
     tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any]], *, size: int, seed: int = 0
@@ -19,7 +22,8 @@ def gym_tasks(
     Args:
         tasks: Names of its data sets, or their settings by name.
         size: Rows of each.
-        seed: Seed of the rows; another one gives other rows, for evaluation.
+        seed: Seed of the rows; another one gives rows that were drawn apart, for evaluation. Of a
+            task with few different questions, both have some of the same.
 
     Returns:
         Rows with `question`, and as `answer` the whole entry as JSON, for `gym_equal`.
@@ -32,12 +36,13 @@ def gym_tasks(
         >>> gym_tasks({"chain_sum": {"max_terms": 3}}, size=100)  # doctest: +SKIP
     """
     count_of("size", size)
+    count_of("seed", seed, least=0)
     names = [tasks] if isinstance(tasks, str) else tasks
     settings = names if isinstance(names, Mapping) else {each: {} for each in names}
     rows = []
     for name, given in settings.items():
         try:
-            made = _gym().create_dataset(name, size=size, seed=seed, **given)
+            made = _gym().create_dataset(name, size=size, seed=seed * _SEED_STEP % 2**31, **given)
         except (AssertionError, TypeError, ValueError) as error:
             raise DataError(
                 f"reasoning-gym refuses {name!r} with {dict(given)}: {error}"

@@ -87,6 +87,12 @@ def test_tasks_of_reasoning_gym_take_their_own_answer_alone_for_right():
         assert gym_equal(own, row["answer"]) == 1
         assert gym_equal(f"The answer is {own}", row["answer"]) < 1
         assert gym_equal("", row["answer"]) < 1
-    assert rows == gym_tasks(settings, size=3, seed=1) != gym_tasks(settings, size=3, seed=2)
+    assert rows == gym_tasks(settings, size=3, seed=1)
+    # Of reasoning-gym's own seeds, neighbours share all rows but one.
+    asked = [
+        {row["question"] for row in gym_tasks("basic_arithmetic", size=9, seed=seed)}
+        for seed in range(3)
+    ]
+    assert len(set.union(*asked)) == 27
     with pytest.raises(DataError, match="refuses 'chain_sums'"):
         gym_tasks("chain_sums", size=1)
