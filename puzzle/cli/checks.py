@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from puzzle import choice, costs
 from puzzle.cli.flags import Given
-from puzzle.cli.inputs import library_config, precision, scenario
+from puzzle.cli.inputs import library_config, precision, workload
 from puzzle.cli.subcommand import Subcommand, UsageError
 from puzzle.errors import PuzzleError
 from puzzle.limits.constraints import parse_constraints
@@ -79,7 +79,7 @@ CHECKS: tuple[tuple[frozenset[str], Callable[[Given], object]], ...] = (
     (frozenset({"effort"}), _effort),
     (frozenset({"hardware"}), _hardware),
     (frozenset({"hardware", "constraint"}), _constraint),
-    (frozenset({"batch", "dtype"}), scenario),
+    (frozenset({"batch", "dtype"}), workload),
     (frozenset({"dtype"}), precision),
     (frozenset({"coupling"}), library_config),
     (frozenset({"engine"}), _engine),

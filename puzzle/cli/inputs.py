@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzle import choice, pipeline
+from puzzle import text as puzzle_text
 from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import UsageError
 from puzzle.demo import DEMO_DATA, DEMO_EFFORT, demo_model, demo_text, fetch_demo_model
-from puzzle.errors import DataError
+from puzzle.errors import ConstraintError, DataError
 from puzzle.hardware.precision import AUTO, Precision
 from puzzle.hardware.threads import limit_threads
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.serving.file_names import CHILD_FILES
+from puzzle.storage.json_files import read_json
 from puzzle.storage.paths import refuse_source, user_path
 from puzzle.text.data_config import DataConfig
 from puzzle.text.given_text import check_source
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from puzzle.pipeline.opening import Opened
     from puzzle.pipeline.steps import Steps
     from puzzle.stages import Run
+    from puzzle.text.text_mix import TextMix
     from search_space import ModelShape
 
 PARENT = (
@@ -39,7 +43,15 @@ PARENT = (
         name="text",
         parameter="text",
         help="plain text with blank lines between documents, or a .jsonl, .json or .parquet file "
-        "with a text or messages column",
+        "with a text or messages column; several as NAME=FILE, of which on and off are rendered in "
+        "that mode of thinking",
+        many=True,
+    ),
+    Option(
+        name="share",
+        parameter="shares",
+        help="NAME=NUMBER, how much each of several texts counts, such as on=0.3; by default alike",
+        many=True,
     ),
     Option(
         name="demo",
@@ -89,6 +101,12 @@ SCENARIO = grouped(
         ),
     ),
 )
+WORKLOAD = Option(
+    name="workload",
+    parameter="workload",
+    help="several scenarios, in place of one: a file of puzzle workload",
+    group="what is served",
+)
 PRECISION = grouped(
     "number formats",
     declared_options(
@@ -126,7 +144,7 @@ class Sources:
 
     Args:
         parent: What `open_parent` takes.
-        text: What `windows` takes; None if none was needed.
+        text: A file, several in a mixture, or the demo's documents; None if none was needed.
         data: How much of it.
         shorten: Whether shorter text is used as far as it goes: no size was given.
     """
@@ -149,8 +167,8 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
         UsageError: Neither or both of the demo and a parent were given.
         DataError: There is no such text file, or it is of an unknown kind.
     """
-    demo, parent, file = given.get("demo", False), given.get("parent"), given.get("text")
-    if demo == bool(parent) or (text and demo == bool(file)):
+    demo, parent, files = given.get("demo", False), given.get("parent"), _text_names(given)
+    if demo == bool(parent) or (text and demo == bool(files)):
         raise UsageError(f"give a parent{' and --text FILE' if text else ''}, or --demo alone")
     data = replace(DEMO_DATA if demo else DataConfig(), **given.arguments(DATA))
     data = pipeline.healed_on(data, effort_of(given))
@@ -162,9 +180,9 @@ def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
         return Sources(parent=model, text=demo_text() if text else None, data=data)
     return Sources(
         parent=parent,
-        text=_text_file(file) if text else None,
+        text=_given_text(files, given.get("share", [])) if text else None,
         data=data,
-        shorten=not given.arguments(DATA).keys() - {"seed"},
+        shorten=len(files) == 1 and not given.arguments(DATA).keys() - {"seed"},
     )
 
 
@@ -180,8 +198,64 @@ def refuse_source_files(given: Given, name: str) -> None:
     """
     if given.get(name) is not None:
         hardware = given.get("hardware", "").removeprefix("table:")
-        read = [hardware, *(given.get(each) for each in ("parent", "text", "config"))]
+        texts = [file for each in _text_names(given) for file in (each, each.partition("=")[2])]
+        read = [hardware, *(given.get(each) for each in ("parent", "config")), *filter(None, texts)]
         refuse_source(given.get(name), read, inside=CHILD_FILES, error=UsageError)
+
+
+def _text_names(given: Given) -> list[str]:
+    files = given.get("text") or []
+    return [files] if isinstance(files, str) else list(files)
+
+
+def _given_text(files: list[str], shares: list[str]) -> Path | TextMix:
+    """Returns the one text, or several in their shares."""
+    if len(files) == 1:
+        if shares:
+            raise UsageError("--share is for several texts; give --text NAME=FILE for each")
+        return _text_file(files[0])
+    named = named_values("text", files, "NAME=FILE for each of several, such as on=answers.jsonl")
+    return puzzle_text.TextMix(
+        texts={name: _text_file(file) for name, file in named.items()},
+        shares=shares_of(shares) if shares else dict.fromkeys(named, 1.0),
+    )
+
+
+def shares_of(written: Sequence[str]) -> dict[str, float]:
+    """Returns the numbers of options `--share NAME=NUMBER`, by name.
+
+    Raises:
+        UsageError: One is something else.
+    """
+    how = "NAME=NUMBER, such as on=0.3"
+    shares = {}
+    for name, value in named_values("share", written, how).items():
+        try:
+            shares[name] = float(value)
+        except ValueError as error:
+            raise UsageError(f"--share {name}={value}: write {how}") from error
+    return shares
+
+
+def named_values(option: str, written: Sequence[str], how: str) -> dict[str, str]:
+    """Returns the values of an option that is written as NAME=VALUE, by name.
+
+    Args:
+        option: Its name.
+        written: What was given.
+        how: How it is written, for the message.
+
+    Raises:
+        UsageError: One is written differently, or a name is given twice.
+    """
+    values: dict[str, str] = {}
+    for text in written:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not (sign and name and value) or name in values:
+            twice = f"{name} is given twice; " if name in values else ""
+            raise UsageError(f"--{option} {text!r}: {twice}write {how}")
+        values[name] = value
+    return values
 
 
 def _text_file(file: str) -> Path:
@@ -196,6 +270,25 @@ def scenario(given: Given) -> Scenario:
     """Returns the scenario that options describe."""
     values = given.arguments(SCENARIO)
     return Scenario(**{"weight_dtype": values.pop("dtype", AUTO), **values})
+
+
+def workload(given: Given) -> Workload:
+    """Returns the scenarios that options describe, or those of a file.
+
+    Raises:
+        UsageError: Both were given.
+        ConstraintError: The file is none of a workload.
+    """
+    file = given.get("workload")
+    if file is None:
+        return Workload.of(scenario(given))
+    values = given.arguments(SCENARIO)
+    dtype = values.pop("dtype", values.pop("weight_dtype", AUTO))
+    if values:
+        raise UsageError(f"--workload {file} says what is served; leave out the options of one")
+    path = user_path(file)
+    found = read_json(path, "a workload", error=ConstraintError)
+    return Workload.from_dict(found).served_in(dtype)
 
 
 def precision(given: Given) -> Precision:
@@ -229,7 +322,7 @@ def steps_of(given: Given, shape: ModelShape, *, method: str | None = None) -> S
     effort = effort_of(given)
     return pipeline.Steps(
         space=SearchSpace.preset(shape, given.get("space", SPACE.default)),
-        workload=Workload.of(scenario(given)),
+        workload=workload(given),
         hardware=given.get("hardware", "cpu"),
         effort=choice.effort_named(effort),
         config=library_config(given),
@@ -249,7 +342,7 @@ def open_stages(given: Given, *, text: bool = True, method: str | None = None) -
     inputs = pipeline.Inputs(
         parent=source.parent,
         text=source.text,
-        workload=Workload.of(scenario(given)),
+        workload=workload(given),
         hardware=given.get("hardware", "cpu"),
         device=given.get("device"),
         precision=precision(given),

@@ -24,9 +24,10 @@ from puzzle.cli.commands.search_command import SEARCH
 from puzzle.cli.commands.serve_check_command import SERVE_CHECK
 from puzzle.cli.commands.share_command import SHARE
 from puzzle.cli.commands.solve_command import SOLVE
+from puzzle.cli.commands.workload_command import WORKLOAD
 from puzzle.cli.subcommand import Subcommand
 
-_STAGES = (SEARCH, FAMILY, PLAN, PROFILE, BUILD, SCORE, SOLVE, CHILD)
+_STAGES = (WORKLOAD, SEARCH, FAMILY, PLAN, PROFILE, BUILD, SCORE, SOLVE, CHILD)
 _CHILDREN = (DISTILL, POSTTRAIN, EVALUATE, EXPORT, SERVE_CHECK, REPORT, EXPLORE)
 _SHARING = (SHARE, PICK)
 _ALL = (NEW, *_STAGES, *_CHILDREN, *_SHARING, LAYOUTS, DEVICES, RUNS, COMPARE, DOCTOR, ENV)

@@ -18,15 +18,15 @@ from puzzle.cli.inputs import (
     PARENT,
     PRECISION,
     SCENARIO,
+    WORKLOAD,
     library_config,
     precision,
-    scenario,
     sources,
+    workload,
 )
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.demo import DEMO_EFFORT
-from puzzle.limits.scenario import Scenario
 from puzzle.serving.file_names import CHILD_FILES, OTHER_THAN_SEARCHED
 from puzzle.storage.paths import refuse_source
 from puzzle.storage.publishing import require_replaceable
@@ -97,12 +97,11 @@ def _run(given: Given) -> Answer:
         refuse_source(place / name, [source.parent])
         require_replaceable(place / name, CHILD_FILES, kept=OTHER_THAN_SEARCHED)
     word = arguments.pop("executor", None)
-    common: Scenario = scenario(given)
     with nullcontext() if word is None else executors.executor_named(word) as executor:
         result = puzzle.family(
             source.parent,
             source.text,
-            scenario=common,
+            scenario=workload(given),
             precision=precision(given),
             library=library_config(given),
             data=None if source.shorten else source.data,
@@ -127,7 +126,7 @@ def _run(given: Given) -> Answer:
 FAMILY = Subcommand(
     name="family",
     help="find, build and measure children of several sizes from one library",
-    options=(*PARENT, *OWN, *SCENARIO, *PRECISION, *DATA, *LIBRARY, *BLD),
+    options=(*PARENT, *OWN, *SCENARIO, WORKLOAD, *PRECISION, *DATA, *LIBRARY, *BLD),
     examples=(
         "puzzle family --demo --size 'nano=throughput >= 1.4x' --size 'super=throughput >= 1.2x'",
         "puzzle family ./Llama-3.2-1B --text corpus.txt --size 'nano=memory <= 0.5x' "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from puzzle.cli.commands.search_command import OWN
 from puzzle.cli.flags import Option
-from puzzle.cli.inputs import DATA, LIBRARY, PARENT, SCENARIO
+from puzzle.cli.inputs import DATA, LIBRARY, PARENT, SCENARIO, WORKLOAD
 from puzzle.cli.planned import planned_elsewhere
 from puzzle.cli.subcommand import Subcommand
 
@@ -29,6 +29,7 @@ PLAN = Subcommand(
         STORAGE,
         *(option for option in OWN if option.parameter in SEARCHED),
         *SCENARIO,
+        WORKLOAD,
         *DATA,
         *LIBRARY,
     ),

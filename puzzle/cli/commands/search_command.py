@@ -16,10 +16,11 @@ from puzzle.cli.inputs import (
     PARENT,
     PRECISION,
     SCENARIO,
+    WORKLOAD,
     library_config,
     precision,
-    scenario,
     sources,
+    workload,
 )
 from puzzle.cli.planned import planned
 from puzzle.cli.signatures import declared_in_source
@@ -99,7 +100,7 @@ def _run(given: Given) -> Answer:
         result = puzzle.search(
             source.parent,
             source.text,
-            scenario=scenario(given),
+            scenario=workload(given),
             precision=precision(given),
             library=library_config(given),
             data=None if source.shorten else source.data,
@@ -120,7 +121,7 @@ def _run(given: Given) -> Answer:
 SEARCH = Subcommand(
     name="search",
     help="find, build and measure a faster child",
-    options=(*PARENT, *OWN, *SCENARIO, *PRECISION, *DATA, *LIBRARY, *BLD),
+    options=(*PARENT, *OWN, *SCENARIO, WORKLOAD, *PRECISION, *DATA, *LIBRARY, *BLD),
     examples=(
         "puzzle search --demo",
         'puzzle search ./Llama-3.2-1B --text corpus.txt --constraint "throughput >= 1.5x"',
