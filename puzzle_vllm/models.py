@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from vllm.model_executor.models.utils import extract_layer_index, make_layers, m
 
 from puzzle.models.families import family_of
 from puzzle_vllm.children import STOCK, class_name
+from puzzle_vllm.hybrids import LAYER_TYPES, LAYERS, MODULES, lfm2_attention
 
 
 class LinearHalf(nn.Module):
@@ -50,37 +53,45 @@ class ChildLayer(nn.Module):
     """A decoder layer of vLLM's with the halves that its block names.
 
     Args:
-        stock: vLLM's decoder layer class of the family.
+        stocks: vLLM's decoder layer classes of the family, by the kind of the attention they have.
         vllm_config: The engine's settings.
         prefix: The layer's name within the model.
     """
 
-    def __init__(self, stock: type[nn.Module], vllm_config: VllmConfig, prefix: str) -> None:
+    def __init__(
+        self, stocks: Mapping[str, type[nn.Module]], vllm_config: VllmConfig, prefix: str
+    ) -> None:
         super().__init__()
         config, index = vllm_config.model_config.hf_config, extract_layer_index(prefix)
         family, block = family_of(config), config.block(index)
+        stock = stocks.get(block.attention.kind, stocks["none"])
         own, sizes = _own_config(vllm_config, index, stock)
-        layer = _stock_layer(stock, own, prefix, sizes)
+        layer = _stock_layer(stock, block.attention.kind, own, prefix)
+        if family.model_types[0] == "lfm2" and block.attention.kind == "gqa":
+            name = family.attention.module
+            attention = lfm2_attention(getattr(layer, name), sizes, own, f"{prefix}.{name}")
+            setattr(layer, name, attention)
         # Whether the model's loop carries the stream beside the last update, or their sum.
         self.pairs = "residual" in inspect.signature(stock.forward).parameters
         scale = family.residual_scale(config)
         self.halves: list[tuple[str, str | None, str | None, str, float]] = []
-        for slot, kind in ((family.attention, block.attention.kind), (family.ffn, block.ffn.kind)):
-            linear = kind == "linear"
-            if kind == "none" or linear:
-                _forget(vllm_config, f"{prefix}.{slot.module}")
+        mixing = family.mixing(block.attention)
+        for slot, kind in ((mixing, block.attention.kind), (family.ffn, block.ffn.kind)):
             if kind == "none":
                 continue
+            linear, module = kind == "linear", MODULES.get(slot.module, slot.module)
             for name in slot.norms_before if linear else slot.names:
-                setattr(self, name, getattr(layer, name))
+                own_name = MODULES.get(name, name)
+                setattr(self, own_name, getattr(layer, own_name))
             if linear:
-                half = LinearHalf(config.hidden_size, f"{prefix}.{slot.module}")
-                setattr(self, slot.module, half)
+                setattr(self, module, LinearHalf(config.hidden_size, f"{prefix}.{module}"))
             after = None if linear else slot.after
-            self.halves.append((slot.module, slot.before, after, kind, 1.0 if linear else scale))
+            self.halves.append((module, slot.before, after, kind, 1.0 if linear else scale))
+        kept = [name for name, *_, kind, _ in self.halves if kind != "linear"]
+        _forget(vllm_config, prefix, kept)
         ropes = getattr(config, "no_rope_layers", None)
         if block.attention.kind == "gqa" and ropes and not ropes[index]:
-            getattr(self, family.attention.module).rotary_emb = NoPositions()
+            getattr(self, mixing.module).rotary_emb = NoPositions()
 
     def forward(
         self,
@@ -101,6 +112,9 @@ class ChildLayer(nn.Module):
                 normed, stream = getattr(self, before)(update, stream)
             if kind == "gqa":
                 update = getattr(self, name)(positions=positions, hidden_states=normed)
+            elif kind == "conv":
+                update = torch.empty_like(normed)
+                getattr(self, name)(normed, update)
             else:
                 update = getattr(self, name)(normed)
             if after is not None:
@@ -122,38 +136,48 @@ def _own_config(vllm_config: VllmConfig, index: int, stock: type[nn.Module]) -> 
     family, sizes = family_of(config), config.layer_config(index)
     window = config.block(index).attention.window or family.window(config, index)
     sizes.sliding_window = window
+    sizes.model_type = family.model_types[0]
     if stock is LlamaDecoderLayer and family.model_types[0] == "qwen2":
         sizes.qkv_bias = True
     settings = copy.copy(vllm_config)
+    settings.model_config = copy.copy(vllm_config.model_config)
+    settings.model_config.hf_config = settings.model_config.hf_text_config = sizes
     settings.cache_config = copy.copy(vllm_config.cache_config)
     settings.cache_config.sliding_window = window
     return settings, sizes
 
 
 def _stock_layer(
-    stock: type[nn.Module], vllm_config: VllmConfig, prefix: str, sizes: Any
+    stock: type[nn.Module], kind: str, vllm_config: VllmConfig, prefix: str
 ) -> nn.Module:
-    if "vllm_config" in inspect.signature(stock.__init__).parameters:
-        return stock(vllm_config=vllm_config, prefix=prefix, config=sizes)
-    return stock(
-        config=sizes,
-        cache_config=vllm_config.cache_config,
-        quant_config=vllm_config.quant_config,
-        prefix=prefix,
-    )
+    """Returns a layer of vLLM's, with an attention of some kind where its class has several."""
+    taken = inspect.signature(stock.__init__).parameters
+    given = {
+        "config": vllm_config.model_config.hf_config,
+        "layer_idx": extract_layer_index(prefix),
+        "layer_type": LAYER_TYPES.get(kind, "linear_attention"),
+        "prefix": prefix,
+        "vllm_config": vllm_config,
+        "model_config": vllm_config.model_config,
+        "cache_config": vllm_config.cache_config,
+        "quant_config": vllm_config.quant_config,
+        "parallel_config": vllm_config.parallel_config,
+    }
+    return stock(**{name: value for name, value in given.items() if name in taken})
 
 
-def _forget(vllm_config: VllmConfig, prefix: str) -> None:
-    """Takes an attention that is not kept off the list that KV caches are made from."""
+def _forget(vllm_config: VllmConfig, prefix: str, kept: Sequence[str]) -> None:
+    """Takes what a layer does not keep off the list that caches and states are made from."""
     known = vllm_config.compilation_config.static_forward_context
     for name in [name for name in known if name.startswith(f"{prefix}.")]:
-        del known[name]
+        if name.removeprefix(f"{prefix}.").partition(".")[0] not in kept:
+            del known[name]
 
 
 class Child:
     """What the children of all families are in vLLM: the stock model, its layers replaced."""
 
-    stock_layer: type[nn.Module]
+    stock_layers: Mapping[str, type[nn.Module]]
     model: Any
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -172,20 +196,35 @@ class Child:
                 config.layer_types = types
         self.model.start_layer, self.model.end_layer, self.model.layers = make_layers(
             layers,
-            lambda prefix: ChildLayer(self.stock_layer, vllm_config, prefix),
+            lambda prefix: ChildLayer(self.stock_layers, vllm_config, prefix),
             prefix=f"{maybe_prefix(prefix, 'model')}.layers",
         )
 
+    def set_moe_parameters(self) -> None:
+        """Says that experts are not moved between devices, which vLLM does only where all layers
+        have as many."""
+        self.moe_layers: list[Any] = []
+        self.num_moe_layers = 0
 
+
+@cache
 def _made(family: str) -> Any:
     module, prefix = STOCK[family]
     models = importlib.import_module(f"vllm.model_executor.models.{module}")
     name = class_name(family)
-    # Qwen 2's own layer derives the size of a head from their number.
-    layer = getattr(models, f"{'' if family == 'qwen2' else prefix}DecoderLayer", LlamaDecoderLayer)
-    members = {"__module__": __name__, "stock_layer": layer}
+    if family in LAYERS:
+        layers = {kind: getattr(models, layer) for kind, layer in LAYERS[family].items()}
+    else:
+        # Qwen 2's own layer derives the size of a head from their number.
+        own = f"{'' if family == 'qwen2' else prefix}DecoderLayer"
+        layers = {"none": getattr(models, own, LlamaDecoderLayer)}
+    members = {"__module__": __name__, "stock_layers": layers}
     return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
 
 
-for _family in STOCK:
-    globals()[class_name(_family)] = _made(_family)
+def __getattr__(name: str) -> Any:
+    """Returns the class of a family's children; its module of vLLM is imported only then."""
+    families = {class_name(family): family for family in STOCK}
+    if name not in families:
+        raise AttributeError(name)
+    return _made(families[name])

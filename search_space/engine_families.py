@@ -49,6 +49,8 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 "granite",
                 "gemma2",
                 "gemma3_text",
+                "lfm2",
+                "nemotron_h",
             )
         },
         "llama.cpp": _llamas(tried=True)

@@ -144,6 +144,9 @@ def config_class(family: Family) -> Any:
 
         model_type = f"puzzle_{family.model_types[0]}"
         parent_type = family.model_types[0]
+        # Some versions of transformers compare with a config of the stock defaults, and those of
+        # Nemotron-H have mixtures of experts, which no child can have.
+        has_no_defaults_at_init: ClassVar[bool] = family.ffn_layers is not None
         blocks: list[str] | None = None
         parent_blocks: list[str] | None = None
 

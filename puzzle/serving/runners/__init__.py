@@ -13,6 +13,7 @@ engine lives in, without puzzle. The request holds
 - budget: {"tokens", "start", "end"} (llama.cpp only): after so many tokens of a thought, which
   starts with the ids of `start`, those of `end` are forced; or missing;
 - own_code: whether the checkpoint's code is puzzle's own file (transformers only);
+- settings: more arguments of the engine (vLLM only); or missing;
 - threads, exact (full precision where the engine would otherwise round its cache).
 
 The answer holds `version`, `greedy` (ids), `top` (per position, [[id, log-probability], ...] with

@@ -30,6 +30,7 @@ def _engine(request: dict[str, Any]) -> Any:
         skip_tokenizer_init=True,
         # The checkpoint's own config class is needed only where our plugin is not installed.
         trust_remote_code="puzzle" not in known,
+        **request.get("settings", {}),
     )
 
 

@@ -54,15 +54,56 @@ FAMILIES = {
     "gemma2": {"tie_word_embeddings": True},  # as all are; vLLM's has no head of its own
     "gemma3_text": {},
 }
+# Of hybrids, every kind of half in layers of every kind.
+HYBRIDS = {
+    "lfm2": (
+        {"layer_types": ["conv", "conv", "full_attention"] * 3, "tie_word_embeddings": True},
+        [
+            "conv+gated64",
+            "none+gated128",
+            "gqa1h2+gated128",
+            "conv+none",
+            "linear+gated96",
+            "gqa1w20+linear",
+            "none+none",
+            "conv+gated96",
+            "gqa2+none",
+        ],
+    ),
+    "nemotron_h": (
+        {
+            "layers_block_type": ["mlp", "linear_attention", "full_attention"] * 3,
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 32,
+        },
+        [
+            "none+gated64",
+            "mamba2+none",
+            "gqa1h2+none",
+            "none+linear",
+            "none+none",
+            "gqa1w20+none",
+            "none+gated96",
+            "mamba2+none",
+            "linear+none",
+        ],
+    ),
+}
 
 
-def mixed(layout):
-    return Layout(layout.shape, tuple(map(Block.from_label, LABELS)))
+def mixed(layout, labels=LABELS):
+    return Layout(layout.shape, tuple(map(Block.from_label, labels)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_vllm_serves_the_child_of_each_family_as_it_was_saved(family, tmp_path, record_property):
-    model = family_child(family, mixed, **SIZES, **FAMILIES[family])
+def mixed_child(family):
+    changes, labels = HYBRIDS.get(family) or (FAMILIES[family], LABELS)
+    sizes = {**SIZES, "num_hidden_layers": len(labels), **changes}
+    return family_child(family, lambda layout: mixed(layout, labels), **sizes)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *HYBRIDS])
+def test_vllm_serves_the_child_of_each_family_as_it_was_saved(family, tmp_path):
+    model = mixed_child(family)
     model.save_pretrained(tmp_path)
     check = serve_check(tmp_path, engine="vllm", python=VLLM_PYTHON, exported=False, speed=False)
     # Shown by pytest --log-cli-level=info: the figure of the docs.
@@ -121,9 +162,14 @@ def torch_answer(model, prompt):
     return ids[len(prompt) :], logs
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_a_setting_of_vllm_changes_no_answer(setting, tmp_path):
-    model = family_child("llama", mixed, **SIZES)
+# Hybrids keep states of their mixers from one part of a prompt to the next.
+TRIED = [("llama", setting) for setting in SETTINGS]
+TRIED += [(family, "chunked prefill") for family in HYBRIDS]
+
+
+@pytest.mark.parametrize(("family", "setting"), TRIED)
+def test_a_setting_of_vllm_changes_no_answer(family, setting, tmp_path):
+    model = mixed_child(family)
     model.save_pretrained(tmp_path / "child")
     prompts = torch.randint(96, (2, 170), generator=torch.Generator().manual_seed(0))
     prompts[1, :150] = prompts[0, :150]
