@@ -26,6 +26,7 @@ OTHER = {
     "batch": 32,
     "micro_batch": None,
     "optimizer": "muon",
+    "train_embeddings": False,
     "learning_rate": 2e-4,
     "warmup": 0.1,
     "final_share": 0.2,
