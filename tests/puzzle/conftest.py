@@ -1,5 +1,7 @@
 """A tiny parent, its library and a search of it, for the tests of every package."""
 
+import shutil
+
 import pytest
 
 import puzzle
@@ -37,10 +39,20 @@ def saved(tmp_path):
     return save_parent(tmp_path / "parent")
 
 
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory):
+    """The directory of a tiny random parent and of a run that holds its library."""
+    folder = tmp_path_factory.mktemp("built")
+    workspace, parent, _, cut = opened(save_parent(folder / "parent"), folder)
+    build_library(parent, SearchSpace.preset(parent.shape, "small"), cut, workspace=workspace)
+    return folder
+
+
 @pytest.fixture
-def built(saved, tmp_path):
-    """Workspace, parent, space, windows and library of the small preset."""
-    workspace, parent, _, cut = opened(saved, tmp_path)
+def built(built_once, tmp_path):
+    """Workspace, parent, space, windows and library of the small preset, the test's own."""
+    shutil.copytree(built_once, tmp_path, dirs_exist_ok=True)
+    workspace, parent, _, cut = opened(tmp_path / "parent", tmp_path)
     space = SearchSpace.preset(parent.shape, "small")
     library = build_library(parent, space, cut, workspace=workspace)
     return workspace, parent, space, cut, library

@@ -31,15 +31,6 @@ from puzzle.scoring.influence import block_influence
 from puzzle.stages import Run
 from search_space import Block, Layout, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
-from tests.factories.parents import opened
-
-
-@pytest.fixture
-def built(saved, tmp_path):
-    workspace, parent, _, cut = opened(saved, tmp_path)
-    space = SearchSpace.preset(parent.shape, "small")
-    library = build_library(parent, space, cut, workspace=workspace)
-    return workspace, parent, space, cut, library
 
 
 def problem_of(space, scores, share):

@@ -5,24 +5,14 @@ import torch
 from scipy.stats import spearmanr
 
 from puzzle.errors import DataError
-from puzzle.library.build import build_library
 from puzzle.library.layer_outputs import LayerOutputs
 from puzzle.scoring.exact_scores import replace_one, replace_some
 from puzzle.scoring.fisher_scores import FisherConfig, fisher, reliability
 from puzzle.scoring.gradient_sweep import TOGETHER, GradientSweep, second_order
 from puzzle.scoring.scores import Score, Scores, combine, stretch_means
-from search_space import Block, SearchSpace
-from tests.factories.parents import opened
+from search_space import Block
 
 ALL_PROBES = FisherConfig(probes=64, rounds=1)
-
-
-@pytest.fixture
-def built(saved, tmp_path):
-    workspace, parent, _, cut = opened(saved, tmp_path)
-    space = SearchSpace.preset(parent.shape, "small")
-    library = build_library(parent, space, cut, workspace=workspace)
-    return workspace, parent, space, cut, library
 
 
 def test_at_the_last_layer_the_score_is_half_the_change_squared_in_the_fisher_metric(built):
