@@ -1,13 +1,33 @@
 """A tiny parent, its library and a search of it, for the tests of every package."""
 
+import math
 import shutil
 
 import pytest
 
 import puzzle
+from puzzle.costs.measured import replies
+from puzzle.hardware.stopwatch import take_turns
 from puzzle.library.build import build_library
 from search_space import SearchSpace
+from tests.factories.other_process import OtherProcess
 from tests.factories.parents import DATA, SCENARIO, opened, save_parent, text
+
+
+@pytest.fixture(autouse=True)
+def rough_timing(monkeypatch):
+    """As few rounds of timing as there may be: nothing here is said of how exact they are."""
+    monkeypatch.setattr(replies, "LEAST_ROUNDS", 2)
+    monkeypatch.setattr(replies, "GOAL", math.inf)
+    monkeypatch.setitem(take_turns.__kwdefaults__, "goal", math.inf)
+
+
+@pytest.fixture(scope="session")
+def other_process(tmp_path_factory):
+    """Runs code in processes of their own, which need not import torch first."""
+    process = OtherProcess(tmp_path_factory.mktemp("other"))
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")

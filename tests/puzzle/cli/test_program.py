@@ -204,15 +204,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_an_interrupted_search_ends_with_130_and_goes_on_where_it_stopped(source, capsys):
-    arguments = ["search", *source, "--constraint", "parameters <= 0.8x"]
-    command = [sys.executable, "-c", INTERRUPTED, *arguments]
-    stopped = subprocess.run(
-        command, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True
-    )
-    assert stopped.returncode == 130, stopped.stderr.decode()
-    assert b"the same command resumes from here" in stopped.stderr
-    assert b"Traceback" not in stopped.stderr
+def test_an_interrupted_search_ends_with_130_and_goes_on_where_it_stopped(
+    source, capsys, other_process
+):
+    arguments = ["search", *source, "--constraint", "parameters <= 0.8x", "--effort", "fast"]
+    stopped = other_process.run(INTERRUPTED, *arguments)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "the same command resumes from here" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
     finished = {
         p: p.stat().st_mtime_ns
         for p in Path("run").glob("*/*/manifest.json")

@@ -3,8 +3,6 @@
 import json
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,11 +38,9 @@ def run(out, **options):
     )
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "killed")], cwd=ROOT, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, other_process):
+    done = other_process.run(KILLED, tmp_path / "killed")
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "killed" / "child").exists()
     assert losses(run(tmp_path / "killed")) == losses(run(tmp_path / "whole"))
 

@@ -1,8 +1,6 @@
 """Claims about threads: no more than the cores that a process is given, unless the user chose."""
 
 import os
-import subprocess
-import sys
 
 import psutil
 import pytest
@@ -69,18 +67,6 @@ def test_free_cores_are_those_given_that_others_leave_idle(monkeypatch, percent,
     assert free_cores() == cores
 
 
-def run(code, **environment):
-    inherited = {k: v for k, v in os.environ.items() if k not in threads.CHOSEN_BY}
-    done = subprocess.run(
-        [sys.executable, "-c", LIMIT + code],
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
-
-
 SMALL = "import puzzle.hardware.threads as t; t.given_cores = lambda: 1; "
 
 
@@ -92,6 +78,13 @@ SMALL = "import puzzle.hardware.threads as t; t.given_cores = lambda: 1; "
         ("t._allowed_cores = lambda: 6; torch.set_num_threads(6); ", {"OMP_NUM_THREADS": "3"}, 6),
     ],
 )
-def test_only_a_number_that_nobody_chose_is_lowered(before, environment, expected):
-    code = SMALL + before + "limit_threads(); print(torch.get_num_threads())"
-    assert run(code, **environment) == expected
+def test_only_a_number_that_nobody_chose_is_lowered(
+    before, environment, expected, monkeypatch, other_process
+):
+    for name in threads.CHOSEN_BY:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code = LIMIT + SMALL + before + "limit_threads(); print(torch.get_num_threads())"
+    done = other_process.run(code)
+    assert (done.returncode, done.stdout.strip()) == (0, str(expected)), done.stderr

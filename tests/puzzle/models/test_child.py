@@ -1,8 +1,5 @@
 """Claims about the child's model class, on tiny random models."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -98,7 +95,7 @@ def test_parameters_are_as_counted_and_the_config_gives_the_layout_back(name, tm
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_saving_and_loading_in_a_new_process_keeps_every_bit(dtype, tmp_path):
+def test_saving_and_loading_in_a_new_process_keeps_every_bit(dtype, tmp_path, other_process):
     state = child_of("many", dtype).state_dict()
     model = assemble(CONFIG, layout_of("many"), state, dtype=dtype)
     model.save_pretrained(tmp_path / "child")
@@ -112,7 +109,8 @@ def test_saving_and_loading_in_a_new_process_keeps_every_bit(dtype, tmp_path):
         "y = load_file(sys.argv[1] + '/logits')['logits'];"
         "assert torch.equal(m(torch.arange(10)[None]).logits.detach(), y) and y.dtype == m.dtype"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    done = other_process.run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "child")
     for (name, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other), name

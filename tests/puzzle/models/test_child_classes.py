@@ -147,7 +147,15 @@ assert transformers.modeling_layers.AutoModel is AutoModel
 """
 
 
-@pytest.mark.parametrize("name", ["AutoConfig", "LlamaConfig", "AutoModelForCausalLM", "Trainer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AutoConfig",
+        pytest.param("LlamaConfig", marks=pytest.mark.slow),
+        pytest.param("AutoModelForCausalLM", marks=pytest.mark.slow),
+        "Trainer",
+    ],
+)
 def test_a_child_is_known_whatever_of_transformers_is_imported_first(tmp_path, name):
     child_of(MIXED).config.save_pretrained(tmp_path)
     command = [sys.executable, "-c", FIRST, name, str(tmp_path)]

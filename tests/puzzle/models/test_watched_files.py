@@ -165,6 +165,7 @@ def test_a_parent_replaced_while_a_search_runs_is_an_error_and_then_the_child_of
             data=DATA,
             space="default",
             effort="fast",
+            hardware="roofline:h100-sxm",
             out=tmp_path / out,
         )
 

@@ -3,8 +3,6 @@
 import errno
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -45,12 +43,12 @@ def killing(self, builder, **given):
     return build(self, builder, **given)
 workspace.Artifact._build = killing
 puzzle.search(sys.argv[1], text(), constraints=["parameters <= 0.8x"], scenario=SCENARIO,
-              precision="float32", data=DATA, out=sys.argv[2])
+              precision="float32", data=DATA, hardware="roofline:h100-sxm", out=sys.argv[2])
 """
 
 
 @pytest.mark.parametrize("build", [4, pytest.param(10, marks=pytest.mark.slow)])
-def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
+def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build, other_process):
     def run(out):
         return puzzle.search(
             saved,
@@ -59,12 +57,12 @@ def test_a_killed_search_goes_on_and_finds_the_same(saved, tmp_path, build):
             scenario=SCENARIO,
             precision="float32",
             data=DATA,
+            hardware="roofline:h100-sxm",
             out=tmp_path / out,
         )
 
-    arguments = [sys.executable, "-c", KILLED, str(saved), str(tmp_path / "run"), str(build)]
-    killed = subprocess.run(arguments, cwd=ROOT, capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = other_process.run(KILLED, saved, tmp_path / "run", build)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     finished = {
         p: p.stat().st_mtime_ns
         for p in (tmp_path / "run").glob("*/*/manifest.json")

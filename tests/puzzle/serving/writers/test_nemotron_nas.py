@@ -1,9 +1,6 @@
 """Claims about checkpoints in the format of Nemotron-NAS."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -55,15 +52,10 @@ READ = (
 
 
 @pytest.mark.parametrize("plugin", [True, False])
-def test_the_config_is_read_with_our_plugin_or_with_its_own_file(plugin, tmp_path):
+def test_the_config_is_read_with_our_plugin_or_with_its_own_file(plugin, tmp_path, other_process):
     export(child_of(MIXED), tmp_path / "out", engine="vllm")
     register = "import puzzle_vllm; puzzle_vllm.register();" if plugin else ""
     code = READ.format(register=register, trust=not plugin)
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-    )
+    done = other_process.run(code, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["DeciLMConfig", "False", "6", "False", "9", "3"]
