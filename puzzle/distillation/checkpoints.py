@@ -15,6 +15,7 @@ from torch import nn
 
 from puzzle.distillation.optimizers import Optimizers
 from puzzle.distillation.parallel import Parallel
+from puzzle.distillation.shard_files import read_shards, write_shards
 from puzzle.errors import WorkspaceError
 from puzzle.storage.disk import matching
 from puzzle.storage.hashing import content_hash
@@ -35,7 +36,8 @@ class Checkpoints:
     Args:
         workspace: Where they are.
         run: All that the run's result depends on; checkpoints of other runs are ignored.
-        parallel: The processes; the first one writes and reads.
+        parallel: The processes; the first one writes and reads, or all do where tensors are
+            sharded.
         keep: How many to keep.
     """
 
@@ -69,14 +71,35 @@ class Checkpoints:
         return sorted(steps, reverse=True)
 
     def newest(self) -> Artifact | None:
-        """Returns the newest sound checkpoint; damaged ones are reported and deleted."""
-        for step in self.steps():
+        """Returns the newest sound checkpoint; damaged ones are reported and deleted.
+
+        Every process has to call it; where tensors are sharded, each hashes a part of the files.
+
+        Raises:
+            WorkspaceError: A process does not see the run directory.
+        """
+        for step in self.parallel.share(self.steps() if self.parallel.first else None):
             artifact = self.artifact(step)
-            if artifact.sound():
+            if self._sound(artifact):
                 return artifact
-            logger.warning("the checkpoint of step %d is damaged; the previous one is used", step)
-            artifact.discard()
+            if self.parallel.first:
+                logger.warning(
+                    "the checkpoint of step %d is damaged; the previous one is used", step
+                )
+                artifact.discard()
         return None
+
+    def _sound(self, artifact: Artifact) -> bool:
+        parallel = self.parallel
+        if not parallel.sharded:
+            return bool(parallel.share(parallel.first and artifact.sound()))
+        seen = parallel.collect(artifact.path.exists())
+        if not all(seen):
+            raise WorkspaceError(
+                f"process {seen.index(False)} does not see {artifact.path}: the run directory has "
+                "to be on a disk that all machines see under one path"
+            )
+        return all(parallel.collect(artifact.sound((parallel.rank, parallel.size))))
 
     def save(
         self,
@@ -102,53 +125,74 @@ class Checkpoints:
         artifact = self.artifact(step)
         if self.parallel.share(artifact.exists()):
             return artifact.path
-        whole = self.parallel.gather(tensors)
+        hashes: dict[str, str] = {}
         if not self.parallel.first:
-            for _ in whole:
-                pass
+            self._write_part(None, tensors)
             return artifact.path
 
         def build(directory: Path) -> None:
-            _write_files(directory, whole)
+            hashes.update(self._write_part(directory, tensors))
             save_tensors(directory / STREAM, stream)
             (directory / STATE).write_text(json.dumps(values), encoding="utf-8")
 
-        artifact.write(build)
+        artifact.write(build, hashes=hashes)
         for old in self.steps()[self.keep :]:
             self.artifact(old).discard()
         logger.info("checkpoint of step %d: %s", step, artifact.path)
         return artifact.path
 
+    def _write_part(
+        self, directory: Path | None, tensors: Mapping[str, torch.Tensor]
+    ) -> Mapping[str, str]:
+        """Writes this process's part of a checkpoint: its shards, or of whole tensors all or none.
+
+        Returns the hashes that are known by then; only the first process knows the directory.
+        """
+        if self.parallel.sharded:
+            place = Path(self.parallel.share(None if directory is None else str(directory)))
+            return write_shards(place, tensors, self.parallel, FILE_BYTES)
+        if directory is not None:
+            _write_files(directory, self.parallel.gather(tensors))
+        return {}
+
     def load(
         self,
-        artifact: Artifact | None,
+        artifact: Artifact,
         parameters: Mapping[str, nn.Parameter],
         optimizer: Optimizers,
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Fills parameters and optimiser from a checkpoint and returns the rest of it.
 
         Args:
-            artifact: The checkpoint; only the first process has to know it.
+            artifact: The checkpoint.
             parameters: The trained parameters by name.
             optimizer: Their optimisers.
         """
         values: dict[str, Any] = {}
         stream: dict[str, torch.Tensor] = {}
-        index: dict[str, str] = {}
-        if artifact is not None:
-            values, index = artifact.load_json(STATE), artifact.load_json(INDEX)
+        place: str | None = None
+        if self.parallel.first:
+            values, place = artifact.load_json(STATE), str(artifact.path)
             stream = artifact.load_tensors(STREAM)
-        values, stream = self.parallel.share((values, stream))
+        values, stream, place = self.parallel.share((values, stream, place))
         optimizer.start_state(values["step"])
+        tensors, directory = _training_state(parameters, optimizer), Path(str(place))
+        if self.parallel.share((directory / INDEX).is_file()):
+            self._read_whole(directory, tensors)
+        else:
+            read_shards(directory, tensors, self.parallel)
+        return values, stream
+
+    def _read_whole(self, directory: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Fills tensors from files of whole ones, which only the first process reads."""
+        index = read_object(directory / INDEX, "an index") if self.parallel.first else {}
 
         def read(name: str) -> torch.Tensor:
-            assert artifact is not None
-            with safe_open(artifact.path / index[name], framework="pt") as file:
+            with safe_open(directory / index[name], framework="pt") as file:
                 return file.get_tensor(name)
 
-        for name, tensor in _training_state(parameters, optimizer).items():
+        for name, tensor in tensors.items():
             self.parallel.fill(tensor, partial(read, name))
-        return values, stream
 
 
 def _training_state(

@@ -28,6 +28,7 @@ _NOT_RESULTS = frozenset(
         "shard",
         "checkpoint_every",
         "keep_checkpoints",
+        "timeout_minutes",
         "evaluate_every",
         "log_every",
     }
@@ -78,6 +79,8 @@ class DistillConfig:
         shuffle_buffer: Documents among which a streamed data set is shuffled.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: How many of the newest checkpoints are kept.
+        timeout_minutes: Minutes that processes wait for one another before the run ends with an
+            error: longer than the first one takes to read both models, or to write the child.
         evaluate_every: Steps between measurements on the validation text; 0 measures only at the
             end.
         validation_windows: Windows that are cut from validation text.
@@ -111,6 +114,7 @@ class DistillConfig:
     shuffle_buffer: int = 1000
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
+    timeout_minutes: int = 60
     evaluate_every: int = 0
     validation_windows: int = 16
     log_every: int = 10
@@ -124,6 +128,7 @@ class DistillConfig:
         count_of("length", self.length, least=2)
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "validation_windows"):
             count_of(name, getattr(self, name))
+        count_of("timeout_minutes", self.timeout_minutes)
         for name in ("evaluate_every", "seed"):
             count_of(name, getattr(self, name), least=0)
         if self.optimizer not in RATES:

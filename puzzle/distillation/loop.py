@@ -188,8 +188,8 @@ class Loop:
         self.checkpoints.save(self.step, self.parameters, self.optimizer, values, tensors)
 
     def _restore(self) -> None:
-        artifact = self.checkpoints.newest() if self.parallel.first else None
-        if not self.parallel.share(artifact is not None):
+        artifact = self.checkpoints.newest()
+        if artifact is None:
             return
         values, tensors = self.checkpoints.load(artifact, self.parameters, self.optimizer)
         self.stream.restore(values["stream"], tensors)

@@ -11,14 +11,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import nn
-from torch.distributed import all_reduce, broadcast, broadcast_object_list
+from torch.distributed import (
+    all_gather_object,
+    all_reduce,
+    broadcast,
+    broadcast_object_list,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -43,7 +49,8 @@ class Parallel:
     """
 
     def __init__(self, config: DistillConfig) -> None:
-        self.accelerator = Accelerator()
+        waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
+        self.accelerator = Accelerator(kwargs_handlers=[waiting])
         state = self.accelerator.state
         self.rank, self.size = self.accelerator.process_index, self.accelerator.num_processes
         self.device = self.accelerator.device
@@ -173,6 +180,14 @@ class Parallel:
             broadcast_object_list(held, src=0)
             return held[0]
         return value
+
+    def collect(self, value: Any) -> list[Any]:
+        """Returns the values of all processes, in their order, to all of them."""
+        if self.size == 1:
+            return [value]
+        held = [None] * self.size
+        all_gather_object(held, value)
+        return held
 
     def barrier(self) -> None:
         """Waits until every process has reached this point."""

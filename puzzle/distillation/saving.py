@@ -1,13 +1,15 @@
-"""Writing the distilled child: gathered, in its own number format, complete or not at all."""
+"""Writing the distilled child: tensor by tensor, in its number format, complete or not at all."""
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.parallel import Parallel
-from puzzle.models.trainable import OpenModel, empty_model
+from puzzle.models.model_writing import StreamedModel, model_of_shapes
+from puzzle.models.trainable import OpenModel
 from puzzle.serving.file_names import DISTILLED, MODEL_FILES
 from puzzle.storage.publishing import publishing_directory
 
@@ -29,18 +31,14 @@ def save_child(
     Raises:
         WorkspaceError: The disk is full or cannot be written.
     """
-    tensors = {
-        name: tensor.to(student.dtype)
-        for name, tensor in parallel.gather(dict(child.named_parameters()))
-        if parallel.first
-    }
-    if parallel.first:
-        model = empty_model(student.config, student.dtype)
-        for name, parameter in model.named_parameters():
-            parameter.data = tensors.pop(name)
-        model.config.attention_dropout = student.config.attention_dropout
+    weights = parallel.gather(dict(child.named_parameters()))
+    if not parallel.first:
+        for _ in weights:
+            pass
+    else:
+        model = model_of_shapes(copy.deepcopy(student.config), student.dtype)
         with publishing_directory(result.path, claims=MODEL_FILES) as fresh:
-            model.save_pretrained(fresh)
+            StreamedModel(model=model, tensors={}).save(fresh, weights)
             if tokenizer is not None:
                 tokenizer.save_pretrained(fresh)
             text = json.dumps(result.to_dict(), indent=1)

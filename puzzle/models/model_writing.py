@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +37,14 @@ class StreamedModel:
     model: Any
     tensors: Mapping[str, torch.Tensor]
 
-    def save(self, directory: Path) -> None:
+    def save(
+        self, directory: Path, weights: Iterable[tuple[str, torch.Tensor]] | None = None
+    ) -> None:
         """Writes config and weights as `save_pretrained` of the whole model would.
 
         Args:
             directory: Where to write; exists.
+            weights: The weights with their names as they come, in place of those of the model.
 
         Raises:
             PuzzleError: Tensors are missing, unexpected or of the wrong shape.
@@ -66,7 +69,7 @@ class StreamedModel:
                 for file, names in split.filename_to_tensors.items()
             }
             left = dict(places)
-            for name, tensor in self.tensors.items():
+            for name, tensor in self.tensors.items() if weights is None else weights:
                 _require_place(name, tensor, left.pop(name, None))
                 files[split.tensor_to_filename[name]].write(name, tensor.to(model.dtype))
             if left:

@@ -62,7 +62,7 @@ def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
+def _list_files(directory: Path, hashes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     files = {}
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
@@ -72,7 +72,8 @@ def _list_files(directory: Path) -> dict[str, dict[str, Any]]:
                 "reserved: copy what a link points to, or choose another name."
             )
         if path.is_file():
-            files[name] = {"size": path.stat().st_size, "hash": hash_file(path)}
+            own = hashes.get(name) or hash_file(path)
+            files[name] = {"size": path.stat().st_size, "hash": own}
     return files
 
 
@@ -159,28 +160,38 @@ class Artifact:
             return False
         return True
 
-    def sound(self) -> bool:
-        """Return whether every file has its recorded hash; damage is logged, absence is not."""
+    def sound(self, part: tuple[int, int] = (0, 1)) -> bool:
+        """Return whether every file has its recorded hash; damage is logged, absence is not.
+
+        Args:
+            part: Of several processes that share the work, which one this is, and how many.
+        """
         if not self.path.exists():
             return False
         try:
-            self.verify()
+            self.verify(part)
         except DamagedArtifactError as error:
             logger.warning("damaged: %s", error)
             return False
         return True
 
-    def verify(self) -> None:
-        """Hash every file again; raises DamagedArtifactError that names the first damaged one."""
-        self._verified.clear()
-        for name, entry in self.manifest["files"].items():
-            self._check(name, entry, hashes=True)
+    def verify(self, part: tuple[int, int] = (0, 1)) -> None:
+        """Hash every file again; raises DamagedArtifactError that names the first damaged one.
 
-    def write(self, builder: Builder) -> Artifact:
+        Args:
+            part: As for `sound`.
+        """
+        self._verified.clear()
+        for number, (name, entry) in enumerate(self.manifest["files"].items()):
+            self._check(name, entry, hashes=number % part[1] == part[0])
+
+    def write(self, builder: Builder, *, hashes: Mapping[str, str] | None = None) -> Artifact:
         """Build the artifact unless it exists; a second writer waits and then reuses it.
 
         Args:
             builder: Writes files into the directory it is given; may return JSON-like metadata.
+            hashes: Those of files that were hashed by who wrote them, by name; the builder may
+                fill it.
 
         Returns:
             This artifact.
@@ -193,10 +204,16 @@ class Artifact:
         """
         with artifact_lock(self.root, self.ref):
             if not self.exists():
-                self._build(builder)
+                self._build(builder, hashes=hashes)
         return self
 
-    def _build(self, builder: Builder, *, replace: bool = False) -> None:
+    def _build(
+        self,
+        builder: Builder,
+        *,
+        replace: bool = False,
+        hashes: Mapping[str, str] | None = None,
+    ) -> None:
         started = time.time()
         tmp = self.root / "tmp"
         with disk_errors(self.path, self.root), temporary_place(tmp) as place:
@@ -207,7 +224,7 @@ class Artifact:
                 "kind": self.kind,
                 "key": self.key,
                 "spec": self.spec,
-                "files": _list_files(fresh),
+                "files": _list_files(fresh, hashes or {}),
                 "metadata": metadata,
                 "versions": versions(),
                 "created": started,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.factories.distillation import child_model, losses, parent_model, sett
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
-import json, os, sys
+import json, os, sys, torch
 from tests.factories.measured_step import measure_steps
 from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
 from puzzle.errors import WorkspaceError
@@ -37,13 +38,18 @@ for name, options in json.loads(sys.argv[2]).items():
                        callbacks=callbacks)
     with open(f"{sys.argv[1]}/{name}-{os.environ['RANK']}.json", "w") as file:
         json.dump(measured, file)
+group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+with open(f"{sys.argv[1]}/limit.txt", "w") as file:
+    file.write(str(group.options._timeout))
 """
 CASES = {
     "ddp-adamw": {},
     "fsdp-muon": {"shard": True, "gradient_checkpointing": True, "optimizer": "muon"},
     "fsdp-bf16": {"shard": True, "mixed_precision": "bf16"},
 }
-CASES = {name: {"micro_batch": 2, **options} for name, options in CASES.items()}
+CASES = {
+    name: {"micro_batch": 2, "timeout_minutes": 125, **options} for name, options in CASES.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +109,40 @@ def test_two_processes_end_where_one_does_also_when_stopped_half_way(name, one, 
     assert resumed.evaluations[-1]["kl"] == pytest.approx(
         one[optimizer].evaluations[-1]["kl"], rel=0.3
     )
+
+
+def newest(run):
+    """The directory of the newest checkpoint of a run."""
+    steps = {}
+    for manifest in run.glob("checkpoint/*/manifest.json"):
+        steps[json.loads(manifest.read_text())["spec"]["step"]] = manifest.parent
+    return steps[max(steps)]
+
+
+def test_each_process_writes_its_own_shards_and_one_alone_reads_them(two, one, tmp_path, caplog):
+    run = shutil.copytree(two / "fsdp-muon", tmp_path / "run")
+    files = {path.name for path in newest(run).iterdir()}
+    shards = {f"shard-0000{n}-model-00001-of-00001.safetensors" for n in (1, 2)}
+    # Nothing of torch's own metadata, which would be pickled.
+    assert files == {*shards, "stream.safetensors", "state.json", "manifest.json"}
+    second = newest(run) / sorted(shards)[1]
+    second.write_bytes(second.read_bytes()[:-1] + b"?")
+    resumed = puzzle.distill(
+        child_model(),
+        parent_model(),
+        tokens(),
+        config=settings(optimizer="muon"),
+        validation=tokens(5, seed=9),
+        out=run,
+    )
+    assert "step 6 is damaged; the previous one is used" in caplog.text
+    assert len(resumed.history) == 6
+    for ours, theirs in zip(losses(one["muon"]), losses(resumed), strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-3)
+
+
+def test_processes_wait_for_one_another_as_long_as_the_settings_say(two):
+    assert (two / "limit.txt").read_text() == "2:05:00"
 
 
 @pytest.mark.parametrize("name", CASES)
