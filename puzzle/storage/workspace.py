@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from puzzle.errors import DamagedArtifactError, WorkspaceError
 from puzzle.storage.disk import disk_errors, fsync, matching, naming
+from puzzle.storage.file_lists import list_files
 from puzzle.storage.hashing import canonical, content_hash, hash_file
 from puzzle.storage.locks import locked
 from puzzle.storage.paths import user_path
@@ -60,21 +61,6 @@ def versions() -> dict[str, str]:
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     text = json.dumps({**manifest, "checksum": content_hash(manifest)}, indent=1, sort_keys=True)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _list_files(directory: Path, hashes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    files = {}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if path.is_symlink() or name == MANIFEST:
-            raise WorkspaceError(
-                f"The builder wrote {name!r}; an artifact holds plain files, and {MANIFEST} is "
-                "reserved: copy what a link points to, or choose another name."
-            )
-        if path.is_file():
-            own = hashes.get(name) or hash_file(path)
-            files[name] = {"size": path.stat().st_size, "hash": own}
-    return files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,11 +194,7 @@ class Artifact:
         return self
 
     def _build(
-        self,
-        builder: Builder,
-        *,
-        replace: bool = False,
-        hashes: Mapping[str, str] | None = None,
+        self, builder: Builder, *, replace: bool = False, hashes: Mapping[str, str] | None = None
     ) -> None:
         started = time.time()
         tmp = self.root / "tmp"
@@ -224,7 +206,7 @@ class Artifact:
                 "kind": self.kind,
                 "key": self.key,
                 "spec": self.spec,
-                "files": _list_files(fresh, hashes or {}),
+                "files": list_files(fresh, MANIFEST, hashes or {}),
                 "metadata": metadata,
                 "versions": versions(),
                 "created": started,
