@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ def align(
     tokenizer: Any = None,
     training: Mapping[str, Any] | None = None,
     peft_config: Any = None,
+    system_prompts: Mapping[str, str] | None = None,
     resume: bool = True,
     callbacks: Iterable[Any] = (),
     report_to: str | Iterable[str] | None = None,
@@ -65,6 +67,7 @@ def align(
         tokenizer: By default the one beside the model.
         training: Fields of TRL's DPOConfig, KTOConfig or RLOOConfig, such as `beta`.
         peft_config: Adapters of peft, which are merged into what is saved.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
         resume: As for `sft`.
         callbacks: TrainerCallback instances of transformers.
         report_to: Trackers that transformers knows, such as "tensorboard" or "wandb".
@@ -95,11 +98,12 @@ def align(
             "rows": given,
             "how": [method, thinking, str(reward_model), repr(peft_config)],
             "training": dict(training or {}),
+            **({"system prompts": dict(system_prompts)} if system_prompts else {}),
         },
         resume=resume,
     )
     kind, own = _TRAINERS[method]
-    rows, counts, arguments = _rows(run, given, method, thinking)
+    rows, counts, arguments = _rows(run, given, method, thinking, system_prompts)
     common = {"output_dir": str(run.checkpoints), "report_to": trackers(report_to), **own}
     config = trl_config(f"{kind}Config", {**common, **arguments}, training)
     if (done := run.finished()) is not None:
@@ -107,8 +111,10 @@ def align(
     import datasets
 
     start = run.model()
-    looked_at = _probes(run, given, probes)
-    before = _shares(start, run, looked_at, probe_tokens, "before")
+    look = functools.partial(
+        _shares, run, _probes(run, given, probes, system_prompts), probe_tokens, system_prompts
+    )
+    before = look(start, "before")
     reward = {"reward_funcs": reward_model} if method == "rloo" else {}
     trainer = getattr(trl, f"{kind}Trainer")(
         start,
@@ -121,42 +127,56 @@ def align(
     )
     return run.train(
         trainer,
-        lambda trained: {
-            **counts,
-            **before,
-            **_shares(trained, run, looked_at, probe_tokens, "after"),
-        },
+        lambda trained: {**counts, **before, **look(trained, "after")},
     )
 
 
 def _rows(
-    run: StageRun, given: Sequence[Mapping[str, Any]], method: str, thinking: str
+    run: StageRun,
+    given: Sequence[Mapping[str, Any]],
+    method: str,
+    thinking: str,
+    system_prompts: Mapping[str, str] | None,
 ) -> tuple[list[dict[str, Any]], dict[str, int], dict[str, Any]]:
     """Returns TRL's rows, what was counted, and fields of its configuration."""
     if method != "rloo":
         read = judged_rows if method == "kto" else preference_rows
-        return (*read(given, run.tokenizer), {})
+        return (*read(given, run.tokenizer, system_prompts), {})
     problems = [Problem(prompt=turns_of(row.get("prompt", "")), answer=None) for row in given]
-    prompts, _, arguments = mode_prompts(problems, run.tokenizer, thinking)
+    prompts, _, arguments = mode_prompts(problems, run.tokenizer, thinking, system_prompts)
     own = {"chat_template_kwargs": arguments or None}
     return [{"prompt": each} for each in prompts], {"rows": len(prompts)}, own
 
 
 def _probes(
-    run: StageRun, given: Sequence[Mapping[str, Any]], probes: Sequence[Any] | None
+    run: StageRun,
+    given: Sequence[Mapping[str, Any]],
+    probes: Sequence[Any] | None,
+    system_prompts: Mapping[str, str] | None,
 ) -> list[Any]:
-    if not thinking_switch(run.tokenizer):
+    if not (system_prompts or thinking_switch(run.tokenizer)):
         return []
     own = [row["prompt"] for row in given if row.get("prompt")][:_PROBES]
     return own if probes is None else list(probes)
 
 
 def _shares(
-    model: Any, run: StageRun, probes: Sequence[Any], most: int, when: str
+    run: StageRun,
+    probes: Sequence[Any],
+    most: int,
+    system_prompts: Mapping[str, str] | None,
+    model: Any,
+    when: str,
 ) -> dict[str, float]:
     if not probes:
         return {}
     training = model.training
-    found = format_shares(model.eval(), probes, tokenizer=run.tokenizer, max_tokens=most)
+    found = format_shares(
+        model.eval(),
+        probes,
+        tokenizer=run.tokenizer,
+        max_tokens=most,
+        system_prompts=system_prompts,
+    )
     model.train(training)
     return {f"in form {when}, thinking {mode}": share for mode, share in found.items()}

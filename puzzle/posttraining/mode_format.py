@@ -8,7 +8,7 @@ from typing import Any
 
 from puzzle.evaluation.answers import modes_of
 from puzzle.hardware.torch_state import own_torch_state
-from puzzle.posttraining.answer_samplers import sampler_of
+from puzzle.posttraining.answer_samplers import Sampler, sampler_of
 from puzzle.posttraining.conversation_rows import turns_of
 from puzzle.posttraining.stage_settings import SampleSettings
 
@@ -40,6 +40,7 @@ def format_shares(
     thinking: str = "both",
     max_tokens: int = 512,
     batch: int = 8,
+    system_prompts: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Returns the share of greedy answers that have the form of their mode, by mode.
 
@@ -50,12 +51,14 @@ def format_shares(
         thinking: "both", "on" or "off".
         max_tokens: The most tokens of an answer; one that does not end has no form.
         batch: Prompts that are answered together.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
 
     Returns:
         With thinking on, the share with a thought and an answer after it; off, that with an
         answer alone.
     """
-    found = _answers(model, prompts, tokenizer, thinking, (max_tokens, batch))
+    sampler = sampler_of(model, tokenizer, system_prompts)
+    found = _answers(sampler, prompts, thinking, (max_tokens, batch))
     return {
         mode: sum(
             each.answer not in (None, "") and bool(each.thought) == (mode == "on")
@@ -77,6 +80,7 @@ def refusal_rates(
     thinking: str = "both",
     max_tokens: int = 512,
     batch: int = 8,
+    system_prompts: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Returns how many requests a model refuses in each mode, rightly and wrongly.
 
@@ -89,13 +93,15 @@ def refusal_rates(
         thinking: "both", "on" or "off".
         max_tokens: The most tokens of an answer.
         batch: Prompts that are answered together.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
 
     Returns:
         By mode, the share of unsafe requests that are `refused` and of safe ones that are
         `over-refused`. An answer without an end is no refusal.
     """
     sizes = (max_tokens, batch)
-    both = [_answers(model, each, tokenizer, thinking, sizes) for each in (unsafe, safe)]
+    sampler = sampler_of(model, tokenizer, system_prompts)
+    both = [_answers(sampler, each, thinking, sizes) for each in (unsafe, safe)]
     return {
         mode: {
             name: sum(is_refusal(each.answer or "") for each in found[mode]) / len(found[mode])
@@ -106,11 +112,11 @@ def refusal_rates(
 
 
 def _answers(
-    model: Any, prompts: Sequence[Any], tokenizer: Any, thinking: str, sizes: tuple[int, int]
+    sampler: Sampler, prompts: Sequence[Any], thinking: str, sizes: tuple[int, int]
 ) -> Mapping[str, list[Any]]:
     """Returns the greedy answers to some prompts, by mode."""
     settings = SampleSettings(samples=1, temperature=0, max_tokens=sizes[0], batch=sizes[1])
-    sampler, turns = sampler_of(model, tokenizer, None), [turns_of(each) for each in prompts]
+    turns = [turns_of(each) for each in prompts]
     return {
         mode: [
             each

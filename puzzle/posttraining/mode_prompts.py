@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from puzzle.errors import DataError
 from puzzle.evaluation.answers import modes_of
 from puzzle.posttraining.conversation_rows import Problem
-from puzzle.text.chat import FLAGS, thinking_switch
+from puzzle.text.chat import FLAGS, thinking_switch, with_system_prompt
 from puzzle.text.template_rendering import apply_template
 
 _PROBE = {"role": "user", "content": "probe"}
 
 
 def mode_prompts(
-    problems: Sequence[Problem], tokenizer: Any, thinking: str
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    thinking: str,
+    system_prompts: Mapping[str, str] | None = None,
 ) -> tuple[list[list[dict[str, Any]]], list[int], dict[str, bool]]:
     """Returns prompts in each mode that is wanted, and the template arguments of the run.
 
@@ -23,6 +26,7 @@ def mode_prompts(
         problems: The problems.
         tokenizer: Of the model.
         thinking: "both", "on" or "off".
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
 
     Returns:
         The prompts, with flags in their messages where the template reads them; for each, the
@@ -31,13 +35,22 @@ def mode_prompts(
     Raises:
         DataError: Both modes are wanted, and the template has no switch in messages.
     """
-    modes, switch = modes_of(thinking), thinking_switch(tokenizer)
+    modes = modes_of(thinking)
+    numbers = [number for number in range(len(problems)) for _ in modes]
+    if system_prompts:
+        given = [
+            with_system_prompt(problem.prompt, mode, system_prompts)
+            for problem in problems
+            for mode in modes
+        ]
+        return given, numbers, {}
+    switch = thinking_switch(tokenizer)
     flags = switch == "system" or (switch == "argument" and _reads_flags(tokenizer))
     if len(modes) > 1 and not flags:
         raise DataError(
             "GRPO and RLOO take one mode for a whole run, and this chat template reads no /think "
-            "and /no_think in messages: give thinking='on' or 'off', or a tokenizer of "
-            "puzzle.add_thinking_switch"
+            "and /no_think in messages: give thinking='on' or 'off', a tokenizer of "
+            "puzzle.add_thinking_switch, or the system prompt of each mode"
         )
     arguments = {}
     if switch == "argument" and len(modes) == 1:
@@ -48,12 +61,14 @@ def mode_prompts(
         for problem in problems
         for mode in modes
     ]
-    numbers = [number for number in range(len(problems)) for _ in modes]
     return prompts, numbers, arguments
 
 
 def prompt_in_mode(
-    turns: list[dict[str, Any]], tokenizer: Any, mode: str
+    turns: list[dict[str, Any]],
+    tokenizer: Any,
+    mode: str,
+    system_prompts: Mapping[str, str] | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, bool]]:
     """Returns a prompt, and the template arguments of its row, for a trainer that takes both.
 
@@ -61,7 +76,10 @@ def prompt_in_mode(
         turns: The prompt.
         tokenizer: Of the model, with a switch.
         mode: "on" or "off".
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
     """
+    if system_prompts:
+        return with_system_prompt(turns, mode, system_prompts), {}
     switch = thinking_switch(tokenizer)
     if switch == "system":
         return _flagged(turns, FLAGS[mode], switch), {}

@@ -15,7 +15,9 @@ from puzzle.text.thoughts import named_mode, turn_in_mode
 Row = dict[str, Any]
 
 
-def preference_rows(data: Any, tokenizer: Any) -> tuple[list[Row], dict[str, int]]:
+def preference_rows(
+    data: Any, tokenizer: Any, system_prompts: Mapping[str, str] | None = None
+) -> tuple[list[Row], dict[str, int]]:
     """Returns rows with `prompt`, `chosen` and `rejected`, and what was counted.
 
     A row that names no mode is a preference between the two answers without their thoughts, and,
@@ -25,20 +27,25 @@ def preference_rows(data: Any, tokenizer: Any) -> tuple[list[Row], dict[str, int
         data: Rows with these columns, as text or turns; or with `chosen` and `rejected` as whole
             conversations that differ in their last turn.
         tokenizer: Of the model.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
 
     Raises:
         DataError: A row has none of these forms; it is named by its number.
     """
-    return _rows(data, tokenizer, _preference)
+    return _rows(data, tokenizer, system_prompts, _preference)
 
 
-def judged_rows(data: Any, tokenizer: Any) -> tuple[list[Row], dict[str, int]]:
+def judged_rows(
+    data: Any, tokenizer: Any, system_prompts: Mapping[str, str] | None = None
+) -> tuple[list[Row], dict[str, int]]:
     """Returns rows with `prompt`, `completion` and `label`, for KTO; as `preference_rows`."""
-    return _rows(data, tokenizer, _judged)
+    return _rows(data, tokenizer, system_prompts, _judged)
 
 
-def _rows(data: Any, tokenizer: Any, parse: Callable[[Any], Any]) -> tuple[list[Row], Any]:
-    switch = thinking_switch(tokenizer)
+def _rows(
+    data: Any, tokenizer: Any, prompts: Mapping[str, str] | None, parse: Callable[[Any], Any]
+) -> tuple[list[Row], Any]:
+    switch = bool(prompts) or thinking_switch(tokenizer) is not None
     made, counts = [], Counter[str]()
     for number, row in enumerate(mappings_of(data)):
         try:
@@ -56,7 +63,7 @@ def _rows(data: Any, tokenizer: Any, parse: Callable[[Any], Any]) -> tuple[list[
                 continue
             own: Row = {"prompt": prompt}
             if each and switch:
-                own["prompt"], arguments = prompt_in_mode(prompt, tokenizer, each)
+                own["prompt"], arguments = prompt_in_mode(prompt, tokenizer, each, prompts)
                 own |= {"chat_template_kwargs": arguments} if arguments else {}
             made.append({**own, **{name: [turn] for name, turn in turns.items()}, **rest})
             counts[f"rows, thinking {each}" if each else "rows"] += 1

@@ -53,6 +53,7 @@ def rl(
     training: Mapping[str, Any] | None = None,
     peft_config: Any = None,
     scorer_seconds: float = SECONDS,
+    system_prompts: Mapping[str, str] | None = None,
     resume: bool = True,
     callbacks: Iterable[Any] = (),
     report_to: str | Iterable[str] | None = None,
@@ -81,6 +82,8 @@ def rl(
         peft_config: Adapters of peft, which are merged into what is saved.
         scorer_seconds: The most that the scorer may take for one answer. One that takes longer or
             raises makes the answer a wrong one, and is counted.
+        system_prompts: The system prompt of each mode, for a model whose switch that is; rewards
+            that are given need them too.
         resume: As for `sft`.
         callbacks: TrainerCallback instances of transformers.
         report_to: Trackers that transformers knows, such as "tensorboard" or "wandb".
@@ -111,12 +114,13 @@ def rl(
             "problems": [[each.prompt, each.answer] for each in problems],
             "how": [method, thinking, repr(scorer), repr(rewards), repr(peft_config)],
             "training": dict(training or {}),
+            **({"system prompts": dict(system_prompts)} if system_prompts else {}),
         },
         resume=resume,
     )
-    prompts, numbers, arguments = mode_prompts(problems, run.tokenizer, thinking)
+    prompts, numbers, arguments = mode_prompts(problems, run.tokenizer, thinking, system_prompts)
     config = _config(run, method, arguments, training, report_to, curriculum=rates is not None)
-    chosen = rewards or _default_rewards(limited, config.num_generations, thinking)
+    chosen = rewards or _default_rewards(limited, config.num_generations, thinking, system_prompts)
     config.reward_weights = _weights(chosen)
     if (done := run.finished()) is not None:
         return done
@@ -169,12 +173,15 @@ def require_whole_groups(config: Any) -> None:
         )
 
 
-def _default_rewards(scorer: Scorer, size: int, thinking: str) -> dict[Any, float]:
+def _default_rewards(
+    scorer: Scorer, size: int, thinking: str, system_prompts: Mapping[str, str] | None
+) -> dict[Any, float]:
     mode = "off" if thinking == "off" else "on"
+    common: dict[str, Any] = {"scorer": scorer, "thinking": mode, "system_prompts": system_prompts}
     return {
-        Correct(scorer=scorer, thinking=mode): 1.0,
-        Consistent(scorer=scorer, thinking=mode): 0.2,
-        Brief(scorer=scorer, thinking=mode, num_generations=size): 0.2,
+        Correct(**common): 1.0,
+        Consistent(**common): 0.2,
+        Brief(**common, num_generations=size): 0.2,
     }
 
 

@@ -8,8 +8,8 @@ right one. `correct_reward` and its like are for `trl grpo --reward_funcs`, whic
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from puzzle.errors import DataError
 from puzzle.evaluation.answers import Scorer, same_text
 from puzzle.storage.plain_values import count_of
-from puzzle.text.chat import FLAGS
+from puzzle.text.chat import FLAGS, mode_of_system
 from puzzle.text.thoughts import CLOSE, MODES, OPEN, split_thought
 
 # Sums and products of whole numbers, and what they are said to be.
@@ -48,10 +48,13 @@ class _Reward:
             right if it returns exactly 1.
         thinking: The mode of prompts without `/think` or `/no_think` in a message: with "on", an
             answer is what follows a thought that ends.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
     """
 
     scorer: Scorer = same_text
     thinking: str = "on"
+    # Rewards are keys of their weights.
+    system_prompts: Mapping[str, str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.thinking not in MODES:
@@ -67,9 +70,16 @@ class _Reward:
         parts = []
         for prompt, completion in zip(prompts, completions, strict=True):
             text = completion if isinstance(completion, str) else completion[-1]["content"]
-            ended = CLOSE in text or _mode(prompt, self.thinking) == "off"
+            ended = CLOSE in text or self._mode(prompt) == "off"
             parts.append(split_thought(text) if ended else (text, None))
         return parts
+
+    def _mode(self, prompt: Any) -> str:
+        """Returns the mode that a prompt asks for."""
+        messages = [{"content": prompt}] if isinstance(prompt, str) else prompt
+        if not self.system_prompts:
+            return _flagged_mode(messages, self.thinking)
+        return mode_of_system(messages, self.system_prompts) or self.thinking
 
     def _right(self, parts: Sequence[Any], answers: Sequence[Any]) -> list[bool]:
         return [
@@ -78,9 +88,8 @@ class _Reward:
         ]
 
 
-def _mode(prompt: Any, default: str) -> str:
+def _flagged_mode(messages: Sequence[Mapping[str, Any]], default: str) -> str:
     """Returns the mode that the last flag in a prompt's messages asks for."""
-    messages = [{"content": prompt}] if isinstance(prompt, str) else prompt
     modes = {flag: mode for mode, flag in FLAGS.items()}
     for message in reversed(messages):
         if message.get("role", "user") in ("system", "user"):
@@ -314,7 +323,7 @@ class Formed(_Reward):
         """Returns the reward of each completion."""
         texts = [each if isinstance(each, str) else each[-1]["content"] for each in completions]
         return [
-            float(_is_formed(text, _mode(prompt, self.thinking)))
+            float(_is_formed(text, self._mode(prompt)))
             for prompt, text in zip(prompts, texts, strict=True)
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -153,7 +153,7 @@ def render_conversation(
     if turns is None:
         return None
     if system_prompts:
-        turns = _with_prompt(turns, mode, system_prompts)
+        turns = with_system_prompt(turns, mode, system_prompts)
     elif switch == "system":
         turns = turns if named else _with_flag(turns, FLAGS[mode])
     arguments = {"enable_thinking": mode == "on"} if switch == "argument" else {}
@@ -189,7 +189,7 @@ def render_prompt(
             "puzzle.add_thinking_switch gives it one"
         )
     if thinking and system_prompts:
-        turns = _with_prompt(turns, thinking, system_prompts)
+        turns = with_system_prompt(turns, thinking, system_prompts)
     elif switch == "system":
         turns = _with_flag(turns, FLAGS[thinking or "on"])
     arguments = {"enable_thinking": thinking == "on"} if switch == "argument" else {}
@@ -301,8 +301,32 @@ def _with_flag(turns: Turns, flag: str) -> Turns:
     return [{"role": "system", "content": flag}, *turns]
 
 
-def _with_prompt(turns: Turns, mode: str, prompts: Mapping[str, str]) -> Turns:
-    """Returns turns whose system message starts with the prompt of a mode."""
+def mode_of_system(turns: Sequence[Mapping[str, Any]], prompts: Mapping[str, str]) -> str | None:
+    """Returns the mode whose prompt the system message starts with, None if it is none's.
+
+    Args:
+        turns: The turns.
+        prompts: The system prompt of each mode.
+
+    Example:
+        >>> prompts = {"on": "detailed thinking on", "off": "detailed thinking off"}
+        >>> mode_of_system([{"role": "system", "content": "detailed thinking off"}], prompts)
+        'off'
+    """
+    if turns[0].get("role") != "system":
+        return None
+    text = f"{str(turns[0].get('content', '')).strip()}\n"
+    return next((m for m, own in prompts.items() if text.startswith(f"{own.strip()}\n")), None)
+
+
+def with_system_prompt(turns: Turns, mode: str, prompts: Mapping[str, str]) -> Turns:
+    """Returns turns whose system message starts with the prompt of a mode.
+
+    Args:
+        turns: The turns.
+        mode: "on" or "off".
+        prompts: The system prompt of each mode.
+    """
     lines, rest = [prompts[mode]], turns
     if turns[0]["role"] == "system":
         rest = turns[1:]

@@ -11,6 +11,7 @@ from typing import Any
 from puzzle import posttraining
 from puzzle.cli.config_file import write_config
 from puzzle.cli.flags import Given, Option, declared_options, grouped
+from puzzle.cli.inputs import named_values
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
 from puzzle.posttraining.stage_settings import PairSettings, SampleSettings
@@ -52,6 +53,12 @@ SOURCES = (
         help="the modes: of traces and rl",
         default="both",
         choices=("both", "on", "off"),
+    ),
+    Option(
+        name="system-prompt",
+        parameter="system_prompts",
+        many=True,
+        help="on=TEXT and off=TEXT, the system prompts of a model whose switch these are",
     ),
     Option(
         name="add-switch",
@@ -189,8 +196,10 @@ def _refuse_others(given: Given, stage: str) -> None:
 
 def _traces(given: Given, model: str, out: Any) -> Any:
     teacher: Any = model
+    prompts = _system_prompts(given)
     if model.startswith(("http://", "https://")):
-        teacher = posttraining.ChatServer(model, required(given, "server-model"))
+        name = required(given, "server-model")
+        teacher, prompts = posttraining.ChatServer(model, name, system_prompts=prompts), None
     tasks, scorer = _tasks(given)
     return posttraining.traces(
         teacher,
@@ -199,13 +208,14 @@ def _traces(given: Given, model: str, out: Any) -> Any:
         out=out,
         tokenizer=_tokenizer(given, model),
         settings=SampleSettings(**given.arguments(SAMPLES)),
+        system_prompts=prompts,
         verifier_seconds=given.get("scorer-seconds", 10.0),
         **_named(given, "thinking"),
     )
 
 
 def _sft(given: Given, model: str, out: Any) -> Any:
-    settings = PairSettings(**given.arguments(PAIRS))
+    settings = PairSettings(**given.arguments(PAIRS), system_prompts=_system_prompts(given))
     if "seed" in given.values:
         settings = replace(settings, seed=given.get("seed"))
     rows = user_path(required(given, "rows"))
@@ -225,6 +235,7 @@ def _rl(given: Given, model: str, out: Any) -> Any:
             tokenizer=tokenizer,
             settings=SampleSettings(samples=samples),
             scorer_seconds=seconds,
+            system_prompts=_system_prompts(given),
             **{"thinking": "both", **common},
         )
     return posttraining.rl(
@@ -233,6 +244,7 @@ def _rl(given: Given, model: str, out: Any) -> Any:
         scorer,
         rates=rates,
         out=out,
+        system_prompts=_system_prompts(given),
         scorer_seconds=seconds,
         **common,
         **_method(given, "rl"),
@@ -245,6 +257,7 @@ def _align(given: Given, model: str, out: Any) -> Any:
         model,
         user_path(required(given, "rows")),
         out=out,
+        system_prompts=_system_prompts(given),
         **_named(given, "reward-model", "thinking"),
         **_method(given, "align"),
         **_training(given, model),
@@ -261,6 +274,16 @@ _RUNS: Mapping[str, Callable[[Given, str, Any], Any]] = {
 
 def _named(given: Given, *names: str) -> dict[str, Any]:
     return {name.replace("-", "_"): given.get(name) for name in names if name in given.values}
+
+
+def _system_prompts(given: Given) -> dict[str, str] | None:
+    written = given.get("system-prompt")
+    if not written:
+        return None
+    prompts = named_values("system-prompt", written, "on=TEXT and off=TEXT")
+    if set(prompts) != {"on", "off"}:
+        raise UsageError(f"--system-prompt {written}: write on=TEXT and off=TEXT")
+    return prompts
 
 
 def _method(given: Given, stage: str) -> dict[str, Any]:

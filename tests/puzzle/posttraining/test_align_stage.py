@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from puzzle.errors import SettingError
 from puzzle.posttraining.alignment import align
 from puzzle.posttraining.mode_format import format_shares
+from puzzle.posttraining.reinforcement import rl
 from puzzle.posttraining.stage_settings import PairSettings
 from puzzle.posttraining.supervised import sft
 from puzzle.text.switch import add_thinking_switch
@@ -32,24 +33,30 @@ FEW = {
 }
 
 
+SYSTEM = {"on": "think", "off": "answer"}
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A child that answers in the form of both modes."""
-    folder = tmp_path_factory.mktemp("taught")
+    return taught_in(tmp_path_factory.mktemp("taught"), TOKENIZER)
+
+
+def taught_in(folder, tokenizer, **settings):
     save_pair(folder, "llama", LAYOUTS["mixed"])
     return sft(
         folder / "child",
         PAIRS,
         out=folder / "sft",
-        tokenizer=TOKENIZER,
-        settings=PairSettings(cut_share=0),
+        tokenizer=tokenizer,
+        settings=PairSettings(cut_share=0, **settings),
         training={**FEW, "max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 1e-2},
     )
 
 
 def align_few(taught, tmp_path, data, **how):
     training = {**FEW, **how.pop("training", {})}
-    return align(taught, data, out=tmp_path, probe_tokens=16, training=training, **how)
+    return align(taught, data, out=tmp_path, probe_tokens=40, training=training, **how)
 
 
 @pytest.mark.parametrize("method", ["dpo", "apo_zero", "kto"])
@@ -82,6 +89,29 @@ def test_an_alignment_that_breaks_the_form_is_seen(taught, tmp_path):
     result = align_few(taught, tmp_path, worse, **how)
     assert result.figures["in form before, thinking on"] == 1
     assert min(result.figures[f"in form after, thinking {mode}"] for mode in ("on", "off")) < 1
+
+
+def test_a_system_prompt_is_the_switch_of_every_stage(tmp_path):
+    taught = taught_in(tmp_path, character_tokenizer(), system_prompts=SYSTEM)
+    trained = rl(
+        taught,
+        [{"question": each, "answer": "ok"} for each in QUESTIONS],
+        out=tmp_path / "rl",
+        system_prompts=SYSTEM,
+        training={**FEW, "num_generations": 4, "max_completion_length": 40},
+    )
+    assert trained.figures["prompts"] == 16
+    # An answer without a thought is right only where the prompt is known to ask for none: were it
+    # not, half of all answers would be wrong.
+    logged = [each["rewards/correct/mean"] for each in trained.history if "reward" in each]
+    assert sum(logged) / len(logged) > 0.6
+    aligned = align_few(
+        trained, tmp_path / "align", PREFERENCES, method="apo_zero", system_prompts=SYSTEM
+    )
+    for mode in ("on", "off"):
+        assert aligned.figures[f"rows, thinking {mode}"] == 8
+        assert aligned.figures[f"in form before, thinking {mode}"] == 1
+        assert aligned.figures[f"in form after, thinking {mode}"] == 1
 
 
 def test_rloo_takes_a_reward_model_and_no_other_method_does(taught, tmp_path):

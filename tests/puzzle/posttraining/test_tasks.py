@@ -9,6 +9,7 @@ from puzzle.posttraining.answer_samplers import Sampled
 from puzzle.posttraining.conversation_rows import problems_of
 from puzzle.posttraining.mode_prompts import mode_prompts
 from puzzle.posttraining.reasoning_tasks import gym_equal, gym_tasks
+from puzzle.posttraining.rewards import Correct, Formed
 from puzzle.posttraining.solve_rate import curriculum, solve_rates
 from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.text.chat import render_prompt
@@ -75,6 +76,22 @@ def test_one_run_has_both_modes_where_messages_can_switch():
         assert given == {"enable_thinking": arguments}
     with pytest.raises(DataError, match="take one mode for a whole run"):
         mode_prompts(problems, character_tokenizer(ARGUMENT), "both")
+
+
+@pytest.mark.parametrize("own", [[], [{"role": "system", "content": "Be kind."}]])
+def test_a_system_prompt_switches_a_run_of_any_template_and_its_rewards(own):
+    tasks = [{"prompt": [*own, {"role": "user", "content": "1+1="}], "answer": "2"}]
+    how = {"system_prompts": {"on": "think", "off": "think not"}}
+    tokenizer, problems = character_tokenizer(), problems_of(tasks)
+    prompts, numbers, arguments = mode_prompts(problems, tokenizer, "both", **how)
+    assert (numbers, arguments) == ([0, 0], {})
+    for prompt, mode in zip(prompts, ("on", "off"), strict=True):
+        shown = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        assert shown == render_prompt(problems[0].prompt, tokenizer, thinking=mode, **how)
+    answers = ["<think>1+1=2</think>2", "2"]
+    assert Correct(**how)(prompts, ["2", "2"], answer=["2", "2"]) == [0, 1]
+    assert Formed(**how)(prompts, answers) == [1, 1]
+    assert Formed(**how)(prompts[::-1], answers) == [0, 0]
 
 
 def test_tasks_of_reasoning_gym_take_their_own_answer_alone_for_right():
