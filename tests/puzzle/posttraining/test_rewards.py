@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from puzzle.errors import DataError
@@ -19,11 +19,14 @@ from puzzle.posttraining.rewards import (
 SIZE = 4
 OVERLONG = Overlong(most=30, buffer=20)
 REWARDS = (Correct(), Consistent(), Brief(num_generations=SIZE), OVERLONG)
-texts = st.lists(st.sampled_from(["2", "3", "1+1=2", "1+1=3", "</think>", "<think>", " so "]))
+PARTS = ["2", "3", "1+1=2", "1+1=3", "</think>", "<think>", " so "]
+texts = st.lists(st.sampled_from(PARTS), max_size=6)
 groups = st.lists(texts.map("".join), min_size=2 * SIZE, max_size=2 * SIZE)
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 PROMPTS = ["1+1="] * SIZE + ["2="] * SIZE
 
 
+@BUSY
 @given(groups, st.lists(st.floats(0, 10), min_size=4, max_size=4))
 def test_no_wrong_answer_is_ever_above_a_right_one_whatever_the_weights(completions, weights):
     columns = {"prompts": PROMPTS, "completions": completions, "answer": ["2"] * 2 * SIZE}
@@ -39,6 +42,7 @@ def test_no_wrong_answer_is_ever_above_a_right_one_whatever_the_weights(completi
     assert all(total >= weights[0] for total, r in zip(totals, correct, strict=True) if r)
 
 
+@BUSY
 @given(groups, st.permutations(range(SIZE)))
 def test_rewards_do_not_depend_on_the_order_within_a_group(completions, order):
     order = [*order, *range(SIZE, 2 * SIZE)]
@@ -98,7 +102,7 @@ def test_brevity_is_within_the_right_answers_of_a_group_times_their_share():
     assert by_tokens == [0.0, 0.375, 0.75, 0.0]
 
 
-@settings(max_examples=20)
+@BUSY
 @given(groups)
 def test_brevity_without_a_number_takes_the_groups_that_stand_beside_each_other(completions):
     columns = {"prompts": PROMPTS, "completions": completions, "answer": ["2"] * 2 * SIZE}
