@@ -66,12 +66,17 @@ class _Reward:
         return type(self).__qualname__.lower()
 
     def _parts(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[Any]:
-        """Returns thought and answer of each completion; no answer where a thought goes on."""
+        """Returns thought and answer of each completion.
+
+        There is no answer where a thought goes on, and none after a thought that was not wanted:
+        were it paid for, a model would learn to think whatever it is told.
+        """
         parts = []
         for prompt, completion in zip(prompts, completions, strict=True):
             text = completion if isinstance(completion, str) else completion[-1]["content"]
-            ended = CLOSE in text or self._mode(prompt) == "off"
-            parts.append(split_thought(text) if ended else (text, None))
+            off = self._mode(prompt) == "off"
+            thought, answer = split_thought(text) if off or CLOSE in text else (text, None)
+            parts.append((thought, None if off and thought.strip() else answer))
         return parts
 
     def _mode(self, prompt: Any) -> str:
@@ -102,7 +107,9 @@ def _flagged_mode(messages: Sequence[Mapping[str, Any]], default: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correct(_Reward):
-    """1 for a right answer, else 0; a thought that does not end has no answer.
+    """1 for a right answer, else 0.
+
+    A thought that does not end has no answer, and one where none is wanted has no right one.
 
     Example:
         >>> Correct()(prompts=["1+1="], completions=["1+1=2</think>2"], answer=["2"])

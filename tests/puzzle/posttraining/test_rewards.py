@@ -60,6 +60,8 @@ def test_rewards_do_not_depend_on_the_order_within_a_group(completions, order):
         ("1+1=", "1+1=2</think>3", False),
         ("1+1=", "2", False),  # the thought goes on
         ("1+1= /no_think", "2", True),
+        ("1+1= /no_think", "<think></think>2", True),
+        ("1+1= /no_think", "<think>1+1=2</think>2", False),  # what was not wanted
         ([{"role": "user", "content": "/no_think 1+1="}], [{"content": "2"}], True),
         ([{"role": "user", "content": "1+1="}], [{"content": "so</think>2"}], True),
     ],
