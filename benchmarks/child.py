@@ -106,6 +106,7 @@ def main() -> None:
             length=cut.fit.shape[1],
             batch=8,
             micro_batch=4,
+            optimizer="adamw",
             learning_rate=options.learning_rate,
             mixed_precision="bf16",
         ),

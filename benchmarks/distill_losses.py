@@ -60,6 +60,7 @@ def main() -> None:
             length=options.length,
             batch=4,
             micro_batch=4,
+            optimizer="adamw",
             learning_rate=options.learning_rate,
             mixed_precision="bf16",
             checkpoint_every=10**6,

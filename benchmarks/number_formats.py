@@ -88,6 +88,7 @@ def run_stage(options: argparse.Namespace) -> Any:
             length=options.length,
             batch=2,
             micro_batch=2,
+            optimizer="adamw",
             validation_windows=2,
             **({"mixed_precision": "bf16"} if options.stage == "distill-bf16" else {}),
         )

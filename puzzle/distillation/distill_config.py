@@ -19,6 +19,8 @@ RATES = {"adamw": 1e-4, "muon": 1e-3}
 # Tokens per position of an offline teacher: what vLLM gives, if it is not started with more.
 TOP_K = 20
 THINKING = ("both", "on", "off")
+# Windows per step where none are given, and the steps below which they are fewer.
+WINDOWS, FEWEST_STEPS = 16, 24
 # These change how a run is computed or monitored, not its result.
 _NOT_RESULTS = frozenset(
     {
@@ -47,7 +49,8 @@ class DistillConfig:
             default is that of Puzzle (arXiv 2411.19146, section 5), which leaves "lm" out.
         tokens: Tokens that are trained on, over all steps.
         length: Tokens per window; documents are packed, so that every window is full.
-        batch: Windows per optimiser step, over all processes.
+        batch: Windows per optimiser step, over all processes; by default 16, or fewer (multiples of
+            `micro_batch`) where the tokens would not make 24 steps of 16.
         micro_batch: Windows per forward pass of one process; the rest is accumulated.
         optimizer: "adamw", or "muon" for the matrices of the layers, whose updates have the size
             of AdamW's, with AdamW for embedding, head, norms and biases at a tenth of the rate.
@@ -94,7 +97,7 @@ class DistillConfig:
     losses: Mapping[str, float] = field(default_factory=lambda: {"cosine": 1.0, "kl": 1.0})
     tokens: int = 10_000_000
     length: int = 1024
-    batch: int = 16
+    batch: int | None = None
     micro_batch: int = 4
     optimizer: str = "adamw"
     train_embeddings: bool = True
@@ -123,8 +126,10 @@ class DistillConfig:
     def __post_init__(self) -> None:
         make_plain(self)
         self._check_losses()
-        for name in ("tokens", "batch", "micro_batch", "vocab_chunk", "shuffle_buffer"):
+        for name in ("tokens", "micro_batch", "vocab_chunk", "shuffle_buffer"):
             count_of(name, getattr(self, name))
+        if self.batch is not None:
+            count_of("batch", self.batch)
         count_of("length", self.length, least=2)
         for name in ("checkpoint_every", "keep_checkpoints", "log_every", "validation_windows"):
             count_of(name, getattr(self, name))
@@ -172,9 +177,23 @@ class DistillConfig:
             )
 
     @property
+    def step_windows(self) -> int:
+        """Windows per optimiser step: those given, or as many as leave enough steps.
+
+        Example:
+            >>> [DistillConfig(tokens=tokens).step_windows for tokens in (50_000, 200_000, 10**7)]
+            [4, 8, 16]
+        """
+        if self.batch is not None:
+            return self.batch
+        whole = WINDOWS // self.micro_batch
+        fitting = self.tokens // (FEWEST_STEPS * self.length * self.micro_batch)
+        return self.micro_batch * max(1, min(whole, fitting))
+
+    @property
     def steps(self) -> int:
         """Number of optimiser steps that the tokens allow, at least one."""
-        return max(1, self.tokens // (self.batch * self.length))
+        return max(1, self.tokens // (self.step_windows * self.length))
 
     @property
     def peak_rate(self) -> float:
@@ -185,7 +204,7 @@ class DistillConfig:
         """Returns the learning rate of a step, counted from 0: linear warm-up, then a cosine.
 
         Example:
-            >>> config = DistillConfig(tokens=1024 * 16 * 10, warmup=0.2, learning_rate=1.0)
+            >>> config = DistillConfig(tokens=1024 * 160, batch=16, warmup=0.2, learning_rate=1.0)
             >>> [round(config.rate(step), 2) for step in (0, 1, 2, 9)]
             [0.5, 1.0, 0.97, 0.13]
         """
@@ -202,10 +221,10 @@ class DistillConfig:
         Raises:
             SettingError: The batch cannot be divided evenly.
         """
-        passes, rest = divmod(self.batch, self.micro_batch * processes)
+        passes, rest = divmod(self.step_windows, self.micro_batch * processes)
         if rest or not passes:
             raise SettingError(
-                f"batch={self.batch} cannot be divided among {processes} process(es) with "
+                f"batch={self.step_windows} cannot be divided among {processes} process(es) with "
                 f"micro_batch={self.micro_batch}; allowed: multiples of "
                 f"{self.micro_batch * processes}"
             )
@@ -213,4 +232,5 @@ class DistillConfig:
 
     def result_fields(self) -> dict[str, Any]:
         """Returns the fields that change the result, which identify the checkpoints of a run."""
-        return {name: v for name, v in asdict(self).items() if name not in _NOT_RESULTS}
+        fields = {**asdict(self), "batch": self.step_windows}
+        return {name: value for name, value in fields.items() if name not in _NOT_RESULTS}

@@ -184,7 +184,7 @@ def _answers(
     place = workspace.root / "teacher"
     if parallel.first:
         vocab = text.stream.vocab or 0
-        windows = _stream(*source, config, vocab).take(config.steps * config.batch)
+        windows = _stream(*source, config, vocab).take(config.steps * config.step_windows)
         cache_teacher(teacher, windows, place)
         if text.validation is not None:
             cache_teacher(teacher, text.validation, place)

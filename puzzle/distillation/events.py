@@ -68,7 +68,7 @@ class Events:
             logging_steps=config.log_every,
             save_steps=config.checkpoint_every,
             eval_steps=every or config.steps,
-            train_batch_size=config.batch,
+            train_batch_size=config.step_windows,
         )
         self.control = TrainerControl()
         self._callbacks = [DefaultFlowCallback, *tracker_callbacks(names), *callbacks]

@@ -108,7 +108,7 @@ class Loop:
         self.optimizer.zero_grad()
         entry = {
             "step": self.step + 1,
-            "tokens": (self.step + 1) * self.config.batch * self.config.length,
+            "tokens": (self.step + 1) * self.config.step_windows * self.config.length,
             **means,
             "learning_rate": rate,
             "grad_norm": full_norm,
@@ -120,7 +120,7 @@ class Loop:
     def _gradients(self) -> dict[str, float]:
         """Accumulates the gradients of one step and returns the mean loss and terms."""
         config, parallel = self.config, self.parallel
-        windows = self.stream.take(config.batch)[parallel.rank :: parallel.size]
+        windows = self.stream.take(config.step_windows)[parallel.rank :: parallel.size]
         parts = windows.to(parallel.device).split(config.micro_batch)
         sums = torch.zeros(1 + len(config.losses), device=parallel.device)
         for number, tokens_BL in enumerate(parts):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller, boundary_pairs
 from puzzle.errors import DataError
 from puzzle.models.child import PuzzleForCausalLM
@@ -128,6 +129,22 @@ def test_models_that_do_not_fit_are_refused():
 def test_wrong_settings_are_named(changes, match):
     with pytest.raises(DataError, match=match):
         Distiller(child_model(), parent_as_child(parent_model()), settings(**changes))
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4, 16, 40])
+def test_without_a_batch_steps_are_as_large_as_leaves_two_dozen_of_them(micro):
+    sizes = [
+        DistillConfig(tokens=tokens, length=8, micro_batch=micro)
+        for tokens in range(24, 24 * 8 * 17, 24)
+    ]
+    windows = [config.step_windows for config in sizes]
+    assert windows == sorted(windows)
+    assert {size % micro for size in windows} == {0}
+    assert (windows[0], windows[-1]) == (micro, max(micro, 16 // micro * micro))
+    for config, size in zip(sizes, windows, strict=True):
+        # Not smaller than needed: the next size would leave fewer steps, or is above 16.
+        assert size == micro or config.steps >= 24
+        assert size == windows[-1] or config.tokens < 24 * 8 * (size + micro)
 
 
 def test_the_rate_rises_and_then_falls_to_its_final_share():
