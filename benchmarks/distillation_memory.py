@@ -24,6 +24,7 @@ SUPER = published_layout("llama-3.3-nemotron-super-49b-v1")
 ULTRA = published_layout("llama-3.1-nemotron-ultra-253b-v1")
 PARTS = ("child", "gradients", "moments", "parent", "exchanged", "activations")
 SETTINGS = {
+    "optimizer": "adamw",
     "mixed_precision": "bf16",
     "shard": True,
     "length": 4096,

@@ -52,11 +52,11 @@ class DistillConfig:
         batch: Windows per optimiser step, over all processes; by default 16, or fewer (multiples of
             `micro_batch`) where the tokens would not make 24 steps of 16.
         micro_batch: Windows per forward pass of one process; the rest is accumulated.
-        optimizer: "adamw", or "muon" for the matrices of the layers, whose updates have the size
-            of AdamW's, with AdamW for embedding, head, norms and biases at a tenth of the rate.
+        optimizer: "muon" for the matrices of the layers, whose updates have the size of AdamW's,
+            with AdamW for embedding, head, norms and biases at a tenth of the rate; or "adamw".
         train_embeddings: Whether embedding and head are trained beside the layers. Without them a
             step takes less time and memory.
-        learning_rate: Highest learning rate; by default 1e-4 for AdamW and 1e-3 for Muon.
+        learning_rate: Highest learning rate; by default 1e-3 for Muon and 1e-4 for AdamW.
         warmup: Share of the steps in which the rate rises from zero.
         final_share: Share of the highest rate that is left at the last step.
         weight_decay: Weight decay of matrices.
@@ -99,7 +99,7 @@ class DistillConfig:
     length: int = 1024
     batch: int | None = None
     micro_batch: int = 4
-    optimizer: str = "adamw"
+    optimizer: str = "muon"
     train_embeddings: bool = True
     learning_rate: float | None = None
     warmup: float = 0.05

@@ -61,6 +61,7 @@ def settings(**changes):
         "length": 16,
         "batch": 8,
         "micro_batch": 4,
+        "optimizer": "adamw",
         "vocab_chunk": 40,
         "learning_rate": 1e-2,
         "checkpoint_every": 2,

@@ -25,7 +25,7 @@ OTHER = {
     "length": 32,
     "batch": 32,
     "micro_batch": None,
-    "optimizer": "muon",
+    "optimizer": "adamw",
     "train_embeddings": False,
     "learning_rate": 2e-4,
     "warmup": 0.1,
