@@ -38,7 +38,6 @@ OTHER = {
     "vocab_chunk": None,
     "shard": None,
     "boundaries": ((0, 0),),
-    "train_embeddings": False,
     "thinking": "on",
     "system_prompts": {"on": "think", "off": "answer"},
     "shuffle_buffer": 10,
