@@ -14,7 +14,7 @@ import torch
 from puzzle.distillation.distill_result import DistillResult
 from puzzle.distillation.distilling import distill
 from puzzle.errors import DataError, PuzzleError
-from puzzle.evaluation.evaluating import Evaluation, evaluate, opened_model
+from puzzle.evaluation.evaluating import Evaluation, evaluate
 from puzzle.hardware.torch_state import own_torch_state
 from puzzle.library.build import Library
 from puzzle.library.child_tensors import streamed_child
@@ -28,7 +28,7 @@ from puzzle.pipeline.drawn_record import DrawnRecord
 from puzzle.report.card import model_card
 from puzzle.report.exploring import write_explorer
 from puzzle.report.page import write_report
-from puzzle.report.samples import Sample, prompts_of, written_samples
+from puzzle.report.samples import Sample, samples_of
 from puzzle.report.training import read_record
 from puzzle.serving.exporting import Exported, export
 from puzzle.serving.file_names import CHILD_FILES, MODEL_FILES, OTHER_THAN_SEARCHED, SEARCHED
@@ -124,6 +124,7 @@ class SearchResult(DrawnRecord):
         *,
         distillation: DistillResult | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         samples: bool | Sequence[Prompt] = False,
+        answers: Evaluation | None = None,
     ) -> Path:
         """Writes the report: one HTML page that needs no other file and no network.
 
@@ -135,8 +136,9 @@ class SearchResult(DrawnRecord):
             distillation: The child's distillation, its record, or the directory it was written
                 to; by default the record in the directory that the result was read from.
             samples: Prompts after which parent and child each write on the page, which takes as
-                long as generating takes; True for three, from the text that nothing was chosen with
-                if the result has it.
+                long as generating takes; True for three, of text that nothing was chosen with.
+            answers: What both answered, as for `answer_seconds`: the page then says what the
+                lengths of their answers make of the gain.
 
         Returns:
             The file.
@@ -152,15 +154,13 @@ class SearchResult(DrawnRecord):
             distillation=record,
             saved=self.saved,
             samples=self._samples(samples),
+            answers=None if answers is None else self.answer_seconds(answers),
         )
 
     def _samples(self, given: bool | Sequence[Prompt]) -> tuple[Sample, ...]:
         if not given:
             return ()
-        child, tokenizer = self._generating(), self.tokenizer
-        parent, own = opened_model(self.parent)
-        prompts = prompts_of(given, self.validation, tokenizer or own)
-        return written_samples(parent, child, tokenizer or own, prompts)
+        return samples_of(given, self.parent, self._generating(), self.tokenizer, self.validation)
 
     def _generating(self) -> PuzzleForCausalLM:
         if "child" not in self._kept:

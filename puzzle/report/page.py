@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from puzzle.hardware.precision import Formats
 from puzzle.library.error_map import error_map, median_errors
+from puzzle.report.answer_seconds import AnswerSeconds
 from puzzle.report.charts import (
     corrections_chart,
     costs_chart,
@@ -46,6 +47,7 @@ def write_report(
     distillation: Mapping[str, Any] | None = None,
     saved: Path | None = None,
     samples: Sequence[Sample] = (),
+    answers: AnswerSeconds | None = None,
 ) -> Path:
     """Writes the report of a search; sections without data are left out.
 
@@ -55,6 +57,7 @@ def write_report(
         distillation: The record of the child's distillation, `DistillResult.to_dict()`.
         saved: The directory that holds the child, if it is saved.
         samples: What parent and child write.
+        answers: What their answers take.
 
     Returns:
         The file.
@@ -64,7 +67,8 @@ def write_report(
     """
     file = user_path(path)
     refuse_source(file, [saved, *sources_of(record)], inside=CHILD_FILES)
-    publish_text(file, page(record, distillation=distillation, saved=saved, samples=samples))
+    more: dict[str, Any] = {"samples": samples, "answers": answers}
+    publish_text(file, page(record, distillation=distillation, saved=saved, **more))
     return file
 
 
@@ -74,6 +78,7 @@ def page(
     distillation: Mapping[str, Any] | None = None,
     saved: Path | None = None,
     samples: Sequence[Sample] = (),
+    answers: AnswerSeconds | None = None,
 ) -> str:
     """Returns the report as HTML.
 
@@ -82,6 +87,7 @@ def page(
         distillation: The record of the child's distillation.
         saved: The directory that holds the child.
         samples: What parent and child write.
+        answers: What their answers take.
     """
     costs = costs_of(record)
     corrections = record.evidence.corrections if record.evidence else {}
@@ -92,6 +98,7 @@ def page(
         "tiles": tiles(record),
         "conditions": conditions(record),
         "samples": samples,
+        "answers": answers,
         "verdict": verdict(record),
         "sure": sure(record, stable),
         "layout_wide": Markup(layout_svg(record.layout)),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from puzzle.evaluation.evaluating import opened_model
 from puzzle.models.generation import Prompt, generated_text
 from puzzle.progress.bars import counted
 
@@ -31,6 +32,23 @@ class Sample:
     prompt: str
     parent: str
     child: str
+
+
+def samples_of(
+    given: bool | Sequence[Prompt], parent: Any, child: Any, tokenizer: Any, validation: Any
+) -> tuple[Sample, ...]:
+    """Returns what parent and child write after the prompts of a report.
+
+    Args:
+        given: As for `prompts_of`.
+        parent: Where the parent is.
+        child: The child as a causal language model.
+        tokenizer: Their tokenizer; None for the one beside the parent.
+        validation: As for `prompts_of`.
+    """
+    opened, own = opened_model(parent)
+    tokenizer = tokenizer or own
+    return written_samples(opened, child, tokenizer, prompts_of(given, validation, tokenizer))
 
 
 def prompts_of(given: bool | Sequence[Prompt], validation: Any, tokenizer: Any) -> list[Prompt]:

@@ -1,5 +1,6 @@
 """Seconds per answer: of a search with a scenario for each mode, and answers of any length."""
 
+import html
 import re
 import statistics
 
@@ -93,6 +94,11 @@ def test_longer_answers_take_the_gain_and_a_search_again_has_their_length(result
         found.again("memory <= 0.8x")
     with pytest.raises(puzzle.PuzzleError, match="no answers of the child"):
         result.answer_seconds(evaluation(OWN, {"on": [1.0]}))
+    page = result.report(tmp_path / "page.html", answers=evaluation(OWN, longer)).read_text()
+    page = html.unescape(page)
+    assert page.count(found.verdict()) == 1
+    assert re.search(r"<th>on</th>.*>3<.*>6<.*>18<", page)
+    assert "Seconds per answer" not in result.report(tmp_path / "page.html").read_text()
     read = load_result(result.save(tmp_path / "child"))
     assert read.answer_seconds(evaluation(OWN, longer)).to_dict() == found.to_dict()
 
