@@ -17,12 +17,15 @@ grid means for the others.
 
 With `--time`, llama.cpp is calibrated with the halves of blocks of these layouts, and each is then
 run there, too: seconds of decoding as a share of the parent's in float16, predicted and measured.
+Then the optimum among both is found once more, of those predicted to be as fast as a uniform
+format. What was timed is kept in OUT: begin with an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Iterable
@@ -34,7 +37,7 @@ import torch
 from common.demo_parent import as_child, open_demo_parent
 from common.held_out import WindowKL
 from common.machine import print_machine
-from common.programs import choice_problem
+from common.programs import OfBlock, choice_problem
 from common.texts import docstrings
 
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
@@ -66,6 +69,7 @@ BUDGETS = {
 # "both" comes first, since others are compared with it.
 LEVERS = ("both", "bits", "one format", "widths", "uniform")
 CHECKED = (2, 15, 27)
+SCENARIO = Scenario(batch=1, prompt_tokens=32, generated_tokens=24, weight_dtype="float16")
 Chosen = Iterable[tuple[str, str, Layout]]
 
 
@@ -93,11 +97,18 @@ class Choosing:
         self.halves, self.scores, self.shape = halves, scores, halves["ffn"].shape
         self.own = self.shape.usual_block
 
-    def optimum(self, levers: str, share: float) -> Layout | None:
-        """Returns the layout of least score within a share of the layers' bytes, if any is."""
+    def optimum(self, levers: str, most: float, used: OfBlock | None = None) -> Layout | None:
+        """Returns the layout of least score that uses no more than allowed, if any does.
+
+        Args:
+            levers: One of `LEVERS` or a format for all, but not "uniform".
+            most: What the blocks may use together.
+            used: What a layer's block uses; by default its bytes.
+        """
         if levers == "one format":
-            layouts = [self.optimum(name, share) for name in FORMATS]
+            layouts = [self.optimum(name, most, used) for name in FORMATS]
             return min((one for one in layouts if one), key=self.score, default=None)
+        use = used or (lambda _, block: counting.block_weight_bytes(self.shape, block, SERVED))
         rows = [
             [
                 Block(attention, ffn)
@@ -108,15 +119,10 @@ class Choosing:
             ]
             for layer in range(self.shape.layers)
         ]
-        most = share * body_bytes(Layout.parent(self.shape))
-        if sum(min(map(self._bytes, row)) for row in rows) > most:
+        least = sum(min(use(layer, block) for block in row) for layer, row in enumerate(rows))
+        if least > most:
             return None
-        problem = choice_problem(
-            rows,
-            self._score,
-            {"bytes": lambda _, block: self._bytes(block)},
-            [Limit("bytes", at_most=most)],
-        )
+        problem = choice_problem(rows, self._score, {"use": use}, [Limit("use", at_most=most)])
         return Layout(self.shape, tuple(map(Block.from_label, solve(problem).labels)))
 
     def score(self, layout: Layout) -> float:
@@ -130,10 +136,11 @@ class Choosing:
             budgets: Some of `BUDGETS`.
             levers: Some of `LEVERS`.
         """
+        parent = Layout.parent(self.shape)
         for name in budgets:
             for each in levers:
                 if each != "uniform":
-                    layout = self.optimum(each, BUDGETS[name])
+                    layout = self.optimum(each, BUDGETS[name] * body_bytes(parent))
                 else:
                     layout = uniform(self.shape, name) if name in FORMATS else None
                 if layout is not None:
@@ -151,9 +158,6 @@ class Choosing:
         ffn = Block(self.own.attention, block.ffn).label
         attention_kl: float = self.scores["attention"].kl(layer, attention)
         return attention_kl + float(self.scores["ffn"].kl(layer, ffn))
-
-    def _bytes(self, block: Block) -> float:
-        return counting.block_weight_bytes(self.shape, block, SERVED)
 
 
 def body_bytes(layout: Layout) -> float:
@@ -246,24 +250,42 @@ class Study:
             print(json.dumps(report | described(layout)), flush=True)
 
     def time(self, chosen: Chosen) -> None:
-        """Prints the seconds of decoding of each layout in llama.cpp, in turns with the parent."""
+        """Prints the seconds of decoding of each layout in llama.cpp, in turns with the parent.
+
+        Then the KL of layouts that are predicted to decode as fast as the uniform ones.
+        """
         layouts = list(chosen)
-        scenario = Scenario(batch=1, prompt_tokens=32, generated_tokens=24, weight_dtype="float16")
+        space = used_space([layout for _, _, layout in layouts])
         costs = EngineCalibrated.measure(
             LlamaCpp(threads=1, clock="cpu", rounds=2),
             self.parent,
-            used_space([layout for _, _, layout in layouts]),
-            scenario,
+            space,
+            SCENARIO,
             workspace=self.workspace,
+            max_layouts=24,
         )
         print(json.dumps({"calibration": costs.to_dict()["error"]}), flush=True)
-        predicted_parent = decode_seconds(costs, Layout.parent(self.parent.shape), scenario)
+        for place in layouts:
+            self._report_times(costs, *place)
+        halves = {"attention": space, "ffn": space}
+        choosing = Choosing(halves, self.choosing.scores)
         for budget, levers, layout in layouts:
-            seconds = costs.timed(layout)
-            ratio = seconds["child"]["decode_seconds"] / seconds["parent"]["decode_seconds"]
-            predicted = decode_seconds(costs, layout, scenario) / predicted_parent
-            report = {"budget": budget, "levers": levers, "measured": round(ratio, 4)}
-            print(json.dumps(report | {"predicted": round(predicted, 4)}), flush=True)
+            if levers == "uniform":
+                fast = choosing.optimum("both", blocks_seconds(costs, layout), seconds_of(costs))
+                assert fast is not None  # the uniform layout is one
+                self._report_times(costs, f"seconds of {budget}", "both", fast)
+                self.measure([(f"seconds of {budget}", "both", fast)], healed=False)
+
+    @staticmethod
+    def _report_times(costs: EngineCalibrated, budget: str, levers: str, layout: Layout) -> None:
+        seconds = costs.timed(layout)
+        fixed = costs.fixed_cost(layout.shape, SCENARIO)["decode_seconds"]
+        predicted, parent = (
+            fixed + blocks_seconds(costs, each) for each in (layout, Layout.parent(layout.shape))
+        )
+        ratio = seconds["child"]["decode_seconds"] / seconds["parent"]["decode_seconds"]
+        report = {"budget": budget, "levers": levers, "measured": round(ratio, 4)}
+        print(json.dumps(report | {"predicted": round(predicted / parent, 4)}), flush=True)
 
     def _fisher(self, space: SearchSpace) -> Any:
         config = FisherConfig(rounds=1)
@@ -306,11 +328,14 @@ def used_space(layouts: list[Layout]) -> SearchSpace:
     )
 
 
-def decode_seconds(costs: EngineCalibrated, layout: Layout, scenario: Scenario) -> float:
-    """Returns the predicted seconds of decoding."""
-    parts = [costs.fixed_cost(layout.shape, scenario)]
-    parts += [costs.block_cost(layer, block, scenario) for layer, block in enumerate(layout.blocks)]
-    return sum(part["decode_seconds"] for part in parts)
+def seconds_of(costs: EngineCalibrated) -> OfBlock:
+    """Returns the predicted seconds of decoding of a layer's block, as a function of both."""
+    return lambda layer, block: costs.block_cost(layer, block, SCENARIO)["decode_seconds"]
+
+
+def blocks_seconds(costs: EngineCalibrated, layout: Layout) -> float:
+    """Returns the predicted seconds of decoding of a layout's blocks."""
+    return sum(itertools.starmap(seconds_of(costs), enumerate(layout.blocks)))
 
 
 def _error(values: torch.Tensor) -> float:

@@ -1,6 +1,7 @@
 """What uniform formats cost the demo's parent, and one whose weights are on no grid.
 
     OMP_NUM_THREADS=1 nice python benchmarks/bits_formats.py --out bits-run
+    OMP_NUM_THREADS=1 nice python benchmarks/bits_formats.py --grids none --kinds q4_0 q4_1
 
 The parent of benchmarks/bits.py is what a file in Q4_1 unpacks to: its weights lie on the grid of
 that format. Is a study of other formats on it fair? A second parent has the same weights with noise
@@ -37,6 +38,7 @@ from puzzle.text.windows import windows
 from search_space import WEIGHT_FORMATS, Layout
 
 MIXES = ("q6_k", "q5_k_m", "q4_k_m")
+GRIDS = ("q4_1", "none")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -92,11 +94,12 @@ def in_format(tensors: Tensors, kind: str, parent: Parent) -> tuple[Tensors, flo
     return change_matrices(tensors, change), taken[0] / taken[1]
 
 
-def parents(parent: Parent, seed: int) -> dict[str, Tensors]:
-    """Returns the tensors of the parent and of the one that is on no grid."""
-    generator = torch.Generator().manual_seed(seed)
-    own = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
-    return {"q4_1": own, "none": change_matrices(own, lambda _, m: off_the_grid(m, generator))}
+def tensors_of(parent: Parent, grid: str, seed: int) -> Tensors:
+    """Returns the tensors of the parent, or of the one that is on no grid."""
+    own, generator = dict(parent.state_dict()), torch.Generator().manual_seed(seed)
+    if grid == "q4_1":
+        return own
+    return change_matrices(own, lambda _, matrix: off_the_grid(matrix, generator))
 
 
 def report(kls: torch.Tensor, **more: Any) -> None:
@@ -110,18 +113,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bits-run"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--grids", nargs="+", choices=GRIDS, default=GRIDS)
     parser.add_argument("--kinds", nargs="+", default=[*WEIGHT_FORMATS, *MIXES])
     options = parser.parse_args()
     parent = open_demo_parent(Workspace(options.out), dtype="float32")
     print_machine(dtype=parent.dtype, seed=options.seed)
     cut = windows(docstrings(), parent.tokenizer, replace(DATA, seed=options.seed))
     layout = Layout.parent(parent.shape)
-    first: WindowKL | None = None
-    for grid, tensors in parents(parent, options.seed).items():
+    for grid in options.grids:
+        tensors = tensors_of(parent, grid, options.seed)
         model = assemble(parent.config, layout, tensors, dtype=parent.dtype)
-        if first is not None:
-            report(first(model), grid=grid, of="q4_1")
-        first = judge = WindowKL(model, cut.validation)
+        judge = WindowKL(model, cut.validation)
         for kind in options.kinds:
             values, size = in_format(tensors, kind, parent)
             child = assemble(parent.config, layout, values, dtype=parent.dtype)
