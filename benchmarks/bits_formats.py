@@ -8,14 +8,15 @@ that format. Is a study of other formats on it fair? A second parent has the sam
 that is uniform over each step of their grid, as if they had never been rounded. Each is rounded to
 the uniform formats and to llama.cpp's mixes of K-quants, and compared with itself on 4,096
 validation tokens. A mix gives some matrices more bits, and rows that are no multiples of 256, which
-all but the down projections are, its fallbacks. The embedding stays as it is.
+all but the down projections are, its fallbacks. The embedding stays as it is. "again" is how much a
+second round trip changes the values, as a share of what the first did (both as norms).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -72,10 +73,10 @@ def rounded(matrix: torch.Tensor, kind: str) -> tuple[torch.Tensor, float]:
     return torch.from_numpy(quants.dequantize(data, type_)), matrix.numel() * size / block
 
 
-def in_format(tensors: Tensors, kind: str, parent: Parent) -> tuple[Tensors, float]:
-    """Returns tensors in a format or a mix, and their bytes as a share of those in float16."""
+def in_format(tensors: Tensors, kind: str, parent: Parent) -> tuple[Tensors, dict[str, float]]:
+    """Returns tensors in a format or a mix, their share of the bytes in float16, and "again"."""
     places: Counter[str] = Counter()
-    taken = [0.0, 0.0]
+    sums: defaultdict[str, float] = defaultdict(float)
     shape = parent.shape
     groups = shape.heads // shape.usual_block.attention.kv_heads
 
@@ -87,11 +88,15 @@ def in_format(tensors: Tensors, kind: str, parent: Parent) -> tuple[Tensors, flo
             )
         places[name] += 1
         values, size = rounded(matrix, own)
-        taken[0] += size
-        taken[1] += 2.0 * matrix.numel()
+        sums["bytes"] += size
+        sums["float16"] += 2.0 * matrix.numel()
+        sums["first"] += float((values - matrix).square().sum())
+        sums["second"] += float((rounded(values, own)[0] - values).square().sum())
         return values
 
-    return change_matrices(tensors, change), taken[0] / taken[1]
+    changed = change_matrices(tensors, change)
+    again = (sums["second"] / max(sums["first"], 1e-30)) ** 0.5
+    return changed, {"bytes": sums["bytes"] / sums["float16"], "again": again}
 
 
 def tensors_of(parent: Parent, grid: str, seed: int) -> Tensors:
@@ -125,9 +130,11 @@ def main() -> None:
         model = assemble(parent.config, layout, tensors, dtype=parent.dtype)
         judge = WindowKL(model, cut.validation)
         for kind in options.kinds:
-            values, size = in_format(tensors, kind, parent)
+            values, sizes = in_format(tensors, kind, parent)
             child = assemble(parent.config, layout, values, dtype=parent.dtype)
-            report(judge(child), grid=grid, format=kind, bytes=round(size, 4))
+            report(
+                judge(child), grid=grid, format=kind, **{n: round(v, 4) for n, v in sizes.items()}
+            )
 
 
 if __name__ == "__main__":
