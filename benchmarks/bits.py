@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run
     OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --budgets q4_0 --healed
+    OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --healed --after-healing
     OMP_NUM_THREADS=1 nice python benchmarks/bits.py --out bits-run --budgets q4_0 --time
 
 One library and one table of Fisher scores of attention and FFN, in the parent's format and in those
@@ -10,6 +11,9 @@ program's optimum among widths alone, among formats alone, among widths with one
 among both; beside them the uniform formats. Each child's KL is on validation text that chose
 nothing, with the error of its mean over windows; a difference from "both" is paired by window. The
 embedding is the same in all and not counted. What is in OUT/kls.json is not measured again.
+
+Scores are of what is not healed, and healing makes up for more of what formats lose than of what
+widths do. With `--after-healing`, formats count as much as healing left of one of them.
 
 The demo's own file is in Q4_1: its dequantised weights are the parent. Formats with a minimum of
 their own (q4_1, q5_1) share its grid and are left out; benchmarks/bits_formats.py checks what the
@@ -91,10 +95,14 @@ class Choosing:
     Args:
         halves: As `spaces` returns them.
         scores: Of each of them.
+        left: What is counted of the part of the scores that formats add.
     """
 
-    def __init__(self, halves: dict[str, SearchSpace], scores: dict[str, Any]) -> None:
-        self.halves, self.scores, self.shape = halves, scores, halves["ffn"].shape
+    def __init__(
+        self, halves: dict[str, SearchSpace], scores: dict[str, Any], left: float = 1.0
+    ) -> None:
+        self.halves, self.scores, self.left = halves, scores, left
+        self.shape = halves["ffn"].shape
         self.own = self.shape.usual_block
 
     def optimum(self, levers: str, most: float, used: OfBlock | None = None) -> Layout | None:
@@ -154,6 +162,10 @@ class Choosing:
         return levers == "both" or half.unquantised == own
 
     def _score(self, layer: int, block: Block) -> float:
+        fitted, rounded = (self._fisher(layer, one) for one in (block.unquantised, block))
+        return fitted + self.left * (rounded - fitted)
+
+    def _fisher(self, layer: int, block: Block) -> float:
         attention = Block(block.attention, self.own.ffn).label
         ffn = Block(self.own.attention, block.ffn).label
         attention_kl: float = self.scores["attention"].kl(layer, attention)
@@ -234,6 +246,18 @@ class Study:
             }
             print(json.dumps({"layer": layer, "exact_and_fisher": pairs}), flush=True)
 
+    def after_healing(self) -> Choosing:
+        """Returns programs that count only as much of the formats as healing leaves of one.
+
+        That is measured on the text of the scores, with the smallest format in all layers.
+        """
+        layout = uniform(self.parent.shape, FORMATS[-1])
+        judge = WindowKL(as_child(self.parent), self.cut.score)
+        kl = float(judge(self._child(layout, healed=True)).mean())
+        left = kl / self.choosing.score(layout)
+        print(json.dumps({"left of formats by healing": round(left, 4)}), flush=True)
+        return Choosing(self.choosing.halves, self.choosing.scores, left)
+
     def measure(self, chosen: Chosen, *, healed: bool) -> None:
         """Prints the KL of each child, if wished with its blocks fitted to the child's stream."""
         both: dict[str, torch.Tensor] = {}
@@ -241,7 +265,7 @@ class Study:
             kls = torch.tensor(self._kls(layout, healed))
             report = {"seed": self.seed, "budget": budget, "levers": levers, "healed": healed}
             report |= {"kl": round(float(kls.mean()), 5), "error": _error(kls)}
-            report["score"] = round(self.choosing.score(layout), 5)
+            report["score"] = round(self.choosing.score(layout), 5)  # of what is not healed
             if levers == "both":
                 both[budget] = kls
             elif budget in both:
@@ -297,16 +321,18 @@ class Study:
         labels = ",".join(block.label for block in layout.blocks)
         key = hashlib.sha256(f"{self.seed} {healed} {labels}".encode()).hexdigest()[:16]
         if key not in known:
-            library = self.library
-            if healed:
-                library = heal(self.parent, layout, self.cut, workspace=self.workspace)
-            tensors = library.child_tensors(layout)
-            child = assemble(self.parent.config, layout, tensors, dtype=self.parent.dtype)
-            known[key] = self.judge(child).tolist()
+            known[key] = self.judge(self._child(layout, healed)).tolist()
             with publishing_file(path) as fresh:
                 fresh.write_text(json.dumps(known), encoding="utf-8")
         kls: list[float] = known[key]
         return kls
+
+    def _child(self, layout: Layout, healed: bool) -> Any:
+        library = self.library
+        if healed:
+            library = heal(self.parent, layout, self.cut, workspace=self.workspace)
+        tensors = library.child_tensors(layout)
+        return assemble(self.parent.config, layout, tensors, dtype=self.parent.dtype)
 
     @staticmethod
     def _timed(name: str, made: Any) -> Any:
@@ -350,6 +376,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     parser.add_argument("--levers", nargs="+", choices=LEVERS, default=LEVERS)
     parser.add_argument("--healed", action="store_true", help="heal each child")
+    parser.add_argument("--after-healing", action="store_true", help="score formats as healed")
     parser.add_argument("--check", action="store_true", help="check scores against exact ones")
     parser.add_argument("--time", action="store_true", help="time the layouts in llama.cpp")
     options = parser.parse_args()
@@ -358,7 +385,8 @@ def main() -> None:
     if options.check:
         study.check_scores()
         return
-    chosen = study.choosing.layouts(options.budgets, options.levers)
+    choosing = study.after_healing() if options.after_healing else study.choosing
+    chosen = choosing.layouts(options.budgets, options.levers)
     if options.time:
         study.time(chosen)
     else:
