@@ -40,8 +40,8 @@ from search_space import Block, Layout, SearchSpace
 from solvers import solve
 
 TINY = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "reasoning" / "tiny.py"))
-LAYERS, WIDTH, ROWS = 6, 192, 128
-BUDGETS = (0.9, 0.8, 0.7, 0.6)
+LAYERS, WIDTH, ROWS = 4, 192, 128
+BUDGETS = (0.65, 0.6, 0.55, 0.5, 0.45)
 HARDWARE, SCENARIO = "roofline:h100-sxm", Scenario(batch=8, prompt_tokens=8, generated_tokens=24)
 
 
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("mode-scores"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=180)
+    parser.add_argument("--steps", type=int, default=240)
     given = parser.parse_args()
     print_machine(packages=("torch", "transformers", "trl"))
     torch.manual_seed(given.seed)

@@ -1,10 +1,10 @@
 """Teaches a searched child of SmolLM2 to think, by fine-tuning and reinforcement learning.
 
-    puzzle search --demo --out search --hardware roofline:h100-sxm \
+    puzzle search --demo --out search --hardware roofline:h100-sxm --working-dtype float32 \
         --constraint "parameters <= 0.9x" --constraint "kv_cache <= 0.7x"
     python examples/reasoning/smollm2.py search/child --out smollm2-run
 
-It needs the extra `posttrain`. The task are the chained sums of reasoning-gym, of three to five
+It needs the extra `posttrain`. The task is chained sums of reasoning-gym, of three to five
 digits. First the child learns both modes from pairs: with thinking on, it writes every running sum;
 off, the answer alone. Then GRPO rewards right, consistent and brief answers. Both stages train
 adapters, which are merged into what is saved. After each, and before, the child answers sums that
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tests", type=int, default=64)
     parser.add_argument("--rows", type=int, default=16, help="rows of a step of fine-tuning")
-    parser.add_argument("--sft-steps", type=int, default=24)
+    parser.add_argument("--sft-steps", type=int, default=20)
     parser.add_argument("--sft-rate", type=float, default=2e-3)
     parser.add_argument("--rl-steps", type=int, default=8)
     parser.add_argument("--rl-rate", type=float, default=2e-4)
