@@ -34,6 +34,7 @@ def place(tmp_path, monkeypatch):
         ("posttrain rl child", "give --rows FILE, or --gym NAME"),
         ("posttrain rl child --rows x --method dpo", "--method dpo: allowed: grpo, rloo"),
         ("posttrain rl child --rows x --set y", "write NAME=VALUE"),
+        ("posttrain sft child --rows x --system-prompt on=a", "write on=TEXT and off=TEXT"),
         ("posttrain rl child --rows x --scorer none.such", "--scorer none.such"),
         ("posttrain traces http://localhost/v1 --rows x", "server-model is missing"),
     ],
