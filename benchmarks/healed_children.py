@@ -8,10 +8,10 @@ scores of a library of the default settings, unless OUT/layouts.json has them.
 
     OMP_NUM_THREADS=1 python benchmarks/healed_children.py --settings "{}" '{"channels": "largest"}'
     python benchmarks/healed_children.py --settings "{}" '{"fit_tokens": 32768}' \\
-        '{"fit_tokens": 32768, "distil": {"tokens": 65536, "learning_rate": 0.0003}}'
+        '{"fit_tokens": 32768, "distil": {"tokens": 65536, "optimizer": "adamw"}}'
     python benchmarks/healed_children.py --budgets 0.7 --settings "{}" \\
-        '{"distil": {"tokens": 12288, "text": 131072, "learning_rate": 0.0003}}' \\
-        '{"distil": {"tokens": 24576, "text": 131072, "learning_rate": 0.0003}}'
+        '{"distil": {"tokens": 12288, "text": 131072}}' \\
+        '{"distil": {"tokens": 24576, "text": 131072}}'
     python benchmarks/healed_children.py --local --settings "{}" '{"channels": "largest"}'
 
 Settings are those of `LibraryConfig`, beside the number of fit tokens and the settings of a

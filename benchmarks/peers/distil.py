@@ -55,6 +55,7 @@ def distilled(study: Study, key: str, row: dict[str, Any], args: Any) -> dict[st
         batch=8,
         micro_batch=4,
         optimizer="muon",
+        learning_rate=1e-3,
         mixed_precision="bf16",
         checkpoint_every=10**6,
         seed=args.seed,
