@@ -1,13 +1,13 @@
 """What a family of three sizes takes beyond one search, and what nesting takes to solve.
 
-    python benchmarks/size_family.py --out family-run
+    python benchmarks/size_family.py --out family-run [--nested]
     python benchmarks/size_family.py --nesting
 
 With `--out`, the demo's parent is searched for the middle size alone, on a quarter of the demo's
-text, then for three sizes free and for three nested ones. All have one run directory, which has to
-be new, so that what a line says is what it takes beyond those before it. Seconds are those of the
-CPU and of the clock. Costs are modelled (`roofline:h100-sxm`), so that nothing is timed and layouts
-are the same each time.
+text, then for three sizes free and, with `--nested`, for three nested ones. All have one run
+directory, which has to be new, so that what a line says is what it takes beyond those before it.
+Seconds are those of the CPU and of the clock. Costs are modelled (`roofline:h100-sxm`), so that
+nothing is timed and layouts are the same each time.
 
 With `--nesting`, `solve_nested` is timed on random problems of the size of real searches: 54
 options for each layer, three members, of which the first is short of one resource and the last of
@@ -38,7 +38,7 @@ def spent() -> tuple[float, float]:
     return time.process_time(), time.perf_counter()
 
 
-def searches(out: Path, effort: str, tokens: int) -> dict[str, Any]:
+def searches(out: Path, effort: str, tokens: int, *, nested: bool) -> dict[str, Any]:
     """Returns what one search and two families took, and what they chose."""
     data = replace(
         DEMO_DATA,
@@ -62,10 +62,11 @@ def searches(out: Path, effort: str, tokens: int) -> dict[str, Any]:
         "three free, beyond it": lambda: puzzle.family(
             parent, text, sizes=SIZES, out=out, **common
         ),
-        "three nested, beyond them": lambda: puzzle.family(
-            parent, text, sizes=SIZES, nested=True, out=out, **common
-        ),
     }
+    if nested:
+        runs["three nested, beyond them"] = lambda: puzzle.family(
+            parent, text, sizes=SIZES, nested=True, out=out, **common
+        )
     if out.exists():
         raise SystemExit(f"{out} exists; give a new directory")
     for name, run in runs.items():
@@ -125,13 +126,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--effort", default="fast")
     parser.add_argument("--tokens", type=int, default=DEMO_DATA.fit_tokens // 4)
+    parser.add_argument("--nested", action="store_true")
     parser.add_argument("--nesting", action="store_true")
     given = parser.parse_args()
     print_machine(packages=("torch", "highspy"))
     if given.nesting:
         nesting()
     if given.out is not None:
-        searches(given.out, given.effort, given.tokens)
+        searches(given.out, given.effort, given.tokens, nested=given.nested)
 
 
 if __name__ == "__main__":
