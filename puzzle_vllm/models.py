@@ -71,6 +71,13 @@ class ChildLayer(nn.Module):
             name = family.attention.module
             attention = lfm2_attention(getattr(layer, name), sizes, own, f"{prefix}.{name}")
             setattr(layer, name, attention)
+        # Read of the first layer by models with experts: whether devices share out the tokens.
+        self.use_attn_reduce_scatter_for_moe = False
+        if getattr(layer, "use_attn_reduce_scatter_for_moe", False):
+            raise ValueError(
+                "children with experts cannot share out tokens between devices; leave out "
+                "--enable-expert-parallel, or --data-parallel-size"
+            )
         # Whether the model's loop carries the stream beside the last update, or their sum.
         self.pairs = "residual" in inspect.signature(stock.forward).parameters
         scale = family.residual_scale(config)
