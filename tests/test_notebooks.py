@@ -15,7 +15,7 @@ from pathlib import Path
 data = puzzle.DataConfig(window=16, fit_tokens=512, score_tokens=64, validation_tokens=64)
 parent, text = {parent!r}, Path({text!r}).read_text()
 scenario = puzzle.Scenario(
-    batch=2, prompt_tokens=8, generated_tokens=8, weight_dtype="float32"
+    batch=2, prompt_tokens=4, generated_tokens=2, weight_dtype="float32"
 )
 constraints = ["parameters <= 0.8x"]
 """
