@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/peers/distil.py --out peers-run
 
-Each child at 85 % is distilled from the parent by `puzzle.distill` with one setting: Muon at its
-default rate, cosine and KL, 20 steps of 8 windows of 256 tokens of docstrings, of which the first
+Each child at 85 % is distilled from the parent by `puzzle.distill` with one setting: Muon at a
+rate of 1e-3, cosine and KL, 20 steps of 8 windows of 256 tokens of docstrings, of which the first
 8,192 tokens are the calibration text; bfloat16 autocast, weights in float32. That takes about 300
 CPU-seconds. KL is measured on the validation text of the comparison. The figures go to
 OUT/distilled.json, and are not made again.

@@ -65,7 +65,7 @@ def main_table(rows: Rows) -> list[str]:
 
 def distilled_table(rows: Rows, distilled: Rows) -> list[str]:
     """Returns the lines of the table of children before and after distillation."""
-    heads = ["method", "before", "after", "gain", "to puzzle's", "loss", "agreement", "CPU-s"]
+    heads = ["method", "before", "after", "change", "to puzzle's", "loss", "agreement", "CPU-s"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key, row in distilled.items():
         method, share = key.rsplit(" ", 1)
