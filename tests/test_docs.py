@@ -107,12 +107,13 @@ def test_every_file_that_the_guide_for_contributors_names_exists():
             folder = path if name.endswith("/") else path.parent
 
 
-def test_the_readmes_picture_shows_the_figures_of_the_tables(tmp_path):
-    script = [sys.executable, str(ROOT / "benchmarks/readme_picture.py"), "--out"]
-    subprocess.run([*script, str(tmp_path / "now.svg")], check=True)
-    now, kept = (
-        re.findall(r"<dc:description>(.+)</dc:description>", path.read_text(encoding="utf-8"))
-        for path in (tmp_path / "now.svg", ROOT / "docs/pictures/frontier.svg")
-    )
-    assert len(now) == 1
-    assert now == kept
+def test_the_pictures_of_the_docs_show_the_figures_of_the_tables(tmp_path):
+    script = [sys.executable, str(ROOT / "benchmarks/readme_picture.py"), "--out", str(tmp_path)]
+    subprocess.run(script, check=True)
+    for name in ("frontier.svg", "choosers.svg"):
+        now, kept = (
+            re.findall(r"<dc:description>(.+)</dc:description>", path.read_text(encoding="utf-8"))
+            for path in (tmp_path / name, ROOT / "docs/pictures" / name)
+        )
+        assert len(now) == 1
+        assert now == kept, name
