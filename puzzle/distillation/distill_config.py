@@ -196,6 +196,11 @@ class DistillConfig:
         return max(1, self.tokens // (self.step_windows * self.length))
 
     @property
+    def parent_losses(self) -> tuple[str, ...]:
+        """The losses that need the parent itself: an offline teacher is not enough for them."""
+        return tuple(sorted(set(self.losses) - set(OFFLINE_LOSSES)))
+
+    @property
     def peak_rate(self) -> float:
         """Highest learning rate: the given one, or that of the optimiser."""
         return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate

@@ -269,9 +269,8 @@ class OfflineDistiller(Distiller):
 
 def require_offline(config: DistillConfig) -> None:
     """Raises SettingError if a loss cannot be computed from a teacher's likeliest tokens."""
-    others = sorted(set(config.losses) - set(OFFLINE_LOSSES))
-    if others:
+    if config.parent_losses:
         raise SettingError(
-            f"losses {others} need the parent itself; with teacher= give "
+            f"losses {list(config.parent_losses)} need the parent itself; with teacher= give "
             'DistillConfig(losses={"kl": 1.0}), with or without "lm"'
         )

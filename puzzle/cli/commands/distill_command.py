@@ -10,7 +10,7 @@ from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.inputs import table
 from puzzle.cli.signatures import declared, declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
-from puzzle.distillation.distill_config import OFFLINE_LOSSES, TOP_K, DistillConfig
+from puzzle.distillation.distill_config import TOP_K, DistillConfig
 from puzzle.storage.paths import user_path
 
 SOURCES = (
@@ -126,11 +126,10 @@ def _loss(text: str) -> tuple[str, float]:
 
 
 def _require_offline(config: DistillConfig) -> None:
-    others = sorted(set(config.losses) - set(OFFLINE_LOSSES))
-    if others:
+    if config.parent_losses:
         raise UsageError(
-            f"--teacher: the losses {', '.join(others)} need the parent itself; give --loss kl=1, "
-            "with or without --loss lm=1"
+            f"--teacher: the losses {', '.join(config.parent_losses)} need the parent itself; give "
+            "--loss kl=1, with or without --loss lm=1"
         )
 
 
