@@ -57,6 +57,8 @@ class Slurm:
         except ImportError as error:
             raise SettingError("submitit is not installed here; pip install submitit") from error
         self.patience = patience
+        self._local = cluster == "local"
+        self._jobs: list[Any] = []
         self._gpus = int(torch.cuda.is_available()) if gpus is None else gpus
         self._threads = threads or torch.get_num_threads()
         given = {"timeout_min": 60, "cpus_per_task": self._threads, **parameters}
@@ -73,13 +75,22 @@ class Slurm:
     def submit(self, fn: Callable[..., T], /, *args: Any) -> Any:
         """Queues a call."""
         device = "cuda:0" if self._gpus else ""
-        return self._queue.submit(Queued(device, self._threads), fn, *args)
+        job = self._queue.submit(Queued(device, self._threads), fn, *args)
+        if self._local:
+            # An artifact may be there before the process that wrote it has ended, and a process
+            # whose job is dropped while it runs is never waited for.
+            self._jobs = [other for other in self._jobs if not other.done()] + [job]
+        return job
 
     def __enter__(self) -> Slurm:
         return self
 
     def __exit__(self, *_: object) -> None:
-        return None
+        """Ends the processes of this machine; jobs of a queue are left to it."""
+        for job in self._jobs:
+            if not job.done():
+                job.cancel()
+            job.wait()
 
 
 class Queued:

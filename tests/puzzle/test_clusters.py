@@ -160,15 +160,17 @@ def fitted(run):
 def test_submitit_writes_the_same_bytes_and_submits_a_preempted_job_again(saved, tmp_path):
     pytest.importorskip("submitit")
     alone = fitted(run_of(saved, tmp_path / "alone"))
-    queue = Slurm(tmp_path / "logs", cluster="local", threads=torch.get_num_threads())
-    assert fitted(run_of(saved, tmp_path / "spread", queue)) == alone
-    sleeper = queue.submit(sleep_unless_seen, str(tmp_path / "seen"))
-    while not (tmp_path / "seen").exists():
-        time.sleep(0.05)
-    # What SLURM sends to a job before it preempts it.
-    (task,) = psutil.Process(int(sleeper.job_id)).children(recursive=True)
-    task.send_signal(signal.SIGUSR2)
-    assert sleeper.result() == "again"
+    with Slurm(tmp_path / "logs", cluster="local", threads=torch.get_num_threads()) as queue:
+        assert fitted(run_of(saved, tmp_path / "spread", queue)) == alone
+        sleeper = queue.submit(sleep_unless_seen, str(tmp_path / "seen"))
+        while not (tmp_path / "seen").exists():
+            time.sleep(0.05)
+        # What SLURM sends to a job before it preempts it.
+        (task,) = psutil.Process(int(sleeper.job_id)).children(recursive=True)
+        task.send_signal(signal.SIGUSR2)
+        assert sleeper.result() == "again"
+        left = queue.submit(time.sleep, 600)
+    assert left.done(), "a process of this machine outlived its executor"
 
 
 def sleep_unless_seen(path):
