@@ -9,10 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)
 
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
@@ -110,7 +106,7 @@ def distill_memory(
 
     The passes are run on tensors that have sizes and no contents, so that what is counted is what
     `distill` does, whatever the family and the losses. Attention is that of a fused kernel, which
-    keeps no scores.
+    keeps no scores. A mixture's experts compute `top_k` times the tokens, wherever these go.
 
     Args:
         child: Its directory, its config, or a `Layout` of the parent.
@@ -123,8 +119,7 @@ def distill_memory(
         device: Their kind, "cuda" or "cpu".
 
     Raises:
-        SettingError: The batch cannot be divided among so many processes, or the passes of this
-            family depend on numbers.
+        SettingError: The batch cannot be divided among so many processes.
         DataError: The losses cannot be computed between these two models.
 
     Example:
@@ -151,7 +146,7 @@ def distill_memory(
         seen = (torch.bfloat16, torch.bfloat16) if cast and sharded else (torch.float32, taught)
         models = simulated_distiller(configs, seen, config, offline)
         models.device_type = device
-        step = _simulated(models, config, cast=cast and not sharded)
+        step = simulate_step(models, config, cast=cast and not sharded)
     return _memory(models, step, config, (processes, sharded, device, taught))
 
 
@@ -174,16 +169,6 @@ def _as_child(config: Any) -> Any:
 def _stored(config: Any) -> torch.dtype:
     stored = getattr(config, "dtype", None)
     return stored if isinstance(stored, torch.dtype) else torch.bfloat16
-
-
-def _simulated(models: Distiller, config: DistillConfig, *, cast: bool) -> StepBytes:
-    try:
-        return simulate_step(models, config, cast=cast)
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise SettingError(
-            f"the memory of {type(models.child).__name__} cannot be computed beforehand: what its "
-            f"passes take depends on the numbers in them ({error})"
-        ) from error
 
 
 def _memory(

@@ -49,7 +49,10 @@ class LiveBytes(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = {_place(each) for each in tree_leaves((args, kwargs)) if _is_tensor(each)}
-        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._grouped_mm.default:
+            out = _of_experts(*args, **(kwargs or {}))
+        else:
+            out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if not _is_tensor(tensor):
                 continue
@@ -74,6 +77,18 @@ class LiveBytes(TorchDispatchMode):
 
         # The storage outlives its tensors where the backward pass needs it.
         self._watchers[place] = weakref.ref(storage, gone)
+
+
+def _of_experts(
+    a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor, *_: Any, **__: Any
+) -> torch.Tensor:
+    """Returns a tensor of the sizes of the product with each expert's weights, or their gradient.
+
+    torch's own function of the sizes refuses float32, which its product computes.
+    """
+    if a.dim() == 2 and b.dim() == 2:
+        return a.new_empty(len(offs), len(a), b.shape[1])
+    return a.new_empty(a.shape[-2], b.shape[-1])
 
 
 def _is_tensor(value: Any) -> bool:

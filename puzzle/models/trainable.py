@@ -151,6 +151,10 @@ def empty_model(config: PuzzleConfig, dtype: torch.dtype) -> PuzzleForCausalLM:
             model = causal_lm_class(family_of(config))(config)
     finally:
         torch.set_default_dtype(before)
+    if family_of(config).experts is not None:
+        # What transformers computes by default where it has made a model of the family before, and
+        # a loop over the experts where it has not; one of them, so that a run can be repeated.
+        model.config._experts_implementation = "grouped_mm"
     model.tie_weights()
     return model
 

@@ -1,12 +1,12 @@
 """A tiny parent, a child of it, tokens and settings of distillations."""
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from puzzle.distillation.distill_config import DistillConfig
-from puzzle.models.child import PuzzleForCausalLM
-from puzzle.models.child_config import config_from_layout
-from puzzle.models.families import LLAMA
+from puzzle.models.child import PuzzleForCausalLM, causal_lm_class
+from puzzle.models.child_config import config_from_layout, shape_of
+from puzzle.models.families import LLAMA, family_of
 from search_space import Block, Layout
 
 OWN = "gqa3+gated64"
@@ -49,6 +49,28 @@ def child_model(labels=LABELS, **changes):
     }
     child.load_state_dict(shared, strict=False)
     return child
+
+
+MIXTURE = Qwen3MoeConfig(
+    num_hidden_layers=2,
+    hidden_size=48,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=12,
+    moe_intermediate_size=24,
+    num_experts=4,
+    num_experts_per_tok=2,
+    vocab_size=62,
+)
+
+
+def mixtures():
+    """A child of two kinds of mixture, and its parent."""
+    parent = randomise(Qwen3MoeForCausalLM(MIXTURE), 0)
+    labels = ["gqa2+moe4x24k2", "gqa1+moe2x24k2"]
+    layout = Layout(shape_of(MIXTURE), tuple(map(Block.from_label, labels)))
+    config = config_from_layout(MIXTURE, layout)
+    return randomise(causal_lm_class(family_of(config))(config), 1), parent
 
 
 def tokens(rows=40, length=16, seed=3):

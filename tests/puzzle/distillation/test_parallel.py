@@ -13,14 +13,20 @@ from safetensors.torch import load_file
 
 import puzzle
 from puzzle.distillation import distill_memory
-from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
+from tests.factories.distillation import (
+    child_model,
+    losses,
+    mixtures,
+    parent_model,
+    settings,
+    tokens,
+)
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import json, os, sys, torch
 from tests.factories.measured_step import measure_steps
-from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
-from puzzle.errors import WorkspaceError
+from tests.factories.distillation import child_model, mixtures, parent_model, settings, tokens
 from transformers import TrainerCallback
 import puzzle
 
@@ -32,8 +38,9 @@ measured = []
 measure_steps(measured.append)
 for name, options in json.loads(sys.argv[2]).items():
     measured.clear()
-    for callbacks in ([Stop], []) if name != "fsdp-bf16" else ([Stop],):
-        puzzle.distill(child_model(), parent_model(), tokens(), config=settings(**options),
+    child, parent = mixtures() if "moe" in name else (child_model(), parent_model())
+    for callbacks in ([Stop], []) if name in ("ddp-adamw", "fsdp-muon") else ([Stop],):
+        puzzle.distill(child, parent, tokens(), config=settings(**options),
                        validation=tokens(5, seed=9), out=f"{sys.argv[1]}/{name}",
                        callbacks=callbacks)
     with open(f"{sys.argv[1]}/{name}-{os.environ['RANK']}.json", "w") as file:
@@ -46,6 +53,8 @@ CASES = {
     "ddp-adamw": {},
     "fsdp-muon": {"shard": True, "gradient_checkpointing": True, "optimizer": "muon"},
     "fsdp-bf16": {"shard": True, "mixed_precision": "bf16"},
+    "ddp-moe": {},
+    "fsdp-moe": {"shard": True, "gradient_checkpointing": True},
 }
 CASES = {
     name: {"micro_batch": 2, "timeout_minutes": 125, **options} for name, options in CASES.items()
@@ -148,10 +157,9 @@ def test_processes_wait_for_one_another_as_long_as_the_settings_say(two):
 @pytest.mark.parametrize("name", CASES)
 def test_each_process_has_the_memory_that_is_computed_beforehand(name, two):
     config = settings(**CASES[name])
-    parent = parent_model(dtype="float32").config
-    computed = distill_memory(
-        child_model().config, parent, config=config, processes=2, device="cpu"
-    )
+    child, parent = mixtures() if "moe" in name else (child_model(), parent_model())
+    parent.config.dtype = torch.float32
+    computed = distill_memory(child.config, parent.config, config=config, processes=2, device="cpu")
     first, second = (json.loads((two / f"{name}-{rank}.json").read_text()) for rank in (0, 1))
     # In the first step of a process there are no moments yet, and FSDP sets up its buffers.
     first, second = ([step for n, step in enumerate(each) if n % 3] for each in (first, second))

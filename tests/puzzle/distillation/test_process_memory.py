@@ -1,12 +1,10 @@
 """Claims about the computed memory of a distillation; two processes are in test_parallel."""
 
-import pytest
 from transformers import Qwen3MoeConfig
 
 from puzzle.distillation import distill_memory
-from puzzle.errors import SettingError
 from puzzle.models.child_config import layout_from_config
-from tests.factories.distillation import CONFIG, child_model, settings
+from tests.factories.distillation import CONFIG, MIXTURE, child_model, settings
 
 
 def test_a_layout_takes_what_its_child_does_and_an_offline_teacher_takes_no_parent():
@@ -18,16 +16,15 @@ def test_a_layout_takes_what_its_child_does_and_an_offline_teacher_takes_no_pare
     assert whole.child == alone.child == 4 * sum(p.numel() for p in child_model().parameters())
 
 
-def test_a_model_whose_passes_depend_on_numbers_is_refused_by_name():
-    mixture = Qwen3MoeConfig(
-        num_hidden_layers=1,
-        hidden_size=16,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        moe_intermediate_size=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        vocab_size=62,
-    )
-    with pytest.raises(SettingError, match="Qwen3Moe"):
-        distill_memory(mixture, mixture, config=settings())
+def test_a_mixture_keeps_what_its_experts_compute_of_each_token_as_often_as_there_are_experts():
+    def kept(top_k):
+        config = Qwen3MoeConfig(**{**MIXTURE.to_dict(), "num_experts_per_tok": top_k})
+        return distill_memory(config, config, config=settings()).kept
+
+    options, hidden, width = settings(), MIXTURE.hidden_size, MIXTURE.moe_intermediate_size
+    tokens = 2 * options.micro_batch * options.length  # of two layers
+    one, two, three = map(kept, (1, 2, 3))
+    assert two - one == three - two
+    # An expert's input and output; gate and up, what is activated of them, and their product; and
+    # the places and weights of the tokens.
+    assert two - one == tokens * (4 * (2 * hidden + 4 * width) + 36)
