@@ -9,6 +9,7 @@ from typing import Any
 
 from puzzle.errors import SettingError
 from puzzle.storage.plain_values import count_of, make_plain
+from puzzle.text.thoughts import check_system_prompts
 
 LOSSES = ("cosine", "mse", "kl", "reverse_kl", "lm")
 # What a teacher's likeliest tokens are enough for, without the parent itself.
@@ -153,10 +154,7 @@ class DistillConfig:
             )
         if self.thinking not in THINKING:
             raise SettingError(f"thinking={self.thinking!r}; allowed: {THINKING}")
-        if self.system_prompts is not None and set(self.system_prompts) != {"on", "off"}:
-            raise SettingError(
-                f"system_prompts={self.system_prompts!r}; give a text for each of 'on' and 'off'"
-            )
+        check_system_prompts(self.system_prompts)
 
     def _check_losses(self) -> None:
         if not self.losses or any(name not in LOSSES for name in self.losses):

@@ -27,6 +27,7 @@ def answer_workload(
     batch: int = 1,
     budget: int | None = None,
     max_tokens: int = 1024,
+    system_prompts: Mapping[str, str] | None = None,
 ) -> Workload:
     """Measures a model's answers in both modes; what `seconds_per_answer` is then a constraint on.
 
@@ -37,10 +38,12 @@ def answer_workload(
         questions: What users ask.
         shares: How many of the requests are made in each mode, such as {"on": 0.3, "off": 0.7}; a
             mode that is left out has none.
-        tokenizer: By default the one beside the model. Its template has a switch for thinking.
+        tokenizer: By default the one beside the model. Its template has a switch for thinking,
+            unless there are system prompts.
         batch: Requests that are served together.
         budget: The most tokens of a thought.
         max_tokens: The most tokens of thought and answer.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
 
     Returns:
         The scenarios "on" and "off", for `scenario=` of `puzzle.search`.
@@ -71,10 +74,14 @@ def answer_workload(
         thinking=thinking,
         budget=budget,
         max_tokens=max_tokens,
+        system_prompts=system_prompts,
     ).answers["child"]
     scenarios = {}
     for mode, share in shares.items():
-        prompts = [render_prompt(question, tokenizer, thinking=mode) for question in questions]
+        prompts = [
+            render_prompt(question, tokenizer, thinking=mode, system_prompts=system_prompts)
+            for question in questions
+        ]
         lengths = [len(tokenizer(p, add_special_tokens=False)["input_ids"]) for p in prompts]
         scenario = Scenario(
             batch=batch,

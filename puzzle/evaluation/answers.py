@@ -18,7 +18,7 @@ from puzzle.storage.json_files import read_json_lines
 from puzzle.storage.json_values import as_text
 from puzzle.storage.plain_values import count_of
 from puzzle.text.chat import render_prompt
-from puzzle.text.thoughts import MODES, OPEN, split_thought
+from puzzle.text.thoughts import MODES, OPEN, check_system_prompts, split_thought
 
 Scorer = Callable[[str, Any], float]
 
@@ -162,16 +162,19 @@ class AnswerSettings:
         budget: The most tokens of a thought; None for no limit of its own.
         max_tokens: The most tokens of thought and answer.
         batch: Questions that are answered together.
+        system_prompts: The system prompt of each mode, for a model whose switch that is.
 
     Raises:
-        DataError: A number is not allowed.
+        DataError: A number is not allowed, or a mode has no system prompt.
     """
 
     budget: int | None = None
     max_tokens: int = 1024
     batch: int = 8
+    system_prompts: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        check_system_prompts(self.system_prompts)
         count_of("max_tokens", self.max_tokens)
         count_of("batch", self.batch)
         if self.budget is not None:
@@ -186,7 +189,7 @@ def answer_questions(
 
     Args:
         model: A causal language model.
-        tokenizer: Its tokenizer, whose template has a switch.
+        tokenizer: Its tokenizer, whose template has a switch unless the settings have one.
         task: The questions.
         mode: "on" or "off".
         settings: How answers are generated.
@@ -194,7 +197,11 @@ def answer_questions(
     Raises:
         DataError: The template has no switch.
     """
-    prompts = [render_prompt(question, tokenizer, thinking=mode) for question in task.questions]
+    system = settings.system_prompts
+    prompts = [
+        render_prompt(question, tokenizer, thinking=mode, system_prompts=system)
+        for question in task.questions
+    ]
     opened = [prompt.rstrip().endswith(OPEN) for prompt in prompts]
     limits = LogitsProcessorList()
     if settings.budget is not None:

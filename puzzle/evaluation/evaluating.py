@@ -144,6 +144,7 @@ def evaluate(
     thinking: str | None = None,
     budget: int | None = None,
     max_tokens: int = 1024,
+    system_prompts: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Measures a model, and its parent if there is one, on text and in tasks.
 
@@ -169,6 +170,7 @@ def evaluate(
         thinking: Modes in which AnswerTasks are answered: "both", "on" or "off".
         budget: The most tokens of a thought there.
         max_tokens: The most tokens of thought and answer.
+        system_prompts: The system prompt of each mode there, for a model whose switch that is.
 
     Returns:
         Means with standard errors, and the percentages of the parent's scores that are kept.
@@ -189,7 +191,11 @@ def evaluate(
     windows, length = count_of("windows", windows), count_of("length", length, least=2)
     top_k = count_of("top_k", top_k)
     settings = TaskSettings(limit=limit, shots=shots, batch=batch, chat=chat)
-    generated = AnswerSettings(budget=budget, max_tokens=max_tokens, batch=batch)
+    generated = AnswerSettings(
+        budget=budget, max_tokens=max_tokens, batch=batch, system_prompts=system_prompts
+    )
+    if system_prompts is not None and thinking is None:
+        raise SettingError("system_prompts are those of the modes of thinking; give thinking=")
     limit_threads()
     questions, others = split_tasks(tasks, thinking)
     opened = open_tasks(others)

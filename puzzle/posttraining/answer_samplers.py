@@ -20,8 +20,14 @@ from puzzle.models.thinking_budget import ThinkingBudget
 from puzzle.posttraining.opened_model import opened_with_tokenizer
 from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.storage.hashing import content_hash, hash_tensors
-from puzzle.text.chat import render_prompt
-from puzzle.text.thoughts import CLOSE, OPEN, THOUGHT_FIELDS, split_thought
+from puzzle.text.chat import render_prompt, with_system_prompt
+from puzzle.text.thoughts import (
+    CLOSE,
+    OPEN,
+    THOUGHT_FIELDS,
+    check_system_prompts,
+    split_thought,
+)
 
 Turns = list[dict[str, Any]]
 _TRIES = 3
@@ -71,6 +77,7 @@ class ModelSampler:
     ) -> None:
         if tokenizer is None:
             raise DataError("the model has no tokenizer beside it; give one with tokenizer=")
+        check_system_prompts(system_prompts)
         self.model, self.tokenizer, self.system_prompts = model, tokenizer, system_prompts
 
     @property
@@ -161,6 +168,7 @@ class ChatServer:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise DataError(f"url={url!r}; give an address such as http://localhost:8000/v1")
+        check_system_prompts(system_prompts)
         self.url, self.model, self._key = url.rstrip("/"), model, api_key
         self.system_prompts, self.seconds = dict(system_prompts or {}), seconds
 
@@ -195,8 +203,7 @@ class ChatServer:
             "seed": seed,
         }
         if self.system_prompts:
-            turn = {"role": "system", "content": self.system_prompts[mode]}
-            body["messages"] = [turn, *(each for each in turns if each["role"] != "system")]
+            body["messages"] = with_system_prompt(turns, mode, self.system_prompts)
         else:
             body["chat_template_kwargs"] = {"enable_thinking": mode == "on"}
         reply = self._post(body)

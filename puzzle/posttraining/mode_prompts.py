@@ -10,6 +10,7 @@ from puzzle.evaluation.answers import modes_of
 from puzzle.posttraining.conversation_rows import Problem
 from puzzle.text.chat import FLAGS, thinking_switch, with_system_prompt
 from puzzle.text.template_rendering import apply_template
+from puzzle.text.thoughts import check_system_prompts
 
 _PROBE = {"role": "user", "content": "probe"}
 
@@ -36,6 +37,7 @@ def mode_prompts(
         DataError: Both modes are wanted, and the template has no switch in messages.
     """
     modes = modes_of(thinking)
+    check_system_prompts(system_prompts)
     numbers = [number for number in range(len(problems)) for _ in modes]
     if system_prompts:
         given = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from puzzle.errors import DataError, SettingError
 from puzzle.storage.json_values import as_number
 from puzzle.storage.plain_values import count_of
+from puzzle.text.thoughts import check_system_prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class PairSettings:
         seed: Seed of the cuts, and of what is left out.
 
     Raises:
-        DataError: The share is not between 0 and 1.
+        DataError: The share is not between 0 and 1, or a mode has no system prompt.
     """
 
     cut_share: float = 0.05
@@ -77,3 +78,4 @@ class PairSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.cut_share <= 1:
             raise DataError(f"cut_share={self.cut_share!r}; allowed: 0 to 1")
+        check_system_prompts(self.system_prompts)

@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from puzzle.errors import DataError
+from puzzle.errors import DataError, SettingError
 
 MODES = ("on", "off")
 OPEN, CLOSE = "<think>", "</think>"
 # The fields of a turn that templates read a thought from, the usual one first.
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 FIELD = THOUGHT_FIELDS[0]
+
+
+def check_system_prompts(prompts: Mapping[str, str] | None) -> None:
+    """Raises SettingError unless there are no system prompts, or a text for each mode.
+
+    Args:
+        prompts: The system prompt of each mode, for a model whose switch that is.
+
+    Example:
+        >>> check_system_prompts({"on": "detailed thinking on", "off": "detailed thinking off"})
+    """
+    if prompts is None:
+        return
+    texts = prompts.values() if isinstance(prompts, Mapping) else ()
+    if set(prompts) != set(MODES) or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise SettingError(f"system_prompts={prompts!r}; give a text for each of 'on' and 'off'")
 
 
 def split_thought(text: str) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ import puzzle
 from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
+from puzzle.cli.system_prompts import SYSTEM_PROMPT, system_prompts_of
 from puzzle.storage.paths import user_path
 
 SOURCES = (
@@ -33,7 +34,7 @@ SOURCES = (
 )
 OWN = declared_options(
     declared_in_source("puzzle", "evaluate"),
-    skip=("model", "parent", "data", "tasks", "tokenizer"),
+    skip=("model", "parent", "data", "tasks", "tokenizer", "system_prompts"),
 )
 
 
@@ -49,6 +50,7 @@ def _run(given: Given) -> Answer:
         tasks=[
             user_path(task) if user_path(task).is_file() else task for task in given.get("task", [])
         ],
+        system_prompts=system_prompts_of(given),
         **arguments,
     )
     rows = [("", "parent", "child", "kept"), *evaluation.rows()]
@@ -58,7 +60,7 @@ def _run(given: Given) -> Answer:
 EVALUATE = Subcommand(
     name="evaluate",
     help="evaluate a child on text and tasks, beside its parent if given",
-    options=(*SOURCES, *OWN),
+    options=(*SOURCES, *OWN, SYSTEM_PROMPT),
     examples=(
         "puzzle evaluate puzzle-run/child --parent ./Llama-3.2-1B --text held-out.txt",
         "puzzle evaluate puzzle-run/child --task mmlu-dev --limit 100 --json",

@@ -11,9 +11,9 @@ from typing import Any
 from puzzle import posttraining
 from puzzle.cli.config_file import write_config
 from puzzle.cli.flags import Given, Option, declared_options, grouped
-from puzzle.cli.inputs import named_values
 from puzzle.cli.signatures import declared
 from puzzle.cli.subcommand import Answer, Subcommand, UsageError, required
+from puzzle.cli.system_prompts import SYSTEM_PROMPT, system_prompts_of
 from puzzle.posttraining.stage_settings import PairSettings, SampleSettings
 from puzzle.storage.paths import user_path
 
@@ -54,12 +54,7 @@ SOURCES = (
         default="both",
         choices=("both", "on", "off"),
     ),
-    Option(
-        name="system-prompt",
-        parameter="system_prompts",
-        many=True,
-        help="on=TEXT and off=TEXT, the system prompts of a model whose switch these are",
-    ),
+    SYSTEM_PROMPT,
     Option(
         name="add-switch",
         parameter="add_switch",
@@ -196,7 +191,7 @@ def _refuse_others(given: Given, stage: str) -> None:
 
 def _traces(given: Given, model: str, out: Any) -> Any:
     teacher: Any = model
-    prompts = _system_prompts(given)
+    prompts = system_prompts_of(given)
     if model.startswith(("http://", "https://")):
         name = required(given, "server-model")
         teacher, prompts = posttraining.ChatServer(model, name, system_prompts=prompts), None
@@ -215,7 +210,7 @@ def _traces(given: Given, model: str, out: Any) -> Any:
 
 
 def _sft(given: Given, model: str, out: Any) -> Any:
-    settings = PairSettings(**given.arguments(PAIRS), system_prompts=_system_prompts(given))
+    settings = PairSettings(**given.arguments(PAIRS), system_prompts=system_prompts_of(given))
     if "seed" in given.values:
         settings = replace(settings, seed=given.get("seed"))
     rows = user_path(required(given, "rows"))
@@ -235,7 +230,7 @@ def _rl(given: Given, model: str, out: Any) -> Any:
             tokenizer=tokenizer,
             settings=SampleSettings(samples=samples),
             scorer_seconds=seconds,
-            system_prompts=_system_prompts(given),
+            system_prompts=system_prompts_of(given),
             **{"thinking": "both", **common},
         )
     return posttraining.rl(
@@ -244,7 +239,7 @@ def _rl(given: Given, model: str, out: Any) -> Any:
         scorer,
         rates=rates,
         out=out,
-        system_prompts=_system_prompts(given),
+        system_prompts=system_prompts_of(given),
         scorer_seconds=seconds,
         **common,
         **_method(given, "rl"),
@@ -257,7 +252,7 @@ def _align(given: Given, model: str, out: Any) -> Any:
         model,
         user_path(required(given, "rows")),
         out=out,
-        system_prompts=_system_prompts(given),
+        system_prompts=system_prompts_of(given),
         **_named(given, "reward-model", "thinking"),
         **_method(given, "align"),
         **_training(given, model),
@@ -274,16 +269,6 @@ _RUNS: Mapping[str, Callable[[Given, str, Any], Any]] = {
 
 def _named(given: Given, *names: str) -> dict[str, Any]:
     return {name.replace("-", "_"): given.get(name) for name in names if name in given.values}
-
-
-def _system_prompts(given: Given) -> dict[str, str] | None:
-    written = given.get("system-prompt")
-    if not written:
-        return None
-    prompts = named_values("system-prompt", written, "on=TEXT and off=TEXT")
-    if set(prompts) != {"on", "off"}:
-        raise UsageError(f"--system-prompt {written}: write on=TEXT and off=TEXT")
-    return prompts
 
 
 def _method(given: Given, stage: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from puzzle.cli.flags import Given, Option, declared_options
 from puzzle.cli.inputs import refuse_source_files, shares_of, table
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, required
+from puzzle.cli.system_prompts import SYSTEM_PROMPT, system_prompts_of
 from puzzle.storage.json_files import read_json_lines
 from puzzle.storage.json_values import as_text
 from puzzle.storage.paths import user_path
@@ -37,7 +38,7 @@ SOURCES = (
 )
 OWN = declared_options(
     declared_in_source("puzzle.evaluation", "answer_workload"),
-    skip=("model", "questions", "shares", "tokenizer"),
+    skip=("model", "questions", "shares", "tokenizer", "system_prompts"),
 )
 
 
@@ -46,7 +47,13 @@ def _run(given: Given) -> Answer:
     shares = shares_of(required(given, "share"))
     refuse_source_files(given, "save")
     questions = read_json_lines(user_path(file), "JSON lines with 'question'", _question)
-    measured = evaluation.answer_workload(model, questions, shares=shares, **given.arguments(OWN))
+    measured = evaluation.answer_workload(
+        model,
+        questions,
+        shares=shares,
+        system_prompts=system_prompts_of(given),
+        **given.arguments(OWN),
+    )
     values = measured.to_dict()
     path = user_path(given.get("save", "workload.json"))
     publish_text(path, json.dumps(values, indent=1) + "\n")
@@ -65,7 +72,7 @@ def _question(values: Any) -> str:
 WORKLOAD = Subcommand(
     name="workload",
     help="measure how long a parent's answers are with and without thinking, for a search",
-    options=(*SOURCES, *OWN),
+    options=(*SOURCES, *OWN, SYSTEM_PROMPT),
     examples=(
         "puzzle workload ./Qwen3-0.6B --questions asked.jsonl --share on=0.3 --share off=0.7",
         "puzzle search ./Qwen3-0.6B --text corpus.txt --workload workload.json --constraint "

@@ -73,6 +73,24 @@ def test_a_search_on_two_texts_for_two_modes_is_the_librarys(place, capsys):
     assert evidence.by_text == expected.evidence.by_text
 
 
+def test_system_prompts_of_the_command_line_are_the_librarys(place, capsys):
+    system = {"on": "detailed thinking on", "off": "detailed thinking off"}
+    words = [word for n, text in system.items() for word in ("--system-prompt", f"{n}={text}")]
+    found = said(
+        *(capsys, "workload", "parent", "--questions", "asked.jsonl", "--max-tokens", "9"),
+        *("--share", "on=1", "--share", "off=1", *words),
+    )
+    shares = {"on": 1.0, "off": 1.0}
+    how = {"max_tokens": 9, "system_prompts": system}
+    assert found == answer_workload("parent", QUESTIONS, shares=shares, **how).to_dict()
+    rows = [json.dumps({"question": each, "answer": each}) for each in QUESTIONS]
+    Path("sums.jsonl").write_text("\n".join(rows))
+    given = ("evaluate", "child", "--task", "sums.jsonl", "--thinking", "both")
+    measured = said(capsys, *given, "--max-tokens", "9", *words)
+    how |= {"tasks": [Path("sums.jsonl")], "thinking": "both"}
+    assert measured == puzzle.evaluate("child", **how).to_dict()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,12 +2,14 @@
 
 import json
 import math
+import statistics
 
 import pytest
 import torch
 
 import puzzle
 from puzzle.errors import DataError
+from puzzle.evaluation.answer_lengths import answer_workload
 from puzzle.evaluation.answers import Answers, AnswerSettings, AnswerTask, answer_questions
 from puzzle.models.thinking_budget import ThinkingBudget
 from puzzle.text.chat import render_prompt
@@ -60,6 +62,27 @@ def test_answers_in_batches_are_those_to_each_question_alone(child, mode, budget
     assert all(
         done or budget is None or end for done, (_, _, end) in zip(expected, alone, strict=True)
     )
+
+
+def test_system_prompts_switch_a_model_whose_template_has_no_switch(child):
+    plain, most = character_tokenizer(), 12
+    system = {"on": "detailed thinking on", "off": "detailed thinking off"}
+    task = AnswerTask(name="x", questions=QUESTIONS, answers=[""] * len(QUESTIONS))
+    how = {"tokenizer": plain, "max_tokens": most, "system_prompts": system}
+    found = puzzle.evaluate(child, tasks=[task], thinking="both", batch=2, **how).answers["child"]
+    workload = answer_workload(child, QUESTIONS, shares={"on": 1.0, "off": 1.0}, **how)
+    for mode, text in system.items():
+        lengths, written = [], []
+        for question in QUESTIONS:
+            prompt = f"<|system|>{text}<eos><|user|>{question}<eos><|assistant|>"
+            ids = torch.tensor([plain(prompt, add_special_tokens=False)["input_ids"]])
+            out = child.generate(ids, max_new_tokens=most, do_sample=False)[0, ids.shape[1] :]
+            lengths.append(ids.shape[1])
+            written.append(sum(token not in (0, 1) for token in out.tolist()))
+        assert found["x", mode].tokens.tolist() == written
+        scenario = workload.scenarios[mode]
+        assert scenario.prompt_tokens == statistics.median(lengths)
+        assert scenario.generated_tokens == statistics.median(written) + 1
 
 
 def test_a_table_has_both_modes_of_parent_and_child(child, tmp_path):
@@ -118,6 +141,9 @@ def test_inflation_counts_questions_that_both_answer_right():
         ({"tasks": [], "data": "some text " * 40}, "give both"),
         ({"budget": -1}, "budget=-1"),
         ({"max_tokens": 0}, "max_tokens=0"),
+        ({"system_prompts": {"on": "think"}}, "each of 'on' and 'off'"),
+        ({"system_prompts": {"on": "think", "off": ""}}, "each of 'on' and 'off'"),
+        ({"thinking": None, "system_prompts": {"on": "a", "off": "b"}}, "give thinking="),
         ({"tokenizer": character_tokenizer()}, "add_thinking_switch"),
     ],
 )

@@ -187,8 +187,8 @@ class Replies(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        on = body["chat_template_kwargs"]["enable_thinking"]
-        message = {"content": "2"}
+        on = body.get("chat_template_kwargs", {}).get("enable_thinking")
+        message = {"content": "2" if on is not None else body["messages"][0]["content"]}
         if on and body["model"] == "parsed":
             message["reasoning_content"] = "so"
         elif on:
@@ -214,6 +214,10 @@ def test_a_server_answers_in_both_modes_with_and_without_a_reasoning_parser():
                 [found] = ChatServer(url, model).sample([[USER]], mode, settings, seed=0)
                 assert [each.answer for each in found] == [None, "2"]
                 assert (found[1].thought, found[1].tokens) == (thought, 5)
+        prompted = ChatServer(url, "parsed", system_prompts={"on": "think", "off": "do not"})
+        turns = [[USER], [{"role": "system", "content": "Be kind."}, USER]]
+        found = prompted.sample(turns, "on", settings, seed=0)
+        assert [each[1].answer for each in found] == ["think", "think\n\nBe kind."]
         with pytest.raises(EngineError, match="404"):
             ChatServer(url, "missing").sample([[USER]], "on", settings, seed=0)
     finally:
@@ -221,3 +225,5 @@ def test_a_server_answers_in_both_modes_with_and_without_a_reasoning_parser():
         server.server_close()
     with pytest.raises(DataError, match="http"):
         ChatServer("localhost:8000", "parsed")
+    with pytest.raises(DataError, match="'on' and 'off'"):
+        ChatServer(url, "parsed", system_prompts={"on": "think"})
