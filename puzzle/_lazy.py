@@ -53,13 +53,15 @@ def open_door(package: str, file: str) -> Door:
 
 
 # Of which modules of transformers the child's are made, and with which they register themselves.
+_CONFIG, _CHILD = "puzzle.models.child_config", "puzzle.models.child"
+_AUTO = "transformers.models.auto.modeling_auto"
 _NEEDED = {
-    "puzzle.models.child_config": (
+    _CONFIG: (
         "transformers.models.auto.configuration_auto",
         "transformers.models.llama.configuration_llama",
     ),
-    "puzzle.models.child": (
-        "transformers.models.auto.modeling_auto",
+    _CHILD: (
+        _AUTO,
         "transformers.modeling_layers",
         "transformers.models.llama.configuration_llama",
         "transformers.models.llama.modeling_llama",
@@ -69,7 +71,7 @@ _OUTER = (
     "transformers.configuration_utils",
     "transformers.modeling_utils",
     "transformers.models.auto.auto_factory",
-    "transformers.models.auto.modeling_auto",
+    _AUTO,
 )
 
 
@@ -82,7 +84,15 @@ def register_child_with_transformers() -> None:
     for own, needed in _NEEDED.items():
         for name in needed:
             when_imported(name)(partial(_import_when_complete, own))
+    for name in (_CONFIG, *_OUTER):
+        when_imported(name)(_import_child_that_waited)
     when_imported("peft.utils.constants")(_add_children_to_peft)
+
+
+def _import_child_that_waited(module: ModuleType) -> None:
+    # Where a module of ours, or one of these, is what imports the others, it is the last to end.
+    if {_CONFIG, _AUTO} <= sys.modules.keys():
+        _import_when_complete(_CHILD, module)
 
 
 def _add_children_to_peft(constants: ModuleType) -> None:

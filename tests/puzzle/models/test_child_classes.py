@@ -135,9 +135,9 @@ def test_the_implementation_of_attention_is_set_in_every_layer():
 
 
 FIRST = """
-import sys
-import puzzle, transformers
-getattr(transformers, sys.argv[1])
+import pkgutil, sys
+import puzzle
+pkgutil.resolve_name(sys.argv[1])
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 import transformers.modeling_layers
 config = AutoConfig.from_pretrained(sys.argv[2])
@@ -150,13 +150,15 @@ assert transformers.modeling_layers.AutoModel is AutoModel
 @pytest.mark.parametrize(
     "name",
     [
-        "AutoConfig",
-        pytest.param("LlamaConfig", marks=pytest.mark.slow),
-        pytest.param("AutoModelForCausalLM", marks=pytest.mark.slow),
-        "Trainer",
+        "transformers:AutoConfig",
+        pytest.param("transformers:LlamaConfig", marks=pytest.mark.slow),
+        pytest.param("transformers:AutoModelForCausalLM", marks=pytest.mark.slow),
+        "transformers:Trainer",
+        "puzzle.models.child_config:PuzzleConfig",
+        pytest.param("puzzle.posttraining:switched_tokenizer", marks=pytest.mark.slow),
     ],
 )
-def test_a_child_is_known_whatever_of_transformers_is_imported_first(tmp_path, name):
+def test_a_child_is_known_whatever_is_imported_first(tmp_path, name):
     child_of(MIXED).config.save_pretrained(tmp_path)
     command = [sys.executable, "-c", FIRST, name, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
