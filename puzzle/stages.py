@@ -64,10 +64,12 @@ class ArtifactStage(Stage[T]):
     Attributes:
         kind: The kind of its artifacts.
         format: Part of every artifact's name; raised when the same key gives another result.
+        varies: Whether the result is of the device that builds it, so that several are expected.
     """
 
     kind: ClassVar[str]
     format: ClassVar[int]
+    varies: ClassVar[bool] = False
 
     @abstractmethod
     def key(self, run: Run) -> Mapping[str, Any]:
@@ -226,7 +228,7 @@ class Run:
                     bar.update()
                     if done is not None:
                         done(stage)
-            else:
+            elif missing:
                 self._submit(missing, self.executor, bar)
         return tuple(map(self.artifact, stages))
 
@@ -235,6 +237,7 @@ class Run:
     ) -> None:
         """Runs jobs on workers until every artifact exists, again if their workers are lost."""
         devices, reason = {device_kind(self.parent.device)}, ""
+        varies = all(stage.varies for stage in missing)
         with temporary_place(self.workspace.root / "tmp") as beacon:
             for attempt in range(1, SUBMISSIONS + 1):
                 # Whatever several workers of one machine had no memory for, one may have.
@@ -247,7 +250,7 @@ class Run:
                 if not missing:
                     break
                 logger.warning("%d jobs were lost (attempt %d): %s", len(missing), attempt, reason)
-        if len(devices) > 1:
+        if len(devices) > 1 and not varies:
             logger.warning(
                 "layers were built on devices of several kinds (%s), whose results differ in their "
                 "last bits",

@@ -25,6 +25,8 @@ from puzzle.costs.correction import fit_correction as fit_correction
 from puzzle.costs.correction import tighten as tighten
 from puzzle.costs.cost_table import Table as Table
 from puzzle.costs.counted import with_counts as with_counts
+from puzzle.costs.device_profiles import DeviceProfile as DeviceProfile
+from puzzle.costs.device_profiles import profile_devices as profile_devices
 from puzzle.costs.device_specs import SPECS as SPECS
 from puzzle.costs.device_specs import DeviceSpec as DeviceSpec
 from puzzle.costs.device_specs import device_spec as device_spec
@@ -32,6 +34,7 @@ from puzzle.costs.hardware_word import ALLOWED as ALLOWED
 from puzzle.costs.hardware_word import ENGINES as ENGINES
 from puzzle.costs.hardware_word import HardwareWord as HardwareWord
 from puzzle.costs.measured.sublayers import MeasuredCosts as MeasuredCosts
+from puzzle.costs.merged_profiles import merge_profiles as merge_profiles
 from puzzle.costs.per_scenario import PerScenario as PerScenario
 from puzzle.costs.profile import Profile as Profile
 from puzzle.costs.protocol import RESOURCES as RESOURCES

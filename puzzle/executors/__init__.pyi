@@ -1,3 +1,4 @@
+from puzzle.executors.by_kind import ByKind as ByKind
 from puzzle.executors.executor import Executor as Executor
 from puzzle.executors.executor import InProcess as InProcess
 from puzzle.executors.executor_words import executor_named as executor_named

@@ -27,6 +27,8 @@ class Ray:
         gpus: GPUs of each job; by default 1 if torch sees one here, else 0.
         cpus: Processors of each job.
         threads: Threads of each job; by default as many as torch has here.
+        resource: What the node of a job has to have: one of `ray start --resources`, or what Ray
+            finds out itself, such as "accelerator_type:H100"; a job takes a thousandth of it.
         retries: How often Ray runs a task again whose worker was lost.
         patience: Seconds without an end of any job after which a run gives up; by default none.
         options: More of `ray.init`, such as `runtime_env`.
@@ -47,6 +49,7 @@ class Ray:
         gpus: float | None = None,
         cpus: float = 1,
         threads: int | None = None,
+        resource: str | None = None,
         retries: int = 3,
         patience: float | None = None,
         **options: Any,
@@ -68,7 +71,10 @@ class Ray:
                     "--head', or leave out the address for one on this machine"
                 ) from error
         self._task = self._ray.remote(call_on_worker).options(
-            num_cpus=cpus, num_gpus=self._gpus, max_retries=retries
+            num_cpus=cpus,
+            num_gpus=self._gpus,
+            max_retries=retries,
+            resources=None if resource is None else {resource: 0.001},
         )
 
     def submit(self, fn: Callable[..., T], /, *args: Any) -> Future[T]:

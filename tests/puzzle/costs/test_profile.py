@@ -1,10 +1,12 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 
 from puzzle.costs.checked import layout_cost
+from puzzle.costs.merged_profiles import merge_profiles
 from puzzle.costs.profile import Profile
 from puzzle.costs.roofline import Roofline
 from puzzle.errors import CostModelError
@@ -115,3 +117,76 @@ def test_the_record_of_this_machine_can_be_stored_and_is_the_same_twice(tmp_path
     path = taken.save(tmp_path / "p.json")
     Profile.load(path, device=device_record("cpu"), versions=software_versions())
     assert "torch" in taken.versions
+
+
+def part(attentions, **changes):
+    space = SearchSpace.uniform(SHAPE, attentions=attentions, ffns=["gated128"])
+    return Profile.take(
+        COSTS, space, SCENARIO, **{"device": DEVICE, "versions": {"torch": "2"}, **changes}
+    )
+
+
+def test_merged_profiles_cost_what_each_does_in_any_order(tmp_path):
+    parts = [part(["none"]), part(["gqa1"]), part(["linear"])]
+    one, other = merge_profiles(parts), merge_profiles(parts[::-1])
+    for layer in range(4):
+        assert {*one.rows[one.layers[layer]]} == {*other.rows[other.layers[layer]]}
+        for each in parts:
+            for label in each.rows[each.layers[layer]]:
+                block = Block.from_label(label)
+                cost = each.block_cost(layer, block, SCENARIO)
+                assert one.block_cost(layer, block, SCENARIO) == cost
+                assert other.block_cost(layer, block, SCENARIO) == cost
+    assert merge_profiles([one, one]) == one
+    check_cost_model(Profile.load(one.save(tmp_path / "m.json")), SPACE_OF_BOTH, SCENARIO)
+
+
+SPACE_OF_BOTH = SearchSpace.uniform(SHAPE, attentions=["gqa1", "linear"], ffns=["gated128"])
+
+
+def slower(profile, factor):
+    """The same profile, measured in a slow spell."""
+    times = {name for name in profile.resources if "seconds" in name}
+    rows = [
+        {b: {n: v * (factor if n in times else 1) for n, v in c.items()} for b, c in row.items()}
+        for row in profile.rows
+    ]
+    return replace(profile, rows=tuple(rows))
+
+
+def test_a_block_that_several_have_gets_the_median_and_a_warning_where_they_are_apart(caplog):
+    own = part(["none"])
+    assert merge_profiles([own, slower(own, 1.08), slower(own, 1.04)]) == slower(own, 1.04)
+    assert not caplog.text
+    merged = merge_profiles([slower(own, 3), own, slower(own, 1.04)])
+    assert merged == slower(own, 1.04)
+    blocks = sum(len(own.rows[at]) for at in own.layers)
+    assert f"{blocks} blocks of layers cost more than 10 % more" in caplog.text
+    assert "up to 200 %; the medians" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (part(["none"], device={"name": "A100", "memory": 80}), "device name: 'H100' and 'A100'"),
+        (part(["none"], versions={"torch": "3"}), "versions torch: '2' and '3'"),
+        (
+            replace(
+                part(["none"]), scenario=Scenario(batch=3, prompt_tokens=8, generated_tokens=4)
+            ),
+            "scenario batch: 2 and 3",
+        ),
+        (
+            replace(part(["none"]), shape=ModelShape(**{**SHAPE.to_dict(), "hidden": 128})),
+            "shape hidden: 64 and 128",
+        ),
+        (replace(part(["none"]), resources={"seconds": "s"}), "resource memory: 'bytes' and None"),
+        (
+            replace(part(["none"]), fixed={**part(["none"]).fixed, "parameters": 1.0}),
+            "parameters of the fixed cost is 12864 in one and 1 in another; it is counted",
+        ),
+    ],
+)
+def test_profiles_of_different_things_are_not_merged_and_the_difference_is_named(other, message):
+    with pytest.raises(CostModelError, match=message):
+        merge_profiles([part(["none"]), other])
