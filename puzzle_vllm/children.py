@@ -13,7 +13,8 @@ from puzzle.models.child_config import config_class
 from puzzle.models.families import FAMILIES
 
 # The modules of vLLM that hold a family's own classes, and the prefix of these. SmolLM3 is a Llama
-# of which some layers have no rotary positions, and Phi 3 has the layers of a Llama.
+# of which some layers have no rotary positions, and Phi 3 has the layers of a Llama; OLMo has
+# layers of its own within the model of a Llama.
 STOCK = {
     "llama": ("llama", "Llama"),
     "mistral": ("mistral", "Mistral"),
@@ -24,6 +25,10 @@ STOCK = {
     "granite": ("granite", "Granite"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3_text": ("gemma3", "Gemma3"),
+    "olmo2": ("llama", "Llama"),
+    "olmo3": ("llama", "Llama"),
+    "qwen3_moe": ("qwen3_moe", "Qwen3Moe"),
+    "mixtral": ("mixtral", "Mixtral"),
     "lfm2": ("lfm2", "Lfm2"),
     "nemotron_h": ("nemotron_h", "NemotronH"),
     "qwen3_next": ("qwen3_next", "Qwen3Next"),

@@ -20,6 +20,7 @@ from vllm.model_executor.models.llama import LlamaDecoderLayer
 from vllm.model_executor.models.utils import extract_layer_index, make_layers, maybe_prefix
 
 from puzzle.models.families import family_of
+from puzzle_vllm import mixtures, olmo
 from puzzle_vllm.children import STOCK, class_name
 from puzzle_vllm.hybrids import LAYER_TYPES, LAYERS, MODULES, lfm2_attention
 
@@ -54,12 +55,17 @@ class ChildLayer(nn.Module):
 
     Args:
         stocks: vLLM's decoder layer classes of the family, by the kind of the attention they have.
+        pairs: Whether the model's loop carries the stream beside the last update, or their sum.
         vllm_config: The engine's settings.
         prefix: The layer's name within the model.
     """
 
     def __init__(
-        self, stocks: Mapping[str, type[nn.Module]], vllm_config: VllmConfig, prefix: str
+        self,
+        stocks: Mapping[str, type[nn.Module]],
+        pairs: bool,
+        vllm_config: VllmConfig,
+        prefix: str,
     ) -> None:
         super().__init__()
         config, index = vllm_config.model_config.hf_config, extract_layer_index(prefix)
@@ -78,9 +84,8 @@ class ChildLayer(nn.Module):
                 "children with experts cannot share out tokens between devices; leave out "
                 "--enable-expert-parallel, or --data-parallel-size"
             )
-        # Whether the model's loop carries the stream beside the last update, or their sum.
-        self.pairs = "residual" in inspect.signature(stock.forward).parameters
-        scale = family.residual_scale(config)
+        self.pairs, scale = pairs, family.residual_scale(config)
+        stock_names = mixtures.MODULES.get(family.model_types[0], {})
         self.halves: list[tuple[str, str | None, str | None, str, float]] = []
         mixing = family.mixing(block.attention)
         for slot, kind in ((mixing, block.attention.kind), (family.ffn, block.ffn.kind)):
@@ -89,13 +94,13 @@ class ChildLayer(nn.Module):
             linear, module = kind == "linear", MODULES.get(slot.module, slot.module)
             for name in slot.norms_before if linear else slot.names:
                 own_name = MODULES.get(name, name)
-                setattr(self, own_name, getattr(layer, own_name))
+                setattr(self, own_name, getattr(layer, stock_names.get(own_name, own_name)))
             if linear:
                 setattr(self, module, LinearHalf(config.hidden_size, f"{prefix}.{module}"))
             after = None if linear else slot.after
             self.halves.append((module, slot.before, after, kind, 1.0 if linear else scale))
         kept = [name for name, *_, kind, _ in self.halves if kind != "linear"]
-        _forget(vllm_config, prefix, kept)
+        _forget(vllm_config, prefix, [stock_names.get(name, name) for name in kept])
         ropes = getattr(config, "no_rope_layers", None)
         if block.attention.kind == "gqa" and ropes and not ropes[index]:
             getattr(self, mixing.module).rotary_emb = NoPositions()
@@ -176,15 +181,19 @@ def _stock_layer(
 def _forget(vllm_config: VllmConfig, prefix: str, kept: Sequence[str]) -> None:
     """Takes what a layer does not keep off the list that caches and states are made from."""
     known = vllm_config.compilation_config.static_forward_context
+    mixtures_known = vllm_config.compilation_config.static_all_moe_layers
     for name in [name for name in known if name.startswith(f"{prefix}.")]:
         if name.removeprefix(f"{prefix}.").partition(".")[0] not in kept:
             del known[name]
+            if name in mixtures_known:
+                mixtures_known.remove(name)
 
 
 class Child:
     """What the children of all families are in vLLM: the stock model, its layers replaced."""
 
     stock_layers: Mapping[str, type[nn.Module]]
+    pairs: bool
     model: Any
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -203,7 +212,7 @@ class Child:
                 config.layer_types = types
         self.model.start_layer, self.model.end_layer, self.model.layers = make_layers(
             layers,
-            lambda prefix: ChildLayer(self.stock_layers, vllm_config, prefix),
+            lambda prefix: ChildLayer(self.stock_layers, self.pairs, vllm_config, prefix),
             prefix=f"{maybe_prefix(prefix, 'model')}.layers",
         )
 
@@ -225,8 +234,16 @@ def _made(family: str) -> Any:
         # Qwen 2's own layer derives the size of a head from their number.
         own = f"{'' if family == 'qwen2' else prefix}DecoderLayer"
         layers = {"none": getattr(models, own, LlamaDecoderLayer)}
-    members = {"__module__": __name__, "stock_layers": layers}
-    return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
+    pairs = "residual" in inspect.signature(layers["none"].forward).parameters
+    bases: tuple[Any, ...] = (Child, getattr(models, f"{prefix}ForCausalLM"))
+    members = {"__module__": __name__, "pairs": pairs, "stock_layers": layers}
+    if family in olmo.FAMILIES:
+        members["stock_layers"] = {"none": olmo.OlmoLayer}
+    if family in mixtures.FAMILIES:
+        bases = (Child, mixtures.Mixtures, *bases[1:])
+        members["stock_model"] = getattr(models, f"{prefix}Model")
+        members["stacked"] = mixtures.STACKED.get(family, {})
+    return type(name, bases, members)
 
 
 def __getattr__(name: str) -> Any:

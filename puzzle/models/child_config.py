@@ -154,7 +154,9 @@ def config_class(family: Family) -> Any:
             super().__post_init__(**kwargs)
             self._check_blocks()
 
-    FamilyConfig.__name__ = FamilyConfig.__qualname__ = f"Puzzle{family.classes}Config"
+    name = FamilyConfig.__name__ = FamilyConfig.__qualname__ = f"Puzzle{family.classes}Config"
+    # Pickled, as engines do for their processes, a class is looked up by its name.
+    globals()[name] = FamilyConfig
     AutoConfig.register(FamilyConfig.model_type, FamilyConfig, exist_ok=True)
     return FamilyConfig
 

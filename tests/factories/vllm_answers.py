@@ -12,7 +12,11 @@ from pathlib import Path
 
 
 def main(request):
-    """Returns, for each prompt and time, tokens, their log-probabilities, and tokens cached."""
+    """Returns what was answered, and what the caches are made from.
+
+    `answers`: for each prompt and time, tokens, their log-probabilities, and tokens cached.
+    `caches`: by the name of what has a cache, its KV heads in one process, and its window.
+    """
     # Before the import, which reads them.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
@@ -40,7 +44,12 @@ def main(request):
             out = answer.outputs[0]
             logs = [row[t].logprob for row, t in zip(out.logprobs, out.token_ids, strict=True)]
             answers.append([list(out.token_ids), logs, answer.num_cached_tokens])
-    return answers
+    caches = {
+        name: [getattr(spec, "num_kv_heads", None), getattr(spec, "sliding_window", None)]
+        for specs in engine.collective_rpc("get_kv_cache_spec")
+        for name, spec in specs.items()
+    }
+    return {"answers": answers, "caches": caches}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from puzzle import serve_check
+from puzzle.models.families import family_of
 from search_space import Block, Layout
 from tests.factories import vllm_answers
 from tests.factories.families import family_child
@@ -39,6 +40,7 @@ SIZES = {
     "head_dim": 32,
     "max_position_embeddings": 512,
     "num_hidden_layers": len(LABELS),
+    "eos_token_id": None,  # so that greedy text is as long as wanted
 }
 FAMILIES = {
     "llama": {},
@@ -53,9 +55,38 @@ FAMILIES = {
     "granite": {"attention_multiplier": 0.3},
     "gemma2": {"tie_word_embeddings": True},  # as all are; vLLM's has no head of its own
     "gemma3_text": {},
+    "olmo2": {},
+    "olmo3": {
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+                "attention_factor": 1.1,
+            },
+        }
+    },
 }
-# Of hybrids, every kind of half in layers of every kind.
-HYBRIDS = {
+# Fewer experts, narrower ones, more for each token, and every other kind of half.
+MIXTURES = [
+    "gqa2+moe8x32k2",
+    "none+moe4x32k2",
+    "gqa1h2+none",
+    "linear+moe8x16k3",
+    "gqa1w20+linear",
+    "none+none",
+    "gqa1h2w24+moe4x24k1",
+    "gqa2+moe8x32k2",
+]
+# Of others than dense families, every kind of half in layers of every kind.
+KINDS = {
+    "qwen3_moe": (
+        {"moe_intermediate_size": 32},
+        [*MIXTURES[:-1], "gqa1h2+gated96"],
+    ),
+    "mixtral": ({"intermediate_size": 32}, MIXTURES),
     "lfm2": (
         {"layer_types": ["conv", "conv", "full_attention"] * 3, "tie_word_embeddings": True},
         [
@@ -96,12 +127,12 @@ def mixed(layout, labels=LABELS):
 
 
 def mixed_child(family):
-    changes, labels = HYBRIDS.get(family) or (FAMILIES[family], LABELS)
+    changes, labels = KINDS.get(family) or (FAMILIES[family], LABELS)
     sizes = {**SIZES, "num_hidden_layers": len(labels), **changes}
     return family_child(family, lambda layout: mixed(layout, labels), **sizes)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *HYBRIDS])
+@pytest.mark.parametrize("family", [*FAMILIES, *KINDS])
 def test_vllm_serves_the_child_of_each_family_as_it_was_saved(family, tmp_path):
     model = mixed_child(family)
     model.save_pretrained(tmp_path)
@@ -162,9 +193,25 @@ def torch_answer(model, prompt):
     return ids[len(prompt) :], logs
 
 
-# Hybrids keep states of their mixers from one part of a prompt to the next.
+def own_caches(config, processes):
+    """Returns, by layer, the KV heads that one process holds, and the window."""
+    family, caches = family_of(config), {}
+    for layer in range(config.num_hidden_layers):
+        attention = config.block(layer).attention
+        if attention.kind == "gqa":
+            window = attention.window or family.window(config, layer)
+            caches[layer] = max(1, attention.kv_heads // processes), window
+        elif attention.kind not in ("none", "linear"):
+            caches[layer] = None, None
+    return caches
+
+
+# Hybrids keep states of their mixers from one part of a prompt to the next. The norms of OLMo's
+# queries and keys, and experts, are shared out in ways of their own.
 TRIED = [("llama", setting) for setting in SETTINGS]
-TRIED += [(family, "chunked prefill") for family in HYBRIDS]
+TRIED += [(family, "chunked prefill") for family in KINDS]
+TRIED += [("olmo3", "tensor parallel"), ("olmo3", "torch.compile"), ("mixtral", "tensor parallel")]
+TRIED += [("qwen3_moe", setting) for setting in list(SETTINGS)[1:5]]
 
 
 @pytest.mark.parametrize(("family", "setting"), TRIED)
@@ -187,8 +234,11 @@ def test_a_setting_of_vllm_changes_no_answer(family, setting, tmp_path):
     command = [VLLM_PYTHON, "-P", vllm_answers.__file__, *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    answers = json.loads((tmp_path / "answer.json").read_text())
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    answers = answer["answers"]
     assert len(answers) == 4
+    caches = {int(name.split(".")[2]): tuple(cache) for name, cache in answer["caches"].items()}
+    assert caches == own_caches(model.config, SETTINGS[setting].get("tensor_parallel_size", 1))
     for prompt, (tokens, logs, _) in zip([*request["prompts"]] * 2, answers, strict=True):
         own_tokens, own_logs = torch_answer(expected, prompt)
         assert tokens == own_tokens
