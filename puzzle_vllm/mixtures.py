@@ -34,9 +34,7 @@ class Mixtures:
         nn.Module.__init__(self)  # type: ignore[arg-type]
         config, quant_config = vllm_config.model_config.hf_config, vllm_config.quant_config
         self.config, self.quant_config = config, quant_config
-        self.model = self.stock_model(
-            vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model")
-        )
+        self.model = self.stock_model(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
         self.lm_head = ParallelLMHead(
             config.vocab_size,
             config.hidden_size,

@@ -41,9 +41,7 @@ class OlmoLayer(nn.Module):
 class OlmoAttention(OlmoHybridAttention):
     """vLLM's own attention, where processes share KV heads as well."""
 
-    def _apply_qk_norm(
-        self, q: torch.Tensor, k: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _apply_qk_norm(self, q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         copies = self.tp_size // self.total_num_kv_heads
         if copies < 2:
             normed: tuple[torch.Tensor, torch.Tensor] = super()._apply_qk_norm(q, k)

@@ -49,6 +49,10 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 "granite",
                 "gemma2",
                 "gemma3_text",
+                "olmo2",
+                "olmo3",
+                "qwen3_moe",
+                "mixtral",
                 "lfm2",
                 "nemotron_h",
             )

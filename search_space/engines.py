@@ -80,6 +80,9 @@ _NO_EXPERTS = Support(
     "no", "it has one mixture of experts for all layers; search the preset 'plain' for it"
 )
 _NO_WINDOW = Support("no", "its Llama with layers that differ attends to all tokens")
+_AS_SAVED = (
+    "where the child is served as saved, with puzzle in vLLM's environment, each layer has its"
+)
 _DEQUANTISED = Support("rewritten", "the values of the format in 16 or 32 bits", costly=True)
 _ALL_NATIVE = dict.fromkeys(FEATURES, _NATIVE) | {"weights": _DEQUANTISED}
 _ALL_READ = dict.fromkeys(FEATURES, _READ) | {"weights": replace(_DEQUANTISED, tried=False)}
@@ -104,13 +107,9 @@ _VLLM = ServingEngine(
     support=_ALL_NATIVE
     | {
         "weights": replace(_DEQUANTISED, tried=False),
-        "experts": _NO_EXPERTS,
+        "experts": Support("no", f"{_NO_EXPERTS.note}; {_AS_SAVED} mixture"),
         "query_heads": Support("rewritten", _ZERO_HEADS, costly=True),
-        "window": Support(
-            "no",
-            f"{_NO_WINDOW.note}; where the child is served as saved, with puzzle in vLLM's "
-            "environment, each layer has its window",
-        ),
+        "window": Support("no", f"{_NO_WINDOW.note}; {_AS_SAVED} window"),
         "no_attention_first": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "no_attention_at_all": Support("rewritten", _ZERO_ATTENTION, costly=True),
         "linear_attention": Support(

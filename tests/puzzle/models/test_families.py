@@ -1,5 +1,7 @@
 """Each family: the streamed parent is the stock model, and children are what they should be."""
 
+import pickle
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, StaticCache
@@ -126,6 +128,13 @@ def test_a_cache_takes_the_bytes_that_are_counted_with_heads_and_windows(name):
     taken = [cache.layers[i].keys.nbytes + cache.layers[i].values.nbytes for i in softmax]
     assert sum(taken) == len(TOKENS) * layout.kv_bytes(30, 4)
     assert len(set(taken)) > 3
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_childs_config_is_sent_to_another_process_as_it_is(name):
+    config = family_config(name)
+    own = config_from_layout(config, Layout.parent(family_of(config).shape(config)))
+    assert pickle.loads(pickle.dumps(own)) == own
 
 
 @torch.no_grad()
