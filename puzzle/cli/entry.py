@@ -49,7 +49,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         values = vars(make_parser().parse_args(arguments))
     except WrongLine as error:
-        form = "json" if "--json" in arguments else "text"
+        words = " ".join(arguments).replace("--as=", "--as ")
+        form = "json" if "--json" in arguments or "--as json" in words else "text"
         _print_error(UsageError.__name__, error.message, 2, form)
         raise
     command = COMMANDS[values.pop("command")]

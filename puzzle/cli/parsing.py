@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -34,16 +35,16 @@ class Parser(argparse.ArgumentParser):
     commands: Mapping[str, Subcommand] = MappingProxyType({})
 
     def error(self, message: str) -> NoReturn:
-        """Prints usage and message, with what was probably meant, and raises WrongLine."""
+        """Prints the message in one line, with what was probably meant, and raises WrongLine."""
         wrong = re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)
         if wrong:
             near = difflib.get_close_matches(wrong[1], self.commands, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            message = f"there is no command {wrong[1]!r}{hint} (puzzle --help lists them)"
-        try:
-            super().error(message)
-        except SystemExit:
-            raise WrongLine(message) from None
+            message = f"there is no command {wrong[1]!r}{hint}"
+        message = re.sub(r"^argument (\S+): ", r"\1: ", message)
+        for kind, name in (("int", "a whole number"), ("float", "a number")):
+            message = re.sub(rf"invalid {kind} value: (.*)$", rf"\1 is not {name}", message)
+        _refuse(self.prog, message)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -58,5 +59,11 @@ class Parser(argparse.ArgumentParser):
                 near = difflib.get_close_matches(word.partition("=")[0], written, n=1, cutoff=0.6)
                 if near:
                     hints.append(f"; did you mean {near[0]}?")
-            self.error(f"{command.name}: unknown arguments {' '.join(rest)}{''.join(hints[:1])}")
+            what = "unknown argument" if len(rest) == 1 else "unknown arguments"
+            _refuse(f"{self.prog} {command.name}", f"{what} {' '.join(rest)}{''.join(hints[:1])}")
         return parsed
+
+
+def _refuse(program: str, message: str) -> NoReturn:
+    sys.stderr.write(f"{program}: error: {message} ({program} --help)\n")
+    raise WrongLine(message)

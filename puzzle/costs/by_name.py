@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from puzzle.costs.answering import resources_of
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated
 from puzzle.costs.cost_table import Table
 from puzzle.costs.hardware_word import ALLOWED, HardwareWord
@@ -69,16 +70,26 @@ def is_run_here(hardware: Any) -> bool:
 
 
 def own_resources(hardware: Any) -> Mapping[str, str] | None:
-    """Returns the units of the resources that a cost model of the user's declares, or None.
+    """Returns the units that a cost model, a table or a profile of the user's declares, or None.
+
+    Raises:
+        CostModelError: What declares them cannot be imported or read, or raises an exception.
 
     Example:
         >>> print(own_resources("cpu"))
         None
     """
     word = _word(hardware)
-    if word is not None and word.kind != "model":
+    if word is None:
+        units = resources_of(hardware)
+    elif word.kind == "model":
+        units = resources_of(word.imported())
+    elif word.kind == "table":
+        units = Table(word.rest).resources
+    elif word.kind == "profile":
+        units = Profile.load(word.rest).resources
+    else:
         return None
-    units = getattr(hardware if word is None else word.imported(), "resources", None)
     # A class may have a property in their place, which only its objects answer.
     return units if isinstance(units, Mapping) else None
 
@@ -265,7 +276,9 @@ def _own_model(given: Any, shape: ModelShape, options: Mapping[str, Any]) -> Cos
 
 
 def _require_cost_model(given: Any) -> None:
-    missing = [n for n in ("resources", "block_cost", "fixed_cost") if not hasattr(given, n)]
+    missing = [n for n in ("block_cost", "fixed_cost") if not hasattr(given, n)]
+    if resources_of(given) is None:
+        missing.insert(0, "resources")
     if missing:
         raise CostModelError(
             f"hardware={given!r} is not a cost model: it has no {', '.join(missing)}; allowed: "

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+from puzzle.costs.answering import block_cost_of, fixed_cost_of, model_name
 from puzzle.costs.protocol import STANDARD_UNITS, CostModel
 from puzzle.errors import ConstraintError, CostModelError
 from puzzle.limits.scenario import Scenario
@@ -15,15 +16,6 @@ from search_space import Block, Layout, ModelShape, SearchSpace
 
 __all__ = ["check_resources", "checked_block_cost", "checked_fixed_cost", "layout_cost"]
 __all__ += ["usable_blocks"]
-
-
-def model_name(costs: Any) -> str:
-    """Returns the class of a cost model that somebody wrote or chose, not of what wraps it."""
-    for name in ("costs", "first"):
-        inner = getattr(costs, name, None)
-        if hasattr(inner, "block_cost"):
-            return model_name(inner)
-    return type(costs).__name__
 
 
 def check_resources(costs: CostModel) -> dict[str, str]:
@@ -60,9 +52,10 @@ def checked_block_cost(
     """Returns the cost of one block, in the order in which the model declares its resources.
 
     Raises:
-        CostModelError: A value is missing, undeclared, not a number, NaN or negative.
+        CostModelError: A value is missing, undeclared, not a number, NaN or negative, or a model
+            of somebody's own raises an exception.
     """
-    given = costs.block_cost(layer, block, scenario)
+    given = block_cost_of(costs, layer, block, scenario)
     return _checked(costs, given, f"block {block.label} of layer {layer}")
 
 
@@ -72,7 +65,7 @@ def checked_fixed_cost(costs: CostModel, shape: ModelShape, scenario: Scenario) 
     Raises:
         CostModelError: As for a block, or a value is infinite.
     """
-    fixed = _checked(costs, costs.fixed_cost(shape, scenario), "the fixed cost")
+    fixed = _checked(costs, fixed_cost_of(costs, shape, scenario), "the fixed cost")
     for name, value in fixed.items():
         if math.isinf(value):
             raise CostModelError(
@@ -84,10 +77,6 @@ def checked_fixed_cost(costs: CostModel, shape: ModelShape, scenario: Scenario) 
 
 def _checked(costs: CostModel, given: Any, what: str) -> dict[str, float]:
     owner, declared = model_name(costs), costs.resources
-    if not isinstance(given, Mapping):
-        raise CostModelError(
-            f"{owner}: {what} costs {given!r}; return a mapping of {_names(declared)}"
-        )
     missing = [name for name in declared if name not in given]
     unknown = [str(name) for name in given if name not in declared]
     if missing or unknown:

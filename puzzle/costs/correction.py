@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from puzzle.costs.answering import block_cost_of, fixed_cost_of
 from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
@@ -176,14 +177,14 @@ class Corrected:
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns the model's cost, scaled."""
-        cost = dict(self.costs.block_cost(layer, block, scenario))
+        cost = block_cost_of(self.costs, layer, block, scenario)
         for name, correction in self.corrections.get(scenario, {}).items():
             cost[name] *= correction.scale
         return self._summed(cost)
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
         """Returns the fixed cost that was fitted."""
-        cost = dict(self.costs.fixed_cost(shape, scenario))
+        cost = fixed_cost_of(self.costs, shape, scenario)
         for name, correction in self.corrections.get(scenario, {}).items():
             cost[name] = correction.fixed
         return self._summed(cost)

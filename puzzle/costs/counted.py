@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from puzzle.costs.answering import block_cost_of, fixed_cost_of
 from puzzle.costs.protocol import STANDARD_UNITS, CostModel, activation_bytes, counted_cost
 from puzzle.limits.scenario import Scenario
 from search_space import Block, ModelShape, counting
@@ -40,7 +41,7 @@ class _Counted:
         tokens, pairs = scenario.total_tokens, scenario.pairs_within(limited.attention.window)
         flops = counting.block_flops(self.shape, limited, tokens=tokens, pairs=pairs)
         counted = {**counted_cost(self.shape, limited, scenario), "flops": float(flops)}
-        own = dict(self.costs.block_cost(layer, block, scenario))
+        own = block_cost_of(self.costs, layer, block, scenario)
         counted["peak_memory"] = own.get("memory", counted["memory"])
         return {**own, **{name: counted[name] for name in self._added}}
 
@@ -52,7 +53,7 @@ class _Counted:
             "parameters": parameters,
             "flops": float(counting.head_flops(shape) * scenario.decoded_tokens),
         }
-        own = dict(self.costs.fixed_cost(shape, scenario))
+        own = fixed_cost_of(self.costs, shape, scenario)
         held = own.get("memory", counted["memory"])
         counted["peak_memory"] = held + activation_bytes(shape, scenario)
         return {**own, **{name: counted[name] for name in self._added}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from puzzle.costs.answering import block_cost_of, fixed_cost_of
 from puzzle.costs.protocol import CostModel
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
@@ -37,10 +38,10 @@ class PerScenario:
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns the cost of one block in the scenario, by resource."""
-        cost = self.models.get(scenario, self.first).block_cost(layer, block, scenario)
+        cost = block_cost_of(self.models.get(scenario, self.first), layer, block, scenario)
         return {name: cost[name] for name in self.resources}
 
     def fixed_cost(self, shape: ModelShape, scenario: Scenario) -> dict[str, float]:
         """Returns the fixed cost in the scenario, by resource."""
-        cost = self.models.get(scenario, self.first).fixed_cost(shape, scenario)
+        cost = fixed_cost_of(self.models.get(scenario, self.first), shape, scenario)
         return {name: cost[name] for name in self.resources}

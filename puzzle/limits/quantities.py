@@ -131,7 +131,7 @@ def find_quantity(name: str, own_unit: str | None = None) -> Quantity:
     hint = f" did you mean {near[0]!r}?" if near else ""
     raise ConstraintError(
         f"Unknown resource {name!r}:{hint} Known resources are {', '.join(QUANTITIES)}; others "
-        "come with a cost model that names them."
+        "come with a cost model that declares them, in its class where a class is given."
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from puzzle.choice.layout_choice import tried_layouts
-from puzzle.costs.checked import model_name
+from puzzle.costs.answering import model_name
 from puzzle.costs.correction import Correction
 from puzzle.errors import DataError
 from puzzle.hardware.identity import device_record

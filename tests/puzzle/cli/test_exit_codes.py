@@ -74,18 +74,25 @@ def test_a_parent_or_text_that_is_not_there_is_an_error_that_says_what_to_give(
         (["solve", "no-such.json"], "DataError", 1, "no-such.json"),
         (["solve", "table.json", "--constraint", "weight <= 3"], "UsageError", 2, "weight"),
         (["solve", "table.json", "--constrain=3"], "UsageError", 2, "did you mean --constraint?"),
-        (["solve", "table.json", "--pool", "all"], "UsageError", 2, "invalid int value"),
+        (
+            ["solve", "table.json", "--pool", "all"],
+            "UsageError",
+            2,
+            "--pool: 'all' is not a whole number",
+        ),
+        (["solve", "table.json", "--pool"], "UsageError", 2, "--pool: expected one argument"),
         (["solve", "table.json", "--constraint", "mib <= 1"], "InfeasibleError", 3, "mib"),
     ],
 )
-def test_with_json_an_error_is_json_too(arguments, kind, code, message, tmp_path, capsys):
+@pytest.mark.parametrize("form", [["--json"], ["--as", "json"], ["--as=json"]])
+def test_with_json_an_error_is_json_too(arguments, kind, code, message, form, tmp_path, capsys):
     block = {"metrics": {"kl_div": 0.0}, "stats": {"mib": 4.0}}
     (tmp_path / "table.json").write_text(
         json.dumps({"layer_0": {"attention=no op && ffn=no op": block}})
     )
     command, file, *rest = arguments
     try:
-        ended = main([command, str(tmp_path / file), *rest, "--json"])
+        ended = main([command, str(tmp_path / file), *form, *rest])
     except SystemExit as stopped:
         ended = stopped.code
     printed = capsys.readouterr()
@@ -101,7 +108,10 @@ def test_json_has_null_for_what_no_reader_takes():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_unknown_option_is_wrong_usage_of_every_subcommand(name):
+def test_an_unknown_option_is_wrong_usage_of_every_subcommand(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([name, "--no-such-option"])
     assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        f"puzzle {name}: error: unknown argument --no-such-option (puzzle {name} --help)\n"
+    )

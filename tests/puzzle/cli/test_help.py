@@ -23,7 +23,7 @@ from tests.puzzle.cli.test_program import ROOT, said
         (["compar", "a", "b"], "did you mean 'compare'?"),
         (["search", "--demo", "--constrain", "memory <= 1x"], "did you mean --constraint?"),
         (["solve", "s.json", "--frontiers=memory"], "did you mean --frontier?"),
-        (["qqq"], "puzzle --help lists them"),
+        (["qqq"], "puzzle: error: there is no command 'qqq' (puzzle --help)"),
     ],
 )
 def test_what_is_misspelt_is_refused_with_what_was_meant(line, meant, capsys):

@@ -1,6 +1,8 @@
+from typing import ClassVar
+
 import pytest
 
-from puzzle.costs.by_name import cost_model
+from puzzle.costs.by_name import cost_model, own_resources, require_hardware
 from puzzle.costs.cost_table import Table
 from puzzle.costs.profile import Profile
 from puzzle.costs.roofline import Roofline
@@ -29,6 +31,32 @@ def test_words_and_paths_stand_for_cost_models(tmp_path):
         assert choose(name).block_cost(0, SHAPE.parent_blocks[0], SCENARIO) == roofline.block_cost(
             0, SHAPE.parent_blocks[0], SCENARIO
         )
+
+
+def test_the_units_that_a_user_states_are_known_before_a_parent_is_opened(tmp_path):
+    class Own:
+        resources: ClassVar = {"cycles": "cycles"}
+        block_cost = fixed_cost = None
+
+    class Broken(Own):
+        @property
+        def resources(self):
+            raise RuntimeError("no table")
+
+    table = tmp_path / "costs.csv"
+    table.write_text("block,seconds,cycles [Mcycles]\nfixed,1,2\n")
+    taken = Profile.take(
+        Roofline("h100-sxm", SHAPE), SearchSpace.preset(SHAPE, "small"), SCENARIO, device={}
+    )
+    assert own_resources(f"table:{table}") == {"seconds": "s", "cycles": "Mcycles"}
+    assert own_resources(taken.save(tmp_path / "p.json")) == taken.resources
+    assert own_resources(Own) == own_resources(Own()) == Own.resources
+    assert own_resources("cpu") is own_resources(Broken) is None
+    for read in (own_resources, require_hardware):
+        with pytest.raises(
+            CostModelError, match=r"^Broken.resources raises RuntimeError: no table"
+        ):
+            read(Broken())
 
 
 def test_a_profile_of_another_scenario_is_refused(tmp_path):

@@ -10,8 +10,11 @@ from puzzle.costs.checked import (
     layout_cost,
     usable_blocks,
 )
+from puzzle.costs.correction import Corrected
 from puzzle.costs.counted import with_counts
+from puzzle.costs.per_scenario import PerScenario
 from puzzle.costs.protocol import STANDARD_UNITS, counted_cost
+from puzzle.costs.roofline import Roofline
 from puzzle.errors import ConstraintError, CostModelError
 from puzzle.limits.scenario import Scenario
 from search_space import FFN, Attention, Block, Layout, ModelShape, SearchSpace, counting
@@ -122,6 +125,43 @@ def test_what_is_wrong_with_a_cost_is_said_of_the_model_that_a_user_wrote():
         CostModelError, match=r"^Own: block gqa2\+gated32 of layer 0 has cycles = nan"
     ):
         layout_cost(costs, Layout.parent(SHAPE), SCENARIO)
+
+
+class Raising(Own):
+    def fixed_cost(self, shape, scenario):
+        raise ZeroDivisionError("no clock")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda costs: costs,
+        lambda costs: with_counts(costs, SHAPE),
+        lambda costs: with_counts(PerScenario({SCENARIO: Corrected(costs, {})}), SHAPE),
+    ],
+)
+def test_an_exception_of_a_users_model_names_its_class_the_call_and_the_line(wrap):
+    rows = {"gqa1+gated16": {"cycles": 1.0}}
+    costs = wrap(Raising(lambda layer, block: rows[block.label]))
+    with pytest.raises(
+        CostModelError,
+        match=r"^Raising.block_cost, for block gqa2\+gated32 of layer 1, raises KeyError: "
+        r"'gqa2\+gated32' \(test_checked.py, line \d+\)$",
+    ) as raised:
+        checked_block_cost(costs, 1, SHAPE.parent_blocks[1], SCENARIO)
+    assert isinstance(raised.value.__cause__, KeyError)
+    with pytest.raises(
+        CostModelError, match=r"^Raising.fixed_cost raises ZeroDivisionError: no clock"
+    ):
+        checked_fixed_cost(costs, SHAPE, SCENARIO)
+    with pytest.raises(CostModelError, match=r"^Raising: block gqa1.* costs 3.0; return a mapping"):
+        checked_block_cost(wrap(Raising(lambda layer, block: 3.0)), 2, BLOCK, SCENARIO)
+
+
+def test_an_exception_inside_a_model_of_puzzle_is_not_put_on_its_user():
+    costs = Roofline("h100-sxm", SHAPE)
+    with pytest.raises(AttributeError):
+        checked_block_cost(costs, 0, "gqa1+gated16", SCENARIO)
 
 
 def test_counts_are_added_where_a_model_is_silent_and_only_there():
