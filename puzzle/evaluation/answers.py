@@ -18,6 +18,7 @@ from puzzle.storage.json_files import read_json_lines
 from puzzle.storage.json_values import as_text
 from puzzle.storage.plain_values import count_of
 from puzzle.text.chat import render_prompt
+from puzzle.text.template_rendering import rendered_tokens
 from puzzle.text.thoughts import MODES, OPEN, check_system_prompts, split_thought
 
 Scorer = Callable[[str, Any], float]
@@ -226,7 +227,7 @@ def _written(
     model: Any, tokenizer: Any, prompts: Sequence[str], limits: Any, most: int
 ) -> list[tuple[list[int], bool]]:
     """Returns the tokens that follow each prompt, and whether they came to an end."""
-    rows = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    rows = [rendered_tokens(tokenizer, prompt) for prompt in prompts]
     length = max(map(len, rows))
     filled = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ def open_tasks(tasks: Sequence[Any]) -> list[Any]:
 
     Raises:
         SettingError: A task is neither.
+        DataError: lm-eval does not know a name, or is not installed.
     """
     opened: list[Any] = []
     for task in tasks:
@@ -56,6 +59,9 @@ def open_tasks(tasks: Sequence[Any]) -> list[Any]:
                 "pathlib.Path of a file of questions, or a ChoiceTask"
             )
         opened.append(task)
+    words = [task for task in opened if isinstance(task, str)]
+    if words:
+        _require_known(words)
     names = [task if isinstance(task, str) else task.name for task in opened]
     if len(set(names)) < len(names):
         raise SettingError(f"two tasks have the same name: {sorted(names)}")
@@ -101,26 +107,18 @@ def run_tasks(
         settings: How they are asked.
 
     Raises:
-        DataError: lm-eval is not installed or does not know a task, or a task's data is not
-            available.
+        DataError: lm-eval is not installed, or a task's data is not available.
     """
-    try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise DataError(
-            f'lm-eval cannot be imported ({error}); run: pip install "puzzle-nas[eval]"'
-        ) from error
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch)
+    manager = _task_manager(any(isinstance(t, str) for t in tasks))
+    wrapped = _lm_eval("models.huggingface").HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=settings.batch
+    )
     # Templates come with models, so they are rendered within limits here as well.
     wrapped.apply_chat_template = partial(_templated, tokenizer)
-    # lm-eval reads thousands of files to list its own tasks.
-    manager = TaskManager(include_defaults=any(isinstance(t, str) for t in tasks))
     with temporary_place() as place:
         given = [t if isinstance(t, str) else t.config(place) for t in tasks]
         try:
-            results = simple_evaluate(
+            results = _lm_eval("evaluator").simple_evaluate(
                 wrapped,
                 tasks=given,
                 task_manager=manager,
@@ -141,6 +139,34 @@ def run_tasks(
         name: _score(entry, results["samples"].get(name), chances.get(name))
         for name, entry in results["results"].items()
     }
+
+
+@cache
+def _task_manager(defaults: bool) -> Any:
+    """Returns lm-eval's tasks, of which it reads thousands of files if its own are among them."""
+    return _lm_eval("tasks").TaskManager(include_defaults=defaults)
+
+
+def _lm_eval(module: str) -> Any:
+    try:
+        return importlib.import_module(f"lm_eval.{module}")
+    except ImportError as error:
+        raise DataError(
+            f'lm-eval cannot be imported ({error}); run: pip install "puzzle-nas[eval]"'
+        ) from error
+
+
+def _require_known(names: Sequence[str]) -> None:
+    """Raises DataError, before a model is loaded, if lm-eval has no task of a name."""
+    known = _task_manager(True).all_tasks
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise DataError(
+                f"lm-eval knows no task {name!r}{hint or '.'} Its list: lm_eval ls tasks; "
+                "questions of your own are given as a file"
+            )
 
 
 def _templated(

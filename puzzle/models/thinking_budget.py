@@ -9,6 +9,7 @@ from transformers import LogitsProcessor
 
 from puzzle.errors import DataError
 from puzzle.storage.plain_values import count_of
+from puzzle.text.template_rendering import rendered_tokens
 from puzzle.text.thoughts import CLOSE, OPEN
 
 
@@ -37,7 +38,7 @@ class ThinkingBudget(LogitsProcessor):
     def __init__(self, tokenizer: Any, tokens: int, *, end: str = CLOSE) -> None:
         count_of("tokens", tokens, least=0)
         self.tokenizer, self.tokens = tokenizer, tokens
-        self.end = list(tokenizer(end, add_special_tokens=False)["input_ids"])
+        self.end = rendered_tokens(tokenizer, end)
         self._texts: dict[int, str] = {}
         if not (end.endswith(CLOSE) and CLOSE in "".join(map(self._text, self.end))):
             raise DataError(

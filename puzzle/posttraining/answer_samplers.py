@@ -21,6 +21,7 @@ from puzzle.posttraining.opened_model import opened_with_tokenizer
 from puzzle.posttraining.stage_settings import SampleSettings
 from puzzle.storage.hashing import content_hash, hash_tensors
 from puzzle.text.chat import render_prompt, with_system_prompt
+from puzzle.text.template_rendering import rendered_tokens
 from puzzle.text.thoughts import (
     CLOSE,
     OPEN,
@@ -108,7 +109,7 @@ class ModelSampler:
         return [found[n : n + settings.samples] for n in range(0, len(found), settings.samples)]
 
     def _written(self, prompts: Sequence[str], settings: SampleSettings) -> list[Sampled]:
-        rows = [self.tokenizer(each, add_special_tokens=False)["input_ids"] for each in prompts]
+        rows = [rendered_tokens(self.tokenizer, each) for each in prompts]
         length = max(map(len, rows))
         device = self.model.device
         ids = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=device)

@@ -12,6 +12,7 @@ from puzzle.errors import DataError
 from puzzle.posttraining.conversation_rows import Exchange
 from puzzle.posttraining.stage_settings import PairSettings
 from puzzle.text.chat import render_conversation, render_prompt
+from puzzle.text.template_rendering import rendered_tokens
 from puzzle.text.thoughts import CLOSE
 from puzzle.text.turns import Conversation
 
@@ -48,7 +49,7 @@ def pair_rows(
         for mode in exchange.modes:
             cut = mode == "on" and generator.random() < settings.cut_share
             try:
-                row = _tokens(exchange, mode, tokenizer, settings, generator if cut else None)
+                row = _token_row(exchange, mode, tokenizer, settings, generator if cut else None)
             except DataError as error:
                 raise DataError(f"row {number} (from 0): {error}") from error
             if len(row.ids) > longest:
@@ -86,7 +87,7 @@ def _ordered(
     return [row for _, row in sorted(placed, key=lambda pair: pair[0])]
 
 
-def _tokens(
+def _token_row(
     exchange: Exchange,
     mode: str,
     tokenizer: Any,
@@ -104,20 +105,18 @@ def _tokens(
             f"the chat template does not start the conversation with the prompt for its last "
             f"answer, with thinking {mode}: the prompt ends with {prompt[-40:]!r}"
         )
-    ids = _ids(tokenizer, prompt)
+    ids = rendered_tokens(tokenizer, prompt)
     written = whole[len(prompt) :].rstrip("\n")
-    unlearned, learned = [], _ids(tokenizer, written)
+    unlearned, learned = [], rendered_tokens(tokenizer, written)
     if cuts is not None and CLOSE in written:
         thought, _, answer = written.partition(CLOSE)
-        tokens = _ids(tokenizer, thought.rstrip())
-        unlearned = tokens[: cuts.randrange(1, max(2, len(tokens)))] + _ids(tokenizer, CLOSE)
-        learned = _ids(tokenizer, answer)
+        tokens = rendered_tokens(tokenizer, thought.rstrip())
+        unlearned = tokens[: cuts.randrange(1, max(2, len(tokens)))] + rendered_tokens(
+            tokenizer, CLOSE
+        )
+        learned = rendered_tokens(tokenizer, answer)
     end = tokenizer.eos_token_id
     if end is not None and end not in learned:
         learned = [*learned, end]
     before = [*ids, *unlearned]
     return TokenRow(mode, [*before, *learned], [*[_IGNORED] * len(before), *learned])
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

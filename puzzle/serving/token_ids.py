@@ -14,6 +14,7 @@ from puzzle.models.pretrained import load_tokenizer
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.json_values import as_count
 from puzzle.storage.plain_values import count_of
+from puzzle.text.template_rendering import rendered_tokens
 from puzzle.text.thoughts import CLOSE
 
 # Tokens of text before the first whose successor is compared.
@@ -60,7 +61,7 @@ class TokenIds:
         """
         if tokens is None:
             return None
-        self.closing = self.tokenizer(CLOSE, add_special_tokens=False)["input_ids"]
+        self.closing = rendered_tokens(self.tokenizer, CLOSE)
         tokens = count_of("budget", tokens, least=0, error=ExportError)
         return {"tokens": tokens, "start": list(greedy[:1]), "end": self.closing}
 

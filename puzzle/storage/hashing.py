@@ -75,6 +75,19 @@ def hash_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 by which others publish a file, in 64 hexadecimal digits.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with open(path, "rb") as file, naming(path):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Hash tensors by name, dtype, shape and bytes.
 

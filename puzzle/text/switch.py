@@ -8,7 +8,7 @@ from typing import Any
 
 from puzzle.errors import DataError
 from puzzle.text.chat import thinking_switch
-from puzzle.text.template_rendering import apply_template
+from puzzle.text.template_rendering import apply_template, rendered_tokens
 from puzzle.text.thoughts import CLOSE, FIELD, MODES, OPEN
 
 # Around a template, which reads the messages that are left for it.
@@ -132,16 +132,12 @@ def _require_switch(tokenizer: Any) -> None:
 def _require_stable(tokenizer: Any) -> None:
     """Raises DataError if the tokens of a prompt are not those that start the conversation."""
     for mode in MODES:
-        prompt = _tokens(tokenizer, _rendered(tokenizer, mode))
+        prompt = rendered_tokens(tokenizer, _rendered(tokenizer, mode))
         for answer in _ANSWERS:
-            whole = _tokens(tokenizer, _rendered(tokenizer, mode, answer))
+            whole = rendered_tokens(tokenizer, _rendered(tokenizer, mode, answer))
             if whole[: len(prompt)] != prompt:
                 raise DataError(
                     f"with thinking {mode}, the tokens of a prompt are not the first ones of it "
                     f"and the answer {answer!r}: the tokenizer joins the end of the prompt with "
                     "what follows; use a system prompt as the switch"
                 )
-
-
-def _tokens(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

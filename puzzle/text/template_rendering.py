@@ -197,3 +197,8 @@ def _is_stock(tokenizer: Any) -> bool:
 
     own = getattr(type(tokenizer), "apply_chat_template", None)
     return own is PreTrainedTokenizerBase.apply_chat_template
+
+
+def rendered_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Returns the tokens of a text that has been rendered, and so has its special tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

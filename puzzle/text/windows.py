@@ -23,6 +23,7 @@ from puzzle.text.cells import parse_row
 from puzzle.text.chat import render_conversation
 from puzzle.text.containers import indexable, named_file, naming_file, reading, rows_of
 from puzzle.text.data_config import PARTS, DataConfig
+from puzzle.text.template_rendering import rendered_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +330,7 @@ def row_tokens(row: Any, tokenizer: Any, **how: Any) -> list[int]:
     text = row_text(row, tokenizer, **how)
     if not text:
         return []
-    tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokens = rendered_tokens(tokenizer, text)
     end = tokenizer.eos_token_id
     return tokens if end is None else [*tokens, end]
 

@@ -187,6 +187,8 @@ def test_wrong_requests_are_refused_before_anything_is_computed(options, match):
 
 
 @pytest.mark.slow
-def test_a_task_that_lm_eval_does_not_know_is_named():
-    with pytest.raises(DataError, match="no_such_task"):
-        puzzle.evaluate(model(0), tasks=["no_such_task"], tokenizer=tokenizer())
+def test_a_task_that_lm_eval_does_not_know_is_named_before_a_model_is_opened(tmp_path):
+    with pytest.raises(DataError, match=r"no task 'arc_esy'; did you mean 'arc_easy'"):
+        puzzle.evaluate(tmp_path / "no model", tasks=["arc_esy"])
+    with pytest.raises(DataError, match=r"no task 'no such task'\. Its list: lm_eval ls tasks"):
+        puzzle.evaluate(tmp_path / "no model", tasks=["no such task"])
