@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
-from puzzle.errors import DataError
+from puzzle.errors import DataError, SettingError
+from puzzle.evaluation.consistency import consistency
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate, ratio
 from puzzle.models.thinking_budget import ThinkingBudget
 from puzzle.progress.bars import counted
 from puzzle.storage.json_files import read_json_lines
-from puzzle.storage.json_values import as_text
+from puzzle.storage.json_values import as_number, as_text
 from puzzle.storage.plain_values import count_of
 from puzzle.text.chat import render_prompt
 from puzzle.text.template_rendering import rendered_tokens
@@ -63,45 +65,69 @@ class AnswerTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answers:
-    """What a model answered to the questions of a task in one mode, one value for each question.
+    """What a model answered to the questions of a task in one mode, one value for each answer.
 
     Args:
         right: 1 where the answer is right. One whose thought does not end is not.
         tokens: Tokens that were generated, without the one that ends a text.
         finished: 1 where thought and answer came to their end.
         thought: 1 where there is a thought that is not empty.
+        consistent: How far the answer follows from its thought, as `consistency` says; NaN where
+            there are not both.
+        samples: Answers to each question, which stand beside each other.
     """
 
     right: torch.Tensor
     tokens: torch.Tensor
     finished: torch.Tensor
     thought: torch.Tensor
+    consistent: torch.Tensor
+    samples: int = 1
+
+    @property
+    def rates(self) -> torch.Tensor:
+        """The share of right answers to each question."""
+        return self.right.reshape(-1, self.samples).mean(1)
 
     @property
     def accuracy(self) -> MeanEstimate:
-        """The share of right answers."""
-        return estimate(self.right)
+        """The share of right answers; its error is that of the choice of questions."""
+        return estimate(self.rates)
+
+    @property
+    def consistency(self) -> float:
+        """The mean consistency of the answers that have a thought; NaN if none has."""
+        return float(self.consistent.nanmean())
 
     def quantile(self, share: float) -> float:
         """Returns the tokens per answer that a share of the answers do not exceed."""
         return float(self.tokens.quantile(share))
 
     def inflation(self, parent: Answers) -> MeanEstimate:
-        """Returns this model's tokens over those of its parent, where both answer right."""
-        both = (self.right * parent.right).bool()
+        """Returns this model's tokens over those of its parent, on questions both answer right.
+
+        Of several answers to a question, the right ones count, by their mean.
+        """
+        both = (self.rates * parent.rates) > 0
         if not bool(both.any()):
             return MeanEstimate(float("nan"), float("nan"))
-        return ratio(self.tokens[both], parent.tokens[both])
+        return ratio(self._tokens_if_right()[both], parent._tokens_if_right()[both])
+
+    def _tokens_if_right(self) -> torch.Tensor:
+        sums = (self.tokens * self.right).reshape(-1, self.samples).sum(1)
+        return sums / self.right.reshape(-1, self.samples).sum(1)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         return {
-            "questions": len(self.right),
+            "questions": len(self.rates),
+            "samples": self.samples,
             "accuracy": self.accuracy.to_dict(),
             "tokens_p50": self.quantile(0.5),
             "tokens_p95": self.quantile(0.95),
             "finished": float(self.finished.mean()),
             "thought": float(self.thought.mean()),
+            "consistency": None if math.isnan(self.consistency) else self.consistency,
         }
 
 
@@ -157,22 +183,27 @@ def split_tasks(tasks: Sequence[Any], thinking: str | None) -> tuple[list[Answer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSettings:
-    """How answers are generated: greedily.
+    """How answers are generated.
 
     Args:
         budget: The most tokens of a thought; None for no limit of its own.
         max_tokens: The most tokens of thought and answer.
-        batch: Questions that are answered together.
+        batch: Answers that are generated together.
         system_prompts: The system prompt of each mode, for a model whose switch that is.
+        samples: Answers to each question.
+        temperature: Of the distribution that tokens are drawn from; 0 takes the likeliest.
 
     Raises:
-        DataError: A number is not allowed, or a mode has no system prompt.
+        DataError: A number is not allowed, several answers would be the same, or a mode has no
+            system prompt.
     """
 
     budget: int | None = None
     max_tokens: int = 1024
     batch: int = 8
     system_prompts: Mapping[str, str] | None = None
+    samples: int = 1
+    temperature: float = 0.0
 
     def __post_init__(self) -> None:
         check_system_prompts(self.system_prompts)
@@ -180,6 +211,13 @@ class AnswerSettings:
         count_of("batch", self.batch)
         if self.budget is not None:
             count_of("budget", self.budget, least=0)
+        if not 0 <= as_number(self.temperature, "temperature") < math.inf:
+            raise SettingError(f"temperature={self.temperature!r}; allowed: 0 or more")
+        if count_of("samples", self.samples) > 1 and self.temperature == 0:
+            raise SettingError(
+                f"samples={self.samples} with temperature=0 are the same answer so many times; "
+                "give a temperature above 0, such as 0.6"
+            )
 
 
 @torch.no_grad()
@@ -202,29 +240,38 @@ def answer_questions(
     prompts = [
         render_prompt(question, tokenizer, thinking=mode, system_prompts=system)
         for question in task.questions
+        for _ in range(settings.samples)
     ]
+    rights = [right for right in task.answers for _ in range(settings.samples)]
     opened = [prompt.rstrip().endswith(OPEN) for prompt in prompts]
     limits = LogitsProcessorList()
     if settings.budget is not None:
         limits.append(ThinkingBudget(tokenizer, settings.budget))
-    rows: list[tuple[float, int, float, float]] = []
+    rows: list[tuple[float, ...]] = []
+    torch.manual_seed(0)
     for start in counted(range(0, len(prompts), settings.batch), f"{task.name}, {mode}", "batch"):
         part = slice(start, start + settings.batch)
-        written = _written(model, tokenizer, prompts[part], limits, settings.max_tokens)
-        for (ids, ended), before, right in zip(
-            written, opened[part], task.answers[part], strict=True
-        ):
+        written = _written(model, tokenizer, prompts[part], limits, settings)
+        for (ids, ended), before, right in zip(written, opened[part], rights[part], strict=True):
             text = (OPEN if before else "") + tokenizer.decode(ids, skip_special_tokens=False)
             thought, answer = split_thought(text)
             finished = ended and answer is not None
             score = 0.0 if answer is None else task.scorer(answer, right)
-            rows.append((float(score == 1), len(ids), float(finished), float(bool(thought))))
+            follows = consistency(thought, answer) if thought and answer else math.nan
+            rows.append((float(score == 1), len(ids), float(finished), bool(thought), follows))
     columns = torch.tensor(rows, dtype=torch.float64).T
-    return Answers(right=columns[0], tokens=columns[1], finished=columns[2], thought=columns[3])
+    return Answers(
+        right=columns[0],
+        tokens=columns[1],
+        finished=columns[2],
+        thought=columns[3],
+        consistent=columns[4],
+        samples=settings.samples,
+    )
 
 
 def _written(
-    model: Any, tokenizer: Any, prompts: Sequence[str], limits: Any, most: int
+    model: Any, tokenizer: Any, prompts: Sequence[str], limits: Any, settings: AnswerSettings
 ) -> list[tuple[list[int], bool]]:
     """Returns the tokens that follow each prompt, and whether they came to an end."""
     rows = [rendered_tokens(tokenizer, prompt) for prompt in prompts]
@@ -235,9 +282,9 @@ def _written(
     out = model.generate(
         filled,
         attention_mask=mask.to(model.device),
-        max_new_tokens=most,
-        do_sample=False,
-        temperature=None,
+        max_new_tokens=settings.max_tokens,
+        do_sample=settings.temperature > 0,
+        temperature=settings.temperature or None,
         top_p=None,
         top_k=None,
         eos_token_id=sorted(ends) or None,
@@ -269,10 +316,11 @@ def answer_rows(
     rows = []
     for (task, mode), child in answers.get("child", {}).items():
         parent = answers.get("parent", {}).get((task, mode))
-        label = f"{task}, thinking {mode}"
+        several = f", mean of {child.samples}" if child.samples > 1 else ""
+        label = f"{task}, thinking {mode}{several}"
         kept = ""
         if parent is not None:
-            share = ratio(child.right, parent.right)
+            share = ratio(child.rates, parent.rates)
             kept = f"{MeanEstimate(100 * share.value, 100 * share.error)} %"
         rows.append((label, str(parent.accuracy) if parent else "", str(child.accuracy), kept))
         for name, measure in _MEASURES.items():
@@ -288,4 +336,7 @@ _MEASURES: Mapping[str, Callable[[Answers], str]] = {
     "tokens per answer, p95": lambda answers: f"{answers.quantile(0.95):.0f}",
     "finished": lambda answers: f"{float(answers.finished.mean()):.1%}",
     "with a thought": lambda answers: f"{float(answers.thought.mean()):.1%}",
+    "consistent": lambda answers: (
+        "" if math.isnan(answers.consistency) else f"{answers.consistency:.1%}"
+    ),
 }

@@ -144,6 +144,8 @@ def evaluate(
     thinking: str | None = None,
     budget: int | None = None,
     max_tokens: int = 1024,
+    samples: int = 1,
+    temperature: float = 0.0,
     system_prompts: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Measures a model, and its parent if there is one, on text and in tasks.
@@ -170,6 +172,9 @@ def evaluate(
         thinking: Modes in which AnswerTasks are answered: "both", "on" or "off".
         budget: The most tokens of a thought there.
         max_tokens: The most tokens of thought and answer.
+        samples: Answers to each question there, of which the mean counts. More than one need a
+            temperature.
+        temperature: Of the distribution that their tokens are drawn from; 0 takes the likeliest.
         system_prompts: The system prompt of each mode there, for a model whose switch that is.
 
     Returns:
@@ -192,7 +197,12 @@ def evaluate(
     top_k = count_of("top_k", top_k)
     settings = TaskSettings(limit=limit, shots=shots, batch=batch, chat=chat)
     generated = AnswerSettings(
-        budget=budget, max_tokens=max_tokens, batch=batch, system_prompts=system_prompts
+        budget=budget,
+        max_tokens=max_tokens,
+        batch=batch,
+        system_prompts=system_prompts,
+        samples=samples,
+        temperature=temperature,
     )
     if system_prompts is not None and thinking is None:
         raise SettingError("system_prompts are those of the modes of thinking; give thinking=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from puzzle.library.error_map import error_map
 from puzzle.plotting.html_table import html_table
 from puzzle.plotting.page_width import fit_width
 from puzzle.report.answer_seconds import AnswerSeconds, answer_seconds
-from puzzle.report.charts import costs_chart, frontier_chart
+from puzzle.report.charts import answers_chart, costs_chart, frontier_chart
 from puzzle.report.cost_points import costs_of
 from puzzle.report.evidence import Evidence
 from puzzle.report.frontier import frontier_of
@@ -117,16 +118,39 @@ class DrawnRecord(SearchRecord):
         index = pandas.MultiIndex.from_tuples(rows, names=("model", "source"))
         return pandas.DataFrame(list(rows.values()), index=index)
 
-    def answer_seconds(self, evaluation: Evaluation) -> AnswerSeconds:
+    def answer_seconds(
+        self, evaluation: Evaluation, *, budgets: Mapping[int, Evaluation] | None = None
+    ) -> AnswerSeconds:
         """Returns what an answer takes of parent and child, each as long as its own answers are.
 
         Args:
             evaluation: What `evaluate` measured of both with `thinking="both"` and an AnswerTask.
+            budgets: The same under budgets of thought, by their tokens.
 
         Raises:
             DataError: The search had no scenario for each mode (`answer_workload`).
         """
-        return answer_seconds(self, evaluation)
+        return answer_seconds(self, evaluation, budgets or {})
+
+    def plot_answers(
+        self,
+        evaluation: Evaluation,
+        *,
+        budgets: Mapping[int, Evaluation] | None = None,
+        width: Width = None,
+    ) -> Figure:
+        """Returns the share of right answers over the seconds of one, of both models and modes.
+
+        Args:
+            evaluation: As for `answer_seconds`.
+            budgets: Likewise; they are a curve for each model.
+            width: As for `plot_layout`.
+
+        Raises:
+            DataError: As for `answer_seconds`.
+        """
+        found = self.answer_seconds(evaluation, budgets=budgets)
+        return fit_width(answers_chart(found).figure(), width)
 
     def _require_evidence(self) -> Evidence:
         if self.evidence is None:

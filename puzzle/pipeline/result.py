@@ -25,6 +25,7 @@ from puzzle.models.model_writing import StreamedModel, open_streamed
 from puzzle.models.parent import DTYPES
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.pipeline.drawn_record import DrawnRecord
+from puzzle.report.answer_seconds import AnswerSeconds
 from puzzle.report.card import model_card
 from puzzle.report.exploring import write_explorer
 from puzzle.report.page import write_report
@@ -124,7 +125,7 @@ class SearchResult(DrawnRecord):
         *,
         distillation: DistillResult | Mapping[str, Any] | str | os.PathLike[str] | None = None,
         samples: bool | Sequence[Prompt] = False,
-        answers: Evaluation | None = None,
+        answers: Evaluation | AnswerSeconds | None = None,
     ) -> Path:
         """Writes the report: one HTML page that needs no other file and no network.
 
@@ -137,8 +138,8 @@ class SearchResult(DrawnRecord):
                 to; by default the record in the directory that the result was read from.
             samples: Prompts after which parent and child each write on the page, which takes as
                 long as generating takes; True for three, of text that nothing was chosen with.
-            answers: What both answered, as for `answer_seconds`: the page then says what the
-                lengths of their answers make of the gain.
+            answers: What both answered, as for `answer_seconds`, or what that returned: the page
+                then says what the lengths of their answers make of the gain.
 
         Returns:
             The file.
@@ -154,7 +155,7 @@ class SearchResult(DrawnRecord):
             distillation=record,
             saved=self.saved,
             samples=self._samples(samples),
-            answers=None if answers is None else self.answer_seconds(answers),
+            answers=self.answer_seconds(answers) if isinstance(answers, Evaluation) else answers,
         )
 
     def _samples(self, given: bool | Sequence[Prompt]) -> tuple[Sample, ...]:

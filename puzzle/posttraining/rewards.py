@@ -7,26 +7,19 @@ right one. `correct_reward` and its like are for `trl grpo --reward_funcs`, whic
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import prod
 from typing import Any
 
 import torch
 
 from puzzle.errors import DataError
 from puzzle.evaluation.answers import Scorer, same_text
+from puzzle.evaluation.consistency import consistency
 from puzzle.storage.plain_values import count_of
 from puzzle.text.chat import FLAGS, mode_of_system
 from puzzle.text.thoughts import CLOSE, MODES, OPEN, split_thought
-
-# Sums and products of whole numbers, and what they are said to be.
-_NUMBER = r"-?\d+"
-_STEP = re.compile(
-    rf"(?<![\w.])({_NUMBER}(?:\s*[-+*]\s*\d+)+)\s*=\s*({_NUMBER})(?!\w|\.\d)", re.ASCII
-)
 
 
 def math_equal(answer: str, right: Any) -> float:
@@ -131,11 +124,7 @@ class Correct(_Reward):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consistent(_Reward):
-    """How far a right answer follows from its thought; 0 for a wrong one.
-
-    One half is the share of the thought's steps that hold, of those that can be checked: sums and
-    products of whole numbers. The other is whether the last number of the thought is the answer's.
-    What a thought does not have counts as held.
+    """How far a right answer follows from its thought, as `consistency` says; 0 for a wrong one.
 
     Example:
         >>> Consistent()(prompts=["1+1="], completions=["1+1=3</think>2"], answer=["2"])
@@ -149,28 +138,9 @@ class Consistent(_Reward):
         parts = self._parts(prompts, completions)
         right = self._right(parts, answer)
         return [
-            _consistency(thought, given) if each else 0.0
+            consistency(thought, given) if each else 0.0
             for (thought, given), each in zip(parts, right, strict=True)
         ]
-
-
-def _consistency(thought: str, answer: str) -> float:
-    steps, place = [], 0
-    while step := _STEP.search(thought, place):
-        steps.append(_value(step[1]) == int(step[2]))
-        place = step.start(2)  # where the next sum may start
-    held = sum(steps) / len(steps) if steps else 1.0
-    last, own = (re.findall(_NUMBER, text, re.ASCII)[-1:] for text in (thought, answer))
-    return (held + float(not last or not own or last == own)) / 2
-
-
-def _value(expression: str) -> int:
-    """Returns the value of a sum of products of whole numbers."""
-    terms = re.findall(r"([-+]?)\s*(\d+(?:\s*\*\s*\d+)*)", expression)
-    return sum(
-        (-1 if sign == "-" else 1) * prod(int(number) for number in product.split("*"))
-        for sign, product in terms
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from puzzle.choice.goals import NOISE
 from puzzle.errors import DataError
+from puzzle.evaluation.answers import Answers
 from puzzle.evaluation.evaluating import Evaluation
 from puzzle.limits.constraints import Constraint, parse_constraint
 from puzzle.limits.scenario import Scenario, Workload
@@ -30,6 +31,8 @@ class ModeSeconds:
         parent: Seconds of one of the parent's answers.
         child: Seconds of one of the child's.
         alike: What the child would take for an answer as long as the parent's.
+        parent_accuracy: The share of the parent's answers that are right, over all tasks.
+        child_accuracy: That of the child's.
     """
 
     share: float
@@ -38,6 +41,18 @@ class ModeSeconds:
     parent: float
     child: float
     alike: float
+    parent_accuracy: float
+    child_accuracy: float
+
+    @property
+    def parent_rate(self) -> float:
+        """Right answers per second of the parent, one request after another."""
+        return self.parent_accuracy / self.parent
+
+    @property
+    def child_rate(self) -> float:
+        """Right answers per second of the child."""
+        return self.child_accuracy / self.child
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +62,7 @@ class AnswerSeconds:
     Args:
         modes: By mode of thinking, as scenarios of the search are named.
         workload: The scenarios with the child's tokens.
+        budgets: The same under budgets of thought, by their tokens and by mode.
 
     Example:
         >>> print(result.answer_seconds(evaluation).verdict())  # doctest: +SKIP
@@ -56,6 +72,7 @@ class AnswerSeconds:
 
     modes: Mapping[str, ModeSeconds]
     workload: Workload
+    budgets: Mapping[int, Mapping[str, ModeSeconds]] = field(default_factory=dict)
 
     @property
     def parent(self) -> float:
@@ -123,11 +140,24 @@ class AnswerSeconds:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
         totals = {name: getattr(self, name) for name in ("parent", "child", "gain", "alike")}
-        modes = {name: asdict(mode) for name, mode in self.modes.items()}
-        return {**totals, "inflation": self.inflation, "modes": modes}
+        return {
+            **totals,
+            "inflation": self.inflation,
+            "modes": _plain(self.modes),
+            "budgets": {tokens: _plain(modes) for tokens, modes in self.budgets.items()},
+        }
 
 
-def answer_seconds(record: SearchRecord, evaluation: Evaluation) -> AnswerSeconds:
+def _plain(modes: Mapping[str, ModeSeconds]) -> dict[str, dict[str, float]]:
+    return {
+        name: {**asdict(mode), "parent_rate": mode.parent_rate, "child_rate": mode.child_rate}
+        for name, mode in modes.items()
+    }
+
+
+def answer_seconds(
+    record: SearchRecord, evaluation: Evaluation, budgets: Mapping[int, Evaluation]
+) -> AnswerSeconds:
     """Returns what answers take, by the search's costs and the lengths that were measured.
 
     Seconds of a scenario's decoding are taken as proportional to the tokens.
@@ -136,6 +166,7 @@ def answer_seconds(record: SearchRecord, evaluation: Evaluation) -> AnswerSecond
         record: A search whose scenarios are named after the modes, as `answer_workload` names
             them.
         evaluation: Answers of the child and its parent in those modes.
+        budgets: The same under budgets of thought, by their tokens.
 
     Raises:
         DataError: The search has no such scenarios, or the evaluation no such answers.
@@ -145,22 +176,40 @@ def answer_seconds(record: SearchRecord, evaluation: Evaluation) -> AnswerSecond
         raise DataError(
             "the search has no scenario for each mode; give scenario=answer_workload(...)"
         )
-    modes, own = {}, {}
-    for name, scenario in evidence.workload.scenarios.items():
-        tokens = {who: _median(evaluation, who, name) for who in ("parent", "child")}
-        phases = evidence.seconds[name]
+    workload = evidence.workload
+    modes = _modes(workload, evidence.seconds, evaluation)
+    own = {
+        name: (
+            replace(scenario, generated_tokens=max(1, round(modes[name].child_tokens))),
+            workload.weights[name],
+        )
+        for name, scenario in workload.scenarios.items()
+    }
+    limited = {
+        tokens: _modes(workload, evidence.seconds, budgets[tokens]) for tokens in sorted(budgets)
+    }
+    return AnswerSeconds(modes=modes, workload=Workload.of(own), budgets=limited)
 
+
+def _modes(
+    workload: Workload, seconds: Mapping[str, Any], evaluation: Evaluation
+) -> dict[str, ModeSeconds]:
+    modes = {}
+    for name, scenario in workload.scenarios.items():
+        found = {who: _answers(evaluation, who, name) for who in ("parent", "child")}
+        tokens = {who: _median(each) for who, each in found.items()}
+        phases = seconds[name]
         modes[name] = ModeSeconds(
-            share=evidence.workload.weights[name],
+            share=workload.weights[name],
             parent_tokens=tokens["parent"],
             child_tokens=tokens["child"],
             parent=_seconds_of(phases["parent"], tokens["parent"], scenario),
             child=_seconds_of(phases["child"], tokens["child"], scenario),
             alike=_seconds_of(phases["child"], tokens["parent"], scenario),
+            parent_accuracy=_accuracy(found["parent"]),
+            child_accuracy=_accuracy(found["child"]),
         )
-        longer = replace(scenario, generated_tokens=max(1, round(tokens["child"])))
-        own[name] = (longer, evidence.workload.weights[name])
-    return AnswerSeconds(modes=modes, workload=Workload.of(own))
+    return modes
 
 
 def _seconds_of(phases: Mapping[str, float], tokens: float, scenario: Scenario) -> float:
@@ -169,13 +218,21 @@ def _seconds_of(phases: Mapping[str, float], tokens: float, scenario: Scenario) 
     return (phases["prefill_seconds"] + decode) / scenario.batch
 
 
-def _median(evaluation: Evaluation, who: str, mode: str) -> float:
-    """Returns the median tokens of a model's answers in a mode, with the one that ends each."""
+def _answers(evaluation: Evaluation, who: str, mode: str) -> list[Answers]:
     answers = evaluation.answers.get(who, {})
-    found = [each.tokens for (_, own), each in answers.items() if own == mode]
+    found = [each for (_, own), each in answers.items() if own == mode]
     if not found:
         raise DataError(
             f"there are no answers of the {who} with thinking {mode!r}; evaluate child and parent "
             'with an AnswerTask and thinking="both", under scenarios named "on" and "off"'
         )
-    return float(torch.cat(found).quantile(0.5)) + 1
+    return found
+
+
+def _median(answers: Sequence[Answers]) -> float:
+    """Returns the median tokens of answers, with the one that ends each."""
+    return float(torch.cat([each.tokens for each in answers]).quantile(0.5)) + 1
+
+
+def _accuracy(answers: Sequence[Answers]) -> float:
+    return float(torch.cat([each.right for each in answers]).mean())

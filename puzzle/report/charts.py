@@ -7,6 +7,7 @@ from typing import Any
 
 from puzzle.costs.correction import Correction
 from puzzle.plotting.chart import Chart, Mark, Series
+from puzzle.report.answer_seconds import AnswerSeconds, ModeSeconds
 from puzzle.report.cost_points import Cost
 from puzzle.report.frontier import KINDS, Frontier
 
@@ -61,6 +62,33 @@ def costs_chart(costs: Sequence[Cost]) -> Chart:
         vertical=1.0,
         names=names,
     )
+
+
+def answers_chart(answers: AnswerSeconds) -> Chart:
+    """Returns accuracy over seconds per answer, of both models in each mode and under budgets."""
+    series = []
+    for who in ("parent", "child"):
+        mark, colour = LOOKS["measured" if who == "child" else who]
+        limited = [_place(modes["on"], who) for modes in answers.budgets.values() if "on" in modes]
+        if limited:
+            line = sorted([*limited, _place(answers.modes["on"], who)])
+            label = f"{who}, budgets of thought"
+            series.append(Series(label=label, points=line, mark="plus", colour=colour, line=True))
+        for mode, own in answers.modes.items():
+            shape: Mark = mark if mode == "on" else "square" if who == "child" else "circle"
+            points = [_place(own, who)]
+            label = f"{who}, thinking {mode}"
+            series.append(Series(label=label, points=points, mark=shape, colour=colour))
+    return Chart(
+        title="Accuracy over seconds per answer",
+        series=tuple(series),
+        x="seconds per answer",
+        y="accuracy",
+    )
+
+
+def _place(mode: ModeSeconds, who: str) -> tuple[float, float]:
+    return getattr(mode, who), getattr(mode, f"{who}_accuracy")
 
 
 def corrections_chart(corrections: Mapping[str, Correction]) -> Chart:

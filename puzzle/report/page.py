@@ -14,6 +14,7 @@ from puzzle.hardware.precision import Formats
 from puzzle.library.error_map import error_map, median_errors
 from puzzle.report.answer_seconds import AnswerSeconds
 from puzzle.report.charts import (
+    answers_chart,
     corrections_chart,
     costs_chart,
     frontier_chart,
@@ -99,6 +100,7 @@ def page(
         "conditions": conditions(record),
         "samples": samples,
         "answers": answers,
+        "answers_picture": Markup(answers_chart(answers).svg()) if answers else None,
         "verdict": verdict(record),
         "sure": sure(record, stable),
         "layout_wide": Markup(layout_svg(record.layout)),

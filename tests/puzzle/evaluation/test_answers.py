@@ -11,6 +11,7 @@ import puzzle
 from puzzle.errors import DataError
 from puzzle.evaluation.answer_lengths import answer_workload
 from puzzle.evaluation.answers import Answers, AnswerSettings, AnswerTask, answer_questions
+from puzzle.evaluation.consistency import consistency
 from puzzle.models.thinking_budget import ThinkingBudget
 from puzzle.text.chat import render_prompt
 from puzzle.text.switch import add_thinking_switch
@@ -56,12 +57,28 @@ def test_answers_in_batches_are_those_to_each_question_alone(child, mode, budget
         for (_, answer), (_, _, end) in zip(parts, alone, strict=True)
     ]
     assert answers.finished.tolist() == ended
+    follows = [consistency(*part) if all(part) else math.nan for part in parts]
+    assert answers.consistent.tolist() == pytest.approx(follows, nan_ok=True)
     expected = [answer is not None for _, answer in parts]
     assert answers.right.tolist() == [float(expected[0]), 0.0, float(expected[2])]
     # With a budget a thought ends, unless the whole text ends in it.
     assert all(
         done or budget is None or end for done, (_, _, end) in zip(expected, alone, strict=True)
     )
+
+
+def test_several_answers_are_drawn_and_those_of_a_cold_draw_are_the_greedy_one(child):
+    task = AnswerTask(name="x", questions=QUESTIONS, answers=["1", "2", "3"])
+
+    def tokens(samples, temperature):
+        settings = AnswerSettings(max_tokens=30, samples=samples, temperature=temperature)
+        return answer_questions(child, TOKENIZER, task, "on", settings).tokens.reshape(-1, samples)
+
+    cold, greedy = tokens(3, 1e-6), tokens(1, 0.0)
+    assert torch.equal(cold, greedy.expand(-1, 3))
+    warm = tokens(3, 2.0)
+    assert torch.equal(warm, tokens(3, 2.0))
+    assert any(len(set(own)) > 1 for own in warm.tolist())
 
 
 def test_system_prompts_switch_a_model_whose_template_has_no_switch(child):
@@ -107,10 +124,17 @@ def test_a_table_has_both_modes_of_parent_and_child(child, tmp_path):
     assert values[0]["questions"] == 3
 
 
-def answers(right, tokens):
+def answers(right, tokens, samples=1):
     values = torch.tensor([right, tokens], dtype=torch.float64)
     one = torch.ones(len(right))
-    return Answers(right=values[0], tokens=values[1], finished=one, thought=one)
+    return Answers(
+        right=values[0],
+        tokens=values[1],
+        finished=one,
+        thought=one,
+        consistent=one * math.nan,
+        samples=samples,
+    )
 
 
 def test_inflation_counts_questions_that_both_answer_right():
@@ -118,19 +142,14 @@ def test_inflation_counts_questions_that_both_answer_right():
     child = answers([1, 1, 1, 0], [15, 30, 1, 999])
     assert child.inflation(parent).value == pytest.approx(1.5)
     assert child.inflation(parent).error == pytest.approx(0)
-    assert str(
-        answers([0], [1]).inflation(
-            parent.__class__(
-                **{
-                    name: getattr(parent, name)[:1]
-                    for name in ("right", "tokens", "finished", "thought")
-                }
-            )
-        )
-    ).startswith("nan")
     assert math.isnan(answers([0], [1]).inflation(answers([1], [1])).value)
     assert parent.accuracy.value == 0.75
     assert parent.quantile(0.5) == 25
+    # Of two answers to each question, the right ones count.
+    twice = answers([1, 0, 0, 0, 1, 1], [40, 999, 999, 1, 10, 30], samples=2)
+    assert twice.rates.tolist() == [0.5, 0, 1]
+    assert twice.accuracy.value == 0.5
+    assert twice.inflation(answers([1, 1, 1], [10, 1, 10])).value == pytest.approx(60 / 20)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +163,8 @@ def test_inflation_counts_questions_that_both_answer_right():
         ({"system_prompts": {"on": "think"}}, "each of 'on' and 'off'"),
         ({"system_prompts": {"on": "think", "off": ""}}, "each of 'on' and 'off'"),
         ({"thinking": None, "system_prompts": {"on": "a", "off": "b"}}, "give thinking="),
+        ({"samples": 2}, "temperature above 0"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
         ({"tokenizer": character_tokenizer()}, "add_thinking_switch"),
     ],
 )

@@ -11,6 +11,7 @@ import puzzle
 from puzzle.evaluation import Answers, answer_workload
 from puzzle.pipeline.loading import load_result
 from puzzle.report.answer_seconds import AnswerSeconds, ModeSeconds
+from puzzle.report.charts import answers_chart
 from puzzle.text.chat import render_prompt
 from puzzle.text.switch import add_thinking_switch
 from tests.factories.children import child_of
@@ -45,9 +46,15 @@ def result(tmp_path_factory):
     return search(folder, scenario=MODES, constraints="seconds_per_answer <= 0.8x")
 
 
-def answered(tokens):
+def answered(tokens, right=None):
     ones = torch.ones(len(tokens))
-    return Answers(right=ones, tokens=torch.tensor(tokens), finished=ones, thought=ones)
+    return Answers(
+        right=ones if right is None else torch.tensor(right),
+        tokens=torch.tensor(tokens),
+        finished=ones,
+        thought=ones,
+        consistent=ones,
+    )
 
 
 def evaluation(parent, child):
@@ -103,6 +110,37 @@ def test_longer_answers_take_the_gain_and_a_search_again_has_their_length(result
     assert read.answer_seconds(evaluation(OWN, longer)).to_dict() == found.to_dict()
 
 
+def test_the_picture_is_accuracy_over_seconds_and_a_budget_moves_along_a_curve(result, tmp_path):
+    def measured(tokens, right):
+        both = {
+            ("task", "on"): answered([tokens] * 4, right),
+            ("task", "off"): answered([1.0], [0.0]),
+        }
+        return puzzle.Evaluation(text={}, tasks={}, answers={"parent": both, "child": both})
+
+    whole = measured(5.0, [1.0, 1.0, 1.0, 0.0])
+    budgets = {3: measured(3.0, [1.0, 0.0, 1.0, 0.0]), 1: measured(1.0, [0.0, 0.0, 1.0, 0.0])}
+    found = result.answer_seconds(whole, budgets=budgets)
+    on = found.modes["on"]
+    assert (on.child_accuracy, found.modes["off"].child_accuracy) == (0.75, 0)
+    assert on.child_rate == pytest.approx(0.75 / on.child)
+    assert on.parent_rate == pytest.approx(on.child_rate * on.child / on.parent)
+    chart = answers_chart(found)
+    points = {each.label: each.points for each in chart.series}
+    assert points["child, thinking on"] == [(on.child, 0.75)]
+    (first, *_), *_, last = curve = points["child, budgets of thought"]
+    assert [y for _, y in curve] == [0.25, 0.5, 0.75]
+    # A third of the tokens, with the one that ends each, is a third of the decoding.
+    phases = result.evidence.seconds["on"]["child"]
+    decode, prefill = (phases[name] / 2 for name in ("decode_seconds", "prefill_seconds"))
+    assert last[0] - first == pytest.approx(decode * 4 / 6)
+    assert first == pytest.approx(prefill + decode * 2 / 6)
+    assert len(result.plot_answers(whole, budgets=budgets, width="column").axes[0].lines) == 6
+    page = result.report(tmp_path / "page.html", answers=found).read_text()
+    assert "Accuracy over seconds per answer" in page
+    assert ">0.750<" in page
+
+
 @pytest.mark.parametrize(
     ("child_tokens", "words"),
     [
@@ -119,6 +157,8 @@ def test_a_child_that_thinks_as_much_longer_as_it_is_faster_has_gained_nothing(c
         parent=1.3,
         child=child_tokens / 100,
         alike=1.0,
+        parent_accuracy=1.0,
+        child_accuracy=1.0,
     )
     workload = puzzle.Workload.of({"on": MODES["on"]})
     sentence = AnswerSeconds(modes={"on": mode}, workload=workload).verdict()
