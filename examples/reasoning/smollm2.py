@@ -1,4 +1,4 @@
-"""Teaches a searched child of SmolLM2 to think, by fine-tuning and reinforcement learning.
+"""Teaches a searched child of SmolLM2 to think: fine-tuning, reinforcement learning, alignment.
 
     puzzle search --demo --out search --hardware roofline:h100-sxm --working-dtype float32 \
         --constraint "parameters <= 0.9x" --constraint "kv_cache <= 0.7x"
@@ -6,9 +6,11 @@
 
 It needs the extra `posttrain`. The task is chained sums of reasoning-gym, of three to five
 digits. First the child learns both modes from pairs: with thinking on, it writes every running sum;
-off, the answer alone. Then GRPO rewards right, consistent and brief answers. Both stages train
+off, the answer alone. Then GRPO rewards right, consistent and brief answers. At last DPO prefers
+right answers to wrong ones, and with thinking off an answer to one with its steps. All stages train
 adapters, which are merged into what is saved. After each, and before, the child answers sums that
-it is not trained on, greedily, in both modes.
+it is not trained on, greedily, in both modes. The program exits with 1 if the alignment leaves
+fewer answers in the form of their mode.
 
 What is done is kept in the run directory: the same command goes on from the last step that was
 saved, and prints what there is at its end.
@@ -18,13 +20,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import puzzle
 from puzzle.evaluation import AnswerTask
-from puzzle.posttraining import PairSettings, gym_equal, gym_tasks, rl, sft, switched_tokenizer
+from puzzle.posttraining import (
+    PairSettings,
+    align,
+    gym_equal,
+    gym_tasks,
+    rl,
+    sft,
+    switched_tokenizer,
+)
 
 SUMS = {"chain_sum": {"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1}}
 LONGEST = 48  # tokens of a thought and its answer
@@ -58,6 +69,30 @@ def conversation(row: dict[str, str]) -> dict[str, Any]:
     """Returns a sum as supervised fine-tuning reads it, to be shown in both modes."""
     answer = {"role": "assistant", "content": row["right"], "reasoning_content": row["thought"]}
     return {"messages": [{"role": "user", "content": row["question"]}, answer]}
+
+
+def preferences(row: dict[str, str]) -> list[dict[str, Any]]:
+    """Returns what is preferred in the answers to a sum.
+
+    A row that names no mode is one of each: right steps and answer to wrong ones, and the right
+    answer alone to a wrong one.
+    """
+    *steps, last = row["thought"].split("; ")
+    wrong = str(int(row["right"]) + 1)
+    missed = "; ".join([*steps, f"{last.partition(' = ')[0]} = {wrong}"])
+    answers = {"chosen": (row["thought"], row["right"]), "rejected": (missed, wrong)}
+    return [
+        {
+            "prompt": row["question"],
+            **{name: f"<think>{thought}</think>{own}" for name, (thought, own) in answers.items()},
+        },
+        {
+            "prompt": row["question"],
+            "reasoning": "off",
+            "chosen": row["right"],
+            "rejected": f"{row['thought']}; {row['right']}",
+        },
+    ]
 
 
 def adapters() -> Any:
@@ -157,18 +192,43 @@ def reinforced(given: Any, taught: Any, tokenizer: Any, tests: list[dict[str, st
     )
 
 
-def main() -> None:
+def aligned(given: Any, trained: Any, tokenizer: Any, tests: list[dict[str, str]]) -> Any:
+    """Returns the child after alignment, with the share of answers in form before and after."""
+    pairs = 3  # of each sum
+    rows = sums(given.seed + 3, 2 * given.align_steps, tests)
+    return align(
+        trained,
+        [pair for row in rows for pair in preferences(row)],
+        out=given.out / "align",
+        tokenizer=tokenizer,
+        probes=[row["question"] for row in tests[:16]],
+        probe_tokens=LONGEST,
+        peft_config=adapters(),
+        training={
+            "learning_rate": given.align_rate,
+            "max_steps": given.align_steps,
+            "per_device_train_batch_size": 2 * pairs,
+            "save_steps": 4,
+            "logging_steps": 1,
+            "seed": given.seed,
+        },
+    )
+
+
+def main() -> int:
     """Trains and measures, stage by stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("child", type=Path, help="what puzzle search wrote to child/")
     parser.add_argument("--out", type=Path, default=Path("smollm2-run"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tests", type=int, default=64)
-    parser.add_argument("--rows", type=int, default=16, help="rows of a step of fine-tuning")
-    parser.add_argument("--sft-steps", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=8, help="rows of a step of fine-tuning")
+    parser.add_argument("--sft-steps", type=int, default=40)
     parser.add_argument("--sft-rate", type=float, default=2e-3)
     parser.add_argument("--rl-steps", type=int, default=8)
     parser.add_argument("--rl-rate", type=float, default=2e-4)
+    parser.add_argument("--align-steps", type=int, default=8)
+    parser.add_argument("--align-rate", type=float, default=1e-4)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     figures = Figures(given.out / "figures.json")
@@ -184,8 +244,19 @@ def main() -> None:
     if "rl" not in figures.values:
         figures.add("rl training", trained.figures)
         figures.add("rl", measured(trained.path, tokenizer, tests))
+    preferred = aligned(given, trained, tokenizer, tests)
+    if "align" not in figures.values:
+        figures.add("align training", preferred.figures)
+        figures.add("align", measured(preferred.path, tokenizer, tests))
     print(json.dumps(figures.values, indent=1))
+    kept = preferred.figures
+    return int(
+        any(
+            kept[f"in form after, thinking {mode}"] < kept[f"in form before, thinking {mode}"]
+            for mode in ("on", "off")
+        )
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

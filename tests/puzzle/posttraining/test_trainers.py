@@ -87,6 +87,13 @@ def test_with_adapters_every_trainer_leaves_the_childs_weights_as_they_are(
         after = {name.replace(".base_layer", ""): t for name, t in state(child).items()}
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
         assert any(name.endswith("lora_B.default.weight") for name in after)
+    names["lora"] = peft.LoraConfig(r=2, target_modules="all-linear", task_type="SEQ_CLS")
+    reward_model = snippet_with("RewardTrainer(").replace(last, f"{last}, peft_config=lora")
+    exec(reward_model, names)
+    after = {n.replace(".base_layer", ""): t for n, t in state(names["scorer"]).items()}
+    shared = [name for name in after if name in before]
+    assert len(shared) > 5
+    assert all(torch.equal(after[name], before[name]) for name in shared)
 
 
 def sft(names, **settings):
