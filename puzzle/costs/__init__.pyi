@@ -1,9 +1,11 @@
 from puzzle.costs.by_name import HardwareCosts as HardwareCosts
 from puzzle.costs.by_name import cost_model as cost_model
+from puzzle.costs.by_name import hardware_record as hardware_record
 from puzzle.costs.by_name import has_standard_resources as has_standard_resources
 from puzzle.costs.by_name import is_run_here as is_run_here
 from puzzle.costs.by_name import own_resources as own_resources
 from puzzle.costs.by_name import require_hardware as require_hardware
+from puzzle.costs.by_name import timed_device as timed_device
 from puzzle.costs.by_name import torch_device as torch_device
 from puzzle.costs.calibrated.engine_costs import EngineCalibrated as EngineCalibrated
 from puzzle.costs.calibrated.engines.command import Command as Command

@@ -20,6 +20,7 @@ from puzzle.costs.roofline import Roofline
 from puzzle.costs.served import served_format
 from puzzle.errors import CostModelError
 from puzzle.estimates import Estimate, Sizes
+from puzzle.hardware.identity import device_record
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import Parent
 from puzzle.stages import Run, Stage
@@ -39,7 +40,32 @@ def torch_device(hardware: Any) -> str | None:
         ('cuda:1', None)
     """
     word = _word(hardware)
-    return word.text if word is not None and word.kind == "device" else None
+    return word.rest if word is not None and word.kind == "device" else None
+
+
+def timed_device(hardware: Any) -> str | None:
+    """Returns the torch device that `hardware=` names if whole models are timed on it, or None.
+
+    One of several devices that share a model is timed with its share alone.
+
+    Example:
+        >>> timed_device("cuda"), timed_device("cuda,tensor_parallel=4,link=450")
+        ('cuda', None)
+    """
+    word = _word(hardware)
+    shared = word is not None and word.options.get("tensor_parallel", 1) > 1
+    return None if shared else torch_device(hardware)
+
+
+def hardware_record(hardware: Any, device: str) -> dict[str, Any]:
+    """Returns what costs measured here are of: a device's record, and what it is one of.
+
+    Args:
+        hardware: As for `cost_model`.
+        device: The torch device.
+    """
+    word = _word(hardware)
+    return {**device_record(device), **({} if word is None else word.options)}
 
 
 def require_hardware(hardware: Any) -> None:
@@ -149,12 +175,19 @@ class HardwareCosts(Stage[CostModel]):
         device = torch_device(self.hardware)
         if device is None:
             return None
-        return SublayerTimes.of(self.space, self.scenario, **{"device": device, **self.options})
+        options = {"device": device, **self._options}
+        options.pop("link", None)
+        return SublayerTimes.of(self.space, self.scenario, **options)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        word = _word(self.hardware)
+        return {**({} if word is None else word.options), **self.options}
 
     def result(self, run: Run) -> CostModel:
         """Returns the cost model, measured or calibrated if need be."""
         if (times := self.times) is not None:
-            return MeasuredCosts.read(run, times)
+            return MeasuredCosts.read(run, times, link=self._options.get("link"))
         word = _word(self.hardware)
         if word is not None and (engine := word.engine) is not None:
             served = served_format(self.hardware, workspace=run.workspace)
@@ -216,8 +249,10 @@ def cost_model(
 
     Args:
         hardware: "cpu" or "cuda" for costs measured on this device; "roofline:h100-sxm" for
-            published rates; "table:costs.csv"; the path of a profile; "llama.cpp", "vllm" or
-            "torch" for costs calibrated in that engine, "command:measure.sh {model}" in any
+            published rates; either with ",tensor_parallel=4" after it for devices that share each
+            layer, and of measured ones ",link=450", the GB/s between them; "table:costs.csv"; the
+            path of a profile; "llama.cpp", "vllm" or "torch" for costs calibrated in that engine,
+            "command:measure.sh {model}" in any
             other; or a cost model, or the class of one, made from the parent's sizes,
             also by name: "my_costs:EdgeCost".
         shape: The parent's sizes.
@@ -254,7 +289,7 @@ def _modelled(
     if word is None or word.kind == "model":
         return _own_model(hardware if word is None else word.imported(), shape, options)
     if word.kind == "roofline":
-        return Roofline(word.rest, shape, **options)
+        return Roofline(word.rest, shape, **{**word.options, **options})
     if word.kind == "table":
         return Table(word.rest)
     return Profile.load(word.rest, scenario=scenario, shape=shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from puzzle.costs.answering import block_cost_of, fixed_cost_of
 from puzzle.costs.protocol import STANDARD_UNITS, CostModel, activation_bytes, counted_cost
+from puzzle.costs.tensor_parallel import TensorParallel
 from puzzle.limits.scenario import Scenario
 from search_space import Block, ModelShape, counting
 
@@ -55,5 +56,6 @@ class _Counted:
         }
         own = fixed_cost_of(self.costs, shape, scenario)
         held = own.get("memory", counted["memory"])
-        counted["peak_memory"] = held + activation_bytes(shape, scenario)
+        group = getattr(self.costs, "group", TensorParallel())
+        counted["peak_memory"] = held + activation_bytes(shape, scenario, group.devices)
         return {**own, **{name: counted[name] for name in self._added}}

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from puzzle.costs.by_name import HardwareCosts, is_run_here, torch_device
+from puzzle.costs.by_name import HardwareCosts, hardware_record, is_run_here, torch_device
 from puzzle.costs.profile import Profile
 from puzzle.costs.served import served_format
 from puzzle.errors import CostModelError
 from puzzle.executors.by_kind import ByKind
 from puzzle.executors.executor import Executor
-from puzzle.hardware.identity import device_record, software_versions
+from puzzle.hardware.identity import software_versions
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child_config import config_from_layout
 from puzzle.stages import ArtifactStage, Run
@@ -69,7 +69,7 @@ class DeviceProfile(ArtifactStage[Profile]):
             costs,
             self.space,
             scenario,
-            device=device_record(torch_device(word) or str(run.parent.device)),
+            device=hardware_record(word, torch_device(word) or str(run.parent.device)),
             versions=software_versions(),
         )
         profile.save(directory / FILE)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,19 @@ ENGINES: Mapping[str, Callable[[], Engine]] = {
     "torch": TorchGenerate,
 }
 ALLOWED = (
-    "'cpu' or 'cuda' (measured here), 'roofline:<device>' such as 'roofline:h100-sxm', "
+    "'cpu' or 'cuda' (measured here), 'roofline:<device>' such as 'roofline:h100-sxm' (either with "
+    "',tensor_parallel=2' after it), "
     "'table:<path>', the path of a profile (.json), an engine to calibrate in "
     f"({', '.join(map(repr, ENGINES))}, or 'command:<command line>'), "
     "'<module>:<class>' of a cost model of your own, or a CostModel"
 )
+# What may follow published rates, and a device of this machine.
+OF_RATES: Mapping[str, str] = {
+    "tensor_parallel": "[0-9]+",
+    "weight_dtype": "[a-z0-9]+",
+    "cache_dtype": "[a-z0-9]+",
+}
+OF_DEVICE: Mapping[str, str] = {"tensor_parallel": "[0-9]+", "link": r"[0-9]+(\.[0-9]+)?"}
 Kind = Literal["device", "roofline", "table", "profile", "engine", "command", "model"]
 
 
@@ -45,11 +54,14 @@ class HardwareWord:
         text: As it was given.
         kind: What it names: a torch device, published rates, a table, a profile, an engine, a
             command line that measures, or a cost model to import.
-        rest: The text without what marks its kind.
+        rest: The text without what marks its kind, and without settings.
+        settings: What follows a device or rates, such as "tensor_parallel=4", by name.
 
     Example:
         >>> HardwareWord.read("roofline:h100-sxm")
-        HardwareWord(text='roofline:h100-sxm', kind='roofline', rest='h100-sxm')
+        HardwareWord(text='roofline:h100-sxm', kind='roofline', rest='h100-sxm', settings=())
+        >>> HardwareWord.read("cuda,tensor_parallel=4,link=450").options
+        {'tensor_parallel': 4, 'link': 450000000000.0}
         >>> HardwareWord.read("npu.costs:EdgeCost").kind
         'model'
     """
@@ -57,6 +69,7 @@ class HardwareWord:
     text: str
     kind: Kind
     rest: str
+    settings: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, hardware: str | os.PathLike[str]) -> HardwareWord:
@@ -67,18 +80,32 @@ class HardwareWord:
         """
         text = os.fspath(hardware)
         before, colon, rest = text.partition(":")
-        if colon and before in ("roofline", "table", "command"):
+        if colon and before == "roofline":
+            name, *settings = rest.split(",")
+            return cls(text, "roofline", name, _settings(text, settings, OF_RATES))
+        if colon and before in ("table", "command"):
             return cls(text, before, rest)  # type: ignore[arg-type]
         if Path(text).suffix.lower() == ".json":
             return cls(text, "profile", text)
-        if text in ("cpu", "cuda") or (before == "cuda" and rest.isdigit()):
-            return cls(text, "device", text)
+        device, *settings = text.split(",")
+        if re.fullmatch(r"cpu|cuda(:[0-9]+)?", device):
+            return cls(text, "device", device, _settings(text, settings, OF_DEVICE))
         if text in ENGINES:
             return cls(text, "engine", text)
         names = [*before.split("."), *rest.split(".")]
         if before not in ("cpu", "cuda") and all(name.isidentifier() for name in names):
             return cls(text, "model", text)
         raise CostModelError(f"hardware={text!r}; allowed: {ALLOWED}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings as the cost model takes them: a link in bytes per second."""
+        options: dict[str, Any] = dict(self.settings)
+        if "tensor_parallel" in options:
+            options["tensor_parallel"] = int(options["tensor_parallel"])
+        if "link" in options:
+            options["link"] = 1e9 * float(options["link"])
+        return options
 
     @property
     def is_run_here(self) -> bool:
@@ -148,6 +175,22 @@ def _module(name: str, text: str) -> ModuleType:
             raise CostModelError(
                 f"hardware={text!r}: importing {name} fails: {type(error).__name__}: {error}"
             ) from error
+
+
+def _settings(
+    text: str, parts: Sequence[str], allowed: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    settings: dict[str, str] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        if name in settings or not re.fullmatch(allowed.get(name, "(?!)"), value):
+            names = ", ".join(f"{known}=..." for known in allowed)
+            raise CostModelError(
+                f"hardware={text!r}: {part!r}; allowed after the device: {names}, each once, such "
+                "as tensor_parallel=2"
+            )
+        settings[name] = value
+    return tuple(settings.items())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 from puzzle.costs.checked import check_resources, checked_block_cost, checked_fixed_cost
 from puzzle.costs.protocol import CostModel
+from puzzle.costs.tensor_parallel import TensorParallel
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from puzzle.storage.hashing import content_hash
@@ -138,6 +139,11 @@ class Profile:
         """A name of the device."""
         name = self.device.get("name") or self.device.get("processor") or "a device without a name"
         return str(name)
+
+    @property
+    def group(self) -> TensorParallel:
+        """The devices that share each layer, of which costs were measured on one."""
+        return TensorParallel(devices=self.device.get("tensor_parallel", 1))
 
     def require(
         self,

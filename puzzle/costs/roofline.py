@@ -8,11 +8,18 @@ from dataclasses import dataclass
 
 from puzzle.costs.device_specs import DeviceSpec, device_spec
 from puzzle.costs.protocol import RESOURCES, activation_bytes
+from puzzle.costs.tensor_parallel import (
+    LINK_SHARE,
+    SYNCHRONISE,
+    TensorParallel,
+    require_devices,
+)
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
-from puzzle.storage.plain_values import make_plain, plain
+from puzzle.storage.plain_values import make_plain
 from search_space import FFN, Attention, Block, ModelShape, counting
 from search_space.blocks import MIXERS
+from search_space.device_shares import device_share
 
 __all__ = ["Efficiency", "Roofline"]
 
@@ -48,9 +55,9 @@ class Efficiency:
 
     compute: float = 0.67
     memory: float = 0.62
-    link: float = 0.7
+    link: float = LINK_SHARE
     launch: float = 5e-6
-    synchronise: float = 2.5e-5
+    synchronise: float = SYNCHRONISE
 
     def __post_init__(self) -> None:
         make_plain(self)
@@ -79,8 +86,10 @@ class Roofline:
     Each matrix product takes as long as its operations at the device's peak rate or its bytes at
     the device's bandwidth, whichever is longer, each at a stated efficiency (Williams et al.,
     2009). The attention's products with the cache are counted separately from its projections. With
-    several devices each holds its share of heads and channels, and every sublayer ends in an
-    all-reduce of its output, 2 (n - 1) / n of its bytes over the link in each direction.
+    several devices each holds its share of heads and channels, as vLLM divides them, at least one
+    KV head, and linear sublayers whole. Every divided sublayer ends in an all-reduce of its output,
+    2 (n - 1) / n of its bytes over the link in each direction. A block that cannot be divided among
+    the devices takes infinite time.
 
     Decoding reads all weights once per step, and a cache that grows from the prompt to the whole
     sequence. `memory`, `kv_cache` and `peak_memory` are per device; `parameters` and `flops`
@@ -126,12 +135,25 @@ class Roofline:
         self.shape, self.efficiency = shape, efficiency or Efficiency()
         self.weight_dtype = _format("weight_dtype", weight_dtype, tuple(FORMAT_BYTES))
         self.cache_dtype = _format("cache_dtype", cache_dtype, CACHE_FORMATS)
-        self.devices = _devices(tensor_parallel, shape, self.spec)
+        self.devices = require_devices(tensor_parallel, shape)
+        if self.devices > 1 and not self.spec.link:
+            raise CostModelError(
+                f"tensor_parallel={self.devices}, but {self.spec.name!r} has no link to other "
+                "devices; use 1, or a DeviceSpec with a link"
+            )
+        self.group = TensorParallel(
+            devices=self.devices,
+            link=self.spec.link,
+            share=self.efficiency.link,
+            synchronise=self.efficiency.synchronise,
+        )
         self.resources: Mapping[str, str] = {**RESOURCES, "peak_memory": "bytes", "flops": "FLOP"}
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns the cost of one block; the same in layers of the same window."""
         block = self.shape.windowed(layer, block)
+        whole, share = block, device_share(self.shape, block, self.devices)
+        block = share or block
         parts = [part for part in (block.attention, block.ffn) if part.kind != "none"]
         prompt, steps = scenario.prompt_tokens, scenario.generated_tokens
         window, tokens = block.attention.window, scenario.sequence_tokens
@@ -141,15 +163,21 @@ class Roofline:
         # steps.
         mean = (counting.attended_pairs(tokens, window) - read) / steps
         decode = steps * sum(self._sublayer_seconds(part, scenario, 1, mean) for part in parts)
-        parameters = counting.block_parameters(self.shape, block)
+        exchanges = self.group.exchange(self.shape, block, scenario)
+        prefill, decode = prefill + exchanges[0], decode + exchanges[1]
+        if share is None:
+            prefill = decode = math.inf
+        parameters = counting.block_parameters(self.shape, whole)
         cached = tokens if window is None else min(tokens, window)
         if block.attention.kind in MIXERS:
             cached = 1
         cache = scenario.batch * cached * self._cache_bytes(block.attention, scenario)
-        held = counting.block_weight_bytes(self.shape, block, self._weight_bytes(scenario))
-        memory = held / self.devices + cache
+        usual = self._weight_bytes(scenario)
+        held = counting.attention_weight_bytes(self.shape, block.attention, usual)
+        held = held / self._ways(block.attention)
+        memory = held + counting.ffn_weight_bytes(self.shape, block.ffn, usual) + cache
         flops = counting.block_flops(
-            self.shape, block, tokens=scenario.total_tokens, pairs=scenario.pairs_within(window)
+            self.shape, whole, tokens=scenario.total_tokens, pairs=scenario.pairs_within(window)
         )
         return {
             "prefill_seconds": prefill,
@@ -185,10 +213,10 @@ class Roofline:
     def _sublayer_seconds(
         self, part: Attention | FFN, scenario: Scenario, length: int, pairs: float
     ) -> float:
-        """Returns the seconds of one pass of `length` new tokens of each sequence.
+        """Returns the seconds of one pass of `length` new tokens of each sequence, on one device.
 
         Args:
-            part: The sublayer.
+            part: The sublayer, or a device's share of it.
             scenario: Batch and number formats.
             length: New tokens of each sequence.
             pairs: Pairs of a new token and one that it attends to, in each sequence.
@@ -202,11 +230,12 @@ class Roofline:
             flops = counting.ffn_flops(shape, part, tokens=tokens)
             parameters = counting.active_ffn_parameters(shape, part, tokens)
             held = parameters * counting.bytes_of(part.weights, self._weight_bytes(scenario))
-        products = _Pass(flops / self.devices, held / self.devices + activations)
+        ways = self._ways(part)
+        products = _Pass(flops / ways, held / ways + activations)
         seconds = self._seconds(products, self._compute_format(scenario))
         if isinstance(part, Attention) and part.kind == "gqa":
             queries = counting.query_heads(shape, part) * shape.head_dim
-            scores = 4 * scenario.batch * pairs * queries / self.devices
+            scores = 4 * scenario.batch * pairs * queries
             # A prompt's keys and values are read once; a step reads what its token attends to.
             keys = pairs if length == 1 else float(length)
             moved = scenario.batch * keys * self._cache_bytes(part, scenario)
@@ -216,7 +245,11 @@ class Roofline:
         ):  # its state is read and written once in each pass
             moved = 2 * scenario.batch * self._cache_bytes(part, scenario)
             seconds += self._seconds(_Pass(0.0, moved), scenario.served_dtype)
-        return seconds + self._all_reduce(activations / 2) + self.efficiency.launch
+        return seconds + self.efficiency.launch
+
+    def _ways(self, part: Attention | FFN) -> int:
+        """Returns what a sublayer's work is divided by that has no sizes for a device's share."""
+        return self.devices if part.kind in MIXERS else 1
 
     def _seconds(self, work: _Pass, number_format: str) -> float:
         rates = self.spec.flops
@@ -225,12 +258,6 @@ class Roofline:
         compute = work.flops / (peak * self.efficiency.compute)
         return max(compute, work.bytes / (self.spec.bandwidth * self.efficiency.memory))
 
-    def _all_reduce(self, size: float) -> float:
-        if self.devices == 1:
-            return 0.0
-        moved = 2 * (self.devices - 1) / self.devices * size
-        return moved / (self.spec.link * self.efficiency.link) + self.efficiency.synchronise
-
     def _weight_bytes(self, scenario: Scenario) -> float:
         return FORMAT_BYTES[self.weight_dtype or scenario.served_dtype]
 
@@ -238,17 +265,15 @@ class Roofline:
         return self.weight_dtype or scenario.served_dtype
 
     def _cache_bytes(self, attention: Attention, scenario: Scenario) -> float:
-        """Returns the cache bytes of one token on one device, which holds one KV head or more.
+        """Returns the cache bytes of one token of a device's share of an attention.
 
-        Of a hybrid's mixer, those of its state, of which each device holds its share.
+        Of a hybrid's mixer, those of its state, of which each device holds its part.
         """
         own_format = self.cache_dtype or scenario.cache_dtype or scenario.served_dtype
         if attention.kind in MIXERS:
             return counting.mixer_state(self.shape) * FORMAT_BYTES[own_format] / self.devices
-        heads = (attention.kv_heads or 0) / self.devices
-        return (
-            2 * (max(1.0, heads) if heads else 0.0) * self.shape.head_dim * FORMAT_BYTES[own_format]
-        )
+        heads = attention.kv_heads or 0
+        return 2.0 * heads * self.shape.head_dim * FORMAT_BYTES[own_format]
 
 
 def _format(name: str, value: str | None, known: tuple[str, ...]) -> str | None:
@@ -257,18 +282,3 @@ def _format(name: str, value: str | None, known: tuple[str, ...]) -> str | None:
             f"{name}={value!r}; allowed: None (the scenario's), {', '.join(known)}"
         )
     return value
-
-
-def _devices(count: int, shape: ModelShape, spec: DeviceSpec) -> int:
-    count = plain(count)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1 or shape.heads % count:
-        divisors = [n for n in range(1, min(shape.heads, 64) + 1) if shape.heads % n == 0]
-        raise CostModelError(
-            f"tensor_parallel={count!r}; allowed: divisors of the {shape.heads} heads: {divisors}"
-        )
-    if count > 1 and not spec.link:
-        raise CostModelError(
-            f"tensor_parallel={count}, but {spec.name!r} has no link to other devices; use 1, or "
-            "a DeviceSpec with a link"
-        )
-    return count

@@ -33,7 +33,7 @@ def served_format(hardware: Any, *, workspace: Workspace | None = None) -> Forma
         return _of(getattr(hardware, "scenario", None))
     word = HardwareWord.read(hardware)
     if word.kind == "device" or word.text == "torch":
-        return fast_format(word.text if word.kind == "device" else "cpu", workspace=workspace)
+        return fast_format(word.rest if word.kind == "device" else "cpu", workspace=workspace)
     if word.kind == "profile":
         return _of(Profile.load(word.rest).scenario)
     return _of(getattr(word.imported(), "scenario", None) if word.kind == "model" else None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puzzle.choice.layout_choice import Effort, LayoutChoice, choice_work
-from puzzle.costs.by_name import HardwareCosts, torch_device
+from puzzle.costs.by_name import HardwareCosts, timed_device
 from puzzle.costs.correction import Correction
 from puzzle.costs.counted import with_counts
 from puzzle.costs.measured.layout_times import LayoutTimes, pair_fits
@@ -93,7 +93,7 @@ class Steps:
         counted = {scenario: with_counts(costs, shape) for scenario, costs in own.items()}
         costs = PerScenario(counted) if len(counted) > 1 else counted[scenarios[0]]
         corrections = {}
-        device = torch_device(self.hardware)
+        device = timed_device(self.hardware)
         if device is not None and self.effort.measures:
             for each in (each for each in scenarios if pair_fits(shape, each, device)):
                 whole = WholeLayouts(space=self.space, scenario=each, device=device)
@@ -161,7 +161,7 @@ class Steps:
         """Returns what each stage takes, in their order."""
         own = Layout.parent(self.space.shape)
         scenarios = tuple(self.workload.scenarios.values())
-        device = torch_device(self.hardware)
+        device = timed_device(self.hardware)
         library = self.library.estimate(sizes)
         sizes = replace(sizes, library=library.disk)
         estimates = [sizes.opening(), *(self.costs(each).estimate(sizes) for each in scenarios)]

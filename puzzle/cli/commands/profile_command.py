@@ -72,7 +72,7 @@ def _run(given: Given) -> Answer:
         opened.run.get(opened.steps.costs(scenario)),
         opened.steps.space,
         scenario,
-        device=hardware.device_record(device) if here else {"name": word},
+        device=cost_models.hardware_record(word, device) if here else {"name": word},
         versions=hardware.software_versions() if here else None,
     )
     return _answer(profile, given)

@@ -48,11 +48,19 @@ def mean_step(times: Sequence[tuple[int, float]], scenario: Scenario) -> float:
 
 
 def fixed_job(
-    parent: Parent, scenario: Scenario, device: str, watch: Stopwatch
+    parent: Parent, scenario: Scenario, device: str, watch: Stopwatch, devices: int = 1
 ) -> Callable[[], Seconds]:
-    """Returns a job that times embedding, masks, rotary tables, final norm and head."""
+    """Returns a job that times embedding, masks, rotary tables, final norm and head.
+
+    Args:
+        parent: The parent.
+        scenario: Batch and lengths.
+        device: Where it runs.
+        watch: What takes the time.
+        devices: How many devices share the vocabulary.
+    """
     depth = stack_depth(parent.shape, NOTHING)
-    model = _model(parent, NOTHING, scenario, device, depth)
+    model = _model(parent, NOTHING, scenario, device, depth, devices)
     size = (scenario.batch, scenario.prompt_tokens)
     prompt = torch.zeros(size, dtype=torch.long, device=device)
 
@@ -200,11 +208,14 @@ def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
 
 
 def _model(
-    parent: Parent, block: Block, scenario: Scenario, device: str, depth: int
+    parent: Parent, block: Block, scenario: Scenario, device: str, depth: int, devices: int = 1
 ) -> PuzzleForCausalLM:
     """Returns a child with the same block in all of its layers and random weights."""
     layout = with_blocks(parent.shape, (block,) * depth)
-    model = random_model(config_from_layout(parent.config, layout), scenario.served_dtype, device)
+    config = config_from_layout(parent.config, layout)
+    if devices > 1:
+        config.vocab_size, config.pad_token_id = -(-config.vocab_size // devices), None
+    model = random_model(config, scenario.served_dtype, device)
     # Weights keep requires_grad, as in any model that is loaded and generates: without it torch
     # copies the whole output head to multiply it with a prompt's last position.
     return model

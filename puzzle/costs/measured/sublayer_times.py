@@ -29,6 +29,7 @@ from puzzle.costs.measured.stacks import (
     stack_job,
 )
 from puzzle.costs.roofline import Efficiency, Roofline
+from puzzle.costs.tensor_parallel import require_devices
 from puzzle.errors import ConstraintError, DamagedArtifactError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.hardware.device_memory import free_memory
@@ -56,6 +57,7 @@ from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact
 from search_space import Block, Layout, SearchSpace
+from search_space.device_shares import device_share
 
 FILE, FIXED = "seconds.json", "fixed"
 # Seconds that launching a sublayer takes, for estimates.
@@ -92,6 +94,8 @@ class SublayerTimes(ArtifactStage[Times]):
         scenario: Batch and lengths.
         device: "cpu", "cuda" or "cuda:1".
         clock: "wall", or "cpu": processor seconds.
+        devices: Devices that share each layer: the labels are of one device's shares, and the
+            vocabulary is divided among them.
     """
 
     kind: ClassVar[str] = "costs"
@@ -100,6 +104,7 @@ class SublayerTimes(ArtifactStage[Times]):
     scenario: Scenario
     device: str
     clock: str = "wall"
+    devices: int = 1
 
     @classmethod
     def of(
@@ -110,6 +115,7 @@ class SublayerTimes(ArtifactStage[Times]):
         extra: Iterable[Block] = (),
         device: str = "cpu",
         clock: str = "wall",
+        tensor_parallel: int = 1,
     ) -> SublayerTimes:
         """Returns the stage of every distinct sublayer of a space.
 
@@ -119,8 +125,10 @@ class SublayerTimes(ArtifactStage[Times]):
             extra: Further blocks, such as fused ones.
             device: "cpu", "cuda" or "cuda:1".
             clock: As for `MeasuredCosts.measure`.
+            tensor_parallel: As for `MeasuredCosts.measure`.
 
         Raises:
+            CostModelError: The parent cannot be divided among so many devices.
             ConstraintError: The scenario stores the KV cache in another type than the weights, or
                 weights have formats of an engine.
             ParentError: torch cannot use the device.
@@ -133,14 +141,18 @@ class SublayerTimes(ArtifactStage[Times]):
             )
         check_clock(clock, device)
         require_device(device)
+        devices = require_devices(tensor_parallel, space.shape)
         own = (block for layer in range(space.shape.layers) for block in space.blocks(layer))
-        labels = sorted({part for block in chain(own, extra) for part in sublayers(block)})
+        shares = (device_share(space.shape, block, devices) for block in chain(own, extra))
+        labels = sorted({part for share in shares if share for part in sublayers(share)})
         if formats := {end for label in labels if (end := label.partition("@")[2])}:
             raise ConstraintError(
                 f"weights in {', '.join(sorted(formats))} cannot be timed with torch, which "
                 "computes in 16 or 32 bits; calibrate an engine that has them (costs='llama.cpp')"
             )
-        return cls(labels=tuple(labels), scenario=scenario, device=device, clock=clock)
+        return cls(
+            labels=tuple(labels), scenario=scenario, device=device, clock=clock, devices=devices
+        )
 
     def key(self, run: Run) -> Mapping[str, Any]:
         """Returns what the seconds depend on."""
@@ -152,12 +164,13 @@ class SublayerTimes(ArtifactStage[Times]):
             "config": config_from_layout(run.parent.config, own).to_json_string(),
             "sublayers": list(self.labels),
             "clock": self.clock,
+            **({"devices": self.devices} if self.devices > 1 else {}),
         }
 
     def build(self, run: Run, directory: Path) -> None:
         """Times all sublayers in turns."""
         blocks = {label: Block.from_label(label) for label in self.labels}
-        measured = _measure(run.parent, blocks, self.scenario, self.device, self.clock)
+        measured = _measure(run.parent, blocks, self)
         (directory / FILE).write_text(json.dumps(measured), encoding="utf-8")
 
     def load(self, run: Run, artifact: Artifact) -> Times:
@@ -227,12 +240,11 @@ def _summary(
 
 
 @torch.no_grad()
-def _measure(
-    parent: Parent, blocks: Mapping[str, Block], scenario: Scenario, device: str, clock: str
-) -> dict[str, Any]:
+def _measure(parent: Parent, blocks: Mapping[str, Block], stage: SublayerTimes) -> dict[str, Any]:
+    scenario, device = stage.scenario, stage.device
     _warn_of_others(device)
-    watch, room = Stopwatch(device, clock), STACKS * free_memory(device)
-    fixed = fixed_job(parent, scenario, device, watch)
+    watch, room = Stopwatch(device, stage.clock), STACKS * free_memory(device)
+    fixed = fixed_job(parent, scenario, device, watch, stage.devices)
     timed = _Timed(samples={}, too_large=[], watts={}, drift=0.0)
     labels, shape = sorted(blocks), parent.shape
     whole = (stack_bytes(shape, b, scenario, stack_depth(shape, b)) for b in blocks.values())

@@ -9,6 +9,7 @@ from typing import Any
 from puzzle.costs.calibrated.design import sublayers
 from puzzle.costs.measured.sublayer_times import FIXED, SublayerTimes
 from puzzle.costs.protocol import RESOURCES, STANDARD_UNITS, counted_cost
+from puzzle.costs.tensor_parallel import TensorParallel, require_link
 from puzzle.errors import ConstraintError
 from puzzle.hardware.format_speed import fast_format
 from puzzle.hardware.identity import require_device
@@ -17,6 +18,7 @@ from puzzle.models.parent import Parent
 from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
 from search_space import Block, ModelShape, SearchSpace, counting
+from search_space.device_shares import device_share
 
 
 class MeasuredCosts:
@@ -33,6 +35,10 @@ class MeasuredCosts:
     A GPU that reports its energy or power gives "energy" as well: the mean power while a
     sublayer runs, times its seconds. A CPU gives none.
 
+    Of several devices that share each layer, one is timed, with its share of every sublayer as vLLM
+    divides them; the time in which outputs are added up is computed from the bandwidth of the link.
+    Memory and KV cache are then those of one device, and energy is that of all.
+
     Args:
         shape: The parent's sizes.
         seconds: For "fixed" and each sublayer label, the medians of one prefill and of the mean
@@ -41,7 +47,8 @@ class MeasuredCosts:
         scenario: What was timed; other scenarios are refused. None where that does not matter.
         record: The device it was timed on, and the drift.
         watts: Mean power while "fixed" and each sublayer ran; empty where that is not known.
-        device: The device that was timed, if it is one of this machine.
+        device: The device that was timed, if it is one of this machine and runs whole models.
+        group: The devices that share each layer; by default one has it alone.
     """
 
     def __init__(
@@ -54,8 +61,9 @@ class MeasuredCosts:
         record: Mapping[str, Any] | None = None,
         watts: Mapping[str, float] | None = None,
         device: str | None = None,
+        group: TensorParallel | None = None,
     ) -> None:
-        self.device = device
+        self.device, self.group = device, group or TensorParallel()
         self.watts = dict(watts or {})
         self.resources: Mapping[str, str] = RESOURCES
         if self.watts:
@@ -74,6 +82,8 @@ class MeasuredCosts:
         extra: Iterable[Block] = (),
         device: str = "cpu",
         clock: str = "wall",
+        tensor_parallel: int = 1,
+        link: float | None = None,
     ) -> MeasuredCosts:
         """Times every sublayer of a space on a device, or reads what was timed before.
 
@@ -88,25 +98,40 @@ class MeasuredCosts:
             device: "cpu", "cuda" or "cuda:1".
             clock: "wall", or "cpu": processor seconds, which other work on the machine hardly
                 disturbs, and which equal wall time where torch has one thread.
+            tensor_parallel: Devices that share each layer, of which this is one.
+            link: Bytes per second between them in one direction; needed if there are several.
 
         Raises:
+            CostModelError: The parent cannot be divided among so many devices, or there is no link.
             ConstraintError: The scenario stores the KV cache in another type than the weights,
                 which torch does not support, or the device lacks the memory even for the head.
             ParentError: torch cannot use the device.
         """
         require_device(device)
         served = scenario.served_in(fast_format(device, workspace=workspace).name)
-        stage = SublayerTimes.of(space, served, extra=extra, device=device, clock=clock)
-        return cls.read(Run(workspace=workspace, parent=parent), stage)
+        stage = SublayerTimes.of(
+            space,
+            served,
+            extra=extra,
+            device=device,
+            clock=clock,
+            tensor_parallel=tensor_parallel,
+        )
+        return cls.read(Run(workspace=workspace, parent=parent), stage, link=link)
 
     @classmethod
-    def read(cls, run: Run, stage: SublayerTimes) -> MeasuredCosts:
+    def read(cls, run: Run, stage: SublayerTimes, *, link: float | None = None) -> MeasuredCosts:
         """Returns the costs that follow from times of sublayers, measured now if need be.
 
         Args:
             run: The run.
             stage: Which sublayers, where and in which scenario.
+            link: As for `measure`.
+
+        Raises:
+            CostModelError: Several devices share each layer, and there is no link.
         """
+        group = require_link(link, stage.devices)
         times = run.get(stage)
         return cls(
             run.parent.shape,
@@ -115,7 +140,8 @@ class MeasuredCosts:
             scenario=stage.scenario,
             record=times.record,
             watts=times.watts,
-            device=stage.device,
+            device=stage.device if stage.devices == 1 else None,
+            group=group,
         )
 
     def _with_format(self, scenario: Scenario) -> Scenario:
@@ -137,14 +163,22 @@ class MeasuredCosts:
         }
         if self.watts:
             # What did not fit was not run.
-            cost["energy"] = self.watts.get(label, math.inf) * cost["seconds"]
+            cost["energy"] = self.group.devices * self.watts.get(label, math.inf) * cost["seconds"]
         return cost
 
     def block_cost(self, layer: int, block: Block, scenario: Scenario) -> dict[str, float]:
         """Returns the cost of one block; the seconds are the same in every layer."""
-        limited = self.shape.windowed(layer, block)
-        total = counted_cost(self.shape, limited, self._with_format(scenario))
-        for part in sublayers(block):
+        served = self._with_format(scenario)
+        share = device_share(self.shape, block, self.group.devices)
+        limited = self.shape.windowed(layer, share or block)
+        total = counted_cost(self.shape, limited, served)
+        total["parameters"] = float(counting.block_parameters(self.shape, block))
+        if share is None:
+            return {name: total.get(name, math.inf) for name in self.resources}
+        prefill, decode = self.group.exchange(self.shape, share, served)
+        seconds = prefill + decode
+        total |= {"prefill_seconds": prefill, "decode_seconds": decode, "seconds": seconds}
+        for part in sublayers(share):
             for name, value in self._timed(part, scenario).items():
                 total[name] = total.get(name, 0.0) + value
         return {name: total.get(name, 0.0) for name in self.resources}
@@ -154,7 +188,7 @@ class MeasuredCosts:
         parameters = float(counting.fixed_parameters(shape))
         return {
             **self._timed(FIXED, scenario),
-            "memory": parameters * self._with_format(scenario).weight_bytes,
+            "memory": parameters * self._with_format(scenario).weight_bytes / self.group.devices,
             "kv_cache": 0.0,
             "parameters": parameters,
         }

@@ -6,7 +6,13 @@ import sys
 import pytest
 
 from puzzle.cli import main
-from puzzle.costs.by_name import cost_model, has_standard_resources, own_resources
+from puzzle.costs.by_name import (
+    cost_model,
+    has_standard_resources,
+    own_resources,
+    timed_device,
+    torch_device,
+)
 from puzzle.costs.calibrated.engines.command import Command
 from puzzle.costs.hardware_word import HardwareWord
 from puzzle.errors import CostModelError
@@ -103,3 +109,23 @@ def test_the_command_line_takes_both(own, tmp_path, capsys):
     line = f"command:{sys.executable} engine.py {{model}}"
     assert main([*common, "--out", "b", "--hardware", line]) == 0
     assert json.loads(capsys.readouterr().out)["fixed"]["seconds"] >= 0
+
+
+def test_settings_follow_rates_and_devices_and_nothing_else():
+    spread = cost_model("roofline:h100-sxm,tensor_parallel=2", shape=SHAPE, scenario=Scenario())
+    given = cost_model("roofline:h100-sxm", shape=SHAPE, scenario=Scenario(), tensor_parallel=2)
+    own = SHAPE.parent_blocks[0]
+    assert spread.block_cost(0, own, Scenario()) == given.block_cost(0, own, Scenario())
+    word = HardwareWord.read("cuda:1,tensor_parallel=4,link=22.5")
+    assert (word.kind, word.rest) == ("device", "cuda:1")
+    assert word.options == {"tensor_parallel": 4, "link": 22.5e9}
+    assert torch_device(word.text) == "cuda:1"
+    assert timed_device(word.text) is None
+    assert timed_device("cuda:1,tensor_parallel=1") == "cuda:1"
+    for wrong in ("cpu,tensor_parallel", "cpu,devices=2", "cpu,link=1,link=2", "cpu,link=fast"):
+        with pytest.raises(
+            CostModelError, match=r"allowed after the device: tensor_parallel=\.\.\."
+        ):
+            HardwareWord.read(wrong)
+    with pytest.raises(CostModelError, match=r"cache_dtype=\.\.\."):
+        HardwareWord.read("roofline:h200,link=5")

@@ -10,6 +10,7 @@ from puzzle.costs.roofline import Efficiency, Roofline
 from puzzle.errors import CostModelError
 from puzzle.limits.scenario import Scenario
 from search_space import Block, Layout, ModelShape, counting
+from search_space.device_shares import device_share
 
 SHAPE = ModelShape(
     layers=4, hidden=64, heads=8, head_dim=8, kv_heads=4, ffn_width=256, vocab=100, tied=True
@@ -102,9 +103,17 @@ def test_devices_share_the_work_and_add_a_ring_all_reduce_of_each_output():
         block = Block.from_label(label)
         alone, shared = (model(COMPUTER, tensor_parallel=n).block_cost(0, block, SCENARIO)
                          for n in (1, 2))  # fmt: skip
-        sent = sum(p.kind != "none" for p in (block.attention, block.ffn)) * 2 * 3 * 64 * 12 / 1e6
-        assert shared["seconds"] - sent == pytest.approx(alone["seconds"] / 2)
         assert shared["parameters"] == alone["parameters"]
+        assert shared["flops"] == alone["flops"]
+        if (share := device_share(SHAPE, block, 2)) is None:  # three KV heads
+            assert shared["seconds"] == math.inf
+            continue
+        divided = sum(p.kind not in ("none", "linear") for p in (block.attention, block.ffn))
+        sent = divided * 2 * 3 * 64 * 12 / 1e6
+        own = model(COMPUTER).block_cost(0, share, SCENARIO)["seconds"]
+        assert shared["seconds"] - sent == pytest.approx(own)
+        if divided and block.attention.kv_heads != 1 and block.ffn.kind != "linear":
+            assert own == pytest.approx(alone["seconds"] / 2)
 
 
 def test_a_device_holds_its_share_of_the_memory_but_never_less_than_one_kv_head():
@@ -115,8 +124,13 @@ def test_a_device_holds_its_share_of_the_memory_but_never_less_than_one_kv_head(
     ]
     assert caches == [caches[0], caches[0] / 2, caches[0] / 4, caches[0] / 4]
     whole = model(COMPUTER).block_cost(0, block, SCENARIO)
-    quarter = model(COMPUTER, tensor_parallel=4).block_cost(0, block, SCENARIO)
-    assert quarter["memory"] == pytest.approx(whole["memory"] / 4)
+    for devices in (2, 4, 8):
+        part = model(COMPUTER, tensor_parallel=devices).block_cost(0, block, SCENARIO)
+        # Two norms are on every device, in 16 bits, and so is a KV head where they are too few.
+        norms, heads = 2 * 2 * SHAPE.hidden, max(4 / devices, 1) - 4 / devices
+        repeated = (devices - 1) / devices * norms + heads * 2 * (2 * SHAPE.head_dim * SHAPE.hidden)
+        weights = (whole["memory"] - whole["kv_cache"]) / devices
+        assert part["memory"] == pytest.approx(weights + repeated + part["kv_cache"])
 
 
 def test_number_formats_change_bytes_and_rates():
@@ -158,7 +172,7 @@ def test_the_head_is_read_in_every_step():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tensor_parallel": 3}, r"divisors of the 8 heads: \[1, 2, 4, 8\]"),
+        ({"tensor_parallel": 3}, r"heads and channels are divided evenly: \[1, 2, 4, 8\]"),
         ({"tensor_parallel": 0}, "tensor_parallel=0"),
         ({"weight_dtype": "fp4"}, "weight_dtype='fp4'; allowed: None .*int4"),
         ({"cache_dtype": "int4"}, "cache_dtype='int4'; allowed"),

@@ -16,7 +16,8 @@ from puzzle.costs.measured import stacks
 from puzzle.costs.measured import sublayer_times as measured
 from puzzle.costs.measured.stacks import contexts, mean_step
 from puzzle.costs.measured.sublayers import MeasuredCosts
-from puzzle.errors import ConstraintError
+from puzzle.costs.protocol import counted_cost
+from puzzle.errors import ConstraintError, CostModelError
 from puzzle.hardware.stopwatch import (
     LEAST_ROUNDS,
     Stopwatch,
@@ -228,3 +229,38 @@ def test_a_gpu_is_timed_with_graphs_and_its_state_is_recorded(parent, tmp_path):
     assert found.record["peak_memory"] > 0
     assert "clocks" in found.record["gpu"]
     assert found.block_cost(0, parent.shape.parent_blocks[0], SCENARIO)["energy"] > 0
+
+
+def test_one_of_two_devices_is_timed_with_its_share_and_outputs_are_added_up(parent, tmp_path):
+    link = {"tensor_parallel": 2, "link": 1e6}
+    shared, _ = measure(parent, tmp_path, **link)
+    alone, _ = measure(parent, tmp_path)
+    # A reduction of two devices sends its whole size once in each direction, at 70 %.
+    token = 2 * 32 * 4
+    prompt, step = (n * token / 0.7e6 + 2.5e-5 for n in (6, 1))
+    for label, part, sums in (
+        ("gqa2+none", "gqa1h2+none", 1),
+        ("gqa1+none", "gqa1h2+none", 1),
+        ("none+gated48", "none+gated24", 1),
+        ("none+linear", "none+linear", 0),
+    ):
+        cost = shared.block_cost(0, Block.from_label(label), SCENARIO)
+        timed = shared.seconds[part]
+        assert cost["prefill_seconds"] == pytest.approx(timed["prefill"] + sums * prompt)
+        assert cost["decode_seconds"] == pytest.approx(5 * (timed["decode"] + sums * step))
+        total = cost["prefill_seconds"] + cost["decode_seconds"]
+        assert cost["seconds"] == pytest.approx(total)
+        whole = alone.block_cost(0, Block.from_label(label), SCENARIO)
+        assert cost["parameters"] == whole["parameters"]
+        share = counted_cost(parent.shape, Block.from_label(part), SCENARIO)
+        assert (cost["memory"], cost["kv_cache"]) == (share["memory"], share["kv_cache"])
+        assert cost["memory"] <= whole["memory"]
+    fixed = [costs.fixed_cost(parent.shape, SCENARIO)["memory"] for costs in (alone, shared)]
+    assert fixed[0] == 2 * fixed[1]
+    # A whole model is not what this device runs.
+    assert (alone.device, shared.device) == ("cpu", None)
+    assert set(alone.seconds) != set(shared.seconds)
+    with pytest.raises(CostModelError, match=r"link=None; give the bandwidth"):
+        measure(parent, tmp_path, tensor_parallel=2)
+    with pytest.raises(CostModelError, match=r"divided evenly: \[1, 2, 4\]"):
+        measure(parent, tmp_path, tensor_parallel=3, link=1e6)
