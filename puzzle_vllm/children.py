@@ -54,10 +54,14 @@ def class_name(family: str) -> str:
 def register_children() -> None:
     """Makes the children of every family known to vLLM; vLLM calls it when it starts."""
     from vllm import ModelRegistry
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
-    for family in STOCK:
+    for family, (_, prefix) in STOCK.items():
         config = config_class(FAMILIES[family])  # known to AutoConfig from then on
         for attribute, value in READ.get(family, {}).items():
             setattr(config, attribute, property(value))
         name = class_name(family)
         ModelRegistry.register_model(name, f"puzzle_vllm.models:{name}")
+        # What vLLM settles by the name of its own class, such as the format of states.
+        if settled := MODELS_CONFIG_MAP.get(f"{prefix}ForCausalLM"):
+            MODELS_CONFIG_MAP[name] = settled

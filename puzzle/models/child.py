@@ -355,8 +355,9 @@ def causal_lm_class(family: Family) -> Any:
     }
 
     def made(name: str, *bases: Any, **more: Any) -> Any:
-        more = {"__module__": __name__, **settings, **more}
-        return type(stem + name, bases, more)
+        cls = type(stem + name, bases, {"__module__": __name__, **settings, **more})
+        globals()[cls.__name__] = cls  # where pickle looks for it
+        return cls
 
     base = made("PreTrainedModel", ChildSaving, family.stock("PreTrainedModel"))
     decoder = made("Model", ChildModel, base, family.stock("Model"))

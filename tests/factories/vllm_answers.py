@@ -2,7 +2,8 @@
 
 python vllm_answers.py REQUEST.json ANSWER.json; the request holds `model`, `prompts` (token ids),
 `tokens` to generate, `settings` of the engine, and `adapter`, the directory of a LoRA adapter or
-None. Each prompt is answered twice, the second time with what a prefix cache may hold.
+None. Each prompt is answered twice, the second time with what a prefix cache may hold. With `top`,
+it is answered once, and the log-probabilities of as many tokens at each place of it are returned.
 """
 
 import json
@@ -12,10 +13,17 @@ from pathlib import Path
 
 
 def main(request):
+<<<<<<< HEAD
     """Returns what was answered, and what the caches are made from.
 
     `answers`: for each prompt and time, tokens, their log-probabilities, and tokens cached.
     `caches`: by the name of what has a cache, its KV heads in one process, and its window.
+=======
+    """Returns, for each prompt and time, tokens, their log-probabilities, and tokens cached.
+
+    With `top`: for each prompt, a map from tokens to log-probabilities at each place after its
+    first.
+>>>>>>> 7a48b64 (vLLM settles of children what it settles of their family: states of Qwen 3.5 and Nemotron-H in float32)
     """
     # Before the import, which reads them.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -25,19 +33,23 @@ def main(request):
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    settings = {"enforce_eager": True, "enable_prefix_caching": False, **request["settings"]}
+    settings = {"enforce_eager": True, "enable_prefix_caching": False, "dtype": "float32"}
     engine = LLM(
         model=request["model"],
-        dtype="float32",
         max_model_len=512,
         skip_tokenizer_init=True,
-        **settings,
+        **{**settings, **request["settings"]},
     )
     lora = LoRARequest("adapter", 1, request["adapter"]) if request["adapter"] else None
     params = SamplingParams(
         temperature=0.0, max_tokens=request["tokens"], detokenize=False, logprobs=1, ignore_eos=True
     )
     prompts = [{"prompt_token_ids": prompt} for prompt in request["prompts"]]
+    if top := request.get("top"):
+        params = SamplingParams(max_tokens=1, detokenize=False, prompt_logprobs=top)
+        scored = engine.generate(prompts, params, use_tqdm=False)
+        places = [answer.prompt_logprobs[1:] for answer in scored]
+        return [[{t: log.logprob for t, log in row.items()} for row in rows] for rows in places]
     answers = []
     for _ in range(2):
         for answer in engine.generate(prompts, params, use_tqdm=False, lora_request=lora):

@@ -131,10 +131,11 @@ def test_a_cache_takes_the_bytes_that_are_counted_with_heads_and_windows(name):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_childs_config_is_sent_to_another_process_as_it_is(name):
+def test_a_childs_config_and_class_are_sent_to_another_process_as_they_are(name):
     config = family_config(name)
     own = config_from_layout(config, Layout.parent(family_of(config).shape(config)))
-    assert pickle.loads(pickle.dumps(own)) == own
+    sent = own, children.causal_lm_class(family_of(config))
+    assert pickle.loads(pickle.dumps(sent)) == sent
 
 
 @torch.no_grad()

@@ -212,6 +212,7 @@ TRIED = [("llama", setting) for setting in SETTINGS]
 TRIED += [(family, "chunked prefill") for family in KINDS]
 TRIED += [("olmo3", "tensor parallel"), ("olmo3", "torch.compile"), ("mixtral", "tensor parallel")]
 TRIED += [("qwen3_moe", setting) for setting in list(SETTINGS)[1:5]]
+HYBRIDS = "lfm2", "nemotron_h"
 TRIED += [(family, setting) for family in HYBRIDS for setting in list(SETTINGS)[2:5]]
 
 
