@@ -13,17 +13,11 @@ from pathlib import Path
 
 
 def main(request):
-<<<<<<< HEAD
     """Returns what was answered, and what the caches are made from.
 
     `answers`: for each prompt and time, tokens, their log-probabilities, and tokens cached.
     `caches`: by the name of what has a cache, its KV heads in one process, and its window.
-=======
-    """Returns, for each prompt and time, tokens, their log-probabilities, and tokens cached.
-
-    With `top`: for each prompt, a map from tokens to log-probabilities at each place after its
-    first.
->>>>>>> 7a48b64 (vLLM settles of children what it settles of their family: states of Qwen 3.5 and Nemotron-H in float32)
+    `scores`, alone, with `top`: a map from tokens to log-probabilities at each place of a prompt.
     """
     # Before the import, which reads them.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -49,7 +43,8 @@ def main(request):
         params = SamplingParams(max_tokens=1, detokenize=False, prompt_logprobs=top)
         scored = engine.generate(prompts, params, use_tqdm=False)
         places = [answer.prompt_logprobs[1:] for answer in scored]
-        return [[{t: log.logprob for t, log in row.items()} for row in rows] for rows in places]
+        logs = [[{t: log.logprob for t, log in row.items()} for row in rows] for rows in places]
+        return {"scores": logs}
     answers = []
     for _ in range(2):
         for answer in engine.generate(prompts, params, use_tqdm=False, lora_request=lora):

@@ -103,7 +103,7 @@ def vllm_scores(tmp_path):
         if "No module named 'torchvision'" in done.stderr:
             pytest.skip("vLLM's module of Qwen 3.5 imports torchvision")
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(target.read_text())
+        return json.loads(target.read_text())["scores"]
 
     return scores
 
