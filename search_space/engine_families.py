@@ -34,6 +34,7 @@ def _llamas(tried: bool) -> dict[str, Support]:
 AS_LLAMAS = tuple(_llamas(tried=True))
 # Of a Llama, what differs from the table of features; others run in no other way.
 _SAVED = "as saved, with puzzle in vLLM's environment; then all variants are native"
+_DELTA_NETS = f"{_SAVED}; its CPU build has delta nets in bfloat16 alone, where they were compared"
 # Of children of any layout that the engine supports; those of other families are plain or refused.
 FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
     {
@@ -56,7 +57,8 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 "lfm2",
                 "nemotron_h",
             )
-        },
+        }
+        | dict.fromkeys(("qwen3_5_text", "qwen3_next"), Support("native", _DELTA_NETS)),
         "llama.cpp": _llamas(tried=True)
         | {
             "qwen3": Support(
