@@ -156,7 +156,7 @@ def declared_options(
             Option(
                 name=prefix + own.pop("name", name.replace("_", "-")),
                 parameter=name,
-                help=own.pop("help", _phrase(helps.get(name, ""))),
+                help=own.pop("help", _phrase(_written(helps.get(name, ""), helps, prefix))),
                 type=kind or str,
                 default=default if isinstance(default, PLAIN) and name not in many else None,
                 many=name in many,
@@ -165,6 +165,14 @@ def declared_options(
             )
         )
     return tuple(options)
+
+
+def _written(text: str, parameters: Iterable[str], prefix: str) -> str:
+    """Returns a help text that names other options as they are written on a command line."""
+    for name in parameters:
+        if "_" in name:
+            text = re.sub(rf"\b{name}\b", f"--{prefix}{name.replace('_', '-')}", text)
+    return text
 
 
 def _phrase(text: str) -> str:

@@ -21,8 +21,8 @@ LAYOUT = Option(
     name="layout",
     parameter="layout",
     positional=True,
-    help="a layout: a JSON file of Layout.save or of puzzle solve --save, a published one, or the "
-    "directory of a saved child",
+    help="a layout: a JSON file, such as puzzle solve --save writes, the name of a published "
+    "one, or the directory of a saved child",
 )
 SAVE = Option(
     name="save",

@@ -54,10 +54,15 @@ OWN = declared_options(
     declared_in_source("puzzle", "distill"),
     skip=("child", "parent", "data", "validation", "tokenizer", "callbacks"),
     changes={
+        "teacher": {
+            "help": "a directory of the parent's outputs that was filled before, or the URL of a "
+            "server from which it is filled first; then no parent is opened or needed, and only "
+            'the losses "kl" and "lm" can be computed'
+        },
         "resume": {
             "help": "continue from the newest intact checkpoint of the same child, parent, text "
             "and settings; with --no-resume there must be none in the run directory"
-        }
+        },
     },
 )
 CONFIG = declared_options(declared(DistillConfig), skip=("losses", "betas", "boundaries"))

@@ -131,7 +131,7 @@ def _text(profile: Profile, rows: list[tuple[str, ...]]) -> str:
 PROFILE = Subcommand(
     name="profile",
     help="measure or model what every block costs",
-    options=(*(o for o in STAGE if o.name != "text"), *OWN),
+    options=(*(o for o in STAGE if o.name not in ("text", "share")), *OWN),
     examples=(
         "puzzle profile --demo --save cpu.json",
         "puzzle profile ./Llama-3.2-1B --hardware roofline:h100-sxm --json",

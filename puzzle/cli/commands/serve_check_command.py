@@ -7,7 +7,11 @@ from puzzle.cli.flags import Given, declared_options
 from puzzle.cli.signatures import declared_in_source
 from puzzle.cli.subcommand import Answer, Subcommand, required
 
-OWN = declared_options(declared_in_source("puzzle", "serve_check"), positional=("directory",))
+OWN = declared_options(
+    declared_in_source("puzzle", "serve_check"),
+    positional=("directory",),
+    changes={"directory": {"help": "the directory of a saved child, or what puzzle export wrote"}},
+)
 
 
 def _run(given: Given) -> Answer:

@@ -29,7 +29,10 @@ from solvers import ChoiceProblem, Solution, frontier, pool, solve
 if TYPE_CHECKING:
     from puzzle.scoring.scores import Scores
 
-SOLVER = declared_options(declared(solve), skip=("problem", "start", "options"))
+CHANGES = {
+    "solver": {"help": "highs, scipy, cbc, or pulp:NAME for another solver through PuLP"},
+}
+SOLVER = declared_options(declared(solve), skip=("problem", "start", "options"), changes=CHANGES)
 OWN = (
     Option(
         name="scores",

@@ -15,6 +15,8 @@ from puzzle.cli.commands import COMMANDS
 from tests.factories.parents import text
 from tests.puzzle.cli.test_program import ROOT, said
 
+PUBLIC = ROOT / "tests" / "house" / "public_api.txt"
+
 
 @pytest.mark.parametrize(
     ("line", "meant"),
@@ -38,8 +40,16 @@ def test_help_speaks_of_options_and_not_of_python(name, capsys):
     with pytest.raises(SystemExit):
         main([name, "--help"])
     shown = " ".join(capsys.readouterr().out.partition("options:")[2].split())
-    python = r"\b(None|False|True|As for|puzzle\.(?!cli)[a-z_]+|[A-Z]\w+Config)\b"
+    python = (
+        r"\b(None|False|True|As for|puzzle\.(?!cli)[a-z_]+|[A-Z]\w+Config|[A-Z]\w+\.[a-z]\w+)\b"
+    )
     assert not re.search(python, shown)
+    shown = shown.partition("examples:")[0]
+    functions = re.findall(r"^[a-z]\S*\.(\w+_\w+)\(", PUBLIC.read_text(), re.MULTILINE)
+    parameters = {o.parameter for command in COMMANDS.values() for o in command.options}
+    names = {name for name in parameters | {*functions, "save_pretrained"} if "_" in name}
+    # NAME=VALUE is an argument of a trainer, written as it is.
+    assert not names & set(re.findall(r"(?<![\w-])(\w+)\b(?!=)", shown))
     assert not [o.help for o in COMMANDS[name].options if re.match(r"[A-Z][a-z ]", o.help)]
     many = [option for option in COMMANDS[name].options if not option.positional]
     if len(many) > 20:
