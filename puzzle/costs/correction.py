@@ -70,6 +70,14 @@ class Correction:
         return cls(**{**given, **lists, "error": error})
 
     @property
+    def known(self) -> float:
+        """The error of what is predicted, which is not corrected where that does not help.
+
+        NaN with too few layouts to tell.
+        """
+        return self.error if math.isnan(self.error) else min(self.error, self.error_before)
+
+    @property
     def sure(self) -> str:
         """How well predictions hold, in words."""
         if math.isnan(self.error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -27,6 +28,8 @@ ROWS = {
     "next-token agreement": ("agreement", 1.0, ".3f"),
 }
 """Name, figure, unit and format of each row of the table."""
+# A prediction that is off by more than this share is pointed out.
+ALARM = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -52,16 +55,32 @@ class SearchRecord:
     evidence: Evidence | None = None
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Returns the rows of the table: name, parent and child predicted, then measured."""
+        """Returns the rows of the table: name, parent and child predicted, then measured.
+
+        Predicted speeds are rounded to what the known error of the predictions leaves of them.
+        """
         columns = [
-            figures.with_rates()
+            (part is self.predicted, figures.with_rates())
             for part in (self.predicted, self.measured)
             for figures in (part.parent, part.child)
         ]
-        return [
-            (name, *(f"{c[key] / unit:{form}}" if key in c else "" for c in columns))  # type: ignore[misc]
-            for name, (key, unit, form) in ROWS.items()
-        ]
+        rows = []
+        for name, (key, unit, form) in ROWS.items():
+            cells = ["", "", "", ""]
+            for at, (predicted, figures) in enumerate(columns):
+                if key in figures:
+                    value, rough = figures[key] / unit, predicted and key in SPEEDS
+                    cells[at] = rounded(value, self._digits(key)) if rough else f"{value:{form}}"
+            rows.append((name, *cells))
+        return rows  # type: ignore[return-value]
+
+    def _digits(self, speed: str) -> int:
+        """Returns how many digits of a predicted speed say something."""
+        corrections = self.evidence.corrections if self.evidence else {}
+        phase = speed.replace("throughput", "seconds")
+        errors = [c.known for name, c in corrections.items() if name == phase or phase == "seconds"]
+        error = max((each for each in errors if not math.isnan(each)), default=0.0)
+        return 2 if error >= ALARM / 2 else 3
 
     def gain(self) -> tuple[float, str] | None:
         """Returns how many times the parent's throughput the child's is, and how that is known.
@@ -74,6 +93,20 @@ class SearchRecord:
             if factor is not None:
                 return factor, how
         return None
+
+    @property
+    def misprediction(self) -> str:
+        """A sentence where the gain was predicted far from what was measured; else empty."""
+        gain, measured = (part.ratio("throughput") for part in (self.predicted, self.measured))
+        if gain is None or measured is None or abs(gain / measured - 1) <= ALARM:
+            return ""
+        error = gain / measured - 1
+        return (
+            f"throughput was predicted to be {gain:.2f} times the parent's, and {measured:.2f} "
+            f"times was measured: the prediction is {abs(error):.0%} too "
+            f"{'high' if error > 0 else 'low'}, so what the costs say of other layouts is as "
+            "uncertain"
+        )
 
     def table(self) -> str:
         """Returns parent against child, predicted and measured, as text."""
@@ -108,6 +141,8 @@ class SearchRecord:
         notes = [
             f"{name} of whole layouts are predicted {c.sure}" for name, c in corrections.items()
         ]
+        if self.misprediction:
+            notes.append(self.misprediction)
         if self.measured.ratio("throughput") is None:
             notes.append("nothing was timed: the costs are not of this machine")
         for name, own in (self.evidence.by_text if self.evidence else {}).items():
@@ -156,6 +191,18 @@ class SearchRecord:
         parts += [f"{gain[0]:.2f}x {gain[1]}"] if gain else []
         parts += [f"KL {kl:.3f}"] if kl is not None else []
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def rounded(value: float, digits: int) -> str:
+    """Returns a number without an exponent, rounded to some significant digits.
+
+    Example:
+        >>> rounded(1380.34, 2), rounded(0.99951, 3), rounded(0.0, 2)
+        ('1400', '1.00', '0.0')
+    """
+    near = float(f"{value:.{digits}g}")
+    places = digits - 1 - (math.floor(math.log10(abs(near))) if near else 0)
+    return f"{near:.{max(places, 0)}f}"
 
 
 def _checked_solution(values: Any) -> Mapping[str, Any]:

@@ -10,9 +10,6 @@ from puzzle.report.record import SearchRecord
 from puzzle.report.stability import Stability
 from search_space import Layout
 
-# A prediction that is off by more than this share is pointed out.
-ALARM = 0.1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
@@ -88,14 +85,9 @@ def _predicted(record: SearchRecord) -> str:
         return "Nothing was timed: the costs are not of this machine."
     if gain is None:
         return "The cost model predicts no time."
-    words = f"Throughput was predicted to be {gain:.2f} times the parent's"
-    error = gain / measured - 1
-    if abs(error) <= ALARM:
-        return f"{words}."
-    return (
-        f"{words}, and {measured:.2f} times was measured: the prediction is {abs(error):.0%} too "
-        f"{'high' if error > 0 else 'low'}, so what the costs say of other layouts is as uncertain."
-    )
+    words = f"throughput was predicted to be {gain:.2f} times the parent's"
+    words = record.misprediction or words
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def measured_rows(record: SearchRecord) -> tuple[Row, ...]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 
-from puzzle.costs.correction import fit_correction
+from puzzle.costs.correction import Correction, fit_correction
 from puzzle.errors import DataError
 from puzzle.library.error_map import error_map, median_errors
 from puzzle.library.local_error import LocalError
@@ -27,6 +27,7 @@ from puzzle.report.evidence import Evidence
 from puzzle.report.frontier import frontier_of
 from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.page import page
+from puzzle.report.record import rounded
 from puzzle.report.stability import stability
 from puzzle.report.verdict import sure, verdict
 from puzzle.scoring.scores import Score, Scores
@@ -168,9 +169,31 @@ def test_a_prediction_that_was_far_off_is_pointed_out(found):
         seconds = parent.seconds / (ratio / off)
         child = dataclasses.replace(found.measured.child, seconds=seconds)
         measured = dataclasses.replace(found.measured, child=child)
-        (sentence, *_) = sure(dataclasses.replace(found, measured=measured), None)
+        changed = dataclasses.replace(found, measured=measured)
+        (sentence, *_) = sure(changed, None)
+        assert [note for note in changed.notes() if words and words in note] or words is None
+        assert ("too high" in changed.table() or "too low" in changed.table()) is bool(words)
         assert ("too high" in sentence or "too low" in sentence) is (words is not None)
         assert words is None or words in sentence
+
+
+@pytest.mark.parametrize(("error", "digits"), [(0.15, 2), (0.02, 3), (math.nan, 3)])
+def test_predicted_speeds_have_no_more_digits_than_the_predictions_are_good_for(
+    found, error, digits
+):
+    own = Correction(scale=1, fixed=0, predicted=(), measured=(), error_before=0.4, error=error)
+    evidence = dataclasses.replace(found.evidence, corrections={"decode_seconds": own})
+    rows = {row[0]: row for row in dataclasses.replace(found, evidence=evidence).rows()}
+    for name, key in (("throughput", "throughput"), ("decode", "decode_throughput")):
+        for cell, figures in zip(
+            rows[f"{name} (tokens/s)"][1:3],
+            (found.predicted.parent, found.predicted.child),
+            strict=True,
+        ):
+            exact = figures.with_rates()[key]
+            assert cell == rounded(exact, digits)
+            assert float(cell) == pytest.approx(exact, rel=0.5 * 10 ** (1 - digits))
+            assert len(cell.replace(".", "").strip("0")) <= digits
 
 
 def drawn_stability(error, **run):
