@@ -70,7 +70,9 @@ class SearchRecord:
             for at, (predicted, figures) in enumerate(columns):
                 if key in figures:
                     value, rough = figures[key] / unit, predicted and key in SPEEDS
-                    cells[at] = rounded(value, self._digits(key)) if rough else f"{value:{form}}"
+                    cells[at] = (
+                        significant(value, self._digits(key)) if rough else f"{value:{form}}"
+                    )
             rows.append((name, *cells))
         return rows  # type: ignore[return-value]
 
@@ -193,11 +195,11 @@ class SearchRecord:
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-def rounded(value: float, digits: int) -> str:
+def significant(value: float, digits: int) -> str:
     """Returns a number without an exponent, rounded to some significant digits.
 
     Example:
-        >>> rounded(1380.34, 2), rounded(0.99951, 3), rounded(0.0, 2)
+        >>> significant(1380.34, 2), significant(0.99951, 3), significant(0.0, 2)
         ('1400', '1.00', '0.0')
     """
     near = float(f"{value:.{digits}g}")

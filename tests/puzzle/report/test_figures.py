@@ -27,7 +27,7 @@ from puzzle.report.evidence import Evidence
 from puzzle.report.frontier import frontier_of
 from puzzle.report.outcomes import constraint_outcomes
 from puzzle.report.page import page
-from puzzle.report.record import rounded
+from puzzle.report.record import significant
 from puzzle.report.stability import stability
 from puzzle.report.verdict import sure, verdict
 from puzzle.scoring.scores import Score, Scores
@@ -191,7 +191,7 @@ def test_predicted_speeds_have_no_more_digits_than_the_predictions_are_good_for(
             strict=True,
         ):
             exact = figures.with_rates()[key]
-            assert cell == rounded(exact, digits)
+            assert cell == significant(exact, digits)
             assert float(cell) == pytest.approx(exact, rel=0.5 * 10 ** (1 - digits))
             assert len(cell.replace(".", "").strip("0")) <= digits
 
