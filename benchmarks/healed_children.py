@@ -4,7 +4,8 @@ The same layouts are healed with each of some settings (that needs no library of
 measured on validation text, which chooses nothing. A seed is a stretch of fit text of its own; the
 validation text is the same for all. KL is the mean over seeds of each stretch of validation text,
 and a difference from the first settings is paired: by seed and stretch. Layouts come from Fisher
-scores of a library of the default settings, unless OUT/layouts.json has them.
+scores in a coarse space, unless settings name another "chooser" or "space" of
+`benchmarks/common/layout_choosers.py`; OUT/layouts*.json keep them.
 
     OMP_NUM_THREADS=1 python benchmarks/healed_children.py --settings "{}" '{"channels": "largest"}'
     python benchmarks/healed_children.py --settings "{}" '{"fit_tokens": 32768}' \\
@@ -12,6 +13,8 @@ scores of a library of the default settings, unless OUT/layouts.json has them.
     python benchmarks/healed_children.py --budgets 0.7 --settings "{}" \\
         '{"distil": {"tokens": 12288, "text": 131072}}' \\
         '{"distil": {"tokens": 24576, "text": 131072}}'
+    python benchmarks/healed_children.py --seeds 0 --settings '{"fit_tokens": 65536}' \\
+        '{"fit_tokens": 65536, "chooser": "default", "space": "fine"}'
     python benchmarks/healed_children.py --local --settings "{}" '{"channels": "largest"}'
 
 Settings are those of `LibraryConfig`, beside the number of fit tokens and the settings of a
@@ -24,20 +27,21 @@ OUT/healed_children.jsonl, and is not made again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import logging
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common.demo_parent import open_demo_parent
+from common.layout_choosers import LIBRARY_TOKENS, LayoutChooser, space_named
 from common.machine import print_machine
-from common.programs import choice_problem
 from common.texts import docstrings
 
 import puzzle
@@ -47,14 +51,16 @@ from puzzle.library.settings import LibraryConfig
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import Parent
 from puzzle.scoring.exact_scores import replace_some
-from puzzle.scoring.fisher_scores import FisherConfig, fisher
 from puzzle.scoring.scores import combine, stretch_means
+from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import DataConfig, Windows, windows
-from search_space import Block, Layout, SearchSpace, counting
-from solvers import Limit, solve
+from search_space import Block, Layout, SearchSpace
 
-ATTENTIONS, WIDTHS = ("gqa3", "gqa1", "none"), (1536, 1152, 768, 384)
+# The widths of the FFNs of `--local`.
+WIDTHS = (1536, 1152, 768, 384)
+# How layouts are chosen where settings do not say so.
+USUAL = ("fisher", "coarse")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Study:
     parent: Parent
     workspace: Workspace
     data: DataConfig
+    choosers: dict[str, LayoutChooser] = field(default_factory=dict)
 
     def cut(self, seed: int, fit_tokens: int | None = None) -> Windows:
         """Returns the text of a seed: its part of the fit text, and what is common to all."""
@@ -77,39 +84,25 @@ class Study:
         own = whole.fit[-(tokens // data.window) :]
         return Windows(fit=own, score=whole.score, validation=whole.validation)
 
-    def layouts(self, shares: Iterable[float]) -> dict[float, Layout]:
-        """Returns the layout of each share of the layers' parameters."""
-        path, shape = self.out / "layouts.json", self.parent.shape
+    def layout(self, share: float, settings: Settings) -> Layout:
+        """Returns the layout of a share of the layers' parameters, chosen as the settings say."""
+        how, space = settings.chooser, settings.space
+        name = "layouts.json" if (how, space) == USUAL else f"layouts-{how}-{space}.json"
+        path = self.out / name
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if missing := [share for share in shares if str(share) not in known]:
-            known |= {str(share): labels for share, labels in self._chosen(missing).items()}
+        if str(share) not in known:
+            known[str(share)] = self._chooser(space).labels(how, share)
             path.write_text(json.dumps(known), encoding="utf-8")
-        return {
-            share: Layout(shape, tuple(map(Block.from_label, known[str(share)])))
-            for share in shares
-        }
+        return Layout(self.parent.shape, tuple(map(Block.from_label, known[str(share)])))
 
-    def _chosen(self, shares: list[float]) -> dict[float, tuple[str, ...]]:
-        shape = self.parent.shape
-        ffns = [*(f"gated{width}" for width in WIDTHS), "none"]
-        space = SearchSpace.uniform(shape, attentions=ATTENTIONS, ffns=ffns)
-        cut = self.cut(0)
-        library = build_library(self.parent, space, cut, workspace=self.workspace)
-        probes = FisherConfig(probes=4, rounds=1)
-        scores = fisher(library, space, cut, workspace=self.workspace, config=probes)
-        rows = [space.blocks(layer) for layer in range(shape.layers)]
-        whole = sum(counting.block_parameters(shape, row[0]) for row in rows)
-        return {
-            share: solve(
-                choice_problem(
-                    rows,
-                    lambda layer, block: scores.kl(layer, block.label),
-                    {"parameters": lambda _, block: counting.block_parameters(shape, block)},
-                    [Limit("parameters", at_most=share * whole)],
-                )
-            ).labels
-            for share in shares
-        }
+    def _chooser(self, space: str) -> LayoutChooser:
+        if space in self.choosers:
+            return self.choosers[space]
+        cut = self.cut(0, LIBRARY_TOKENS[space])
+        run = Run(workspace=self.workspace, parent=self.parent, windows=cut)
+        return self.choosers.setdefault(
+            space, LayoutChooser(run, space_named(self.parent.shape, space))
+        )
 
 
 @dataclass(frozen=True)
@@ -119,13 +112,16 @@ class Settings:
     library: LibraryConfig
     fit_tokens: int | None
     distil: dict[str, Any] | None
+    chooser: str
+    space: str
 
     @classmethod
     def read(cls, text: str) -> Settings:
         """Returns the settings that JSON names."""
         values = json.loads(text)
         tokens, distil = values.pop("fit_tokens", None), values.pop("distil", None)
-        return cls(LibraryConfig(**values), tokens, distil)
+        how, space = (values.pop(*of) for of in zip(("chooser", "space"), USUAL, strict=True))
+        return cls(LibraryConfig(**values), tokens, distil, how, space)
 
 
 def healed(study: Study, layout: Layout, seed: int, text: str) -> dict[str, Any]:
@@ -239,6 +235,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[3, 14, 24])
     parser.add_argument("--local", action="store_true")
     args = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("common").setLevel(logging.INFO)
     args.out.mkdir(parents=True, exist_ok=True)
     workspace = Workspace(args.out)
     parent = open_demo_parent(workspace)
@@ -253,10 +251,9 @@ def main() -> None:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows: Rows = {(r["settings"], r["share"], r["seed"]): r for r in map(json.loads, lines)}
     for seed in args.seeds:
-        for share, layout in study.layouts(args.budgets).items():
-            for text in args.settings:
-                if (text, share, seed) in rows:
-                    continue
+        for share, text in itertools.product(args.budgets, args.settings):
+            if (text, share, seed) not in rows:
+                layout = study.layout(share, Settings.read(text))
                 row = {"settings": text, "share": share, "seed": seed}
                 row |= healed(study, layout, seed, text)
                 # What was healed for another row is in the workspace, and is counted here, too.
