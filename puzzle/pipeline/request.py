@@ -27,7 +27,7 @@ from search_space import PRESETS, SearchSpace
 from solvers import check_settings
 
 # Tokens that a chosen layout is healed on, times those of the fits, by effort.
-HEALING = {"fast": 1, "default": 2, "thorough": 4}
+HEALING = {"fast": 1, "default": 4, "thorough": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -164,7 +164,7 @@ def healed_on(data: DataConfig, effort: str) -> DataConfig:
 
     Example:
         >>> healed_on(DataConfig(fit_tokens=8192), "default").healing_tokens
-        16384
+        32768
     """
     if data.healing_tokens is not None:
         return data

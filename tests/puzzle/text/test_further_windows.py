@@ -66,6 +66,6 @@ def test_the_effort_says_how_much_text_is_healed_on():
         effort: puzzle.pipeline.healed_on(PLAIN, effort).healing_tokens
         for effort in ("fast", "default", "thorough")
     }
-    assert wanted == {"fast": 64, "default": 128, "thorough": 256}
+    assert wanted == {"fast": 64, "default": 256, "thorough": 256}
     own = dataclasses.replace(PLAIN, healing_tokens=96)
     assert puzzle.pipeline.healed_on(own, "thorough") == own
