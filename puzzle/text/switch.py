@@ -14,6 +14,7 @@ from puzzle.text.thoughts import CLOSE, FIELD, MODES, OPEN
 # Around a template, which reads the messages that are left for it.
 _BEFORE = """\
 {%- set thinking = namespace(on=DEFAULT, turns=[]) -%}
+{%- set mark = MARK -%}
 {%- if enable_thinking is defined -%}{%- set thinking.on = enable_thinking -%}{%- endif -%}
 {%- for turn in messages -%}
 {%- set own = namespace(text=turn.content) -%}
@@ -39,12 +40,13 @@ _BEFORE = """\
 {%- set before = parts[:-1] | join('</think>') | replace('<think>', '') -%}
 {%- set thought = (turn.FIELD or before).strip() -%}
 {%- if not loop.last -%}
-{%- set shown.turns = shown.turns + [dict(turn, content=answer, FIELD='')] -%}
+{%- set shown.turns = shown.turns + [dict(turn, content=mark ~ answer ~ mark, FIELD='')] -%}
 {%- elif thinking.on and thought -%}
-{%- set written = '<think>\\n' ~ thought ~ '\\n</think>\\n\\n' ~ answer -%}
+{%- set written = '<think>\\n' ~ mark ~ thought ~ '\\n</think>\\n\\n' ~ answer ~ mark -%}
 {%- set shown.turns = shown.turns + [dict(turn, content=written, FIELD='')] -%}
 {%- else -%}
-{%- set shown.turns = shown.turns + [dict(turn, content='<think></think>' ~ answer, FIELD='')] -%}
+{%- set written = '<think></think>' ~ mark ~ answer ~ mark -%}
+{%- set shown.turns = shown.turns + [dict(turn, content=written, FIELD='')] -%}
 {%- endif -%}
 {%- else -%}
 {%- set shown.turns = shown.turns + [turn] -%}
@@ -57,10 +59,30 @@ _AFTER = """\
 {{- '<think>\\n' if thinking.on else '<think></think>' -}}
 {%- endif -%}
 """
+# Around a template whose marked text is what the assistant writes, with the token that ends it.
+_MARK = "'\\x02'"
+_MARKED = (
+    "{%- set text -%}",
+    """\
+{%- endset -%}
+{%- for part in text.split(mark) -%}
+{%- if loop.index0 % 2 -%}
+{%- set ends = eos_token and loop.nextitem.startswith(eos_token) -%}
+{%- generation -%}{{- part ~ (eos_token if ends else '') -}}{%- endgeneration -%}
+{%- elif loop.index0 and eos_token and part.startswith(eos_token) -%}
+{{- part[(eos_token | length):] -}}
+{%- else -%}
+{{- part -}}
+{%- endif -%}
+{%- endfor -%}
+""",
+)
 _ANSWERS = ("3", "The answer.", " so", "(a)", "-1")
 
 
-def add_thinking_switch(tokenizer: Any, *, default: str = "on") -> Any:
+def add_thinking_switch(
+    tokenizer: Any, *, default: str = "on", generation_markers: bool = False
+) -> Any:
     """Returns a copy of a tokenizer whose chat template turns thinking on and off.
 
     The template stays as it is; it is given other messages. Two controls are read: the argument
@@ -72,9 +94,13 @@ def add_thinking_switch(tokenizer: Any, *, default: str = "on") -> Any:
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template without a switch.
         default: The mode where nothing says otherwise.
+        generation_markers: Put what the assistant writes between `{% generation %}` and
+            `{% endgeneration %}`, from which transformers makes `assistant_masks` and TRL the loss
+            of `assistant_only_loss`. Other engines may not know these tags.
 
     Raises:
-        DataError: There is no template, it has a switch, it rejects the changed messages, or the
+        DataError: There is no template, it has a switch, it rejects the changed messages, it has
+            markers already or cannot have them, or the
             tokens of a prompt are not the first ones of prompt and answer in one of the modes, so
             that a model would be trained on other tokens than it is given.
 
@@ -99,12 +125,31 @@ def add_thinking_switch(tokenizer: Any, *, default: str = "on") -> Any:
         switched.chat_template = _around(template, default)
     _require_switch(switched)
     _require_stable(switched)
-    return switched
+    return _marked(switched, template, default) if generation_markers else switched
 
 
-def _around(template: str, default: str) -> str:
+def _around(template: str, default: str, *, marked: bool = False) -> str:
     before = _BEFORE.replace("DEFAULT", str(default == "on").lower()).replace("FIELD", FIELD)
-    return before + template + _AFTER
+    before = before.replace("MARK", _MARK if marked else "''")
+    return before + (template.join(_MARKED) if marked else template) + _AFTER
+
+
+def _marked(switched: Any, template: Any, default: str) -> Any:
+    """Returns a switched tokenizer with markers, which show the same text."""
+    if not isinstance(template, str) or "endgeneration" in template:
+        raise DataError(
+            "generation_markers=True needs one chat template, which has no {% generation %} yet"
+        )
+    marked = copy.deepcopy(switched)
+    marked.chat_template = _around(template, default, marked=True)
+    for mode in MODES:
+        for answer in (None, *_ANSWERS):
+            if _rendered(marked, mode, answer) != _rendered(switched, mode, answer):
+                raise DataError(
+                    f"the chat template changes what an answer holds ({answer!r}, thinking {mode}),"
+                    " so that it cannot be marked; leave generation_markers out"
+                )
+    return marked
 
 
 def _rendered(tokenizer: Any, mode: str, answer: str | None = None) -> str:

@@ -48,6 +48,30 @@ def test_the_switch_shows_where_thought_and_answer_stand_and_nowhere_else(templa
         )
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, CHATML])
+@pytest.mark.parametrize("mode", [True, False])
+def test_markers_are_around_what_the_assistant_writes_and_change_no_text(template, mode):
+    plain = add_thinking_switch(character_tokenizer(template))
+    marked = add_thinking_switch(character_tokenizer(template), generation_markers=True)
+    given = {"enable_thinking": mode}
+    for turns in (TURNS, [*TURNS, ANSWER], [{"role": "system", "content": "/think"}, *TURNS]):
+        assert shown(marked, turns, **given) == shown(plain, turns, **given)
+    found = marked.apply_chat_template(
+        [*TURNS, ANSWER], return_dict=True, return_assistant_tokens_mask=True, **given
+    )
+    kept = [
+        token if masked else 0
+        for token, masked in zip(found["input_ids"], found["assistant_masks"], strict=True)
+    ]
+    end = "<eos>" if template == TEMPLATE else ""
+    written = [f"Four.{end}", f"4+1\n</think>\n\nFive.{end}" if mode else f"Five.{end}"]
+    runs = [part for part in marked.decode(kept).split("<pad>") if part]
+    assert runs == written
+    twice = template.replace("{% endfor %}", "{% generation %}{% endgeneration %}{% endfor %}")
+    with pytest.raises(DataError, match="which has no"):
+        add_thinking_switch(character_tokenizer(twice), generation_markers=True)
+
+
 @pytest.mark.parametrize("default", ["on", "off"])
 def test_flags_in_messages_do_what_the_argument_does_and_are_not_shown(default):
     tokenizer = add_thinking_switch(character_tokenizer(), default=default)
