@@ -35,6 +35,10 @@ AS_LLAMAS = tuple(_llamas(tried=True))
 # Of a Llama, what differs from the table of features; others run in no other way.
 _SAVED = "as saved, with puzzle in vLLM's environment; then all variants are native"
 _DELTA_NETS = f"{_SAVED}; its CPU build has delta nets in bfloat16 alone, where they were compared"
+_SAVED_SGLANG = (
+    "as saved, with puzzle in SGLang's environment; KV heads repeated up to the parent's count; "
+    "run without SGLang's compiled kernels"
+)
 # Of children of any layout that the engine supports; those of other families are plain or refused.
 FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
     {
@@ -70,7 +74,7 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
         | {"qwen3": Support("rewritten", "architecture openelm; no linear sublayers")},
         "tensorrt-llm": _llamas(tried=False)
         | {"qwen2": Support("no", "its attention has no biases; only plain children", tried=False)},
-        "sglang": _llamas(tried=False),
+        "sglang": _llamas(tried=False) | {"qwen3": Support("native", _SAVED_SGLANG, tried=False)},
     }
 )
 FAMILY_NAMES = (

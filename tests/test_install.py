@@ -9,7 +9,7 @@ from pathlib import Path
 from site import getsitepackages
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("puzzle", "puzzle_vllm", "search_space", "solvers")
+PACKAGES = ("puzzle", "puzzle_sglang", "puzzle_vllm", "search_space", "solvers")
 FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 BUILD = "import sys; from setuptools import build_meta as b; b.build_{kind}(sys.argv[1])"
 ABOVE = """

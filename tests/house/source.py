@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("search_space", "solvers", "puzzle", "puzzle_vllm")
+PACKAGES = ("search_space", "solvers", "puzzle", "puzzle_sglang", "puzzle_vllm")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

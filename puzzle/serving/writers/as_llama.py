@@ -64,7 +64,7 @@ def as_llama(source: Source, engine: str) -> Source:
     if family not in AS_LLAMAS:
         raise ExportError(
             f"{engine} serves children of {family!r} as they are saved, without an export: install "
-            "puzzle-nas in its environment and give it the child's directory (vllm serve DIR)"
+            "puzzle-nas in its environment and give it the child's directory"
         )
     _refuse_other_functions(config, engine)
     shape = source.layout.shape
