@@ -96,8 +96,11 @@ class SglangLayer(nn.Module):
             self.halves.append("mlp")
         # What SGLang does between halves: norms, sums over processes, the residual stream.
         facts = self.stage_facts(config, layer_idx)
-        self.boundaries = append_stages(*zip(facts, norms, strict=True)) if norms else ()
-        self.entry_boundary = self.boundaries[0] if norms else None
+        self.boundaries: tuple[Any, ...] = ()
+        self.entry_boundary = None
+        if norms:
+            self.boundaries = append_stages(*zip(facts, norms, strict=True))
+            self.entry_boundary = self.boundaries[0]
 
     @staticmethod
     def stage_facts(config: Any, layer_idx: int) -> tuple[Any, ...]:
