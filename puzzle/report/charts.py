@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,10 @@ def corrections_chart(corrections: Mapping[str, Correction]) -> Chart:
     for (name, correction), (mark, colour) in zip(corrections.items(), looks, strict=False):
         points = sorted(zip(correction.predicted, correction.measured, strict=True))
         both += [value for point in points for value in point]
-        label = f"{name.removesuffix('_seconds')}, predicted {correction.sure}"
+        within = (
+            "too few to tell" if math.isnan(correction.known) else f"within {correction.known:.1%}"
+        )
+        label = f"{name.removesuffix('_seconds')}, {within}"
         series.append(Series(label=label, points=points, mark=mark, colour=colour))
     ends = [(value, value) for value in (min(both), max(both))]
     return Chart(

@@ -316,7 +316,11 @@ def test_scatter_of_corrections_has_the_layouts_that_were_timed(found):
     equal, seconds = chart.series
     assert seconds.points == [(1.0, 1.1), (2.0, 2.3), (3.0, 3.2), (4.0, 4.6)]
     assert equal.points == [(1.0, 1.0), (4.6, 4.6)]
-    assert f"decode, predicted {correction.sure}" in texts(chart.svg())
+    assert f"decode, within {correction.known:.1%}" in texts(chart.svg())
+    figure = chart.figure()
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x1 <= figure.bbox.x1  # so that no word is cut off
     evidence = dataclasses.replace(found.evidence, corrections={"decode_seconds": correction})
     assert chart.svg() in page(dataclasses.replace(found, evidence=evidence))
 
