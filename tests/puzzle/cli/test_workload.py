@@ -10,6 +10,7 @@ from puzzle.cli import main
 from puzzle.cli.config_file import write_config
 from puzzle.evaluation import answer_workload
 from puzzle.limits.scenario import Workload
+from puzzle.posttraining import gym_equal, gym_tasks
 from puzzle.text import TextMix
 from puzzle.text.switch import add_thinking_switch
 from tests.factories.parents import text
@@ -89,6 +90,18 @@ def test_system_prompts_of_the_command_line_are_the_librarys(place, capsys):
     measured = said(capsys, *given, "--max-tokens", "9", *words)
     how |= {"tasks": [Path("sums.jsonl")], "thinking": "both"}
     assert measured == puzzle.evaluate("child", **how).to_dict()
+
+
+def test_tasks_of_reasoning_gym_are_named_on_the_command_line(place, capsys):
+    pytest.importorskip("reasoning_gym", reason="it is in the extra [posttrain]")
+    how = {"thinking": "both", "max_tokens": 9}
+    given = ("--gym", "chain_sum", "--gym-size", "3", "--thinking", "both", "--max-tokens", "9")
+    measured = said(capsys, "evaluate", "parent", *given)
+    rows = gym_tasks("chain_sum", size=3, seed=1)
+    columns = {f"{name}s": [row[name] for row in rows] for name in ("question", "answer")}
+    task = puzzle.evaluation.AnswerTask(name="chain_sum", **columns, scorer=gym_equal)
+    assert measured == puzzle.evaluate("parent", tasks=[task], **how).to_dict()
+    assert [each["questions"] for each in measured["answers"]["child"]] == [3, 3]
 
 
 @pytest.mark.parametrize(
