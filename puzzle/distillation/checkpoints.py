@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from puzzle.distillation.optimizers import Optimizers
 from puzzle.distillation.parallel import Parallel
@@ -27,6 +29,13 @@ logger = logging.getLogger(__name__)
 
 KIND = "checkpoint"
 FILE_BYTES = 4 * 2**30
+# Copies are in plain memory, and are there when the call returns.
+_COPIED = StagingOptions(
+    use_pinned_memory=False,
+    use_shared_memory=False,
+    use_async_staging=False,
+    use_non_blocking_copy=False,
+)
 STATE, STREAM, INDEX = "state.json", "stream.safetensors", "index.json"
 
 
@@ -39,13 +48,23 @@ class Checkpoints:
         parallel: The processes; the first one writes and reads, or all do where tensors are
             sharded.
         keep: How many to keep.
+        aside: Whether a thread writes them while steps go on.
     """
 
     def __init__(
-        self, workspace: Workspace, run: Mapping[str, Any], parallel: Parallel, keep: int
+        self,
+        workspace: Workspace,
+        run: Mapping[str, Any],
+        parallel: Parallel,
+        keep: int,
+        *,
+        aside: bool = False,
     ) -> None:
         self.workspace, self.parallel, self.keep = workspace, parallel, keep
         self.run = content_hash(run)
+        self.group = parallel.group_aside() if aside else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if aside else None
+        self._writing: Future[None] | None = None
 
     def artifact(self, step: int) -> Artifact:
         """Returns the artifact of a step, whether written or not."""
@@ -109,7 +128,9 @@ class Checkpoints:
         values: Mapping[str, Any],
         stream: Mapping[str, torch.Tensor],
     ) -> Path:
-        """Writes a checkpoint; every process has to call this.
+        """Writes a checkpoint, or copies what a thread then writes; every process has to call this.
+
+        One that is still being written is waited for first.
 
         Args:
             step: Number of steps completed.
@@ -121,25 +142,49 @@ class Checkpoints:
         Raises:
             WorkspaceError: The disk is full or cannot be written; older checkpoints are kept.
         """
+        self.finish()
         tensors = _training_state(parameters, optimizer)
         artifact = self.artifact(step)
         if self.parallel.share(artifact.exists()):
             return artifact.path
+        others: dict[str, Any] = {STATE: json.dumps(values), STREAM: stream}
+        if self._thread is None:
+            self._write(artifact, tensors, others)
+            return artifact.path
+        if self.parallel.sharded or self.parallel.first:
+            detached = {name: tensor.detach() for name, tensor in tensors.items()}
+            copied: Any = DefaultStager(_COPIED).stage({"state": detached, STREAM: dict(stream)})
+            tensors, others[STREAM] = copied["state"], copied[STREAM]
+        self._writing = self._thread.submit(self._write, artifact, tensors, others)
+        return artifact.path
+
+    def finish(self) -> None:
+        """Waits for a checkpoint that is being written.
+
+        Raises:
+            WorkspaceError: It could not be written; older checkpoints are kept.
+        """
+        if (writing := self._writing) is not None:
+            self._writing = None
+            writing.result()
+
+    def _write(
+        self, artifact: Artifact, tensors: Mapping[str, torch.Tensor], others: Mapping[str, Any]
+    ) -> None:
         hashes: dict[str, str] = {}
         if not self.parallel.first:
             self._write_part(None, tensors)
-            return artifact.path
+            return
 
         def build(directory: Path) -> None:
             hashes.update(self._write_part(directory, tensors))
-            save_tensors(directory / STREAM, stream)
-            (directory / STATE).write_text(json.dumps(values), encoding="utf-8")
+            save_tensors(directory / STREAM, others[STREAM])
+            (directory / STATE).write_text(others[STATE], encoding="utf-8")
 
         artifact.write(build, hashes=hashes)
         for old in self.steps()[self.keep :]:
             self.artifact(old).discard()
-        logger.info("checkpoint of step %d: %s", step, artifact.path)
-        return artifact.path
+        logger.info("checkpoint of step %d: %s", artifact.spec["step"], artifact.path)
 
     def _write_part(
         self, directory: Path | None, tensors: Mapping[str, torch.Tensor]
@@ -149,8 +194,9 @@ class Checkpoints:
         Returns the hashes that are known by then; only the first process knows the directory.
         """
         if self.parallel.sharded:
-            place = Path(self.parallel.share(None if directory is None else str(directory)))
-            return write_shards(place, tensors, self.parallel, FILE_BYTES)
+            known = None if directory is None else str(directory)
+            place = Path(self.parallel.share(known, self.group))
+            return write_shards(place, tensors, self.parallel, FILE_BYTES, self.group)
         if directory is not None:
             _write_files(directory, self.parallel.gather(tensors))
         return {}

@@ -31,6 +31,7 @@ _NOT_RESULTS = frozenset(
         "shard",
         "checkpoint_every",
         "keep_checkpoints",
+        "async_checkpoints",
         "timeout_minutes",
         "evaluate_every",
         "log_every",
@@ -83,6 +84,8 @@ class DistillConfig:
         shuffle_buffer: Documents among which a streamed data set is shuffled.
         checkpoint_every: Steps between checkpoints.
         keep_checkpoints: How many of the newest checkpoints are kept.
+        async_checkpoints: Whether steps go on while a checkpoint is written, from a copy in the
+            memory of the host: of each process's shards, or of all in the first process.
         timeout_minutes: Minutes that processes wait for one another before the run ends with an
             error: longer than the first one takes to read both models, or to write the child.
         evaluate_every: Steps between measurements on the validation text; 0 measures only at the
@@ -118,6 +121,7 @@ class DistillConfig:
     shuffle_buffer: int = 1000
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
+    async_checkpoints: bool = False
     timeout_minutes: int = 60
     evaluate_every: int = 0
     validation_windows: int = 16

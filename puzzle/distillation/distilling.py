@@ -138,7 +138,9 @@ def distill(
         module=_place(parallel, distiller, student, other),
         config=config,
         text=text,
-        checkpoints=Checkpoints(workspace, key, parallel, config.keep_checkpoints),
+        checkpoints=Checkpoints(
+            workspace, key, parallel, config.keep_checkpoints, aside=config.async_checkpoints
+        ),
         events=events,
     )
     loop.run()

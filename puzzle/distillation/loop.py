@@ -16,7 +16,7 @@ from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller, checkpoint_layers
 from puzzle.distillation.events import Events
 from puzzle.distillation.optimizers import Optimizers
-from puzzle.errors import DivergedError
+from puzzle.errors import DivergedError, WorkspaceError
 from puzzle.progress.bars import Count
 from puzzle.text.packing import PackedStream
 
@@ -78,6 +78,18 @@ class Loop:
 
     def run(self) -> None:
         """Trains to the end, from the newest checkpoint or from the start."""
+        try:
+            self._train()
+        except BaseException as error:
+            # What was copied is whole, whatever has ended the steps.
+            try:
+                self.checkpoints.finish()
+            except WorkspaceError as failed:
+                error.add_note(f"the last checkpoint could not be written either: {failed}")
+            raise
+        self.checkpoints.finish()
+
+    def _train(self) -> None:
         self._restore()
         first = self.parallel.first
         self.events.begin(self.child, self.tokenizer, self.optimizer, step=self.step, first=first)

@@ -20,10 +20,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import nn
 from torch.distributed import (
+    ProcessGroup,
     all_gather_object,
     all_reduce,
     broadcast,
     broadcast_object_list,
+    new_group,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -49,7 +51,8 @@ class Parallel:
     """
 
     def __init__(self, config: DistillConfig) -> None:
-        waiting = InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))
+        self.timeout = timedelta(minutes=config.timeout_minutes)
+        waiting = InitProcessGroupKwargs(timeout=self.timeout)
         self.accelerator = Accelerator(kwargs_handlers=[waiting])
         state = self.accelerator.state
         self.rank, self.size = self.accelerator.process_index, self.accelerator.num_processes
@@ -173,21 +176,28 @@ class Parallel:
             values /= self.size
         return values
 
-    def share(self, value: Any) -> Any:
-        """Returns the first process's value to all of them."""
+    def share(self, value: Any, group: ProcessGroup | None = None) -> Any:
+        """Returns the first process's value to all of them, in a group of them if one is given."""
         if self.size > 1:
             held = [value]
-            broadcast_object_list(held, src=0)
+            broadcast_object_list(held, src=0, group=group)
             return held[0]
         return value
 
-    def collect(self, value: Any) -> list[Any]:
-        """Returns the values of all processes, in their order, to all of them."""
+    def collect(self, value: Any, group: ProcessGroup | None = None) -> list[Any]:
+        """Returns the values of all processes, in their order, to all of them; as for `share`."""
         if self.size == 1:
             return [value]
         held = [None] * self.size
-        all_gather_object(held, value)
+        all_gather_object(held, value, group=group)
         return held
+
+    def group_aside(self) -> ProcessGroup | None:
+        """Returns a group of all processes for what they do beside the steps, on the CPU.
+
+        Every process has to call it. What two threads exchange in one group could be mixed up.
+        """
+        return new_group(backend="gloo", timeout=self.timeout) if self.size > 1 else None
 
     def barrier(self) -> None:
         """Waits until every process has reached this point."""

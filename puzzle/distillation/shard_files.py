@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch.distributed import checkpoint
+from torch.distributed import ProcessGroup, checkpoint
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -23,7 +23,11 @@ PREFIX = "shard-"
 
 
 def write_shards(
-    directory: Path, tensors: Mapping[str, torch.Tensor], parallel: Parallel, file_bytes: int
+    directory: Path,
+    tensors: Mapping[str, torch.Tensor],
+    parallel: Parallel,
+    file_bytes: int,
+    group: ProcessGroup | None = None,
 ) -> dict[str, str]:
     """Writes tensors, each process its part of them, and returns the hashes of all files by name.
 
@@ -34,6 +38,7 @@ def write_shards(
         tensors: The tensors by name.
         parallel: The processes.
         file_bytes: How large a file may become; a process has one in memory while it writes.
+        group: The group in which they exchange what they wrote.
 
     Raises:
         WorkspaceError: A process could not write, or writes to a disk that the first does not see.
@@ -44,13 +49,13 @@ def write_shards(
         save_distributed=True,
     )
     try:
-        checkpoint.save(dict(tensors), storage_writer=writer)
+        checkpoint.save(dict(tensors), storage_writer=writer, process_group=group)
     except CheckpointException as failed:
         each = "; ".join(f"process {rank}: {why[0]}" for rank, why in failed.failures.items())
         raise WorkspaceError(f"{directory} cannot be written ({each})") from failed
     own = directory.glob(f"{PREFIX}{parallel.rank + 1:05d}-*")
     hashes = {path.name: hash_file(path) for path in own}
-    every = {name: each for part in parallel.collect(hashes) for name, each in part.items()}
+    every = {name: each for part in parallel.collect(hashes, group) for name, each in part.items()}
     if parallel.first and (unseen := [name for name in every if not (directory / name).is_file()]):
         raise WorkspaceError(
             f"{directory} has no {unseen[0]}, which a process on another machine wrote: the run "

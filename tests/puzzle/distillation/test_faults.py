@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ import torch
 from transformers import TrainerCallback
 
 import puzzle
+from puzzle.distillation import checkpoints
 from puzzle.errors import DivergedError, ExportError, ParentError, WorkspaceError
 from tests.factories.distillation import child_model, losses, parent_model, settings, tokens
 
 ROOT = Path(__file__).parents[3]
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
+from puzzle.distillation import checkpoints
 from tests.factories.distillation import child_model, parent_model, settings, tokens
 from transformers import TrainerCallback
 import puzzle
@@ -25,8 +28,14 @@ class Kill(TrainerCallback):
         if state.global_step == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-puzzle.distill(child_model(), parent_model(), tokens(), config=settings(), out=sys.argv[1],
-               callbacks=[Kill])
+write = checkpoints._write_files
+def slow(directory, tensors):
+    write(directory, tensors)
+    if list(directory.parents[2].glob("checkpoint/*/manifest.json")):
+        time.sleep(600)
+checkpoints._write_files = slow
+puzzle.distill(child_model(), parent_model(), tokens(), config=settings(async_checkpoints=True),
+               out=sys.argv[1], callbacks=[Kill])
 """
 
 
@@ -39,8 +48,10 @@ def run(out, **options):
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(tmp_path, other_process):
+    """It is killed while the checkpoint of its fourth step is being written."""
     done = other_process.run(KILLED, tmp_path / "killed")
     assert done.returncode == -signal.SIGKILL, done.stderr
+    assert set(weights(tmp_path / "killed")) == {2}
     assert not (tmp_path / "killed" / "child").exists()
     assert losses(run(tmp_path / "killed")) == losses(run(tmp_path / "whole"))
 
@@ -163,3 +174,56 @@ def test_a_child_of_one_kind_is_not_written_over_one_of_another(found, tmp_path)
             puzzle.export(found, place, engine="vllm")
     run(distilled.parent)  # the same again
     found.save(searched)
+
+
+class Turns(TrainerCallback):
+    """Lets a checkpoint be written only once the next step is done; at a step it interrupts."""
+
+    def __init__(self, monkeypatch, interrupt=None):
+        self.interrupt, self.waited = interrupt, []
+        self.next_done = {step: threading.Event() for step in (2, 4)}
+        write = checkpoints._write_files
+
+        def late(directory, tensors):
+            step = 2 * len(self.waited) + 2
+            self.waited.append(step not in self.next_done or self.next_done[step].wait(60))
+            write(directory, tensors)
+
+        monkeypatch.setattr(checkpoints, "_write_files", late)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if before := self.next_done.get(state.global_step - 1):
+            before.set()
+        if state.global_step == self.interrupt:
+            raise KeyboardInterrupt
+
+
+def weights(out):
+    """The files of tensors of every checkpoint, by the step."""
+    found = {}
+    for manifest in out.glob("checkpoint/*/manifest.json"):
+        step = json.loads(manifest.read_text())["spec"]["step"]
+        files = manifest.parent.glob("*.safetensors")
+        found[step] = {file.name: file.read_bytes() for file in files}
+    return found
+
+
+def test_checkpoints_that_are_written_while_steps_go_on_are_those_of_their_step(
+    tmp_path, monkeypatch
+):
+    whole = run(tmp_path / "whole", keep_checkpoints=3)
+    turns = Turns(monkeypatch)
+    aside = {"keep_checkpoints": 3, "async_checkpoints": True}
+    result = run(tmp_path / "aside", callbacks=[turns], **aside)
+    assert turns.waited == [True] * 3
+    assert losses(result) == losses(whole)
+    assert weights(tmp_path / "aside") == weights(tmp_path / "whole")
+    assert set(weights(tmp_path / "aside")) == {2, 4, 6}
+
+
+def test_an_interrupt_waits_for_the_checkpoint_that_is_being_written(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", callbacks=[Turns(patch, interrupt=5)], async_checkpoints=True)
+    assert set(weights(tmp_path / "cut")) == {2, 4}
+    assert not list((tmp_path / "cut" / "tmp").iterdir())
+    assert losses(run(tmp_path / "cut", async_checkpoints=True)) == losses(run(tmp_path / "whole"))
