@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.optimizers import Optimizers
 from puzzle.distillation.parallel import Parallel
 from puzzle.distillation.shard_files import read_shards, write_shards
@@ -47,8 +48,7 @@ class Checkpoints:
         run: All that the run's result depends on; checkpoints of other runs are ignored.
         parallel: The processes; the first one writes and reads, or all do where tensors are
             sharded.
-        keep: How many to keep.
-        aside: Whether a thread writes them while steps go on.
+        config: How many are kept, and whether steps go on while they are written.
     """
 
     def __init__(
@@ -56,12 +56,11 @@ class Checkpoints:
         workspace: Workspace,
         run: Mapping[str, Any],
         parallel: Parallel,
-        keep: int,
-        *,
-        aside: bool = False,
+        config: DistillConfig,
     ) -> None:
-        self.workspace, self.parallel, self.keep = workspace, parallel, keep
-        self.run = content_hash(run)
+        self.workspace, self.parallel = workspace, parallel
+        self.keep, self.run = config.keep_checkpoints, content_hash(run)
+        aside = config.async_checkpoints
         self.group = parallel.group_aside() if aside else None
         self._thread = ThreadPoolExecutor(1, "checkpoint") if aside else None
         self._writing: Future[None] | None = None

@@ -138,9 +138,7 @@ def distill(
         module=_place(parallel, distiller, student, other),
         config=config,
         text=text,
-        checkpoints=Checkpoints(
-            workspace, key, parallel, config.keep_checkpoints, aside=config.async_checkpoints
-        ),
+        checkpoints=Checkpoints(workspace, key, parallel, config),
         events=events,
     )
     loop.run()

@@ -43,6 +43,7 @@ OTHER = {
     "shuffle_buffer": 10,
     "checkpoint_every": None,
     "keep_checkpoints": None,
+    "async_checkpoints": None,
     "timeout_minutes": None,
     "evaluate_every": None,
     "validation_windows": 8,
