@@ -23,8 +23,6 @@ def test_a_mixture_keeps_what_its_experts_compute_of_each_token_as_often_as_ther
 
     options, hidden, width = settings(), MIXTURE.hidden_size, MIXTURE.moe_intermediate_size
     tokens = 2 * options.micro_batch * options.length  # of two layers
-    one, two, three = map(kept, (1, 2, 3))
-    assert two - one == three - two
     # An expert's input and output; gate and up, what is activated of them, and their product; and
     # the places and weights of the tokens.
-    assert two - one == tokens * (4 * (2 * hidden + 4 * width) + 36)
+    assert kept(3) - kept(1) == 2 * tokens * (4 * (2 * hidden + 4 * width) + 36)

@@ -8,10 +8,11 @@ from search_space import counting
 from search_space.device_shares import device_share
 from tests.factories.parents import DATA, SCENARIO, parent_model, text, tokenizer
 
-MEASURED = pytest.param("cpu,tensor_parallel=3,link=10", marks=pytest.mark.slow)
 
-
-@pytest.mark.parametrize("hardware", ["roofline:h100-sxm,tensor_parallel=3", MEASURED])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "hardware", ["roofline:h100-sxm,tensor_parallel=3", "cpu,tensor_parallel=3,link=10"]
+)
 def test_a_child_is_chosen_by_what_each_of_three_devices_has_and_can_be_divided(hardware, tmp_path):
     result = puzzle.search(
         parent_model(intermediate_size=72),
