@@ -53,9 +53,14 @@ class Parser(argparse.ArgumentParser):
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
             command = self.commands[parsed.command]
-            written = [f"--{name}" for each in command.options for name in each.written]
+            plain = {f"--{each.name}" for each in command.options if each.positional}
+            named = [each for each in command.options if not each.positional]
+            written = [f"--{name}" for each in named for name in each.written]
             hints = []
             for word in rest:
+                if word.partition("=")[0] in plain:
+                    hints.append(f"; give the {word[2:].partition('=')[0]} without that word")
+                    continue
                 near = difflib.get_close_matches(word.partition("=")[0], written, n=1, cutoff=0.6)
                 if near:
                     hints.append(f"; did you mean {near[0]}?")

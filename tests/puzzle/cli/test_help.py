@@ -24,6 +24,10 @@ PUBLIC = ROOT / "tests" / "house" / "public_api.txt"
         (["serch"], "did you mean 'search'?"),
         (["compar", "a", "b"], "did you mean 'compare'?"),
         (["search", "--demo", "--constrain", "memory <= 1x"], "did you mean --constraint?"),
+        (
+            ["distill", "c", "--parent", "p"],
+            "unknown arguments --parent p; give the parent without",
+        ),
         (["solve", "s.json", "--frontiers=memory"], "did you mean --frontier?"),
         (["qqq"], "puzzle: error: there is no command 'qqq' (puzzle --help)"),
     ],
