@@ -13,8 +13,8 @@ from puzzle.models.child_config import config_class
 from puzzle.models.families import FAMILIES
 
 # The modules of vLLM that hold a family's own classes, and the prefix of these. SmolLM3 is a Llama
-# of which some layers have no rotary positions, and Phi 3 has the layers of a Llama; OLMo has
-# layers of its own within the model of a Llama.
+# of which some layers have no rotary positions, and Phi 3 has the layers of a Llama. Modules of
+# ours hold what vLLM's have not.
 STOCK = {
     "llama": ("llama", "Llama"),
     "mistral": ("mistral", "Mistral"),
@@ -25,15 +25,18 @@ STOCK = {
     "granite": ("granite", "Granite"),
     "gemma2": ("gemma2", "Gemma2"),
     "gemma3_text": ("gemma3", "Gemma3"),
-    "olmo2": ("llama", "Llama"),
-    "olmo3": ("llama", "Llama"),
-    "qwen3_moe": ("qwen3_moe", "Qwen3Moe"),
-    "mixtral": ("mixtral", "Mixtral"),
+    "olmo2": ("puzzle_vllm.olmo", "Olmo"),
+    "olmo3": ("puzzle_vllm.olmo", "Olmo"),
+    "qwen3_moe": ("puzzle_vllm.mixtures", "Qwen3Moe"),
+    "mixtral": ("puzzle_vllm.mixtures", "Mixtral"),
+    "gpt_oss": ("puzzle_vllm.gpt_oss", "GptOss"),
     "lfm2": ("lfm2", "Lfm2"),
     "nemotron_h": ("nemotron_h", "NemotronH"),
     "qwen3_next": ("qwen3_next", "Qwen3Next"),
     "qwen3_5_text": ("qwen3_5", "Qwen3_5"),
 }
+# vLLM's modules whose names are not those of transformers.
+RENAMED = {"mixtral": {"mlp": "block_sparse_moe"}, "gpt_oss": {"self_attn": "attn"}}
 # How vLLM reads the layers of Nemotron-H.
 HALVES = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
 # What vLLM's classes read of a config that transformers' has not, or has under another name.

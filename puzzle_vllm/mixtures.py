@@ -1,4 +1,4 @@
-"""What mixtures of experts have in vLLM: a model that may have none, and the names of tensors."""
+"""Models with mixtures of experts in vLLM, of which a child may have none."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.models import mixtral, qwen3_moe
 from vllm.model_executor.models.utils import maybe_prefix
 
-# vLLM's modules whose names are not those of transformers, by family.
-MODULES = {"mixtral": {"mlp": "block_sparse_moe"}}
-# What vLLM calls the maps of all experts of a layer, where it is not what transformers does.
-STACKED = {"mixtral": {"gate_up_proj": "w13", "down_proj": "w2"}}
-# Families whose stock constructor takes a model without a mixture for a fault.
-FAMILIES = ("qwen3_moe", "mixtral")
+Qwen3MoeDecoderLayer = qwen3_moe.Qwen3MoeDecoderLayer
+MixtralDecoderLayer = mixtral.MixtralDecoderLayer
 
 
 class Mixtures:
@@ -28,7 +25,6 @@ class Mixtures:
     """
 
     stock_model: ClassVar[Any]
-    stacked: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         nn.Module.__init__(self)  # type: ignore[arg-type]
@@ -45,16 +41,33 @@ class Mixtures:
             self.lm_head = self.lm_head.tie_weights(self.model.embed_tokens)
         self.logits_processor = LogitsProcessor(config.vocab_size)
         self.make_empty_intermediate_tensors = self.model.make_empty_intermediate_tensors
-        self.set_moe_parameters()  # type: ignore[attr-defined]
+
+
+class Qwen3MoeForCausalLM(Mixtures, qwen3_moe.Qwen3MoeForCausalLM):
+    """vLLM's Qwen 3 MoE, for layers of any kind."""
+
+    stock_model = qwen3_moe.Qwen3MoeModel
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
+        **qwen3_moe.Qwen3MoeForCausalLM.packed_modules_mapping,
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+
+
+class MixtralForCausalLM(Mixtures, mixtral.MixtralForCausalLM):
+    """vLLM's Mixtral, for layers of any kind, which reads the names that a child's tensors have."""
+
+    stock_model = mixtral.MixtralModel
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Loads a child's tensors, those of all experts of a layer under vLLM's names."""
-        loaded: set[str] = super().load_weights(self._named(weights))  # type: ignore[misc]
+        """Loads a child's tensors; returns the names of those of the model."""
+        loaded: set[str] = super().load_weights(_mixtral_names(weights))
         return loaded
 
-    def _named(
-        self, weights: Iterable[tuple[str, torch.Tensor]]
-    ) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in weights:
-            before, inside, own = name.rpartition(".experts.")
-            yield before + inside + self.stacked.get(own, own), tensor
+
+def _mixtral_names(
+    weights: Iterable[tuple[str, torch.Tensor]],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    maps = {"gate_up_proj": "w13", "down_proj": "w2"}
+    for name, tensor in weights:
+        before, inside, own = name.replace(".mlp.", ".block_sparse_moe.").rpartition(".experts.")
+        yield before + inside + maps.get(own, own), tensor

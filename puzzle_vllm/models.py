@@ -9,6 +9,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,8 +21,7 @@ from vllm.model_executor.models.llama import LlamaDecoderLayer
 from vllm.model_executor.models.utils import extract_layer_index, make_layers, maybe_prefix
 
 from puzzle.models.families import family_of
-from puzzle_vllm import mixtures, olmo
-from puzzle_vllm.children import STOCK, class_name
+from puzzle_vllm.children import RENAMED, STOCK, class_name
 from puzzle_vllm.hybrids import LAYER_TYPES, LAYERS, MODULES, lfm2_attention
 
 
@@ -50,12 +50,25 @@ class NoPositions(nn.Module):
         return query, key
 
 
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """How a model calls its layers.
+
+    Args:
+        pairs: Whether it carries the stream beside the last update, or their sum.
+        swapped: Whether it gives the hidden states before the positions.
+    """
+
+    pairs: bool
+    swapped: bool
+
+
 class ChildLayer(nn.Module):
     """A decoder layer of vLLM's with the halves that its block names.
 
     Args:
         stocks: vLLM's decoder layer classes of the family, by the kind of the attention they have.
-        pairs: Whether the model's loop carries the stream beside the last update, or their sum.
+        loop: How the model calls it.
         vllm_config: The engine's settings.
         prefix: The layer's name within the model.
     """
@@ -63,7 +76,7 @@ class ChildLayer(nn.Module):
     def __init__(
         self,
         stocks: Mapping[str, type[nn.Module]],
-        pairs: bool,
+        loop: Loop,
         vllm_config: VllmConfig,
         prefix: str,
     ) -> None:
@@ -84,23 +97,23 @@ class ChildLayer(nn.Module):
                 "children with experts cannot share out tokens between devices; leave out "
                 "--enable-expert-parallel, or --data-parallel-size"
             )
-        self.pairs, scale = pairs, family.residual_scale(config)
-        stock_names = mixtures.MODULES.get(family.model_types[0], {})
+        self.loop, scale = loop, family.residual_scale(config)
+        names = MODULES | RENAMED.get(family.model_types[0], {})
         self.halves: list[tuple[str, str | None, str | None, str, float]] = []
         mixing = family.mixing(block.attention)
         for slot, kind in ((mixing, block.attention.kind), (family.ffn, block.ffn.kind)):
             if kind == "none":
                 continue
-            linear, module = kind == "linear", MODULES.get(slot.module, slot.module)
+            linear, module = kind == "linear", names.get(slot.module, slot.module)
             for name in slot.norms_before if linear else slot.names:
-                own_name = MODULES.get(name, name)
-                setattr(self, own_name, getattr(layer, stock_names.get(own_name, own_name)))
+                own_name = names.get(name, name)
+                setattr(self, own_name, getattr(layer, own_name))
             if linear:
                 setattr(self, module, LinearHalf(config.hidden_size, f"{prefix}.{module}"))
             after = None if linear else slot.after
             self.halves.append((module, slot.before, after, kind, 1.0 if linear else scale))
         kept = [name for name, *_, kind, _ in self.halves if kind != "linear"]
-        _forget(vllm_config, prefix, [stock_names.get(name, name) for name in kept])
+        _forget(vllm_config, prefix, kept)
         ropes = getattr(config, "no_rope_layers", None)
         if block.attention.kind == "gqa" and ropes and not ropes[index]:
             getattr(self, mixing.module).rotary_emb = NoPositions()
@@ -113,6 +126,8 @@ class ChildLayer(nn.Module):
         **kwargs: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Returns the last update and the stream before it, or their sum, as the family's loop."""
+        if self.loop.swapped:
+            positions, hidden_states = hidden_states, positions
         update, stream = hidden_states, residual
         for name, before, after, kind, scale in self.halves:
             if before is None:
@@ -133,7 +148,7 @@ class ChildLayer(nn.Module):
                 update = getattr(self, after)(update)
             if scale != 1.0:
                 update = update * scale
-        if not self.pairs:
+        if not self.loop.pairs:
             return update if stream is None else stream + update
         return (torch.zeros_like(update), update) if stream is None else (update, stream)
 
@@ -193,7 +208,7 @@ class Child:
     """What the children of all families are in vLLM: the stock model, its layers replaced."""
 
     stock_layers: Mapping[str, type[nn.Module]]
-    pairs: bool
+    loop: Loop
     model: Any
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -212,7 +227,7 @@ class Child:
                 config.layer_types = types
         self.model.start_layer, self.model.end_layer, self.model.layers = make_layers(
             layers,
-            lambda prefix: ChildLayer(self.stock_layers, self.pairs, vllm_config, prefix),
+            lambda prefix: ChildLayer(self.stock_layers, self.loop, vllm_config, prefix),
             prefix=f"{maybe_prefix(prefix, 'model')}.layers",
         )
 
@@ -226,7 +241,8 @@ class Child:
 @cache
 def _made(family: str) -> Any:
     module, prefix = STOCK[family]
-    models = importlib.import_module(f"vllm.model_executor.models.{module}")
+    place = "" if "." in module else "vllm.model_executor.models."
+    models = importlib.import_module(place + module)
     name = class_name(family)
     if family in LAYERS:
         layers = {kind: getattr(models, layer) for kind, layer in LAYERS[family].items()}
@@ -234,16 +250,12 @@ def _made(family: str) -> Any:
         # Qwen 2's own layer derives the size of a head from their number.
         own = f"{'' if family == 'qwen2' else prefix}DecoderLayer"
         layers = {"none": getattr(models, own, LlamaDecoderLayer)}
-    pairs = "residual" in inspect.signature(layers["none"].forward).parameters
-    bases: tuple[Any, ...] = (Child, getattr(models, f"{prefix}ForCausalLM"))
-    members = {"__module__": __name__, "pairs": pairs, "stock_layers": layers}
-    if family in olmo.FAMILIES:
-        members["stock_layers"] = {"none": olmo.OlmoLayer}
-    if family in mixtures.FAMILIES:
-        bases = (Child, mixtures.Mixtures, *bases[1:])
-        members["stock_model"] = getattr(models, f"{prefix}Model")
-        members["stacked"] = mixtures.STACKED.get(family, {})
-    return type(name, bases, members)
+    # The layer that the model's loop is written for.
+    looped = getattr(models, "LOOPED", layers["none"])
+    given = list(inspect.signature(looped.forward).parameters)
+    loop = Loop(pairs="residual" in given, swapped=given[1] == "hidden_states")
+    members = {"__module__": __name__, "loop": loop, "stock_layers": layers}
+    return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
 
 
 def __getattr__(name: str) -> Any:

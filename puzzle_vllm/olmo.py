@@ -15,13 +15,16 @@ from vllm.config import VllmConfig
 from vllm.distributed import tensor_model_parallel_all_gather
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import QKVParallelLinear, RowParallelLinear
+from vllm.model_executor.models.llama import LlamaDecoderLayer, LlamaForCausalLM
 from vllm.model_executor.models.olmo_hybrid import OlmoHybridAttention, OlmoHybridMLP
 from vllm.model_executor.models.utils import extract_layer_index
 
-FAMILIES = ("olmo2", "olmo3")
+# Within the model of a Llama.
+LOOPED = LlamaDecoderLayer
+OlmoForCausalLM = LlamaForCausalLM
 
 
-class OlmoLayer(nn.Module):
+class OlmoDecoderLayer(nn.Module):
     """An attention and an FFN, each with a norm of what it returns; `ChildLayer` runs them.
 
     Args:

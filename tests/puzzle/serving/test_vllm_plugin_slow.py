@@ -71,22 +71,37 @@ FAMILIES = {
 }
 # Fewer experts, narrower ones, more for each token, and every other kind of half.
 MIXTURES = [
-    "gqa2+moe8x32k2",
-    "none+moe4x32k2",
+    "gqa2+moe8x64k2",
+    "none+moe4x64k2",
     "gqa1h2+none",
-    "linear+moe8x16k3",
+    "linear+moe8x32k3",
     "gqa1w20+linear",
     "none+none",
-    "gqa1h2w24+moe4x24k1",
-    "gqa2+moe8x32k2",
+    "gqa1h2w24+moe4x32k1",
+    "gqa2+moe8x64k2",
 ]
 # Of others than dense families, every kind of half in layers of every kind.
 KINDS = {
     "qwen3_moe": (
-        {"moe_intermediate_size": 32},
-        [*MIXTURES[:-1], "gqa1h2+gated96"],
+        {"moe_intermediate_size": 64},
+        [*MIXTURES[:-2], "gqa1h2w24+moe4x24k1", "gqa1h2+gated96"],
     ),
-    "mixtral": ({"intermediate_size": 32}, MIXTURES),
+    "mixtral": ({"intermediate_size": 64}, MIXTURES),
+    "gpt_oss": (
+        {
+            "intermediate_size": 64,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": False,
+            },
+        },
+        MIXTURES,
+    ),
     "lfm2": (
         {"layer_types": ["conv", "conv", "full_attention"] * 3, "tie_word_embeddings": True},
         [
@@ -210,8 +225,8 @@ def own_caches(config, processes):
 # queries and keys, and experts, are shared out in ways of their own.
 TRIED = [("llama", setting) for setting in SETTINGS]
 TRIED += [(family, "chunked prefill") for family in KINDS]
-TRIED += [("olmo3", "tensor parallel"), ("olmo3", "torch.compile"), ("mixtral", "tensor parallel")]
-TRIED += [("qwen3_moe", setting) for setting in list(SETTINGS)[1:5]]
+TRIED += [(family, "tensor parallel") for family in ("olmo3", "mixtral", "gpt_oss")]
+TRIED += [("olmo3", "torch.compile"), *(("qwen3_moe", name) for name in list(SETTINGS)[1:5])]
 HYBRIDS = "lfm2", "nemotron_h"
 TRIED += [(family, setting) for family in HYBRIDS for setting in list(SETTINGS)[2:5]]
 
