@@ -71,25 +71,25 @@ FAMILIES = {
 }
 # Fewer experts, narrower ones, more for each token, and every other kind of half.
 MIXTURES = [
-    "gqa2+moe8x64k2",
-    "none+moe4x64k2",
+    "gqa2+moe8x128k2",
+    "none+moe4x128k2",
     "gqa1h2+none",
-    "linear+moe8x32k3",
+    "linear+moe8x64k3",
     "gqa1w20+linear",
     "none+none",
-    "gqa1h2w24+moe4x32k1",
-    "gqa2+moe8x64k2",
+    "gqa1h2w24+moe4x64k1",
+    "gqa2+moe8x128k2",
 ]
 # Of others than dense families, every kind of half in layers of every kind.
 KINDS = {
     "qwen3_moe": (
-        {"moe_intermediate_size": 64},
+        {"moe_intermediate_size": 128},
         [*MIXTURES[:-2], "gqa1h2w24+moe4x24k1", "gqa1h2+gated96"],
     ),
-    "mixtral": ({"intermediate_size": 64}, MIXTURES),
+    "mixtral": ({"intermediate_size": 128}, MIXTURES),
     "gpt_oss": (
         {
-            "intermediate_size": 64,
+            "intermediate_size": 128,
             "rope_parameters": {
                 "rope_type": "yarn",
                 "rope_theta": 1e4,
@@ -250,7 +250,7 @@ def test_a_setting_of_vllm_changes_no_answer(family, setting, tmp_path):
     files = [str(tmp_path / "request.json"), str(tmp_path / "answer.json")]
     command = [VLLM_PYTHON, "-P", vllm_answers.__file__, *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     answer = json.loads((tmp_path / "answer.json").read_text())
     answers = answer["answers"]
     assert len(answers) == 4
