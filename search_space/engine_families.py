@@ -58,6 +58,7 @@ FAMILIES_OF: Mapping[str, Mapping[str, Support]] = MappingProxyType(
                 "olmo3",
                 "qwen3_moe",
                 "mixtral",
+                "gpt_oss",
                 "lfm2",
                 "nemotron_h",
             )
