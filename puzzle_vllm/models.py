@@ -51,7 +51,7 @@ class NoPositions(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class LayerCalls:
     """How a model calls its layers.
 
     Args:
@@ -68,7 +68,7 @@ class ChildLayer(nn.Module):
 
     Args:
         stocks: vLLM's decoder layer classes of the family, by the kind of the attention they have.
-        loop: How the model calls it.
+        calls: How the model calls it.
         vllm_config: The engine's settings.
         prefix: The layer's name within the model.
     """
@@ -76,7 +76,7 @@ class ChildLayer(nn.Module):
     def __init__(
         self,
         stocks: Mapping[str, type[nn.Module]],
-        loop: Loop,
+        calls: LayerCalls,
         vllm_config: VllmConfig,
         prefix: str,
     ) -> None:
@@ -97,7 +97,7 @@ class ChildLayer(nn.Module):
                 "children with experts cannot share out tokens between devices; leave out "
                 "--enable-expert-parallel, or --data-parallel-size"
             )
-        self.loop, scale = loop, family.residual_scale(config)
+        self.calls, scale = calls, family.residual_scale(config)
         names = MODULES | RENAMED.get(family.model_types[0], {})
         self.halves: list[tuple[str, str | None, str | None, str, float]] = []
         mixing = family.mixing(block.attention)
@@ -126,7 +126,7 @@ class ChildLayer(nn.Module):
         **kwargs: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Returns the last update and the stream before it, or their sum, as the family's loop."""
-        if self.loop.swapped:
+        if self.calls.swapped:
             positions, hidden_states = hidden_states, positions
         update, stream = hidden_states, residual
         for name, before, after, kind, scale in self.halves:
@@ -148,7 +148,7 @@ class ChildLayer(nn.Module):
                 update = getattr(self, after)(update)
             if scale != 1.0:
                 update = update * scale
-        if not self.loop.pairs:
+        if not self.calls.pairs:
             return update if stream is None else stream + update
         return (torch.zeros_like(update), update) if stream is None else (update, stream)
 
@@ -208,7 +208,7 @@ class Child:
     """What the children of all families are in vLLM: the stock model, its layers replaced."""
 
     stock_layers: Mapping[str, type[nn.Module]]
-    loop: Loop
+    calls: LayerCalls
     model: Any
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -227,7 +227,7 @@ class Child:
                 config.layer_types = types
         self.model.start_layer, self.model.end_layer, self.model.layers = make_layers(
             layers,
-            lambda prefix: ChildLayer(self.stock_layers, self.loop, vllm_config, prefix),
+            lambda prefix: ChildLayer(self.stock_layers, self.calls, vllm_config, prefix),
             prefix=f"{maybe_prefix(prefix, 'model')}.layers",
         )
 
@@ -253,8 +253,8 @@ def _made(family: str) -> Any:
     # The layer that the model's loop is written for.
     looped = getattr(models, "LOOPED", layers["none"])
     given = list(inspect.signature(looped.forward).parameters)
-    loop = Loop(pairs="residual" in given, swapped=given[1] == "hidden_states")
-    members = {"__module__": __name__, "loop": loop, "stock_layers": layers}
+    calls = LayerCalls(pairs="residual" in given, swapped=given[1] == "hidden_states")
+    members = {"__module__": __name__, "calls": calls, "stock_layers": layers}
     return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
 
 
