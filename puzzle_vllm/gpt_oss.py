@@ -9,6 +9,8 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_rank
 from vllm.model_executor.models import gpt_oss
 
+# The model gives its layers the hidden states before the positions.
+SWAPPED = True
 Weights = Iterable[tuple[str, torch.Tensor]]
 
 

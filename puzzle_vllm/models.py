@@ -252,8 +252,10 @@ def _made(family: str) -> Any:
         layers = {"none": getattr(models, own, LlamaDecoderLayer)}
     # The layer that the model's loop is written for.
     looped = getattr(models, "LOOPED", layers["none"])
-    given = list(inspect.signature(looped.forward).parameters)
-    calls = LayerCalls(pairs="residual" in given, swapped=given[1] == "hidden_states")
+    calls = LayerCalls(
+        pairs="residual" in inspect.signature(looped.forward).parameters,
+        swapped=getattr(models, "SWAPPED", False),
+    )
     members = {"__module__": __name__, "calls": calls, "stock_layers": layers}
     return type(name, (Child, getattr(models, f"{prefix}ForCausalLM")), members)
 
