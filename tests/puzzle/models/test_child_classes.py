@@ -150,7 +150,7 @@ assert transformers.modeling_layers.AutoModel is AutoModel
 @pytest.mark.parametrize(
     "name",
     [
-        "transformers:AutoConfig",
+        pytest.param("transformers:AutoConfig", marks=pytest.mark.slow),
         pytest.param("transformers:LlamaConfig", marks=pytest.mark.slow),
         pytest.param("transformers:AutoModelForCausalLM", marks=pytest.mark.slow),
         "transformers:Trainer",
