@@ -19,9 +19,10 @@ scores in a coarse space, unless settings name another "chooser" or "space" of
 
 Settings are those of `LibraryConfig`, beside the number of fit tokens and the settings of a
 distillation, on the same text or on as many tokens as its "text" says; several numbers of tokens,
-each with a schedule of its own, make a curve of KL against CPU-seconds. With `--local` it reports
-local errors and replace-one KL of some layers' FFNs instead. Every child is a line of
-OUT/healed_children.jsonl, and is not made again.
+each with a schedule of its own, make a curve of KL against CPU-seconds. Beside those of
+`DistillConfig` there is "average", the decay of a running mean of the weights.
+With `--local` it reports local errors and replace-one KL of some layers' FFNs instead. Every child
+is a line of OUT/healed_children.jsonl, and is not made again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from typing import Any
 
 import torch
 from common.demo_parent import open_demo_parent
+from common.distil_levers import Averaged
 from common.layout_choosers import LIBRARY_TOKENS, LayoutChooser, space_named
 from common.machine import print_machine
 from common.texts import docstrings
@@ -152,10 +154,16 @@ def healed(study: Study, layout: Layout, seed: int, text: str) -> dict[str, Any]
 
 def distilled(study: Study, child: Any, fit: torch.Tensor, values: dict[str, Any]) -> Any:
     """Returns a child after some distillation on windows."""
+    callbacks: list[Any] = [Averaged(values.pop("average"))] if "average" in values else []
     sizes = {"length": fit.shape[1], "batch": 8, "micro_batch": 4, "mixed_precision": "bf16"}
     config = puzzle.DistillConfig(**{**sizes, **values})
+    if config.length > fit.shape[1]:
+        # Neighbours belong together; shorter windows are cut by the distillation.
+        fit = fit.reshape(-1, config.length)
     with tempfile.TemporaryDirectory(dir=study.out) as out:
-        return puzzle.distill(child, study.parent, fit, config=config, out=out).child()
+        return puzzle.distill(
+            child, study.parent, fit, config=config, out=out, callbacks=callbacks
+        ).child()
 
 
 @torch.no_grad()

@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/peers/distil.py --out peers-run
 
-Each child at 85 % is distilled from the parent by `puzzle.distill` with one setting: Muon at a
-rate of 1e-3, cosine and KL, 20 steps of 8 windows of 256 tokens of docstrings, of which the first
-8,192 tokens are the calibration text; bfloat16 autocast, weights in float32. That takes about 300
-CPU-seconds. KL is measured on the validation text of the comparison. The figures go to
-OUT/distilled.json, and are not made again.
+Each child at 85 % is distilled from the parent by `puzzle.distill` with one setting: Muon at the
+default peak rate or at --rate, cosine and KL, 20 steps of 8 windows of 256 tokens of docstrings, of
+which the first 8,192 tokens are the calibration text; bfloat16 autocast, weights in float32. That
+takes about 300 CPU-seconds. KL is measured on the validation text of the comparison. The figures
+go to OUT/distilled.json, each with its rate, and are not made again.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ def training_text(study: Study, tokens: int, seed: int) -> torch.Tensor:
     return cut.fit
 
 
-def distilled(study: Study, key: str, row: dict[str, Any], args: Any) -> dict[str, Any]:
+def distilled(study: Study, method: str, row: dict[str, Any], args: Any) -> dict[str, Any]:
     """Returns the figures of one child after distillation, and its CPU-seconds."""
     layout = Layout(study.parent.shape, tuple(map(Block.from_label, row["layout"])))
-    method, share = key.rsplit(" ", 1)
     if method in OURS:
         tensors = healed(study, method, layout)
     else:
-        tensors = load_file(study.out / f"{method}-{share}" / "weights.safetensors")
+        tensors = load_file(study.out / f"{method}-{args.share:g}" / "weights.safetensors")
     parts = study.parent.config, study.parent.state_dict()
     parent = assemble(parts[0], Layout.parent(study.parent.shape), parts[1], dtype=torch.float32)
     child = assemble(parts[0], layout, tensors, dtype=torch.float32)
@@ -55,7 +54,7 @@ def distilled(study: Study, key: str, row: dict[str, Any], args: Any) -> dict[st
         batch=8,
         micro_batch=4,
         optimizer="muon",
-        learning_rate=1e-3,
+        learning_rate=args.rate,
         mixed_precision="bf16",
         checkpoint_every=10**6,
         seed=args.seed,
@@ -69,6 +68,7 @@ def distilled(study: Study, key: str, row: dict[str, Any], args: Any) -> dict[st
         **figures(parent, child.float(), study.cut.validation),
         "cpu_seconds": round(seconds, 1),
         "tokens": args.tokens,
+        "rate": args.rate,
     }
 
 
@@ -79,15 +79,18 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["shortgpt", "2ssp", "puzzle"])
     parser.add_argument("--share", type=float, default=0.85)
     parser.add_argument("--tokens", type=int, default=40960)
+    parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     study = open_study(args.out, args.seed)
     rows = json.loads((args.out / "rows.json").read_text(encoding="utf-8"))
     path = args.out / "distilled.json"
     done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for key in (f"{method} {args.share:g}" for method in args.methods):
+    for method in args.methods:
+        child = f"{method} {args.share:g}"
+        key = f"{child} at {args.rate:g}"
         if key not in done:
-            done[key] = distilled(study, key, rows[key], args)
+            done[key] = distilled(study, method, rows[child], args)
             path.write_text(json.dumps(done, indent=1), encoding="utf-8")
         print(key, round(combine(done[key]["kl"])[0], 4), done[key]["cpu_seconds"], flush=True)
 

@@ -26,7 +26,7 @@ NAMES = {
     "puzzle, 8,192 tokens": "puzzle, 8,192 tokens",
     "puzzle": "**puzzle**",
 }
-MAIN, DISTILLED = "| method | kept |", "| method | before |"
+MAIN, DISTILLED = "| method | kept |", "| rate | method | before |"
 Rows = Mapping[str, Mapping[str, Any]]
 
 
@@ -64,22 +64,48 @@ def main_table(rows: Rows) -> list[str]:
 
 
 def distilled_table(rows: Rows, distilled: Rows) -> list[str]:
-    """Returns the lines of the table of children before and after distillation."""
-    heads = ["method", "before", "after", "change", "to puzzle's", "loss", "agreement", "CPU-s"]
+    """Returns the lines of the table of children before and after distillation, by peak rate."""
+    heads = ["rate", "method", "before", "after", "change", "to puzzle's", "loss", "agreement"]
+    heads += ["CPU-s"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for key, row in distilled.items():
-        method, share = key.rsplit(" ", 1)
-        best = distilled.get(f"puzzle {share}")
-        pairs = {"gain": rows[key]["kl"], "best": best["kl"] if best else row["kl"]}
+    methods = list(NAMES)
+    ordered = sorted(
+        distilled.items(), key=lambda of: (of[1]["rate"], methods.index(method_of(of[0])))
+    )
+    for key, row in ordered:
+        method, (child, rate) = method_of(key), key.split(" at ")
+        before = rows[child]["kl"]
+        best = distilled.get(f"puzzle {child.rsplit(' ', 1)[1]} at {rate}", row)["kl"]
         change, gap = (
             [mine - other for mine, other in zip(row["kl"], others, strict=True)]
-            for others in pairs.values()
+            for others in (before, best)
         )
-        cells = [NAMES[method], written(rows[key]["kl"]), written(row["kl"]), written(change, "+")]
-        cells += ["" if method == "puzzle" else written(gap, "+"), f"{row['loss']:.3f}"]
-        cells += [f"{row['agreement']:.1%}", f"{row['cpu_seconds']:.0f}"]
+        cells = [rate_text(row["rate"]), NAMES[method], written(before), written(row["kl"])]
+        cells += [written(change, "+"), "" if method == "puzzle" else written(gap, "+")]
+        cells += [f"{row['loss']:.3f}", f"{row['agreement']:.1%}", f"{row['cpu_seconds']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def method_of(key: str) -> str:
+    """Returns the method of a child, whose key goes on with its share and perhaps a rate.
+
+    Example:
+        >>> method_of("uniform width, 8,192 tokens 0.85 at 0.0005")
+        'uniform width, 8,192 tokens'
+    """
+    return key.split(" at ")[0].rsplit(" ", 1)[0]
+
+
+def rate_text(rate: float) -> str:
+    """Returns a learning rate as it is written in the pages.
+
+    Example:
+        >>> rate_text(0.0005)
+        '5e-4'
+    """
+    mantissa, exponent = f"{rate:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def replaced(lines: list[str], head: str, table: list[str]) -> list[str]:
