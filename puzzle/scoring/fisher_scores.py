@@ -16,7 +16,7 @@ The larger the change, the more the score underestimates it: `puzzle.scoring.hyb
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 from puzzle.errors import DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
+from puzzle.scoring.fisher_layers import FisherLayer, gradient_boundary, write_gradients
 from puzzle.scoring.gradient_sweep import TOGETHER, GradientSweep, Samples
 from puzzle.scoring.scores import Score, Scores, combine
 from puzzle.stages import ArtifactStage, Run, Stage
@@ -94,20 +95,25 @@ class FisherScores(Stage[Scores]):
         """Returns what all rounds take.
 
         Each layer is run twice; a pass back, which needs no gradients of weights, is one forward.
+        With an executor, the passes leave what surrounds each layer in the run directory.
         """
-        tokens, shape = sizes.tokens("score"), sizes.shape
+        tokens, shape, config = sizes.tokens("score"), sizes.shape, self.config
         every = (block for layer in range(shape.layers) for block in self.space.blocks(layer))
         once = sizes.forward(tokens, every)
-        passes = (2 + self.config.probes) * sizes.whole(tokens)
+        passes = (2 + config.probes) * sizes.whole(tokens)
+        stream = sizes.stream("score")
+        left = shape.layers * (2 + config.probes) * stream if sizes.workers else 0.0
         return Estimate(
             name="scores",
-            work=f"{self.config.rounds} rounds of {self.config.probes} probes, {tokens:,} tokens",
-            seconds=self.config.rounds * (once + passes),
+            work=f"{config.rounds} rounds of {config.probes} probes, {tokens:,} tokens",
+            seconds=config.rounds * (once + passes),
             memory=sizes.pass_memory,
             disk=0.0,
-            reads=self.config.rounds * (2 * sizes.weights + sizes.library),
-            hashed=sizes.library,
-            scratch=(shape.layers + 1 + 2 * self.config.probes) * sizes.stream("score"),
+            alone=config.rounds * passes,
+            jobs=shape.layers,
+            reads=config.rounds * (2 * sizes.weights + sizes.library),
+            hashed=sizes.library + config.rounds * left,
+            scratch=(shape.layers + 1 + 2 * config.probes) * stream + left,
         )
 
 
@@ -142,15 +148,66 @@ class FisherRound(ArtifactStage[Samples]):
             "round": self.number,
         }
 
+    def result(self, run: Run) -> Samples:
+        """Returns the observations, built first if they are missing."""
+        samples = self.load(run, run.build(self))
+        # Also those of a run that was killed between the round and their deletion.
+        for layer in range(self.space.shape.layers):
+            self._boundary(run, layer).discard()
+        return samples
+
     def build(self, run: Run, directory: Path) -> None:
-        """Sweeps forward and backward over the parent, one layer at a time."""
-        library = Library(parent=run.parent, layers=tuple(map(run.workspace.find, self.layers)))
-        with run.workspace.scratch() as scratch:
-            sweep = GradientSweep(library, run.text.score, scratch, self.config.probes)
-            sweep.forward()
-            sweep.probe(self.config.seed * 1_000_003 + self.number)
-            samples = sweep.backward(self.space)
+        """Sweeps forward and backward over the parent, one layer at a time.
+
+        With an executor, the sweep leaves streams and gradients, and each layer is a job.
+        """
+        if run.executor is None:
+            with run.workspace.scratch() as scratch:
+                samples = self._swept(run, scratch).backward(self.space)
+        else:
+            samples = self._from_jobs(run)
         (directory / SAMPLES).write_text(json.dumps(samples), encoding="utf-8")
+
+    def _swept(self, run: Run, scratch: Path) -> GradientSweep:
+        """Returns a sweep that has been forward, with the probes at its last boundary."""
+        library = Library(parent=run.parent, layers=tuple(map(run.workspace.find, self.layers)))
+        sweep = GradientSweep(library, run.text.score, scratch, self.config.probes)
+        sweep.forward()
+        sweep.probe(self.config.seed * 1_000_003 + self.number)
+        return sweep
+
+    def _boundary(self, run: Run, layer: int) -> Artifact:
+        return gradient_boundary(run, run.artifact(self).key, layer)
+
+    def _from_jobs(self, run: Run) -> Samples:
+        """Returns the observations that the executor's workers make, layer by layer."""
+        own = run.parent.shape.parent_blocks
+        stages = {
+            layer: FisherLayer(
+                layer=layer,
+                variants=variants,
+                blocks=self.space.blocks(layer),
+                gradients=self._boundary(run, layer).ref,
+            )
+            for layer, variants in enumerate(self.layers)
+            if any(block != own[layer] for block in self.space.blocks(layer))
+        }
+        missing = [layer for layer in stages if not run.artifact(stages[layer]).sound()]
+        if not all(self._boundary(run, layer).sound() for layer in missing):
+            self._leave_boundaries(run, missing)
+        run.build_all(tuple(stages.values()), unit="layer")
+        return [
+            run.get(stages[layer]) if layer in stages else {block.label: [0.0]}
+            for layer, block in enumerate(own)
+        ]
+
+    def _leave_boundaries(self, run: Run, layers: Collection[int]) -> None:
+        """Sweeps over the parent and stores what surrounds some layers."""
+        with run.workspace.scratch() as scratch:
+            for layer, gradients in self._swept(run, scratch).layers():
+                if layer in layers:
+                    run.parent.require_unchanged()
+                    write_gradients(self._boundary(run, layer), gradients)
 
     def load(self, run: Run, artifact: Artifact) -> Samples:
         """Returns the observations."""

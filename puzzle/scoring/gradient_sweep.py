@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,11 +11,12 @@ from torch import nn
 
 from puzzle.library.build import Library
 from puzzle.library.layer_outputs import LayerOutputs
+from puzzle.library.variants import Variants
 from puzzle.models.boundaries import Boundaries, mapped_tensor
 from puzzle.progress.bars import counted
 from puzzle.scoring.reference import Reference
 from puzzle.scoring.scores import stretch_means
-from search_space import Layout, SearchSpace
+from search_space import Block, Layout, SearchSpace
 
 # Windows run together.
 BATCH = 4
@@ -35,6 +37,63 @@ def second_order(a_KBL: torch.Tensor) -> torch.Tensor:
     sizes = torch.full((sums.shape[-1],), float(TOGETHER), device=sums.device)
     sizes[-1] -= -length % TOGETHER
     return (sums.square() / (2 * sizes)).repeat_interleave(TOGETHER, -1)[..., :length]
+
+
+def batches(x_BLD: torch.Tensor) -> list[slice]:
+    """Returns the windows of a stream that are run together."""
+    return [slice(start, start + BATCH) for start in range(0, len(x_BLD), BATCH)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LayerGradients:
+    """What scores the blocks of one layer, without the layers around it.
+
+    Args:
+        x: The stream that enters the layer, (windows, length, hidden).
+        y: The stream that leaves the layer that is swept. It is kept, not computed again, because
+            a pass without gradients may differ from it in the last bits.
+        g: The gradients above the layer, (cotangents, windows, length, hidden).
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    g: torch.Tensor
+
+    def changes(
+        self, variants: Variants, blocks: Iterable[Block]
+    ) -> Iterator[tuple[Block, torch.Tensor]]:
+        """Yields (block, g.delta per cotangent, window and position), a batch of windows at a time.
+
+        Args:
+            variants: The layer's weights.
+            blocks: The blocks; one half of one is in memory at a time.
+        """
+        device, outputs = variants.parent.device, LayerOutputs(variants)
+        with torch.no_grad():
+            for block, rows, out in outputs.in_turn(blocks, self.x, batches(self.x)):
+                delta = out.float() - self.y[rows].to(device).float()
+                g_KBLD = self.g[:, rows].to(device).float()
+                yield block, torch.einsum("kbld,bld->kbl", g_KBLD, delta)
+
+    def observations(
+        self, variants: Variants, own: Block, blocks: Iterable[Block]
+    ) -> dict[str, list[float]]:
+        """Returns one observation per probe and stretch of text, by the label of a block.
+
+        Args:
+            variants: The layer's weights.
+            own: The block that the swept layer has, which changes nothing.
+            blocks: The blocks.
+        """
+        others = [block for block in blocks if block != own]
+        row: dict[str, list[float]] = {own.label: [0.0]}
+        # In the order of attentions, whatever the order in which blocks are run.
+        row |= {block.label: [] for block in sorted(others, key=lambda each: each.attention.label)}
+        for block, a_KBL in self.changes(variants, others):
+            # Probes innermost, so that neighbouring observations are of different probes.
+            columns = [stretch_means(one) for one in second_order(a_KBL)]
+            row[block.label] += [v for each in zip(*columns, strict=True) for v in each]
+        return row
 
 
 class GradientSweep:
@@ -75,10 +134,6 @@ class GradientSweep:
             return parent.layer(index)
         return self.library.variants(index).layer_module(block)
 
-    def _batches(self) -> list[slice]:
-        starts = range(0, len(self.tokens), BATCH)
-        return [slice(start, start + BATCH) for start in starts]
-
     @torch.no_grad()
     def forward(self) -> None:
         """Stores the residual stream at every layer boundary."""
@@ -86,7 +141,7 @@ class GradientSweep:
         self.x[0].copy_(parent.embed(self.tokens))
         for index in counted(range(depth), "fisher, forward", "layer"):
             layer, below, above = self._layer(index), self.x[index], self.x[index + 1]
-            for rows in self._batches():
+            for rows in batches(below):
                 above[rows] = parent.run(layer, below[rows].to(parent.device)).cpu()
 
     def probe(self, seed: int) -> None:
@@ -116,14 +171,10 @@ class GradientSweep:
     def backward(self, space: SearchSpace) -> Samples:
         """Returns, per layer and block, one observation per probe and stretch of text."""
         samples: Samples = [{block.label: [0.0]} for block in self.layout.blocks]
-        for index, row in enumerate(samples):
-            # As they come layer by layer, whatever the order in which they are run.
-            for block in sorted(space.blocks(index), key=lambda block: block.attention.label):
-                row.setdefault(block.label, [])
-        for index, label, a_KBL in self.changes(space):
-            # Probes innermost, so that neighbouring observations are of different probes.
-            columns = [stretch_means(one) for one in second_order(a_KBL)]
-            samples[index][label] += [v for row in zip(*columns, strict=True) for v in row]
+        for index, gradients in self.layers():
+            variants = self.library.variants(index)
+            own = self.layout.blocks[index]
+            samples[index] = gradients.observations(variants, own, space.blocks(index))
         return samples
 
     def changes(self, space: SearchSpace) -> Iterator[tuple[int, str, torch.Tensor]]:
@@ -132,23 +183,24 @@ class GradientSweep:
         g.delta is per cotangent, window and position. The swept model's own blocks, which change
         nothing, are left out. One half of a block is in memory at a time.
         """
+        for index, gradients in self.layers():
+            own = self.layout.blocks[index]
+            others = [block for block in space.blocks(index) if block != own]
+            for block, a_KBL in gradients.changes(self.library.variants(index), others):
+                yield index, block.label, a_KBL
+
+    def layers(self) -> Iterator[tuple[int, LayerGradients]]:
+        """Yields each layer's number and what scores its blocks, from the top down, once."""
         depth, device = self.parent.shape.layers, self.parent.device
         root = self.library.layers[0].root
         for index in counted(reversed(range(depth)), "fisher", "layer", depth):
-            own = self.layout.blocks[index]
-            others = [block for block in space.blocks(index) if block != own]
             x, above, below = self.x[index], self.g[index + 1], self.g[index]
             layer, y = self._layer(index), mapped_tensor(root, tuple(x.shape), self.parent.dtype)
-            for rows in self._batches():
+            for rows in batches(x):
                 x_BLD, g_KBLD = x[rows].to(device), above[:, rows].to(device)
                 y[rows] = self._through(layer, x_BLD, g_KBLD, below[:, rows]).cpu()
             del layer
-            outputs = LayerOutputs(self.library.variants(index))
-            with torch.no_grad():
-                for block, rows, out in outputs.in_turn(others, x, self._batches()):
-                    delta = out.float() - y[rows].to(device).float()
-                    g_KBLD = above[:, rows].to(device).float()
-                    yield index, block.label, torch.einsum("kbld,bld->kbl", g_KBLD, delta)
+            yield index, LayerGradients(x=x, y=y, g=above)
             self.g.drop(index + 1)
 
     def _through(

@@ -82,8 +82,6 @@ class HybridScores(Stage[Scores]):
             fisher_part,
             work=f"{fisher_part.work}; {exact} of {count} blocks exactly",
             seconds=fisher_part.seconds + exact * exact_seconds(sizes),
-            alone=fisher_part.seconds,
-            jobs=self.space.shape.layers,
             reads=fisher_part.reads + 4.5 * sizes.weights,
         )
 

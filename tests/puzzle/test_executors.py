@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,8 @@ from puzzle.library.layers import FittedLayer, LibrarySpec
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.models.parent import open_parent
 from puzzle.scoring.exact_scores import ExactScores
+from puzzle.scoring.fisher_scores import FisherConfig, FisherScores
+from puzzle.scoring.gradient_sweep import GradientSweep
 from puzzle.stages import Job, Run, execute
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import windows
@@ -34,13 +38,18 @@ def run_of(saved, folder, executor=None):
     return Run(workspace=workspace, parent=parent, windows=cut, executor=executor)
 
 
+def fisher(space, library):
+    config = FisherConfig(probes=2, rounds=1)
+    return FisherScores(space=space, layers=library.refs, config=config)
+
+
 def built(run):
-    """Returns the bytes of every artifact of library and exact scores, by kind and name."""
+    """Returns the bytes of every artifact of library and scores, by kind and name."""
     space = SearchSpace.preset(run.parent.shape, "small")
     library = run.get(BlockLibrary(spec=LibrarySpec(space=space, config=CONFIG)))
-    scores = run.get(ExactScores(space=space, layers=library.refs))
+    scores = run.get(ExactScores(space=space, layers=library.refs)), run.get(fisher(space, library))
     root = run.workspace.root
-    kinds = ("library-layer", "library-distilled", "replace-one")
+    kinds = ("library-layer", "library-distilled", "replace-one", "fisher")
     files = [file for kind in kinds for file in root.glob(f"{kind}/*/*")]
     found = {str(f.relative_to(root)): f.read_bytes() for f in files if f.name != "manifest.json"}
     return found, scores
@@ -50,7 +59,7 @@ def test_one_process_and_two_write_the_same_bytes(saved, tmp_path):
     alone, scores = built(run_of(saved, tmp_path / "alone"))
     with Processes(2, threads=torch.get_num_threads()) as pool:
         spread, others = built(run_of(saved, tmp_path / "spread", pool))
-    assert len(alone) == 3 * (2 + 2 + 1)  # of each of three layers
+    assert len(alone) == 3 * (2 + 2 + 1) + 1  # of each of three layers, and Fisher's round
     assert spread == alone
     assert others == scores
 
@@ -80,7 +89,7 @@ def test_a_job_is_a_pickled_value_of_a_few_kilobytes_and_opens_a_live_parent(tmp
 
 
 class LosesWorkers:
-    """Runs every other job; the others are lost, as when a worker is killed."""
+    """Runs jobs but some, which are lost, as when a worker is killed."""
 
     def __init__(self, lost):
         self.lost, self.submitted = lost, 0
@@ -96,9 +105,55 @@ class LosesWorkers:
 
 def test_a_lost_job_is_submitted_again_because_the_artifact_says_done(saved, tmp_path, caplog):
     alone, _ = built(run_of(saved, tmp_path / "alone"))
-    other, _ = built(run_of(saved, tmp_path / "other", LosesWorkers({1, 3})))
+    # Three layers are fitted, two of them twice, then scored exactly, and then by Fisher.
+    workers = LosesWorkers({1, 3, 9, 10})
+    other, _ = built(run_of(saved, tmp_path / "other", workers))
     assert other == alone
-    assert "2 jobs were lost (attempt 1)" in caplog.text
+    assert workers.submitted == 3 * 3 + 4
+    assert caplog.text.count("2 jobs were lost (attempt 1)") == 2
+
+
+class Interrupted:
+    """Runs a number of jobs; the next is interrupted, as by Ctrl-C."""
+
+    def __init__(self, jobs):
+        self.jobs = jobs
+
+    def submit(self, fn, *args):
+        if self.jobs == 0:
+            raise KeyboardInterrupt
+        self.jobs -= 1
+        return InProcess().submit(fn, *args)
+
+
+def test_fisher_scores_that_were_interrupted_go_on_without_another_pass(
+    saved, tmp_path, monkeypatch
+):
+    run = run_of(saved, tmp_path)
+    space = SearchSpace.preset(run.parent.shape, "small")
+    library = run.get(BlockLibrary(spec=LibrarySpec(space=space)))
+    expected, root = run.get(fisher(space, library)), run.workspace.root
+    shutil.rmtree(root / "fisher")
+    with pytest.raises(KeyboardInterrupt):
+        replace(run, executor=Interrupted(1)).get(fisher(space, library))
+    left = [*root.glob("gradient-boundary/*")]
+    assert len(left) == 3
+    assert len([*root.glob("fisher-layer/*")]) == 1
+
+    def refuse(sweep):
+        raise AssertionError("the parent was read again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GradientSweep, "forward", refuse)
+        assert replace(run, executor=InProcess()).get(fisher(space, library)) == expected
+    assert not [*root.glob("gradient-boundary/*")]
+    # What a job needs is made again if it is gone.
+    for kind in ("fisher", "fisher-layer"):
+        shutil.rmtree(root / kind)
+    with pytest.raises(KeyboardInterrupt):
+        replace(run, executor=Interrupted(0)).get(fisher(space, library))
+    shutil.rmtree(left[0])
+    assert replace(run, executor=InProcess()).get(fisher(space, library)) == expected
 
 
 def test_jobs_that_are_lost_again_and_again_end_the_run(saved, tmp_path):

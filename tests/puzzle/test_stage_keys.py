@@ -12,6 +12,7 @@ from puzzle.library.layers import DistilledLayer, FittedLayer, LibrarySpec
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.limits.scenario import Scenario
 from puzzle.scoring.exact_scores import ExactLayerScores
+from puzzle.scoring.fisher_layers import FisherLayer
 from puzzle.scoring.fisher_scores import FisherConfig, FisherRound
 from puzzle.stages import Run
 from puzzle.storage.workspace import ArtifactRef
@@ -78,6 +79,11 @@ def stages(run):
             "blocks": [small.blocks(0)[:1]],
             "distance": ["cosine"],
         },
+        FisherLayer(layer=0, variants=ref, blocks=small.blocks(0), gradients=ref): {
+            "variants": [other],
+            "blocks": [small.blocks(0)[:1]],
+            "gradients": [other],
+        },
         FisherRound(space=small, layers=(ref,), config=FisherConfig(), number=0): {
             "space": [wide],
             "layers": [(other,)],
@@ -112,7 +118,11 @@ def stages(run):
 
 
 # Decided by another field: a layer by its variants, a device by the identity of what it is.
-DECIDED = {("ExactLayerScores", "layer"), ("LayoutTimes", "device")}
+DECIDED = {
+    ("ExactLayerScores", "layer"),
+    ("FisherLayer", "layer"),
+    ("LayoutTimes", "device"),
+}
 
 
 def test_every_field_of_a_stage_is_in_its_key(run):
