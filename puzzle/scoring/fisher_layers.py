@@ -15,7 +15,7 @@ from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Artifact, ArtifactRef
 from search_space import Block
 
-# Deleted once the round is there, as all kinds are whose names end so.
+# Deleted once the round is there.
 BOUNDARY = "gradient-boundary"
 BOUNDARY_FORMAT = 1
 ROW, FILE = "samples.json", "gradients.safetensors"
