@@ -12,10 +12,11 @@ from pathlib import Path
 from puzzle.errors import WorkspaceError
 
 _REFUSALS = {
-    errno.ENOSPC: "the disk is full: free space there or use another workspace",
-    errno.EDQUOT: "the disk quota is used up: free space there or use another workspace",
-    errno.EROFS: "it is on a read-only file system: use another workspace",
-    errno.EACCES: "permission is denied: make it writable or use another workspace",
+    errno.ENOSPC: "the disk is full: free space there or",
+    errno.EDQUOT: "the disk quota is used up: free space there or",
+    errno.EFBIG: "no file may be that large (ulimit -f, or the file system): lift the limit or",
+    errno.EROFS: "it is on a read-only file system:",
+    errno.EACCES: "permission is denied: make it writable or",
 }
 
 
@@ -70,8 +71,14 @@ def size_text(size: int) -> str:
 
 
 @contextmanager
-def disk_errors(path: Path, root: Path) -> Iterator[None]:
-    """Turn the disk's errors inside root into a WorkspaceError that names the path."""
+def disk_errors(path: Path, root: Path, instead: str = "use another workspace") -> Iterator[None]:
+    """Turn the disk's errors inside root into a WorkspaceError that names the path.
+
+    Args:
+        path: What is written.
+        root: The directory whose errors are meant.
+        instead: What to do if the disk stays as it is.
+    """
     from safetensors import SafetensorError
 
     try:
@@ -89,7 +96,9 @@ def disk_errors(path: Path, root: Path) -> Iterator[None]:
         # A builder may also fail to read, say, the parent's file: not the workspace's fault.
         if error.errno not in _REFUSALS or not where.absolute().is_relative_to(root):
             raise
-        raise WorkspaceError(f"Cannot write {where}: {_REFUSALS[error.errno]}.") from error
+        raise WorkspaceError(
+            f"Cannot write {where}: {_REFUSALS[error.errno]} {instead}."
+        ) from error
 
 
 @contextmanager

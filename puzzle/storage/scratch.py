@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,10 @@ def scratch_place(root: Path) -> Iterator[Path]:
     local = os.environ.get(SCRATCH)
     own = user_path(local).absolute() if local else root
     tmp = own if local else own / "tmp"
-    with disk_errors(tmp, own):
+    instead = "use another workspace"
+    if local:
+        instead = f"set {SCRATCH} to another directory on {socket.gethostname()}"
+    with disk_errors(tmp, own, instead):
         if local:
             make_directory(tmp)
             clean_places(tmp)

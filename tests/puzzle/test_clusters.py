@@ -1,7 +1,10 @@
 """Claims about clusters: the same bytes from Ray and submitit, and what workers refuse."""
 
+import errno
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,11 +21,12 @@ from puzzle.errors import SettingError, WorkspaceError
 from puzzle.executors import worker_checks
 from puzzle.executors.executor import InProcess
 from puzzle.executors.executor_words import executor_named
-from puzzle.executors.settling import Failed
+from puzzle.executors.settling import Built, Failed
 from puzzle.executors.slurm_jobs import Slurm
 from puzzle.library.build import BlockLibrary
 from puzzle.library.layers import FittedLayer, LibrarySpec
 from puzzle.library.variants import TENSORS
+from puzzle.models import boundaries
 from puzzle.models.parent import open_parent
 from puzzle.stages import ArtifactStage, Job, perform
 from puzzle.storage.workspace import Workspace, versions
@@ -31,6 +35,7 @@ from tests.factories.parents import parent_model, tokenizer
 from tests.puzzle.test_executors import built, run_of
 
 ROOT = Path(__file__).parents[2]
+HOST = re.escape(socket.gethostname())
 
 
 def job_of(searched, **changes):
@@ -54,6 +59,52 @@ def test_a_worker_names_what_it_does_not_share_with_the_run(saved, tmp_path, mon
         assert isinstance(ending, Failed)
         assert message in str(ending.error)
     assert not any(run.artifact(job.stage).exists() for job in wrong.values())
+
+
+def test_a_worker_without_room_for_temporary_files_names_their_place_and_leaves_nothing(
+    saved, tmp_path, monkeypatch
+):
+    local, reserve = tmp_path / "local", boundaries._reserve
+    run = run_of(saved, tmp_path / "run", InProcess())
+    monkeypatch.setenv("PUZZLE_SCRATCH", str(local))
+
+    def full(path, size):
+        if path.is_relative_to(local):  # posix_fallocate names no file
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(path, size)
+
+    job = job_of(run)
+    with monkeypatch.context() as patched:
+        patched.setattr(boundaries, "_reserve", full)
+        ending = perform(job)
+    assert isinstance(ending, Failed)
+    assert isinstance(ending.error, WorkspaceError)
+    there = rf"{local}: the disk is full: free space there or set PUZZLE_SCRATCH .* on {HOST}"
+    assert re.search(there, str(ending.error))
+    assert not run.artifact(job.stage).path.exists()
+    assert not [*local.iterdir(), *(run.workspace.root / "tmp").iterdir()]
+    assert isinstance(perform(job), Built)
+
+
+class Elsewhere(InProcess):
+    """Runs jobs in this process, and answers as a worker with another kind of device."""
+
+    def submit(self, fn, *args):
+        return super().submit(lambda: replace(fn(*args), device="NVIDIA L40S"))
+
+
+def test_workers_with_other_devices_than_the_driver_are_named_or_refused(saved, tmp_path, caplog):
+    run = run_of(saved, tmp_path, InProcess())
+    run.build_all([Hungry(10)], unit="job")
+    assert "several kinds" not in caplog.text
+    replace(run, executor=Elsewhere()).build_all([Hungry(11)], unit="job")
+    kinds = ", ".join(sorted(["NVIDIA L40S", worker_checks.device_kind("cpu")]))
+    assert f"built on devices of several kinds ({kinds}), whose results differ" in caplog.text
+    absent = replace(run.ref(), parent=replace(run.ref().parent, device="cuda:99"))
+    ending = perform(job_of(run, run=absent))
+    assert isinstance(ending, Failed)
+    assert "cannot use 'cuda:99'" in str(ending.error)
+    assert not run.artifact(job_of(run).stage).exists()
 
 
 class Silent:
