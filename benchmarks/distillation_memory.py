@@ -1,9 +1,11 @@
-"""What distilling the children of the published layouts takes of each GPU: computed, not run.
+"""What distilling the children of the published layouts takes of GPUs: computed, not run.
 
     python benchmarks/distillation_memory.py
 
 Llama 3.3 70B to Super 49B on 16 and 32 GPUs, and Llama 3.1 405B to Ultra 253B, before its FFNs were
-fused, on 90 and 180; sharded, in bfloat16, windows of 4,096 tokens, one per GPU and pass.
+fused, on 90 and 180; sharded, in bfloat16, windows of 4,096 tokens, one per GPU and pass. Hours
+are those of H100 SXM for a billion tokens, at the share of the published rate that a search is
+planned with; nothing that is exchanged is in them.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from transformers import LlamaConfig
 
-from puzzle.distillation import DistillConfig, DistillMemory, distill_memory
+from puzzle.distillation import DistillConfig, DistillMemory, distill_flops, distill_memory
+from puzzle.pipeline import Fleet
 from search_space import ModelShape, published_layout
 
 SUPER = published_layout("llama-3.3-nemotron-super-49b-v1")
 ULTRA = published_layout("llama-3.1-nemotron-ultra-253b-v1")
+RATE = Fleet.named("h100-sxm").rates.model
 PARTS = ("child", "gradients", "moments", "parent", "exchanged", "activations")
 SETTINGS = {
     "optimizer": "adamw",
@@ -64,28 +68,25 @@ RECIPES = (
 )
 
 
-def recipes() -> Iterator[tuple[str, DistillMemory]]:
-    """Yields what is distilled, how, and what that takes."""
+def recipes() -> Iterator[tuple[str, DistillMemory, float]]:
+    """Yields what is distilled, how, what that takes of memory, and hours per billion tokens."""
     for name, layout, count, how, options in RECIPES:
         config = DistillConfig(batch=count, **{**SETTINGS, **options})
-        memory = distill_memory(
-            layout,
-            llama(layout.shape),
-            config=config,
-            processes=count,
-            offline=20 if "offline" in how else 0,
-        )
-        yield f"{name} on {count} GPUs: {how}", memory
+        offline, parent = 20 if "offline" in how else 0, llama(layout.shape)
+        memory = distill_memory(layout, parent, config=config, processes=count, offline=offline)
+        flops = distill_flops(layout, parent, config=config, offline=bool(offline))
+        tokens = config.steps * config.step_windows * config.length
+        yield f"{name} on {count} GPUs: {how}", memory, flops * 1e9 / tokens / (count * RATE) / 3600
 
 
 def main() -> None:
-    """Prints the table, in gigabytes."""
-    print("| | " + " | ".join((*PARTS, "peak", "at")) + " |")
-    print("|---" * (len(PARTS) + 3) + "|")
-    for name, memory in recipes():
+    """Prints the table, in gigabytes and hours."""
+    print("| | " + " | ".join((*PARTS, "peak", "at", "hours")) + " |")
+    print("|---" * (len(PARTS) + 4) + "|")
+    for name, memory, hours in recipes():
         sizes = [getattr(memory, part) for part in PARTS] + [memory.total]
         cells = [f"{size / 1e9:.1f}" for size in sizes]
-        print("| " + " | ".join((name, *cells, memory.moment)) + " |", flush=True)
+        print("| " + " | ".join((name, *cells, memory.moment, f"{hours:.1f}")) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,5 +6,6 @@ from puzzle.distillation.distilling import distill as distill
 from puzzle.distillation.logit_losses import head_losses as head_losses
 from puzzle.distillation.offline_teacher import OfflineTeacher as OfflineTeacher
 from puzzle.distillation.offline_teacher import cache_teacher as cache_teacher
+from puzzle.distillation.planned_flops import distill_flops as distill_flops
 from puzzle.distillation.process_memory import DistillMemory as DistillMemory
 from puzzle.distillation.process_memory import distill_memory as distill_memory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from puzzle.distillation.distill_config import DistillConfig
 from puzzle.distillation.distiller import Distiller
 from puzzle.distillation.optimizers import is_layer_matrix
+from puzzle.distillation.planned_configs import planned_configs
 from puzzle.distillation.simulated_step import (
     StepBytes,
     simulate_step,
@@ -21,10 +21,7 @@ from puzzle.distillation.simulated_step import (
 )
 from puzzle.errors import SettingError
 from puzzle.hardware.format_speed import computing_format
-from puzzle.models.child_config import ChildConfig, config_from_layout, shape_of
-from puzzle.models.pretrained import load_config
 from puzzle.storage.plain_values import count_of
-from search_space import Layout
 
 PHASES = ("forward", "head", "backward", "update")
 ROWS = {
@@ -135,7 +132,7 @@ def distill_memory(
     count_of("processes", processes, error=SettingError)
     count_of("offline", offline, least=0, error=SettingError)
     config.accumulation(processes)
-    configs = _configs(child, parent)
+    configs = planned_configs(child, parent)
     cast = config.mixed_precision == "bf16"
     sharded = bool(config.shard) and processes > 1
     stored = _stored(configs[1])
@@ -148,22 +145,6 @@ def distill_memory(
         models.device_type = device
         step = simulate_step(models, config, cast=cast and not sharded)
     return _memory(models, step, config, (processes, sharded, device, taught))
-
-
-def _configs(child: Any, parent: Any) -> tuple[Any, Any]:
-    """Returns the configs of both as those of children, which have the class of the modules."""
-    own = load_config(parent) if isinstance(parent, str | os.PathLike) else parent
-    if isinstance(child, Layout):
-        made = config_from_layout(own, child)
-    else:
-        made = load_config(child) if isinstance(child, str | os.PathLike) else child
-    return _as_child(made), _as_child(own)
-
-
-def _as_child(config: Any) -> Any:
-    if isinstance(config, ChildConfig):
-        return config
-    return config_from_layout(config, Layout.parent(shape_of(config)))
 
 
 def _stored(config: Any) -> torch.dtype:

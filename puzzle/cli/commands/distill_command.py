@@ -99,27 +99,45 @@ def _config(given: Given) -> DistillConfig:
 
 
 def _plan(given: Given) -> Answer:
-    """Returns the memory of each process; only configs are read."""
-    child = required(given, "child")
+    """Returns the memory of each process and the time of the steps; only configs are read."""
+    child, config = required(given, "child"), _config(given)
+    parent = child if given.get("teacher") else required(given, "parent")
     gpus = [each for each in puzzle.devices() if each.torch_name not in (None, "cpu")]
     name, count, room = "cpu", 1, float(pipeline.device_room("cpu", "cpu")[1])
-    if given.get("devices"):
-        fleet = pipeline.Fleet.named(given.get("devices"))
+    fleet = pipeline.Fleet.named(given.get("devices")) if given.get("devices") else None
+    if fleet is not None:
         name, count, room = fleet.device.name, fleet.count, fleet.device.memory
     elif gpus:
         name, room = gpus[0].name, float(gpus[0].memory_total or 0)
     memory = distillation.distill_memory(
         child,
-        child if given.get("teacher") else required(given, "parent"),
-        config=_config(given),
+        parent,
+        config=config,
         processes=count,
         offline=TOP_K if given.get("teacher") else 0,
         device="cpu" if name == "cpu" else "cuda",
     )
+    flops = distillation.distill_flops(
+        child, parent, config=config, offline=bool(given.get("teacher"))
+    )
     rows: list[tuple[str, ...]] = [("in each process", "memory"), *memory.rows()]
     text = f"{table(rows)}\n{name} has {room / 1e9:.1f} GB; nothing was written"
-    values = {**memory.to_dict(), "device": name, "device_memory": room}
+    values = {**memory.to_dict(), "device": name, "device_memory": room, "flops": flops}
+    if fleet is not None:
+        values["seconds"], line = _time(flops, fleet, config)
+        text = f"{text}\n{line}"
     return Answer(values=values, text=text, rows=rows, code=int(memory.total > room))
+
+
+def _time(flops: int, fleet: pipeline.Fleet, config: DistillConfig) -> tuple[float, str]:
+    """Returns the seconds of the steps on some devices, and a line with what they assume."""
+    rates = fleet.rates
+    rate = rates.model if config.mixed_precision == "bf16" else rates.fits
+    seconds = flops / (fleet.count * rate)
+    return seconds, (
+        f"the steps multiply {flops:.2e} FLOP: {seconds / 3600:.3g} hours on {fleet.count}, at "
+        f"{fleet.efficiency.compute} of the published rate and with nothing exchanged between them"
+    )
 
 
 def _loss(text: str) -> tuple[str, float]:

@@ -97,6 +97,8 @@ def test_a_child_is_distilled_and_evaluated_beside_its_parent(source, saved, cap
     one, two = (said(capsys, *planned, "--devices", f"{n}xh100-sxm") for n in (1, 2))
     assert (one["sharded"], two["sharded"]) == (False, True)
     assert two["child"] < one["child"] < 2 * two["child"] * 1.1
+    assert one["flops"] == two["flops"] > 0
+    assert one["seconds"] == 2 * two["seconds"] > 0
     assert not Path("distilled").exists()
     made = said(capsys, "distill", "run/child", str(saved), *data, *sizes, "--loss", "kl=1")
     assert made["steps"] == 4
