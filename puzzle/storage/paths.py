@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,21 @@ def user_path(path: str | os.PathLike[str]) -> Path:
             f"{os.fspath(path)} starts with the home directory of a user who has none here; give "
             "the path without ~, or as ./~ for a file of that name"
         ) from error
+
+
+def local_directory(path: str | os.PathLike[str]) -> Path:
+    """Returns the absolute path of a directory that a user gives.
+
+    Raises:
+        WorkspaceError: It is a URL, or starts with the home directory of nobody.
+    """
+    # As a path, a URL would be a new directory below this one. `Path` leaves it one slash.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)):
+        raise WorkspaceError(
+            f"{os.fspath(path)} is a URL; give a directory of a file system, such as one where the "
+            "bucket is mounted, or work on a local disk and copy the results"
+        )
+    return user_path(path).absolute()
 
 
 def refuse_source(

@@ -10,7 +10,7 @@ from puzzle.errors import WorkspaceError
 from puzzle.storage.disk import matching
 from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.json_values import as_count
-from puzzle.storage.paths import user_path
+from puzzle.storage.paths import local_directory
 from puzzle.storage.workspace import MANIFEST, RUN_FILE, RUN_FORMAT
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def current_run_directory(root: str | os.PathLike[str]) -> Path:
     Raises:
         WorkspaceError: The format cannot be read.
     """
-    path = user_path(root).absolute()
+    path = local_directory(root)
     if not any(matching(path, f"*/*/{MANIFEST}")):
         return path
     number = run_format(path)

@@ -21,7 +21,7 @@ from puzzle.storage.disk import disk_errors, fsync, matching, naming
 from puzzle.storage.file_lists import list_files
 from puzzle.storage.hashing import canonical, content_hash, hash_file
 from puzzle.storage.locks import locked
-from puzzle.storage.paths import user_path
+from puzzle.storage.paths import local_directory
 from puzzle.storage.publishing import (
     own_directory,
     publish,
@@ -263,7 +263,7 @@ class Workspace:
         root: The directory; created when absent.
 
     Raises:
-        WorkspaceError: The directory cannot be created or written.
+        WorkspaceError: The directory is a URL, or cannot be created or written.
 
     Example:
         >>> Workspace("runs").root.name
@@ -271,7 +271,7 @@ class Workspace:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = user_path(root).absolute()
+        self.root = local_directory(root)
         try:
             for name in ("tmp", "locks"):
                 own_directory(self.root / name)

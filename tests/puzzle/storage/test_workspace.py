@@ -275,6 +275,15 @@ def test_an_unwritable_place_is_refused_at_once(tmp_path):
             Workspace(path)
 
 
+@pytest.mark.parametrize("root", ["s3://bucket/run", Path("gs://bucket/run"), "file:///run"])
+def test_a_url_is_no_directory(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(tmp_path)
+    for opened in (Workspace, current_run_directory):
+        with pytest.raises(WorkspaceError, match="is a URL; give a directory of a file system"):
+            opened(root)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_full_disk_is_refused_at_once(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
