@@ -8,7 +8,7 @@ from puzzle._lazy import open_door, register_child_with_transformers
 # Before torch is loaded, because OpenMP reads its settings then.
 from puzzle.hardware.threads import shorten_spin
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __getattr__, __dir__, __all__ = open_door(__name__, __file__)
 
 shorten_spin()

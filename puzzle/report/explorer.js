@@ -11,8 +11,8 @@ let selected = layouts.findIndex((each) => each.chosen);
 function card(layout, place) {
   const rows = [
     ["sum of scores", `${layout.kl.toFixed(4)} nats per token`],
-    ["parameters", layout.parameters.toLocaleString("en")],
-    ...resources.map((name) => [name, `${percent(layout.shares[name])} of the parent's`]),
+    ["number of parameters", layout.parameters.toLocaleString("en")],
+    ...resources.map((name) => [`${name}, share of the parent's`, percent(layout.shares[name])]),
     ["blocks", layout.words],
   ];
   place.replaceChildren();

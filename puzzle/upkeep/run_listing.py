@@ -20,6 +20,7 @@ from puzzle.storage.workspace import MANIFEST, RUN_FILE
 
 # As they are called where they are written.
 _EVIDENCE, _OPTIONS = "puzzle_evidence.json", "search.toml"
+_LAST = "quality"
 _DEPTH = 2
 
 
@@ -29,8 +30,9 @@ class RunEntry:
 
     Args:
         path: The run directory.
-        status: "running" (a process works in it), "finished" (its child is saved), "unfinished",
-            "empty" or "unreadable" (its child's record is damaged).
+        status: "running" (a process works in it), "finished" (its child is saved), "searched"
+            (a child was measured, and none is saved in the run directory), "unfinished", "empty"
+            or "unreadable" (its child's record is damaged).
         artifacts: How many it holds.
         changed: When the last of them was written, in seconds since 1970; None if there are none.
         parent: What the parent was opened from, if the child says.
@@ -97,6 +99,9 @@ def _run_directories(path: Path, depth: int) -> Iterator[Path]:
 def _entry(path: Path) -> RunEntry:
     written = [file.stat().st_mtime for file in matching(path, f"*/*/{MANIFEST}")]
     status = "unfinished" if written else "empty"
+    # The last stage of a search; a search from Python saves its child only when that is called.
+    if any(matching(path, f"{_LAST}/*/{MANIFEST}")):
+        status = "searched"
     parent, constraints, result = None, _given_constraints(path / _OPTIONS), {}
     try:
         result = _result(path / "child")

@@ -51,6 +51,11 @@ def test_a_finished_run_says_its_constraints_and_what_came_of_them(found, tmp_pa
     json.dumps(entry.to_dict(), allow_nan=False)
 
 
+def test_a_search_whose_child_is_not_saved_in_its_run_is_searched(found):
+    (entry,) = runs(found.run_directory)
+    assert (entry.status, entry.result) == ("searched", {})
+
+
 @pytest.mark.parametrize("name", ["puzzle_layout.json", "puzzle_evidence.json"])
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"measured": 1}', "[" * 100_000])
 def test_a_damaged_record_makes_a_run_unreadable_and_the_list_goes_on(tmp_path, name, text):
