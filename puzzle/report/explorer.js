@@ -60,7 +60,9 @@ function draw() {
 function show(at) {
   selected = at;
   byId("none").hidden = at >= 0;
+  byId("keep").disabled = at < 0;
   if (at >= 0) card(layouts[at], byId("one"));
+  else byId("one").replaceChildren();
   draw();
 }
 

@@ -72,6 +72,7 @@ class PackedStream:
         self.passes_over, self._begun, self.drawn = resumable, False, 0
         self._waiting: list[list[int]] = []
         self._tokens_in_all = 0  # of the rows, as far as they have been read once
+        self._said = False  # that they are read again
         self._tokens: list[int] = []
 
     def take(self, count: int) -> torch.Tensor:
@@ -86,8 +87,18 @@ class PackedStream:
             self._tokens.extend(self._document())
             if self.rows.epoch and self._tokens_in_all < length:
                 raise _too_short(self._tokens_in_all, length)
+            self._say_once_that_rows_come_again()
         taken, self._tokens = self._tokens[:needed], self._tokens[needed:]
         return cut_windows(taken, length, self.lead)
+
+    def _say_once_that_rows_come_again(self) -> None:
+        if self.rows.epoch and not self._said:
+            self._said = True
+            logger.warning(
+                "all %d tokens of the text have been read, and are read again from here on; give "
+                "more text, or fewer tokens=",
+                self._tokens_in_all,
+            )
 
     def take_once(self, count: int) -> torch.Tensor:
         """Returns the next windows, fewer than `count` if the rows end: none is read twice.
@@ -177,6 +188,7 @@ class PackedStream:
         self.drawn = values["drawn"]
         self._tokens = tensors["tokens"].tolist()
         self._begun, self._tokens_in_all = self.drawn > 0, self.length
+        self._said = self.rows.epoch > 0
         parts = tensors["waiting"].split(tensors["waiting_sizes"].tolist())
         self._waiting = [part.tolist() for part in parts] if len(tensors["waiting_sizes"]) else []
 

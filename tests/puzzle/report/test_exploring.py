@@ -78,8 +78,9 @@ def test_sliders_pick_the_best_solved_layout_within_the_budgets(found, tmp_path)
         assert best.constraints in text
     lowest = "&".join(f"{each}=0" for each in names)
     kept = [p for p in points if all(p.shares[n] <= steps[n][0] for n in names)]
-    _, fine, _ = seen(file, lowest)
-    assert fine == bool(kept)
+    text, fine, body = seen(file, lowest)
+    assert fine == bool(kept) == bool(text.strip())
+    assert (re.search(r'<button id="keep"[^>]*disabled', body) is None) == fine
 
 
 @pytest.mark.slow

@@ -96,6 +96,16 @@ def test_a_measurement_reads_no_row_twice_and_says_how_much_there_was(kind, tmp_
         PackedStream(data, tokenizer(), length=size + 1).take(1)
 
 
+def test_text_that_is_read_again_is_said_once(caplog):
+    stream = PackedStream(tokens(30, 8), None, length=8)
+    said = "all 240 tokens of the text have been read"
+    stream.take(20)
+    assert said not in caplog.text
+    for _ in range(3):
+        stream.take(30)
+    assert caplog.text.count(said) == 1
+
+
 def test_documents_are_packed_whole_and_in_another_order_each_epoch():
     texts = documents(count=12)
     stream = PackedStream(texts, tokenizer(), length=21)
