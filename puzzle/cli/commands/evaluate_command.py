@@ -89,7 +89,6 @@ EVALUATE = Subcommand(
     examples=(
         "puzzle evaluate puzzle-run/child --parent ./Llama-3.2-1B --text held-out.txt",
         "puzzle evaluate puzzle-run/child --task mmlu-dev --limit 100 --json",
-        "puzzle evaluate rl/child --parent ./Qwen3-0.6B --gym chain_sum --thinking both",
     ),
     run=_run,
 )

@@ -48,10 +48,11 @@ def test_the_llama_that_is_written_computes_what_the_child_computes(name):
         ("phi3-partial-windowed", "mlx", "rotates 50% of each head"),
         ("smollm3", "vllm", "has layers without rotary positions"),
         ("gemma3_text", "llama.cpp", "cannot run a child of the family 'gemma3_text'"),
-        ("olmo2", "vllm", "Engines that can: transformers, .*plain"),
+        ("olmo2", "llama.cpp", "Engines that can: transformers, .*plain"),
         ("gemma3_text", "vllm", "serves children of 'gemma3_text' as they are saved"),
         ("qwen3", "mlx", "has neither linear sublayers nor windows"),
-        ("qwen3", "sglang", r"cannot run .*'qwen3' .*: transformers, .*llama\.cpp"),
+        ("qwen3", "tensorrt-llm", r"cannot run .*'qwen3' .*: transformers, .*llama\.cpp"),
+        ("qwen3", "sglang", "serves children of 'qwen3' as they are saved"),
     ],
 )
 def test_what_is_no_llama_is_refused_by_name_with_what_can(name, engine, message, tmp_path):
