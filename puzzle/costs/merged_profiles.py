@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from puzzle.costs.counted import COUNTED
 from puzzle.costs.profile import Profile
 from puzzle.errors import CostModelError
 
 __all__ = ["merge_profiles"]
 
-# What is counted, and so is the same however often it is taken.
-COUNTED = ("memory", "kv_cache", "parameters", "peak_memory", "flops")
 # Share by which measurements of one block may differ without being mentioned.
 MOST_APART = 0.1
 logger = logging.getLogger(__name__)
