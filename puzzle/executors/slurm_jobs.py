@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
 from puzzle.errors import SettingError
@@ -89,8 +91,21 @@ class Slurm:
         """Ends the processes of this machine; jobs of a queue are left to it."""
         for job in self._jobs:
             if not job.done():
-                job.cancel()
+                _kill(int(job.job_id))
             job.wait()
+
+
+def _kill(number: int) -> None:
+    """Ends a process and those that it started.
+
+    SIGINT does not: what a shell runs in the background ignores it.
+    """
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(number)
+        parent.suspend()  # so that it starts no more
+        for each in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 class Queued:
