@@ -248,26 +248,35 @@ def answer_questions(
     if settings.budget is not None:
         limits.append(ThinkingBudget(tokenizer, settings.budget))
     rows: list[tuple[float, ...]] = []
-    torch.manual_seed(0)
-    for start in counted(range(0, len(prompts), settings.batch), f"{task.name}, {mode}", "batch"):
-        part = slice(start, start + settings.batch)
-        written = _written(model, tokenizer, prompts[part], limits, settings)
-        for (ids, ended), before, right in zip(written, opened[part], rights[part], strict=True):
-            text = (OPEN if before else "") + tokenizer.decode(ids, skip_special_tokens=False)
-            thought, answer = split_thought(text)
-            finished = ended and answer is not None
-            score = 0.0 if answer is None else task.scorer(answer, right)
-            follows = consistency(thought, answer) if thought and answer else math.nan
-            rows.append((float(score == 1), len(ids), float(finished), bool(thought), follows))
+    starts = counted(range(0, len(prompts), settings.batch), f"{task.name}, {mode}", "batch")
+    # The same draws each time, and the caller's generator stays where it is.
+    with torch.random.fork_rng(devices=[] if model.device.type == "cpu" else None):
+        torch.manual_seed(0)
+        for start in starts:
+            part = slice(start, start + settings.batch)
+            written = _written(model, tokenizer, prompts[part], limits, settings)
+            for (ids, ended), before, right in zip(
+                written, opened[part], rights[part], strict=True
+            ):
+                text = (OPEN if before else "") + tokenizer.decode(ids, skip_special_tokens=False)
+                rows.append((*_judged(text, right, task, ended=ended), len(ids)))
     columns = torch.tensor(rows, dtype=torch.float64).T
     return Answers(
         right=columns[0],
-        tokens=columns[1],
-        finished=columns[2],
-        thought=columns[3],
-        consistent=columns[4],
+        finished=columns[1],
+        thought=columns[2],
+        consistent=columns[3],
+        tokens=columns[4],
         samples=settings.samples,
     )
+
+
+def _judged(text: str, right: Any, task: AnswerTask, *, ended: bool) -> tuple[float, ...]:
+    """Returns whether a text is right, finished, and has a thought, and how consistent it is."""
+    thought, answer = split_thought(text)
+    score = 0.0 if answer is None else task.scorer(answer, right)
+    follows = consistency(thought, answer) if thought and answer else math.nan
+    return float(score == 1), float(ended and answer is not None), float(bool(thought)), follows
 
 
 def _written(

@@ -74,7 +74,9 @@ def test_several_answers_are_drawn_and_those_of_a_cold_draw_are_the_greedy_one(c
         settings = AnswerSettings(max_tokens=30, samples=samples, temperature=temperature)
         return answer_questions(child, TOKENIZER, task, "on", settings).tokens.reshape(-1, samples)
 
+    before = torch.get_rng_state()
     cold, greedy = tokens(3, 1e-6), tokens(1, 0.0)
+    assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(cold, greedy.expand(-1, 3))
     warm = tokens(3, 2.0)
     assert torch.equal(warm, tokens(3, 2.0))
