@@ -62,6 +62,7 @@ WAYS = {
 RECIPES = (
     *(("49B", SUPER.layout, 16, how, options) for how, options in WAYS.items()),
     ("49B", SUPER.layout, 32, "cosine and KL", {}),
+    ("49B", SUPER.layout, 32, "LM alone", {"losses": {"lm": 1.0}}),
     ("49B", SUPER.layout, 16, "cosine and KL, not checkpointed", {"gradient_checkpointing": False}),
     *(("253B", ULTRA.search_result(), 90, how, options) for how, options in WAYS.items()),
     ("253B", ULTRA.search_result(), 180, "cosine and KL", {}),
