@@ -220,7 +220,7 @@ class Checkpoints:
             values, place = artifact.load_json(STATE), str(artifact.path)
             stream = artifact.load_tensors(STREAM)
         values, stream, place = self.parallel.share((values, stream, place))
-        optimizer.start_state(values["step"])
+        optimizer.start_state(values["step"], parameters, values.get("other_steps", {}))
         tensors, directory = _training_state(parameters, optimizer), Path(str(place))
         if self.parallel.share((directory / INDEX).is_file()):
             self._read_whole(directory, tensors)

@@ -192,6 +192,7 @@ class Loop:
         values, tensors = self.stream.state()
         values = {
             "step": self.step,
+            "other_steps": self.optimizer.other_steps(self.parameters, self.step),
             "stream": values,
             "history": self.history,
             "evaluations": self.evaluations,

@@ -72,26 +72,55 @@ class Optimizers:
         for part in self.parts:
             part.zero_grad()
 
-    def start_state(self, step: int) -> None:
-        """Gives each parameter the moments, at zero, that it has after some steps."""
-        for part in self.parts:
-            for group in part.param_groups:
-                for parameter in group["params"]:
-                    moments = {name: torch.zeros_like(parameter) for name in MOMENTS[type(part)]}
-                    if isinstance(part, torch.optim.AdamW):
-                        moments["step"] = torch.tensor(float(step))
-                    part.state[parameter] = moments
+    def start_state(
+        self, step: int, parameters: Mapping[str, nn.Parameter], other_steps: Mapping[str, int]
+    ) -> None:
+        """Gives each parameter the moments, at zero, that it has after some steps.
+
+        Args:
+            step: Steps of the run.
+            parameters: The trained parameters by name.
+            other_steps: What `other_steps` returned then; one that took none has no moments.
+        """
+        owner = self._owners()
+        for name, parameter in parameters.items():
+            part, taken = owner[parameter], other_steps.get(name, step)
+            if not taken:
+                continue
+            moments = {each: torch.zeros_like(parameter) for each in MOMENTS[type(part)]}
+            if isinstance(part, torch.optim.AdamW):
+                moments["step"] = torch.tensor(float(taken))
+            part.state[parameter] = moments
+
+    def other_steps(self, parameters: Mapping[str, nn.Parameter], step: int) -> dict[str, int]:
+        """Returns the steps of each parameter that did not take all of the run's.
+
+        A callback may freeze parameters, for a while or for the whole run: they have no gradient,
+        and no optimiser steps them.
+        """
+        taken = {}
+        for parameter, part in self._owners().items():
+            state = part.state.get(parameter)
+            # Muon's momentum needs no correction by the number of steps, and keeps none.
+            taken[parameter] = int(state.get("step", step)) if state else 0
+        return {name: taken[p] for name, p in parameters.items() if taken[p] != step}
 
     def moments(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
         """Returns what is kept between steps, as "moment/parameter" and in one order."""
-        owner = {
-            p: part for part in self.parts for group in part.param_groups for p in group["params"]
-        }
+        owner = self._owners()
         return {
             f"{moment}/{name}": owner[parameter].state[parameter][moment]
             for moment in ("exp_avg", "exp_avg_sq", "momentum_buffer")
             for name, parameter in parameters.items()
-            if moment in MOMENTS[type(owner[parameter])]
+            if moment in owner[parameter].state.get(parameter, {})
+        }
+
+    def _owners(self) -> dict[nn.Parameter, torch.optim.Optimizer]:
+        return {
+            parameter: part
+            for part in self.parts
+            for group in part.param_groups
+            for parameter in group["params"]
         }
 
 

@@ -70,6 +70,28 @@ def test_an_interrupted_run_has_the_losses_and_weights_of_an_uninterrupted_one(o
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+class Frozen(TrainerCallback):
+    """Trains the first layer from the third step on, and the second never."""
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        model.model.layers[0].requires_grad_(state.global_step >= 2)
+        model.model.layers[1].requires_grad_(False)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_goes_on_to_the_same_bits_where_a_callback_freezes_parameters(optimizer, tmp_path):
+    options = {"optimizer": optimizer, "checkpoint_every": 1}
+    whole = run(tmp_path / "whole", callbacks=[Frozen()], **options)
+    with pytest.raises(InterruptedError):
+        run(tmp_path / "parts", callbacks=[Frozen(), StopAfter(4)], **options)
+    resumed = run(tmp_path / "parts", callbacks=[Frozen()], **options)
+    assert losses(resumed) == losses(whole)
+    before, after = child_model().state_dict(), load_file(resumed.path / "model.safetensors")
+    for name, tensor in load_file(whole.path / "model.safetensors").items():
+        assert torch.equal(after[name], tensor)
+        assert torch.equal(before[name], tensor) == (".layers.1." in name)
+
+
 @pytest.mark.parametrize(
     ("boundaries", "embeddings"), [(None, True), (((0, 0), (2, 2)), True), (None, False)]
 )
