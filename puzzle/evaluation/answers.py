@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
 
-from puzzle.errors import DataError, SettingError
+from puzzle.errors import DataError
+from puzzle.evaluation.answer_writing import AnswerSettings, Written, write_answers
 from puzzle.evaluation.consistency import consistency
 from puzzle.evaluation.metrics_on_text import MeanEstimate, estimate, ratio
-from puzzle.models.thinking_budget import ThinkingBudget
-from puzzle.progress.bars import counted
+from puzzle.evaluation.tasks import is_yaml
 from puzzle.storage.json_files import read_json_lines
-from puzzle.storage.json_values import as_number, as_text
-from puzzle.storage.plain_values import count_of
+from puzzle.storage.json_values import as_text
 from puzzle.text.chat import render_prompt
-from puzzle.text.template_rendering import rendered_tokens
-from puzzle.text.thoughts import MODES, OPEN, check_system_prompts, split_thought
+from puzzle.text.thoughts import MODES
 
 Scorer = Callable[[str, Any], float]
 
@@ -68,7 +65,8 @@ class Answers:
     """What a model answered to the questions of a task in one mode, one value for each answer.
 
     Args:
-        right: 1 where the answer is right. One whose thought does not end is not.
+        right: 1 where the answer is right, or the score of lm-eval. One whose thought does not
+            end has 0.
         tokens: Tokens that were generated, without the one that ends a text.
         finished: 1 where thought and answer came to their end.
         thought: 1 where there is a thought that is not empty.
@@ -162,65 +160,28 @@ def modes_of(thinking: str) -> tuple[str, ...]:
 
 
 def split_tasks(tasks: Sequence[Any], thinking: str | None) -> tuple[list[AnswerTask], list[Any]]:
-    """Returns the tasks that are answered in free text, and the others.
+    """Returns the tasks of free text with answers given, and the others.
 
     Raises:
         DataError: Tasks and the mode of thinking do not go together.
     """
     if thinking is not None:
         modes_of(thinking)
-        tasks = [read_answer_task(task) if isinstance(task, Path) else task for task in tasks]
+        tasks = [read_answer_task(task) if _has_answers(task) else task for task in tasks]
     own = [task for task in tasks if isinstance(task, AnswerTask)]
-    if bool(own) != (thinking is not None):
+    if own and thinking is None:
         raise DataError(
-            f"thinking={thinking!r} with {len(own)} AnswerTask(s); give both, as 'both', 'on' or "
-            "'off' and puzzle.evaluation.AnswerTask, or neither"
+            f"{len(own)} AnswerTask(s) without a mode; give thinking='both', 'on' or 'off'"
         )
     if len({task.name for task in own}) < len(own):
         raise DataError(f"two tasks have the same name: {sorted(task.name for task in own)}")
     return own, [task for task in tasks if not isinstance(task, AnswerTask)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerSettings:
-    """How answers are generated.
-
-    Args:
-        budget: The most tokens of a thought; None for no limit of its own.
-        max_tokens: The most tokens of thought and answer.
-        batch: Answers that are generated together.
-        system_prompts: The system prompt of each mode, for a model whose switch that is.
-        samples: Answers to each question.
-        temperature: Of the distribution that tokens are drawn from; 0 takes the likeliest.
-
-    Raises:
-        DataError: A number is not allowed, several answers would be the same, or a mode has no
-            system prompt.
-    """
-
-    budget: int | None = None
-    max_tokens: int = 1024
-    batch: int = 8
-    system_prompts: Mapping[str, str] | None = None
-    samples: int = 1
-    temperature: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_system_prompts(self.system_prompts)
-        count_of("max_tokens", self.max_tokens)
-        count_of("batch", self.batch)
-        if self.budget is not None:
-            count_of("budget", self.budget, least=0)
-        if not 0 <= as_number(self.temperature, "temperature") < math.inf:
-            raise SettingError(f"temperature={self.temperature!r}; allowed: 0 or more")
-        if count_of("samples", self.samples) > 1 and self.temperature == 0:
-            raise SettingError(
-                f"samples={self.samples} with temperature=0 are the same answer so many times; "
-                "give a temperature above 0, such as 0.6"
-            )
+def _has_answers(task: Any) -> bool:
+    return isinstance(task, Path) and not is_yaml(task.name)
 
 
-@torch.no_grad()
 def answer_questions(
     model: Any, tokenizer: Any, task: AnswerTask, mode: str, settings: AnswerSettings
 ) -> Answers:
@@ -243,75 +204,42 @@ def answer_questions(
         for _ in range(settings.samples)
     ]
     rights = [right for right in task.answers for _ in range(settings.samples)]
-    opened = [prompt.rstrip().endswith(OPEN) for prompt in prompts]
-    limits = LogitsProcessorList()
-    if settings.budget is not None:
-        limits.append(ThinkingBudget(tokenizer, settings.budget))
-    rows: list[tuple[float, ...]] = []
-    starts = counted(range(0, len(prompts), settings.batch), f"{task.name}, {mode}", "batch")
-    # The same draws each time, and the caller's generator stays where it is.
-    with torch.random.fork_rng(devices=[] if model.device.type == "cpu" else None):
-        torch.manual_seed(0)
-        for start in starts:
-            part = slice(start, start + settings.batch)
-            written = _written(model, tokenizer, prompts[part], limits, settings)
-            for (ids, ended), before, right in zip(
-                written, opened[part], rights[part], strict=True
-            ):
-                text = (OPEN if before else "") + tokenizer.decode(ids, skip_special_tokens=False)
-                rows.append((*_judged(text, right, task, ended=ended), len(ids)))
-    columns = torch.tensor(rows, dtype=torch.float64).T
+    label = f"{task.name}, {mode}"
+    written = write_answers(model, tokenizer, prompts, settings, label=label)
+    scores = [
+        0.0 if each.answer is None else float(task.scorer(each.answer, right) == 1)
+        for each, right in zip(written, rights, strict=True)
+    ]
+    return judged(written, scores, samples=settings.samples)
+
+
+def judged(written: Sequence[Written], scores: Sequence[float], *, samples: int) -> Answers:
+    """Returns answers with their scores.
+
+    Args:
+        written: What was written, the answers to each question beside each other.
+        scores: Their scores; that of an answer whose thought does not end counts as 0.
+        samples: Answers to each question.
+    """
+    rows = [
+        (
+            0.0 if each.answer is None else score,
+            float(each.tokens),
+            float(each.finished),
+            float(bool(each.thought)),
+            consistency(each.thought, each.answer) if each.thought and each.answer else math.nan,
+        )
+        for each, score in zip(written, scores, strict=True)
+    ]
+    right, tokens, finished, thought, consistent = torch.tensor(rows, dtype=torch.float64).T
     return Answers(
-        right=columns[0],
-        finished=columns[1],
-        thought=columns[2],
-        consistent=columns[3],
-        tokens=columns[4],
-        samples=settings.samples,
+        right=right,
+        tokens=tokens,
+        finished=finished,
+        thought=thought,
+        consistent=consistent,
+        samples=samples,
     )
-
-
-def _judged(text: str, right: Any, task: AnswerTask, *, ended: bool) -> tuple[float, ...]:
-    """Returns whether a text is right, finished, and has a thought, and how consistent it is."""
-    thought, answer = split_thought(text)
-    score = 0.0 if answer is None else task.scorer(answer, right)
-    follows = consistency(thought, answer) if thought and answer else math.nan
-    return float(score == 1), float(ended and answer is not None), float(bool(thought)), follows
-
-
-def _written(
-    model: Any, tokenizer: Any, prompts: Sequence[str], limits: Any, settings: AnswerSettings
-) -> list[tuple[list[int], bool]]:
-    """Returns the tokens that follow each prompt, and whether they came to an end."""
-    rows = [rendered_tokens(tokenizer, prompt) for prompt in prompts]
-    length = max(map(len, rows))
-    filled = torch.tensor([[0] * (length - len(row)) + row for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
-    ends = token_ends(model, tokenizer)
-    out = model.generate(
-        filled,
-        attention_mask=mask.to(model.device),
-        max_new_tokens=settings.max_tokens,
-        do_sample=settings.temperature > 0,
-        temperature=settings.temperature or None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=min(ends, default=0),
-        logits_processor=limits,
-    )
-    found = []
-    for row in out[:, length:].tolist():
-        place = next((n for n, token in enumerate(row) if token in ends), None)
-        found.append((row[:place], place is not None))
-    return found
-
-
-def token_ends(model: Any, tokenizer: Any) -> set[int]:
-    """Returns the tokens that end what a model writes."""
-    given = getattr(model.generation_config, "eos_token_id", None)
-    listed = given if isinstance(given, list) else [given]
-    return {int(end) for end in (*listed, tokenizer.eos_token_id) if end is not None}
 
 
 def answer_rows(

@@ -11,16 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from puzzle.errors import DataError, ParentError, SettingError
-from puzzle.evaluation.answers import (
-    Answers,
-    AnswerSettings,
-    answer_questions,
-    answer_rows,
-    modes_of,
-    split_tasks,
-)
+from puzzle.evaluation.answer_writing import AnswerSettings
+from puzzle.evaluation.answers import Answers, answer_rows, modes_of
 from puzzle.evaluation.metrics_on_text import MeanEstimate, flat, ratio, text_metrics
-from puzzle.evaluation.tasks import TaskScore, TaskSettings, open_tasks, run_tasks
+from puzzle.evaluation.task_answers import GivenTasks
+from puzzle.evaluation.tasks import TaskScore, TaskSettings, run_tasks
 from puzzle.hardware.format_speed import computing_format
 from puzzle.hardware.threads import limit_threads
 from puzzle.hardware.torch_state import own_torch_state
@@ -33,6 +28,7 @@ from puzzle.models.watched_files import unchanged_while_read
 from puzzle.plotting.html_table import html_table
 from puzzle.storage.paths import user_path
 from puzzle.storage.plain_values import count_of
+from puzzle.text.chat import render_prompt
 from puzzle.text.given_text import check_source
 from puzzle.text.packing import PackedStream
 from puzzle.text.positions import require_positions
@@ -158,9 +154,10 @@ def evaluate(
         data: Held-out text of the kinds that `puzzle.distill` accepts, or token windows: gives
             perplexity and, with a parent, KL, next-token and top-k agreement.
         tasks: Names that lm-eval knows (their data is downloaded), "mmlu-dev" (which lm-eval
-            includes), a `pathlib.Path` of questions, or ChoiceTasks, such as `fetch_bigbench`
-            gives. These need the extra `puzzle-nas[eval]`. With `thinking`, AnswerTasks, whose
-            answers are generated, or a Path of JSON lines with `question` and `answer`.
+            includes), a `pathlib.Path` of questions or of lm-eval's YAML, or ChoiceTasks, such as
+            `fetch_bigbench` gives. These need the extra `puzzle-nas[eval]`. With `thinking`,
+            AnswerTasks, or a Path of JSON lines with `question` and `answer`; and tasks of lm-eval
+            whose answers are generated are answered in each mode.
         tokenizer: Tokenizer; by default the one beside the parent, then the one beside the model.
         windows: Windows that are cut from text; with a warning, as many as a shorter text fills.
         length: Tokens per window.
@@ -169,7 +166,7 @@ def evaluate(
         shots: Solved examples before each question.
         batch: Questions that are evaluated together.
         chat: Whether questions are rendered by the chat template.
-        thinking: Modes in which AnswerTasks are answered: "both", "on" or "off".
+        thinking: Modes in which answers are generated: "both", "on" or "off".
         budget: The most tokens of a thought there.
         max_tokens: The most tokens of thought and answer.
         samples: Answers to each question there, of which the mean counts. More than one need a
@@ -207,8 +204,7 @@ def evaluate(
     if system_prompts is not None and thinking is None:
         raise SettingError("system_prompts are those of the modes of thinking; give thinking=")
     limit_threads()
-    questions, others = split_tasks(tasks, thinking)
-    opened = open_tasks(others)
+    given = GivenTasks.of(tasks, thinking)
     models, tokenizers = {}, []
     for name, source in (("parent", parent), ("child", model)):
         if source is not None:
@@ -217,20 +213,20 @@ def evaluate(
     tokenizer = tokenizer or next((each for each in tokenizers if each is not None), None)
     if tokenizer is None and tasks:
         raise DataError("tasks need a tokenizer; pass one with tokenizer=")
+    if thinking is not None:
+        # Without a switch nothing is computed.
+        render_prompt("", tokenizer, thinking=modes_of(thinking)[0], system_prompts=system_prompts)
     text = {}
     if data is not None:
         cut = _windows(data, tokenizer, windows, length, models["child"].config)
         text = text_metrics(models["child"], cut, parent=models.get("parent"), top_k=top_k)
     scores = {}
-    if opened:
-        scores = {n: run_tasks(m, tokenizer, opened, settings) for n, m in models.items()}
+    if given.others:
+        scores = {n: run_tasks(m, tokenizer, given.others, settings) for n, m in models.items()}
     answers = {
-        name: {
-            (task.name, mode): answer_questions(each, tokenizer, task, mode, generated)
-            for task in questions
-            for mode in modes_of(thinking or "both")
-        }
-        for name, each in (models.items() if questions else ())
+        name: given.answers(each, tokenizer, thinking, settings, generated)
+        for name, each in models.items()
+        if thinking is not None
     }
     return Evaluation(text=text, tasks=scores, answers=answers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from puzzle.storage.temporary_places import temporary_place
 from puzzle.text.template_rendering import apply_template
 
 MMLU_DEV = "mmlu-dev"
+# lm-eval's own, so that the examples before a question are those of its leaderboards.
+_SHOT_SEED = 1234
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,25 +43,25 @@ class TaskScore:
 
 
 def open_tasks(tasks: Sequence[Any]) -> list[Any]:
-    """Returns the tasks that a user names, as ChoiceTasks and names that lm-eval knows.
+    """Returns the tasks that a user names: ChoiceTasks, names that lm-eval knows, paths of YAML.
 
     Raises:
-        SettingError: A task is neither.
+        SettingError: A task is none of these.
         DataError: lm-eval does not know a name, or is not installed.
     """
     opened: list[Any] = []
     for task in tasks:
         if isinstance(task, Path):
-            task = read_task(task)
+            task = _require_file(task) if is_yaml(task.name) else read_task(task)
         elif task == MMLU_DEV:
             task = mmlu_dev()
         elif not isinstance(task, ChoiceTask | str):
             raise SettingError(
                 f"task {task!r:.80}; allowed: a name that lm-eval knows, 'mmlu-dev', the "
-                "pathlib.Path of a file of questions, or a ChoiceTask"
+                "pathlib.Path of a file of questions or of lm-eval's YAML, or a ChoiceTask"
             )
         opened.append(task)
-    words = [task for task in opened if isinstance(task, str)]
+    words = [task for task in opened if isinstance(task, str) and not is_yaml(task)]
     if words:
         _require_known(words)
     names = [task if isinstance(task, str) else task.name for task in opened]
@@ -109,36 +111,95 @@ def run_tasks(
     Raises:
         DataError: lm-eval is not installed, or a task's data is not available.
     """
-    manager = _task_manager(any(isinstance(t, str) for t in tasks))
-    wrapped = _lm_eval("models.huggingface").HFLM(
-        pretrained=model, tokenizer=tokenizer, batch_size=settings.batch
-    )
     # Templates come with models, so they are rendered within limits here as well.
-    wrapped.apply_chat_template = partial(_templated, tokenizer)
+    render = partial(_templated, tokenizer)
     with temporary_place() as place:
         given = [t if isinstance(t, str) else t.config(place) for t in tasks]
-        try:
-            results = _lm_eval("evaluator").simple_evaluate(
-                wrapped,
-                tasks=given,
-                task_manager=manager,
-                limit=settings.limit,
-                num_fewshot=settings.shots,
-                apply_chat_template=settings.chat,
-                bootstrap_iters=0,
-                log_samples=True,
-            )
-        except (KeyError, ValueError, OSError) as error:
-            raise DataError(
-                f"lm-eval cannot run {[t if isinstance(t, str) else t.name for t in tasks]}: "
-                f"{error}"
-            ) from error
-    assert results is not None
+        replaced = {"apply_chat_template": render}
+        results = evaluated(model, tokenizer, given, settings, replaced=replaced)
     chances = {t.name: t.chance for t in tasks if isinstance(t, ChoiceTask)}
     return {
         name: _score(entry, results["samples"].get(name), chances.get(name))
         for name, entry in results["results"].items()
     }
+
+
+def evaluated(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[Any],
+    settings: TaskSettings,
+    *,
+    replaced: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what lm-eval's `simple_evaluate` does, without its description of the machine.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        tasks: Names, configurations or tasks of lm-eval.
+        settings: How they are asked.
+        replaced: Methods in place of those of lm-eval's model, by name.
+
+    Raises:
+        DataError: lm-eval is not installed, or cannot run a task.
+    """
+    wrapped = _lm_eval("models.huggingface").HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=settings.batch
+    )
+    for name, method in replaced.items():
+        setattr(wrapped, name, method)
+    manager = _task_manager(any(isinstance(t, str) and not is_yaml(t) for t in tasks))
+    try:
+        loaded = manager.load(list(tasks))
+        for task in loaded["tasks"].values():
+            _set_shots(task, settings.shots)
+        results = _lm_eval("evaluator").evaluate(
+            wrapped,
+            loaded,
+            limit=settings.limit,
+            apply_chat_template=settings.chat,
+            fewshot_as_multiturn=True,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    except (KeyError, ValueError, OSError) as error:
+        raise DataError(f"lm-eval cannot run {[_name(t) for t in tasks]}: {error}") from error
+    assert results is not None
+    return dict(results)
+
+
+def _set_shots(task: Any, shots: int | None) -> None:
+    """Sets the solved examples of a task; where the task says that it has none, it has none."""
+    own = task.get_config("num_fewshot")
+    if own is None or (shots is not None and own != 0):
+        task.set_config(key="num_fewshot", value=shots or 0)
+    task.set_fewshot_seed(seed=_SHOT_SEED)
+
+
+def _name(task: Any) -> str:
+    """Returns the name of a task in any form that lm-eval takes."""
+    if isinstance(task, dict):
+        return str(task["task"])
+    return task if isinstance(task, str) else str(task.task_name)
+
+
+def loaded_tasks(name: str) -> dict[str, Any]:
+    """Returns the tasks of lm-eval that a name or the path of a YAML file stands for, by name.
+
+    Raises:
+        DataError: A task cannot be loaded, or its data is not available.
+    """
+    try:
+        loaded = _task_manager(not is_yaml(name)).load([name])
+    except (KeyError, ValueError, OSError, ImportError) as error:
+        raise DataError(f"lm-eval cannot load task {name!r}: {error}") from error
+    return dict(loaded["tasks"])
+
+
+def is_yaml(name: str) -> bool:
+    """Returns whether a task is named by the path of a YAML file."""
+    return name.endswith((".yaml", ".yml"))
 
 
 @cache
@@ -169,6 +230,12 @@ def _require_known(names: Sequence[str]) -> None:
             )
 
 
+def _require_file(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"{path} cannot be read; give the YAML file of a task of lm-eval")
+    return str(path)
+
+
 def _templated(
     tokenizer: Any, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
 ) -> str:
@@ -184,7 +251,7 @@ def _templated(
 def _score(entry: dict[str, Any], samples: list[Any] | None, chance: float | None) -> TaskScore:
     key = next(key for key, value in entry.items() if "," in key and isinstance(value, int | float))
     metric, _, rule = key.partition(",")
-    values = _values(samples, metric, rule)
+    values = values_of(samples, metric, rule)
     if values is not None:
         return TaskScore(metric=metric, score=estimate(values), samples=values, chance=chance)
     error = entry.get(f"{metric}_stderr,{rule}", math.nan)
@@ -193,7 +260,14 @@ def _score(entry: dict[str, Any], samples: list[Any] | None, chance: float | Non
     return TaskScore(metric=metric, score=score, samples=None, chance=chance)
 
 
-def _values(samples: list[Any] | None, metric: str, rule: str) -> torch.Tensor | None:
+def values_of(samples: list[Any] | None, metric: str, rule: str) -> torch.Tensor | None:
+    """Returns a metric for each question after a filter, None if it has no number for each.
+
+    Args:
+        samples: What lm-eval logs of a task, if anything.
+        metric: Name of the metric.
+        rule: Name of the filter.
+    """
     mine = [s for s in samples or [] if s.get("filter", "none") == rule]
     try:
         return torch.tensor([float(s[metric]) for s in mine], dtype=torch.float64) if mine else None

@@ -15,7 +15,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from puzzle.errors import DataError, EngineError
-from puzzle.evaluation.answers import token_ends
+from puzzle.evaluation.answer_writing import token_ends
 from puzzle.models.thinking_budget import ThinkingBudget
 from puzzle.posttraining.opened_model import opened_with_tokenizer
 from puzzle.posttraining.stage_settings import SampleSettings

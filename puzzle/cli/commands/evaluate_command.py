@@ -30,7 +30,8 @@ SOURCES = (
         name="task",
         parameter="tasks",
         many=True,
-        help="a name that lm-eval knows, mmlu-dev, or a file of questions; repeatable",
+        help="a name that lm-eval knows or its YAML file, mmlu-dev, or a file of questions; "
+        "repeatable",
     ),
     Option(
         name="gym",

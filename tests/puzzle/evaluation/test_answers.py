@@ -10,7 +10,8 @@ import torch
 import puzzle
 from puzzle.errors import DataError
 from puzzle.evaluation.answer_lengths import answer_workload
-from puzzle.evaluation.answers import Answers, AnswerSettings, AnswerTask, answer_questions
+from puzzle.evaluation.answer_writing import AnswerSettings
+from puzzle.evaluation.answers import Answers, AnswerTask, answer_questions
 from puzzle.evaluation.consistency import consistency
 from puzzle.models.thinking_budget import ThinkingBudget
 from puzzle.text.chat import render_prompt
@@ -158,8 +159,8 @@ def test_inflation_counts_questions_that_both_answer_right():
     ("changes", "match"),
     [
         ({"thinking": "maybe"}, "'both', 'on', 'off'"),
-        ({"thinking": None}, "give both"),
-        ({"tasks": [], "data": "some text " * 40}, "give both"),
+        ({"thinking": None}, "without a mode"),
+        ({"tasks": [], "data": "some text " * 40}, "no task whose answers are generated"),
         ({"budget": -1}, "budget=-1"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"system_prompts": {"on": "think"}}, "each of 'on' and 'off'"),
