@@ -24,6 +24,7 @@ from puzzle.models.child_config import ChildConfig, shape_of
 from puzzle.models.dequantising import can_dequantise, dequantised
 from puzzle.models.families import family_of
 from puzzle.models.family import Family
+from puzzle.models.gguf_reading import files_read_once
 from puzzle.models.pretrained import load_config, load_model, load_tokenizer
 from puzzle.models.rotary_tables import Rope, map_rope
 from puzzle.models.shards import SINGLE, refuse_non_finite, shard_names
@@ -374,8 +375,9 @@ def _unpack_gguf(path: Path, workspace: Workspace, dtype: str) -> Path:
     """Returns a directory with the GGUF as safetensors, made once."""
 
     def build(directory: Path) -> None:
-        load_model(path, dtype=DTYPES[dtype]).save_pretrained(directory)
-        tokenizer = load_tokenizer(path)
+        with files_read_once():
+            model, tokenizer = load_model(path, dtype=DTYPES[dtype]), load_tokenizer(path)
+        model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
         watched.require_unchanged()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from puzzle.errors import ParentError, PuzzleError
 from puzzle.models.child_config import PuzzleConfig
 from puzzle.models.families import FAMILIES, family_of
 from puzzle.models.gguf_header import carried_rope, read_gguf_header, refuse_left_out
+from puzzle.models.gguf_reading import files_read_once
 from puzzle.models.nas_checkpoints import KEY_MAPPING, is_nemotron_nas, nemotron_nas_config
 from puzzle.models.unsuitable import named, refuse_unsuitable_directory
 from puzzle.models.wrappers import text_config
@@ -168,7 +169,8 @@ def _located(source: Source) -> tuple[str, dict[str, Any]]:
 def _reading(what: str, source: Source, error: type[PuzzleError]) -> Iterator[None]:
     """Turns whatever a file makes transformers raise into one error that names the source."""
     try:
-        yield
+        with files_read_once() if user_path(source).suffix == ".gguf" else nullcontext():
+            yield
     except PuzzleError as problem:
         if isinstance(problem, error):
             raise

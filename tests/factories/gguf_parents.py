@@ -66,7 +66,7 @@ def _gemma3_tensors(state, layers):
     return tensors
 
 
-def write_gguf_parent(path, model, *, tensors=None, fields=()):
+def write_gguf_parent(path, model, *, tensors=None, fields=(), kind=None):
     """Writes a Llama, or a Gemma 3, and a tokenizer to a GGUF file.
 
     Args:
@@ -74,6 +74,7 @@ def write_gguf_parent(path, model, *, tensors=None, fields=()):
         model: The model.
         tensors: Its tensors by their names there, if not the usual ones.
         fields: More fields: (method of the writer, arguments...).
+        kind: Format of the maps, such as gguf.GGMLQuantizationType.Q4_1; float32 by default.
     """
     config, gemma = model.config, model.config.model_type == "gemma3_text"
     rope, writer = config.rope_parameters, gguf.GGUFWriter(path, "gemma3" if gemma else "llama")
@@ -105,7 +106,9 @@ def write_gguf_parent(path, model, *, tensors=None, fields=()):
     for method, *arguments in fields:
         getattr(writer, method)(*arguments)
     for name, tensor in (tensors or gguf_tensors(model)).items():
-        writer.add_tensor(name, tensor.detach().float().numpy().copy())
+        values = tensor.detach().float().numpy().copy()
+        own = kind if values.ndim == 2 else None
+        writer.add_tensor(name, gguf.quantize(values, own) if own else values, raw_dtype=own)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -100,6 +100,15 @@ def test_rounds_are_added_until_the_ranking_is_stable(built):
     assert rounds(1.0) == 3  # the first is not done again
 
 
+def test_reliability_is_of_the_rank_correlation_that_scipy_computes():
+    """Ties, which noise rarely has, included."""
+    one, two = torch.randint(1, 6, (2, 30), generator=torch.Generator().manual_seed(0)).tolist()
+    r = spearmanr(one, two).statistic
+    found = reliability([{str(i): [a, b] for i, (a, b) in enumerate(zip(one, two, strict=True))}])
+    assert found == pytest.approx(max(0.0, 2 * r / (1 + r)) ** 0.5, rel=1e-12)
+    assert found > 0
+
+
 def test_reliability_is_one_for_equal_halves_and_low_for_noise():
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(200, generator=generator)
