@@ -51,7 +51,7 @@ function draw() {
   }
   Plotly.react("chart", traces, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour },
-    margin: { t: 10, r: 10 }, height: 380, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, colorway: ["#0072b2", "#d55e00"],
+    margin: { t: 10, r: 10 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, colorway: ["#0072b2", "#d55e00"],
     xaxis: { ...grid, title: { text: `${axis}, share of the parent's` }, tickformat: ".0%" },
     yaxis: { ...grid, title: { text: "sum of scores, nats per token" }, rangemode: "tozero" },
   }, { responsive: true, displayModeBar: false });
@@ -66,9 +66,14 @@ function show(at) {
   draw();
 }
 
-function pick() {
+function asked() {
   const budgets = resources.map((name) => [name, steps[name][Number(sliders[name].value)]]);
   for (const [name, budget] of budgets) byId(`budget-${name}`).value = `at most ${percent(budget)}`;
+  return budgets;
+}
+
+function pick() {
+  const budgets = asked();
   let best = -1;
   layouts.forEach((each, at) => {
     const kept = budgets.every(([name, budget]) => each.shares[name] <= budget * (1 + 1e-9));
@@ -86,22 +91,26 @@ for (const name of resources) {
   const output = Object.assign(document.createElement("output"), { id: `budget-${name}`, htmlFor: slider.id });
   slider.addEventListener("input", pick);
   sliders[name] = slider;
-  byId("sliders").append(label, slider, output);
+  byId("sliders").append(label, output, slider);
   byId("axis").append(Object.assign(document.createElement("option"), { textContent: name }));
 }
 byId("axis").addEventListener("change", draw);
 byId("across").hidden = resources.length < 2;
 byId("keep").addEventListener("click", () => card(layouts[selected], byId("other")));
 // A link may carry budgets: #seconds=3&parameters=5, by the slider's step.
-const asked = new URLSearchParams(location.hash.slice(1));
-for (const name of resources) if (asked.has(name)) sliders[name].value = asked.get(name);
-if (resources.some((name) => asked.has(name))) pick();
+const linked = new URLSearchParams(location.hash.slice(1));
+for (const name of resources) if (linked.has(name)) sliders[name].value = linked.get(name);
+if (resources.some((name) => linked.has(name))) pick();
 else {
   for (const name of resources) byId(`budget-${name}`).value = "any";
   show(selected);
 }
 byId("chart").on("plotly_click", (event) => {
   const at = event.points[0].customdata;
-  if (at !== undefined) show(at);
+  if (at === undefined) return;
+  // The sliders say what the layout keeps, so that the next move starts from there.
+  for (const name of resources) sliders[name].value = steps[name].indexOf(layouts[at].shares[name]);
+  asked();
+  show(at);
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
