@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from puzzle.errors import DamagedArtifactError, WorkspaceError
 from puzzle.library.variants import Variants
 from puzzle.scoring.gradient_sweep import TOGETHER, LayerGradients
 from puzzle.stages import ArtifactStage, Run
@@ -49,12 +50,34 @@ class FisherLayer(ArtifactStage[dict[str, list[float]]]):
         }
 
     def build(self, run: Run, directory: Path) -> None:
-        """Multiplies the change that each block makes with the gradients above the layer."""
-        gradients = read_gradients(run.workspace.find(self.gradients))
-        variants = Variants(run.parent, self.layer, run.workspace.find(self.variants))
-        own = run.parent.shape.parent_blocks[self.layer]
-        row = gradients.observations(variants, own, self.blocks)
+        """Multiplies the change that each block makes with the gradients above the layer.
+
+        Raises:
+            WorkspaceError: The gradients were deleted, and the observations are not there either.
+        """
+        try:
+            gradients = read_gradients(run.workspace.find(self.gradients))
+        except (DamagedArtifactError, FileNotFoundError) as error:
+            row = self._made_meanwhile(run, error)
+        else:
+            variants = Variants(run.parent, self.layer, run.workspace.find(self.variants))
+            own = run.parent.shape.parent_blocks[self.layer]
+            row = gradients.observations(variants, own, self.blocks)
         (directory / ROW).write_text(json.dumps(row), encoding="utf-8")
+
+    def _made_meanwhile(self, run: Run, error: Exception) -> dict[str, list[float]]:
+        """Returns the observations that others made while this process stood still.
+
+        A search and its workers that are stopped for longer than their locks last are taken for
+        dead. Another search then ends the round, and deletes the gradients after that.
+        """
+        artifact = run.artifact(self)
+        if not artifact.sound():
+            raise WorkspaceError(
+                f"what surrounds layer {self.layer} was deleted before its blocks were scored "
+                f"({error}); run the search again: what is finished is kept"
+            ) from error
+        return self.load(run, artifact)
 
     def load(self, run: Run, artifact: Artifact) -> dict[str, list[float]]:
         """Returns the observations."""

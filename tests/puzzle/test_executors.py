@@ -156,6 +156,33 @@ def test_fisher_scores_that_were_interrupted_go_on_without_another_pass(
     assert replace(run, executor=InProcess()).get(fisher(space, library)) == expected
 
 
+class Recorded:
+    """Runs jobs in this process, and keeps them."""
+
+    def __init__(self):
+        self.jobs = []
+
+    def submit(self, fn, *args):
+        self.jobs += args
+        return InProcess().submit(fn, *args)
+
+
+def test_a_worker_that_stood_still_takes_what_others_made_meanwhile(saved, tmp_path):
+    run, pool = run_of(saved, tmp_path), Recorded()
+    space = SearchSpace.preset(run.parent.shape, "small")
+    library = run.get(BlockLibrary(spec=LibrarySpec(space=space)))
+    replace(run, executor=pool).get(fisher(space, library))
+    stage, place = pool.jobs[0].stage, tmp_path / "late"
+    place.mkdir()
+    # Another search has ended the round, and deleted what this job would read.
+    stage.build(run, place)
+    (written,) = place.iterdir()
+    assert written.read_bytes() == (run.artifact(stage).path / written.name).read_bytes()
+    shutil.rmtree(run.artifact(stage).path)
+    with pytest.raises(WorkspaceError, match=r"was deleted before .* run the search again"):
+        stage.build(run, place)
+
+
 def test_jobs_that_are_lost_again_and_again_end_the_run(saved, tmp_path):
     run = run_of(saved, tmp_path, LosesWorkers(range(100)))
     with pytest.raises(WorkspaceError, match=r"3 jobs .* lost 3 times"):
