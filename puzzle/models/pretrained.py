@@ -16,7 +16,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    modeling_gguf_pytorch_utils,
+)
 from transformers.utils.quantization_config import GgufConfig
 
 from puzzle.errors import ParentError, PuzzleError
@@ -27,6 +33,7 @@ from puzzle.models.gguf_reading import files_read_once
 from puzzle.models.nas_checkpoints import KEY_MAPPING, is_nemotron_nas, nemotron_nas_config
 from puzzle.models.unsuitable import named, refuse_unsuitable_directory
 from puzzle.models.wrappers import text_config
+from puzzle.progress.foreign_bars import bars_of
 from puzzle.storage.json_files import read_object
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import require_unchanged
@@ -104,7 +111,7 @@ def load_model(
         options["quantization_config"] = GgufConfig(dequantize=True)
     if isinstance(config, PuzzleConfig):
         options["key_mapping"] = KEY_MAPPING
-    with _reading("model", source, error):
+    with _reading("model", source, error), bars_of(modeling_gguf_pytorch_utils):
         model, report = AutoModelForCausalLM.from_pretrained(
             place,
             config=config,

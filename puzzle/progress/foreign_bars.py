@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -46,3 +48,18 @@ class ForeignBar(tqdm):
         if count is not None:
             count.__exit__()
         super().close()
+
+
+@contextmanager
+def bars_of(module: ModuleType) -> Iterator[None]:
+    """Lets bars that a module makes of tqdm itself be a part of what is displayed, if anything is.
+
+    Args:
+        module: One that has imported `tqdm`, and takes no hook for it.
+    """
+    before = vars(module)["tqdm"]
+    vars(module)["tqdm"] = ForeignBar
+    try:
+        yield
+    finally:
+        vars(module)["tqdm"] = before

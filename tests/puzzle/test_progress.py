@@ -3,17 +3,20 @@
 import logging
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 import puzzle
 from puzzle.errors import DataError
+from puzzle.models.pretrained import load_model
 from puzzle.pipeline.watching import STAGES, bars_of_transformers
 from puzzle.progress.bars import Count, Hidden, counted, displayed, shown_by
 from puzzle.progress.foreign_bars import ForeignBar
 from puzzle.progress.listeners import announce, listening
 from puzzle.progress.remaining import Timeline
 from puzzle.progress.stage_display import StageDisplay
-from tests.factories.parents import DATA, SCENARIO, text
+from tests.factories.gguf_parents import write_gguf_parent
+from tests.factories.parents import DATA, SCENARIO, parent_model, text
 
 
 class Clock:
@@ -107,6 +110,16 @@ def test_bars_of_other_libraries_are_a_part_of_the_display():
         bar.close()
         assert list(ForeignBar(range(2), desc="Fetching 2 files")) == [0, 1]
         assert display.position() == "stage 1 of 1: opening"
+
+
+def test_a_gguf_is_read_within_the_display(tmp_path, capfd):
+    file = write_gguf_parent(tmp_path / "model.gguf", parent_model())
+    display = StageDisplay("search", ["opening"], redraws=False)
+    with display.running(), display.stage("opening"):
+        load_model(file, dtype=torch.float32)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "search: stage 1 of 1: opening"
+    assert [line.partition(" in ")[0] for line in lines[1:]] == ["search: done"]
 
 
 def test_hidden_stays_hidden_within_whatever_shows(capfd):
