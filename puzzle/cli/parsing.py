@@ -12,6 +12,20 @@ from typing import Any, NoReturn
 
 from puzzle.cli.subcommand import Subcommand
 
+# What options are called in other tools, by what they are called here.
+ELSEWHERE: Mapping[str, tuple[str, ...]] = {
+    "space": ("preset", "search-space"),
+    "text": ("data", "dataset", "corpus", "calib-dataset"),
+    "parent": ("model", "model-path", "pretrained", "model-name-or-path", "teacher"),
+    "out": ("output", "output-dir", "work-dir", "puzzle-dir"),
+    "constraint": ("constraints", "target", "limit"),
+    "batch": ("batch-size", "max-concurrency"),
+    "prompt-tokens": ("input-len", "input-length", "isl"),
+    "generated-tokens": ("output-len", "output-length", "osl", "max-new-tokens"),
+    "save": ("save-dir", "export-path"),
+}
+KNOWN = {word: name for name, words in ELSEWHERE.items() for word in words}
+
 
 class WrongLine(SystemExit):
     """The end of a program whose arguments cannot be parsed; the message has been printed.
@@ -58,10 +72,14 @@ class Parser(argparse.ArgumentParser):
             written = [f"--{name}" for each in named for name in each.written]
             hints = []
             for word in rest:
-                if word.partition("=")[0] in plain:
-                    hints.append(f"; give the {word[2:].partition('=')[0]} without that word")
+                name = word.partition("=")[0]
+                own = f"--{KNOWN.get(name[2:].replace('_', '-'), '')}"
+                if name in plain or own in plain:
+                    called = name[2:] if name in plain else own[2:]
+                    hints.append(f"; give the {called} without that word")
                     continue
-                near = difflib.get_close_matches(word.partition("=")[0], written, n=1, cutoff=0.6)
+                near = difflib.get_close_matches(name, written, n=1, cutoff=0.6)
+                near = [own] if own in written else near
                 if near:
                     hints.append(f"; did you mean {near[0]}?")
             what = "unknown argument" if len(rest) == 1 else "unknown arguments"

@@ -29,6 +29,9 @@ PUBLIC = ROOT / "tests" / "house" / "public_api.txt"
             "unknown arguments --parent p; give the parent without",
         ),
         (["solve", "s.json", "--frontiers=memory"], "did you mean --frontier?"),
+        (["search", "--demo", "--preset", "ffn"], "did you mean --space?"),
+        (["search", "--demo", "--output_dir=run"], "did you mean --out?"),
+        (["search", "--model", "m"], "unknown arguments --model m; give the parent without"),
         (["qqq"], "puzzle: error: there is no command 'qqq' (puzzle --help)"),
     ],
 )
