@@ -30,10 +30,10 @@ from puzzle.models.thinking_budget import ThinkingBudget as ThinkingBudget
 from puzzle.pipeline.comparing import compare as compare
 from puzzle.pipeline.loading import load_result as load_result
 from puzzle.pipeline.result import SearchResult as SearchResult
-from puzzle.pipeline.search import search as search
 from puzzle.report.compared_runs import RunComparison as RunComparison
 from puzzle.report.comparison import Comparison as Comparison
 from puzzle.report.comparison import Figures as Figures
+from puzzle.searching import search as search
 from puzzle.serving.check import ServeCheck as ServeCheck
 from puzzle.serving.check import serve_check as serve_check
 from puzzle.serving.exporting import Exported as Exported

@@ -61,6 +61,8 @@ def _hardware(given: Given) -> None:
 
 def _constraint(given: Given) -> None:
     word = given.get("hardware", "cpu")
+    if given.get("profile") is not None:
+        return  # likewise
     if costs.HardwareWord.read(word).kind in ("table", "profile"):
         return  # the search reads the file, and says what is wrong with it
     units = costs.own_resources(word)

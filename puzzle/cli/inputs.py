@@ -155,20 +155,25 @@ class Sources:
     shorten: bool = False
 
 
-def sources(given: Given, *, text: bool = True, fetch: bool = True) -> Sources:
+def sources(
+    given: Given, *, text: bool = True, fetch: bool = True, shared: bool = False
+) -> Sources:
     """Returns the parent and the text that options name.
 
     Args:
         given: The options.
         text: Whether a text is needed.
         fetch: Whether the demo model may be fetched.
+        shared: Whether a shared library names its parent, so that none has to be given.
 
     Raises:
         UsageError: Neither or both of the demo and a parent were given.
         DataError: There is no such text file, or it is of an unknown kind.
     """
     demo, parent, files = given.get("demo", False), given.get("parent"), _text_names(given)
-    if demo == bool(parent) or (text and demo == bool(files)):
+    if shared:
+        text = demo or bool(files)
+    if (demo == bool(parent) and not (shared and not demo)) or (text and demo == bool(files)):
         raise UsageError(f"give a parent{' and --text FILE' if text else ''}, or --demo alone")
     data = replace(DEMO_DATA if demo else DataConfig(), **given.arguments(DATA))
     data = pipeline.healed_on(data, effort_of(given))

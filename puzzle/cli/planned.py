@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from puzzle import costs, models, pipeline
 from puzzle.cli.flags import Given
 from puzzle.cli.inputs import DATA, OUT, precision, sources, steps_of, table
-from puzzle.cli.subcommand import Answer, required
+from puzzle.cli.subcommand import Answer, UsageError, required
 from puzzle.progress.stage_display import duration
 from puzzle.storage.disk import free_bytes
 from puzzle.text.data_config import DataConfig
@@ -36,6 +36,8 @@ def planned(
         text: Whether the subcommand reads text.
         method: How blocks are scored; by default as the effort says.
     """
+    if given.get("library") is not None:
+        raise UsageError("--dry-run: a shared library is searched in seconds; leave it out")
     source = sources(given, text=text, fetch=False)
     steps = steps_of(given, models.shape_of(models.load_config(source.parent)), method=method)
     formats = precision(given)

@@ -13,7 +13,7 @@ from puzzle.errors import CostModelError, PuzzleError
 from puzzle.limits.scenario import Scenario
 from search_space import Block, ModelShape
 
-__all__ = ["block_cost_of", "fixed_cost_of", "model_name", "resources_of"]
+__all__ = ["block_cost_of", "fixed_cost_of", "model_name", "own_model", "resources_of"]
 
 
 def block_cost_of(
@@ -54,12 +54,18 @@ def model_name(costs: Any) -> str:
     return _chosen(costs).__name__
 
 
-def _chosen(costs: Any) -> type:
+def own_model(costs: Any) -> Any:
+    """Returns the cost model that somebody wrote or chose, without what wraps it."""
     for name in ("costs", "first"):
         inner = getattr(costs, name, None)
         if hasattr(inner, "block_cost"):
-            return _chosen(inner)
-    return costs if isinstance(costs, type) else type(costs)
+            return own_model(inner)
+    return costs
+
+
+def _chosen(costs: Any) -> type:
+    own = own_model(costs)
+    return own if isinstance(own, type) else type(own)
 
 
 @contextmanager

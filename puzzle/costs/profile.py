@@ -145,15 +145,15 @@ class Profile:
         """The devices that share each layer, of which costs were measured on one."""
         return TensorParallel(devices=self.device.get("tensor_parallel", 1))
 
-    def require(
+    def differences(
         self,
         *,
         device: Mapping[str, Any] | None = None,
         versions: Mapping[str, Any] | None = None,
         scenario: Scenario | None = None,
         shape: ModelShape | None = None,
-    ) -> None:
-        """Raises CostModelError, naming every difference, unless the profile matches what is given.
+    ) -> list[str]:
+        """Returns in words what the profile was taken for and what is given, where they differ.
 
         The number of layers may differ: fusion removes some. A scenario whose number format is
         "auto" takes the profile's.
@@ -166,13 +166,26 @@ class Profile:
             ("scenario", self.scenario.to_dict(), scenario.to_dict() if scenario else None),
             ("shape", _without_layers(self.shape), _without_layers(shape) if shape else None),
         ]
-        differences = [
+        return [
             f"{part} {key}: {own.get(key)!r} in the profile, {given.get(key)!r} here"
             for part, own, given in comparisons
             if given is not None
             for key in sorted({*own, *given})
             if own.get(key) != given.get(key)
         ]
+
+    def require(
+        self,
+        *,
+        device: Mapping[str, Any] | None = None,
+        versions: Mapping[str, Any] | None = None,
+        scenario: Scenario | None = None,
+        shape: ModelShape | None = None,
+    ) -> None:
+        """Raises CostModelError, naming every one of the `differences`, if there are some."""
+        differences = self.differences(
+            device=device, versions=versions, scenario=scenario, shape=shape
+        )
         if differences:
             raise CostModelError(
                 f"the profile of {self.name} does not match: {'; '.join(differences)}. Take one "

@@ -8,6 +8,7 @@ import html
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +48,11 @@ class Library:
 
     parent: Parent
     layers: tuple[Artifact, ...]
+
+    @property
+    def root(self) -> Path:
+        """The run directory that the layers are in."""
+        return self.layers[0].root
 
     @property
     def refs(self) -> tuple[ArtifactRef, ...]:

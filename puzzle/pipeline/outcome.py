@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from puzzle.choice.goals import Goals
 from puzzle.costs.checked import layout_cost
 from puzzle.evaluation.text_quality import Quality
 from puzzle.library.build import Library
+from puzzle.limits.scenario import Scenario
 from puzzle.pipeline.opening import Inputs, Opened
 from puzzle.pipeline.result import SearchResult
 from puzzle.pipeline.tightening import Attempt, Chooser
 from puzzle.report.comparison import Comparison
 from puzzle.report.evidence import Evidence, describe_run
+from puzzle.scoring.scores import Scores
 from puzzle.text.text_mix import TextMix
 from search_space import Layout
 
@@ -50,12 +53,7 @@ class Outcome:
         layout = self.attempt.choice.layout
         goals, scores = self.chooser.goals, self.chooser.scores
         layouts = {"parent": Layout.parent(goals.space.shape), "child": layout}
-        kl = {"parent": 0.0, "child": scores.total(layout)}
         seconds, quality = self.attempt.seconds.get(scenario, {}), self.quality.to_dict()
-        predicted = {
-            who: {**layout_cost(goals.costs, each, scenario), "kl": kl[who]}
-            for who, each in layouts.items()
-        }
         measured = {
             who: {
                 "parameters": float(each.parameters()),
@@ -68,7 +66,7 @@ class Outcome:
             layout=layout,
             solution=self.attempt.solution,
             scenario=scenario,
-            predicted=Comparison.from_dict(predicted, scenario),
+            predicted=predicted_of(goals, scores, layout, scenario),
             measured=Comparison.from_dict(measured, scenario),
             library=self.child,
             stored_dtype=self.opened.formats.stored.name,
@@ -134,3 +132,20 @@ class Outcome:
                 known = {**layout_cost(costs, layout, scenario), **timed.get(who, {})}
                 found[name][who] = {phase: float(known[phase]) for phase in PHASES}
         return found
+
+
+def predicted_of(goals: Goals, scores: Scores, layout: Layout, scenario: Scenario) -> Comparison:
+    """Returns what costs and scores say of a parent and its child.
+
+    Args:
+        goals: The goals, which have the costs and the space.
+        scores: The scores; their sum is the child's KL.
+        layout: The child's layout.
+        scenario: What is run.
+    """
+    parent = Layout.parent(goals.space.shape)
+    values = {
+        who: {**layout_cost(goals.costs, each, scenario), "kl": kl}
+        for who, each, kl in (("parent", parent, 0.0), ("child", layout, scores.total(layout)))
+    }
+    return Comparison.from_dict(values, scenario)

@@ -45,6 +45,7 @@ class Request:
     hardware: str | os.PathLike[str] | CostModel
     minimise: str
     library: LibraryConfig | None
+    profile: str | None = None
     distinct: int | None = None
     executor: Executor | None = None
     solver: str = "highs"
@@ -149,6 +150,7 @@ class Request:
             "distinct": self.distinct,
             "effort": self.effort,
             "hardware": str(given) if isinstance(given, str | os.PathLike) else None,
+            "profile": self.profile,
             "cost_model": None if isinstance(given, str) else type(given).__name__,
             "minimise": self.minimise,
             "library": None if default or self.library is None else self.library.to_dict(),

@@ -25,6 +25,7 @@ from puzzle.models.model_writing import StreamedModel, open_streamed
 from puzzle.models.parent import DTYPES
 from puzzle.models.pretrained import load_model, load_tokenizer
 from puzzle.pipeline.drawn_record import DrawnRecord
+from puzzle.pipeline.later_library import LaterLibrary
 from puzzle.report.answer_seconds import AnswerSeconds
 from puzzle.report.card import model_card
 from puzzle.report.exploring import write_explorer
@@ -57,7 +58,7 @@ class SearchResult(DrawnRecord):
         measured: Quality on the validation text, and the seconds that both take on the hardware
             of the costs; no seconds if that is not this machine.
         evidence: What the layout was chosen from, for the report.
-        library: Where the weights are; None for a result read from a directory.
+        library: Where the weights are, or will be when needed; None for a result that was read.
         stored_dtype: Number format of the child's weights; None for the one the library is in.
         saved: The directory that a result was read from, which holds its child.
         validation: The windows of text that quality was measured on; None for a result that was
@@ -68,7 +69,7 @@ class SearchResult(DrawnRecord):
         (0.513, 1.336)
     """
 
-    library: Library | None = None
+    library: Library | LaterLibrary | None = None
     stored_dtype: str | None = None
     saved: Path | None = None
     validation: torch.Tensor | None = None
@@ -78,7 +79,7 @@ class SearchResult(DrawnRecord):
     @property
     def run_directory(self) -> Path | None:
         """The run directory that the library is in; None for a result that was read."""
-        return None if self.library is None else self.library.layers[0].root
+        return None if self.library is None else self.library.root
 
     @own_torch_state()
     def child(self) -> PuzzleForCausalLM:
@@ -103,8 +104,9 @@ class SearchResult(DrawnRecord):
         """Returns the child without its weights in memory, which `save` and `export` read."""
         if self.library is None:
             return open_streamed(self.saved or Path())
-        dtype = DTYPES.get(self.stored_dtype or "", self.library.parent.dtype)
-        return streamed_child(self.library, self.layout, dtype)
+        library = self.library if isinstance(self.library, Library) else self.library.opened
+        dtype = DTYPES.get(self.stored_dtype or "", library.parent.dtype)
+        return streamed_child(library, self.layout, dtype)
 
     def _saved_in_run(self) -> str:
         """Returns where the run directory holds this child as it was saved, or an empty text."""
@@ -384,17 +386,15 @@ class SearchResult(DrawnRecord):
 
     def _write(self, path: Path) -> None:
         self.streamed().save(path)
-        if self.library is not None:
-            self.library.parent.require_unchanged()
         if self.library is None:
             copy_tokenizer(self.saved or path, path)
-        elif self.library.parent.tokenizer is not None:
-            save_tokenizer(self.library.parent.tokenizer, path)
-        _write_json(path / RECORD, self.to_dict())
+        else:
+            self.library.parent.require_unchanged()
+            if self.library.parent.tokenizer is not None:
+                save_tokenizer(self.library.parent.tokenizer, path)
+        records = {RECORD: self.to_dict()}
         if self.evidence is not None:
-            _write_json(path / EVIDENCE, self.evidence.to_dict())
+            records[EVIDENCE] = self.evidence.to_dict()
+        for name, values in records.items():
+            (path / name).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         (path / "README.md").write_text(model_card(self), encoding="utf-8")
-
-
-def _write_json(file: Path, values: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

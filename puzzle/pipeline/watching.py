@@ -140,11 +140,14 @@ class Watch:
     Args:
         trackers: Callbacks and trackers.
         shown: Whether progress is shown.
+        stages: The stages in their order.
     """
 
-    def __init__(self, trackers: Trackers, *, shown: bool = True) -> None:
+    def __init__(
+        self, trackers: Trackers, *, shown: bool = True, stages: Iterable[str] = STAGES
+    ) -> None:
         self.trackers, self.shown = trackers, shown
-        self.display = StageDisplay("search", tuple(STAGES))
+        self.display = StageDisplay("search", tuple(stages))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -159,7 +162,7 @@ class Watch:
             yield
 
     def stage(self, name: str) -> AbstractContextManager[None]:
-        """Shows that one of `STAGES` runs."""
+        """Shows that one of the stages runs."""
         return self.display.stage(name)
 
     def opened(self, request: Request, steps: Steps, inputs: Inputs, opened: Opened) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from puzzle.choice.layout_choice import tried_layouts
 from puzzle.costs.answering import model_name
 from puzzle.costs.correction import Correction
+from puzzle.costs.profile_origin import profile_origin
 from puzzle.errors import DataError
 from puzzle.hardware.identity import device_record
 from puzzle.hardware.precision import Formats, Precision
@@ -168,8 +169,10 @@ def _checked_run(values: Any) -> Mapping[str, Any]:
     parent = as_object(run["parent"], "run.parent")
     for name in ("name", "hash", *(["source"] if parent["source"] is not None else [])):
         as_text(parent[name], f"run.parent.{name}")
-    for name in PARTS:
-        text = as_object(as_object(run["text"], "run.text")[name], f"run.text.{name}")
+    texts = as_object(run["text"], "run.text")
+    # A layout that is chosen from a shared library needs none.
+    for name in () if "library" in run and not texts else PARTS:
+        text = as_object(texts[name], f"run.text.{name}")
         as_count(text["tokens"], f"run.text.{name}.tokens")
         as_text(text["hash"], f"run.text.{name}.hash")
     for name in ("versions", "device"):
@@ -178,6 +181,9 @@ def _checked_run(values: Any) -> Mapping[str, Any]:
     if "formats" in run:
         Formats.from_dict(run["formats"])
     _check_settings(as_object(run["settings"], "run.settings"))
+    for name, whole in (("profile", ("name", "differences")), ("library", ("place",))):
+        if name in run and not set(whole) <= set(as_object(run[name], f"run.{name}")):
+            raise DataError(f"run.{name} lacks {' or '.join(whole)}")
     return run
 
 
@@ -238,12 +244,22 @@ def describe_run(
             part: {"tokens": getattr(windows, part).numel(), "hash": windows.hash(part)}
             for part in PARTS
         },
-        "costs": model_name(costs),
+        **costs_record(costs),
         "formats": formats.to_dict(),
         "settings": settings,
         "versions": versions(),
         "device": device_record(str(parent.device)),
     }
+
+
+def costs_record(costs: Any) -> dict[str, Any]:
+    """Returns the name of a cost model, and of a profile what it was taken on, as JSON values.
+
+    Args:
+        costs: The cost model; its own class is named, not those that wrap it.
+    """
+    origin = profile_origin(costs)
+    return {"costs": model_name(costs), **({} if origin is None else {"profile": origin})}
 
 
 def parent_name(source: Any, parent: Parent) -> str:

@@ -59,15 +59,19 @@ def _explored(record: SearchRecord) -> dict[str, Any]:
     layouts = solved_layouts(record)
     run = record.evidence.run if record.evidence else {}
     settings = run.get("settings", {}) if run else {}
-    hardware = settings.get("hardware") or "cpu"
     name = run["parent"]["source"] or run["parent"]["name"] if run else "PARENT"
+    # A shared library is searched without text.
+    shared = run.get("library")
+    source = f"--library {shared['place']}" if shared else f"{name} --text TEXT"
+    hardware = f"--hardware {settings.get('hardware') or 'cpu'}"
+    if settings.get("profile"):
+        hardware = f"--profile {settings['profile']}"
     return {
         "heading": heading(record),
         "scenario": scenario_words(record.scenario),
         "layouts": [each.to_dict() for each in layouts],
         "resources": list(layouts[0].shares),
-        "command": f"puzzle search {name} --text TEXT --hardware {hardware} "
-        '--constraint "CONSTRAINTS"',
+        "command": f'puzzle search {source} {hardware} --constraint "CONSTRAINTS"',
     }
 
 

@@ -107,6 +107,7 @@ def page(
         "layout_narrow": Markup(layout_svg(record.layout, width=PHONE)),
         "layout_words": _layout_words(record.layout),
         "comparison": measured_rows(record),
+        "untimed": record.untimed,
         "scenario": scenario_words(record.scenario),
         "constraints": constraint_outcomes(record, solve_again=True),
         "costs": costs,

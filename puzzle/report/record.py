@@ -11,6 +11,7 @@ from puzzle.hardware.precision import Formats
 from puzzle.limits.scenario import Scenario
 from puzzle.report.comparison import SPEEDS, Comparison
 from puzzle.report.evidence import Evidence
+from puzzle.report.words import profile_words
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.json_values import as_list, as_number, as_object, field_values
 from search_space import Layout
@@ -110,6 +111,27 @@ class SearchRecord:
             "uncertain"
         )
 
+    @property
+    def untimed(self) -> str:
+        """A sentence on why nothing was timed, and what the costs are of; else empty."""
+        if self.measured.ratio("throughput") is not None:
+            return ""
+        origin = self.evidence.run.get("profile") if self.evidence else None
+        words = profile_words(origin) if origin else "the costs are not of this machine"
+        return f"nothing was timed: {words}"
+
+    @property
+    def shared(self) -> str:
+        """A sentence on the shared library that the layout was chosen from; else empty."""
+        library = self.evidence.run.get("library") if self.evidence else None
+        if not library:
+            return ""
+        unknown = "" if self.measured.child.kl is not None else ", and its quality was not measured"
+        return (
+            f"the layout was chosen from the shared library {library['place']} as that of the "
+            f"least sum of scores{unknown}"
+        )
+
     def table(self) -> str:
         """Returns parent against child, predicted and measured, as text."""
         rows = [self.head, *self.table_rows()]
@@ -145,8 +167,8 @@ class SearchRecord:
         ]
         if self.misprediction:
             notes.append(self.misprediction)
-        if self.measured.ratio("throughput") is None:
-            notes.append("nothing was timed: the costs are not of this machine")
+        notes += [self.untimed] if self.untimed else []
+        notes += [self.shared] if self.shared else []
         for name, own in (self.evidence.by_text if self.evidence else {}).items():
             error = f" \u00b1 {own['kl_error']:.3f}" if "kl_error" in own else ""
             notes.append(f"KL on {name!r}, {own['share']:.0%} of the text: {own['kl']:.3f}{error}")

@@ -36,30 +36,39 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
     run = evidence.run
     settings = run["settings"]
     space = settings["space"]
-    lines = [
-        f"    {_text(parent)},",
-        "    text,  # the parts it was cut into have the hashes below",
+    shared = run.get("library")
+    lines = [f"    {_text(parent)},"]
+    if run["text"] or not shared:
+        lines.append("    text,  # the parts it was cut into have the hashes below")
+    lines += [
         f"    constraints={_text([str(c) for c in evidence.constraints])},",
         f"    scenario={_scenarios(evidence, scenario)},",
-        f"    space={_text(space)}," if space else "    space=space,  # a SearchSpace of one's own",
-        f"    effort={_text(settings['effort'])},",
     ]
+    if shared:
+        lines.append(f"    library={_text(shared['place'])},")
+    else:
+        own = _text(space) if space else "space,  # a SearchSpace of one's own"
+        lines += [f"    space={own}{',' if space else ''}"]
+        lines.append(f"    effort={_text(settings['effort'])},")
     if settings.get("distinct"):
         lines.append(f"    distinct={settings['distinct']!r},")
     if evidence.minimised != "kl":
         lines.append(f"    minimise={_text(evidence.minimised)},")
-    if settings.get("hardware"):
+    if settings.get("profile"):
+        lines.append(f"    profile={_text(settings['profile'])},")
+    elif settings.get("hardware"):
         lines.append(f"    hardware={_text(settings['hardware'])},")
     else:
         lines.append(f"    hardware=costs,  # {one_line(settings.get('cost_model'))}")
-    if settings.get("precision"):
+    if settings.get("precision") and not shared:
         lines.append(f"    precision={_precision(settings['precision'])},")
     imports = ["import puzzle"]
     if settings.get("library"):
         imports.append("from puzzle.library import BLDConfig, LibraryConfig")
         lines.append(f"    library={LibraryConfig.from_dict(settings['library'])!r},")
+    if run["text"] or not shared:
+        lines.append(f"    data=puzzle.{_shown(DataConfig(**run['data']))},")
     lines += [
-        f"    data=puzzle.{_shown(DataConfig(**run['data']))},",
         f"    solver={_text(settings['solver'])},",
         f"    seed={settings['seed']!r},",
     ]

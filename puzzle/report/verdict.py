@@ -61,12 +61,14 @@ def sure(record: SearchRecord, stable: Stability | None) -> list[str]:
     """
     sentences = [_predicted(record)]
     evidence = record.evidence
-    if evidence is not None and evidence.run:
+    if evidence is not None and "validation" in evidence.run.get("text", {}):
         tokens = evidence.run["text"]["validation"]["tokens"]
         sentences[0] += (
             f" Quality was measured on {tokens:,} tokens of text that nothing was chosen with; "
             "\u00b1 is a standard error."
         )
+    if record.shared:
+        sentences[0] += f" {record.shared[0].upper()}{record.shared[1:]}."
     solution = record.solution
     status = "proved best" if solution.status.value == "optimal" else "not proved best"
     sentences.append(f"Given its scores, the program's optimum is {status}.")
@@ -82,7 +84,7 @@ def _predicted(record: SearchRecord) -> str:
     gain = record.predicted.ratio("throughput")
     measured = record.measured.ratio("throughput")
     if measured is None:
-        return "Nothing was timed: the costs are not of this machine."
+        return f"{record.untimed[0].upper()}{record.untimed[1:]}."
     if gain is None:
         return "The cost model predicts no time."
     words = f"throughput was predicted to be {gain:.2f} times the parent's"

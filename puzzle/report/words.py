@@ -28,6 +28,22 @@ def version_words(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
+def profile_words(origin: Mapping[str, Any]) -> str:
+    """Returns what a profile is of, and how that differs from this machine.
+
+    Args:
+        origin: What `puzzle.costs.profile_origin` returned.
+    """
+    if not (differences := origin["differences"]):
+        return "the costs are a profile of this machine, taken earlier"
+    versions = origin.get("versions")
+    taken = f" (taken with {version_words(versions)})" if versions else ""
+    return (
+        f"the costs are a profile of {origin['name']}{taken}, not of this machine: "
+        f"{'; '.join(differences)}"
+    )
+
+
 def device_words(device: Mapping[str, Any]) -> str:
     """Returns what a device record holds on one line."""
     return ", ".join(f"{name} {value}" for name, value in device.items() if value is not None)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
+from urllib.request import urlopen
 
 from puzzle.errors import DataError
 from puzzle.storage.paths import user_path
 
 __all__ = ["Directory", "HubRepository", "Place", "place_of"]
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class Place(Protocol):
@@ -70,7 +75,8 @@ class HubRepository:
         """Returns the path of a file in the Hub's cache.
 
         Raises:
-            DataError: It cannot be downloaded and is not in the cache.
+            DataError: It cannot be downloaded and is not in the cache, or the Hub stays silent for
+                as long as the Hub's client waits for an answer, by default 10 s.
         """
         path = self._snapshot(name) / name
         if not path.is_file():
@@ -87,10 +93,15 @@ class HubRepository:
 
     def _snapshot(self, name: str) -> Path:
         # hf_hub_download() would try again for half a minute where there is no connection.
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         try:
+            if not constants.is_offline_mode():
+                cached = try_to_load_from_cache(self.repo_id, name, revision=self.revision)
+                if isinstance(cached, str) and _COMMIT.fullmatch(self.revision or ""):
+                    return Path(cached.removesuffix(name))
+                self._require_answer()
             return Path(
                 snapshot_download(
                     self.repo_id,
@@ -105,6 +116,25 @@ class HubRepository:
                 f"{self.repo_id!r} is no directory here, and its {name} cannot be downloaded: "
                 f"{error}"
             ) from error
+
+    def _require_answer(self) -> None:
+        """Raises TimeoutError where a Hub is silent, for which snapshot_download() would wait."""
+        from huggingface_hub import constants
+
+        seconds = constants.HF_HUB_ETAG_TIMEOUT
+        endpoint = (self.endpoint or constants.ENDPOINT).rstrip("/")
+        try:
+            # Any answer will do, and what goes wrong otherwise is for the client to say.
+            with urlopen(f"{endpoint}/api/models/{quote(self.repo_id)}", timeout=seconds):
+                pass
+        except (OSError, ValueError) as error:
+            if isinstance(error, TimeoutError) or isinstance(
+                getattr(error, "reason", None), TimeoutError
+            ):
+                raise TimeoutError(
+                    f"{endpoint} did not answer within {seconds} s; try again later, or set "
+                    "HF_HUB_ETAG_TIMEOUT to the seconds to wait"
+                ) from error
 
 
 def place_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from puzzle.limits.requirements import SCORE
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.models.parent import DTYPES, Parent
 from puzzle.pipeline.layout_child import LayoutChild, child_of
-from puzzle.pipeline.opening import Inputs, open_run, open_workspace
+from puzzle.pipeline.opening import Inputs, Opened, open_run, open_workspace
 from puzzle.pipeline.steps import Steps
 from puzzle.scoring.scores import Scores
 from puzzle.sharing.index import INDEX, Index, VariantFile
@@ -40,7 +40,7 @@ from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
 from search_space import Block, Layout, ModelShape
-from solvers import InfeasibleError, solve
+from solvers import InfeasibleError, Solution, solve
 
 if TYPE_CHECKING:
     import torch
@@ -153,17 +153,13 @@ class SharedLibrary:
                 another parent or scenario.
             InfeasibleError: No layout meets the constraints.
         """
-        costs, scenario = self._costs(hardware, scenario)
+        costs, scenario = self.costs(hardware, scenario)
         counted = with_counts(costs, self.shape)
         parsed = parse_constraints(constraints, resources=counted.resources)
         goals = Goals(parsed, Workload.of(scenario), counted, self.index.space, minimise)
         goals.refuse_unreachable()
-        problem = goals.problem(self.scores, timed=True)
-        try:
-            solution = solve(problem, solver=solver, seed=seed)
-        except InfeasibleError as error:
-            raise goals.in_words(error) from error
-        layout = Layout(self.shape, tuple(map(Block.from_label, solution.labels)))
+        solution = self.solve(goals, solver=solver, seed=seed)
+        layout = self.layout(solution)
         return Picked(
             layout=layout,
             solution=solution,
@@ -175,9 +171,25 @@ class SharedLibrary:
             ),
         )
 
-    def _costs(
+    def solve(self, goals: Goals, *, solver: str = "highs", seed: int = 0) -> Solution:
+        """Returns the program's answer to goals.
+
+        Raises:
+            InfeasibleError: No layout meets the constraints.
+        """
+        try:
+            return solve(goals.problem(self.scores, timed=True), solver=solver, seed=seed)
+        except InfeasibleError as error:
+            raise goals.in_words(error) from error
+
+    def layout(self, solution: Solution) -> Layout:
+        """Returns the layout of a solution."""
+        return Layout(self.shape, tuple(map(Block.from_label, solution.labels)))
+
+    def costs(
         self, hardware: str | os.PathLike[str] | CostModel | None, scenario: Scenario | None
     ) -> tuple[CostModel, Scenario]:
+        """Returns the cost model that hardware names, and its scenario; as for `choose`."""
         names = ", ".join(self.index.profiles) or "none"
         if hardware is None:
             if len(self.index.profiles) != 1:
@@ -279,24 +291,47 @@ class SharedLibrary:
         if layout.shape != self.shape:
             raise DataError(f"the layout is not of {record.name!r}: its sizes differ")
         inputs = Inputs(
-            parent=record.name if parent is None else parent,
+            parent=parent,
             text=text,
             workload=Workload.of(Scenario(prompt_tokens=1, generated_tokens=1)),
             tokenizer=tokenizer,
-            precision=Precision(working=record.dtype, stored=record.dtype),
             data=data or DataConfig(),
             shorten=data is None,
         )
-        place = open_workspace(out)
-        opened = open_run(inputs, place)
+        return self.child_in(self.open_parent(inputs, open_workspace(out)), layout)
+
+    def open_parent(self, inputs: Inputs, place: Workspace) -> Opened:
+        """Returns a run of the library's parent, in the number format of the library.
+
+        Args:
+            inputs: What is opened; a parent that is None is that of the library's name.
+            place: The run directory.
+
+        Raises:
+            ParentError: It is another parent.
+        """
+        record = self.index.parent
+        own = Precision(working=record.dtype, stored=record.dtype)
+        parent = record.name if inputs.parent is None else inputs.parent
+        opened = open_run(replace(inputs, parent=parent, precision=own), place)
         self.require_parent(opened.run.parent)
-        if text is not None:
-            with interpreting(str(self.place), "a shared library"):
-                config = LibraryConfig.from_dict(self.index.made["config"])
-            steps = Steps(space=self.index.space, workload=opened.workload, config=config)
-            return child_of(opened, steps, layout)
-        library = self.library(layout, opened.run.parent, place)
-        return LayoutChild(layout=layout, library=library, dtype=DTYPES[record.dtype])
+        return opened
+
+    def child_in(self, opened: Opened, layout: Layout) -> LayoutChild:
+        """Returns the child of a layout, healed and measured if the run has text.
+
+        Args:
+            opened: What `open_parent` returned.
+            layout: The layout.
+        """
+        run, dtype = opened.run, DTYPES[self.index.parent.dtype]
+        if run.windows is None:
+            library = self.library(layout, run.parent, run.workspace)
+            return LayoutChild(layout=layout, library=library, dtype=dtype)
+        with interpreting(str(self.place), "a shared library"):
+            config = LibraryConfig.from_dict(self.index.made["config"])
+        steps = Steps(space=self.index.space, workload=opened.workload, config=config)
+        return child_of(opened, steps, layout)
 
     def _needed(self, layer: int, block: Block) -> list[str]:
         """Returns the names of the variants that a block is made of."""

@@ -29,6 +29,7 @@ WINGS = (
         "pipeline",
         "sizes",
         "sharing",
+        "searching",
         "upkeep",
         "testing",
         "demo",

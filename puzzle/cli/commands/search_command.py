@@ -24,7 +24,7 @@ from puzzle.cli.inputs import (
 )
 from puzzle.cli.planned import planned
 from puzzle.cli.signatures import declared_in_source
-from puzzle.cli.subcommand import Answer, Subcommand
+from puzzle.cli.subcommand import Answer, Subcommand, UsageError
 from puzzle.demo import DEMO_EFFORT
 from puzzle.serving.file_names import CHILD_FILES, OTHER_THAN_SEARCHED
 from puzzle.storage.paths import refuse_source
@@ -49,9 +49,15 @@ CHANGES: dict[str, dict[str, object]] = {
         "choices": ("fast", "default", "thorough"),
     },
     "hardware": {
-        "help": "what costs describe: cpu or cuda, measured here; roofline:DEVICE such as "
-        "roofline:h100-sxm; an engine to calibrate in, such as llama.cpp, or command:LINE; a "
+        "help": "what costs describe: cpu (default) or cuda, measured here; roofline:DEVICE such "
+        "as roofline:h100-sxm; an engine to calibrate in, such as llama.cpp, or command:LINE; a "
         "profile (.json); table:FILE; MODULE:CLASS of your own"
+    },
+    "profile": {
+        "help": "costs that were measured before, instead of --hardware: a file of puzzle profile, "
+        "the name of one that the shared library has, a file of the Hub such as "
+        "me/profiles/h100.json, or a library that has only one; with --hardware cpu or cuda it has "
+        "to be of that device of this machine"
     },
     "minimise": {
         "help": "a resource to minimise in place of the KL, under a limit on the KL",
@@ -84,25 +90,39 @@ DECLARED = declared_options(
 ONE_SEARCH = tuple(
     option for option in DECLARED if option.parameter in ("device", "distinct", "report_to")
 )
-OWN = grouped("what is searched", (CONSTRAINT, *DECLARED, EXECUTOR))
+SHARED = Option(
+    name="library",
+    parameter="library",
+    help="search a shared library: a directory that puzzle share wrote, or its hub id; parent and "
+    "text may then be left out, and what is searched and how variants are fitted is decided",
+)
+OWN = grouped("what is searched", (CONSTRAINT, *DECLARED, SHARED, EXECUTOR))
+# What a shared library decides.
+DECIDED = (*LIBRARY, *BLD, *PRECISION)
 
 
 def _run(given: Given) -> Answer:
-    source = sources(given)
+    name = given.get("library")
+    if name is not None and (own := given.arguments(DECIDED)):
+        raise UsageError(f"--library decides {', '.join(own)}; leave out the options")
+    source = sources(given, shared=name is not None)
     arguments = {"constraints": CONSTRAINTS, **given.arguments(OWN), "seed": source.data.seed or 0}
-    if given.get("demo"):
+    if given.get("demo") and name is None:
         arguments.setdefault("effort", DEMO_EFFORT)
     target = current_run_directory(given.get("out", OUT.default)) / "child"
-    refuse_source(target, [source.parent])
+    refuse_source(target, [source.parent, name])
     require_replaceable(target, CHILD_FILES, kept=OTHER_THAN_SEARCHED)
     word = arguments.pop("executor", None)
+    arguments.pop("library", None)
+    # A profile is of a scenario, which is that of the search unless one is given.
+    served = (*SCENARIO, WORKLOAD)
     with nullcontext() if word is None else executors.executor_named(word) as executor:
         result = puzzle.search(
             source.parent,
             source.text,
-            scenario=workload(given),
+            scenario=workload(given) if given.arguments(served) else None,
             precision=precision(given),
-            library=library_config(given),
+            library=library_config(given) if name is None else name,
             data=None if source.shorten else source.data,
             executor=executor,
             **arguments,

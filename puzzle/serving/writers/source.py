@@ -70,8 +70,10 @@ def sources_of(child: Any) -> list[Any]:
         return [child]
     if isinstance(child, PreTrainedModel):
         return [child.name_or_path]
-    # A search result has its parent in the library, and an opened parent is one itself.
-    parent = getattr(getattr(child, "library", None), "parent", child)
+    # A search result has its parent in the library, which may not be open yet, and an opened parent
+    # is one itself.
+    library = getattr(child, "library", None)
+    parent = getattr(library, "unopened", None) or getattr(library, "parent", child)
     run = getattr(getattr(child, "evidence", None), "run", None) or {}
     return [
         getattr(child, "saved", None),

@@ -8,42 +8,15 @@ import torch
 
 from puzzle.choice.program import program_of
 from puzzle.cli import main
-from puzzle.costs.counted import with_counts
-from puzzle.costs.profile import Profile
-from puzzle.costs.roofline import Roofline
 from puzzle.errors import CostModelError, DataError, ParentError
-from puzzle.library.build import build_library
 from puzzle.limits.scenario import Scenario
-from puzzle.scoring.fisher_scores import fisher
-from puzzle.sharing import SharedLibrary, push, share
-from search_space import Layout, SearchSpace
+from puzzle.sharing import SharedLibrary, push
+from search_space import Layout
 from solvers import InfeasibleError, solve
 from tests.factories.hub import hub
-from tests.factories.parents import DATA, opened, parent_model, save_parent, text, tokenizer
+from tests.factories.parents import DATA, parent_model, text, tokenizer
 
-SCENARIO = Scenario(batch=2, prompt_tokens=8, generated_tokens=4, weight_dtype="float32")
 CONSTRAINTS = "parameters <= 0.8x"
-
-
-@pytest.fixture(scope="module")
-def parent_directory(tmp_path_factory):
-    return save_parent(tmp_path_factory.mktemp("sharing") / "parent")
-
-
-@pytest.fixture(scope="module")
-def shared(parent_directory, tmp_path_factory):
-    """A library of a tiny parent, shared with scores and one profile; and what it is made of."""
-    folder = tmp_path_factory.mktemp("sharing")
-    workspace, parent, _, cut = opened(parent_directory, folder)
-    space = SearchSpace.preset(parent.shape, "small")
-    library = build_library(parent, space, cut, workspace=workspace)
-    scores = fisher(library, space, cut, workspace=workspace)
-    costs = with_counts(Roofline("h100-sxm", parent.shape), parent.shape)
-    profile = Profile.take(costs, space, SCENARIO, device={"name": "H100, modelled"})
-    path = share(
-        library, scores, space, folder / "shared", name="me/parent", profiles={"h100": profile}
-    )
-    return path, parent, scores, profile, library
 
 
 def test_what_is_chosen_is_what_scores_and_profile_choose(shared):
@@ -54,7 +27,9 @@ def test_what_is_chosen_is_what_scores_and_profile_choose(shared):
     assert picked.solution.labels == solve(problem).labels
     assert picked.kl == pytest.approx(scores.total(picked.layout))
     assert opened_again.choose(CONSTRAINTS).layout == picked.layout  # its only profile
-    modelled = opened_again.choose(CONSTRAINTS, hardware="roofline:h100-sxm", scenario=SCENARIO)
+    modelled = opened_again.choose(
+        CONSTRAINTS, hardware="roofline:h100-sxm", scenario=profile.scenario
+    )
     assert modelled.layout == picked.layout
     assert "parameters <= 0.8x: predicted" in str(picked)
     assert json.dumps(picked.to_dict())
@@ -84,10 +59,8 @@ def test_with_text_the_child_is_healed_and_measured(shared, parent_directory, tm
     assert child.quality.to_dict()["child"]["kl"] > 0
 
 
-def test_only_what_a_layout_needs_is_downloaded(shared, parent_directory, tmp_path, monkeypatch):
+def test_only_what_a_layout_needs_is_downloaded(shared, parent_directory, tmp_path, hub_cache):
     path, _, _, _, library = shared
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     with hub() as server:
         url = push(path, "me/library", token="hf_nothing", endpoint=server.endpoint)
         assert url.startswith(server.endpoint)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from puzzle.costs.by_name import require_engine
+from puzzle.costs.profile import Profile
 from puzzle.costs.protocol import CostModel
 from puzzle.executors.executor import Executor
 from puzzle.hardware.precision import Precision
@@ -21,6 +22,13 @@ from puzzle.pipeline.request import Request
 from puzzle.pipeline.result import SearchResult
 from puzzle.pipeline.tightening import Chooser
 from puzzle.pipeline.watching import Trackers, Watch, announce_result, announce_scores
+from puzzle.sharing.shared_library import SharedLibrary
+from puzzle.sharing.shared_search import (
+    SharedSearch,
+    given_library,
+    planned_costs,
+    require_inputs,
+)
 from puzzle.storage.workspace import Workspace
 from puzzle.text.data_config import DataConfig
 from search_space import SearchSpace
@@ -28,20 +36,21 @@ from search_space import SearchSpace
 
 @own_torch_state()
 def search(
-    parent: Any,
-    text: Any,
+    parent: Any = None,
+    text: Any = None,
     *,
     constraints: str | Iterable[str | Constraint] | Mapping[str, str | float],
     scenario: WorkloadLike | None = None,
     space: SearchSpace | str = "small",
     distinct: int | None = None,
     effort: str = "default",
-    hardware: str | os.PathLike[str] | CostModel = "cpu",
+    hardware: str | os.PathLike[str] | CostModel | None = None,
+    profile: Profile | str | os.PathLike[str] | None = None,
     minimise: str | None = None,
     minimize: str | None = None,
     maximize: str | None = None,
     objective: str | None = None,
-    library: LibraryConfig | None = None,
+    library: LibraryConfig | SharedLibrary | str | os.PathLike[str] | None = None,
     data: DataConfig | None = None,
     tokenizer: Any = None,
     device: str | None = None,
@@ -65,13 +74,18 @@ def search(
     child then misses a time limit, the limit is tightened by the error and the program solved
     again, at most three times in all.
 
+    With `library` that of somebody else, nothing of this is needed: the layout is the optimum of
+    the scores in it, found in seconds without the parent, and the child's files are downloaded when
+    it is made. With text, its blocks are fitted to each other and it is measured.
+
     Args:
-        parent: A hub id, a local directory, a GGUF file, or a live transformers model.
+        parent: A hub id, a local directory, a GGUF file, or a live transformers model. Of a shared
+            library, by default the one that it names, opened when the child is made.
         text: A string, a list of strings, a `datasets` data set, streamed or not, a DataFrame, a
             dictionary or rows with a `text` or `messages` column, the `pathlib.Path` of a .jsonl,
             .json or .parquet file or of one of plain text, or an iterator; streams, and files of
             more than 64 MiB, are read no further than needed. A string is text itself, never the
-            name of a file.
+            name of a file. A shared library needs none.
         constraints: Such as ["throughput >= 1.25x", "memory <= 6 GiB"], or as a dictionary,
             {"throughput": "1.25x", "memory": "6 GiB"}.
         scenario: Batch, prompt and generated tokens, and number formats; or several scenarios by
@@ -84,14 +98,21 @@ def search(
         effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
             scores; "default" measures some layouts near it and moves to better ones for a few
             minutes; "thorough" continues for longer. See `puzzle.choice.EFFORTS`.
-        hardware: What costs describe: "cpu" or "cuda" measured here, "roofline:h100-sxm", an engine
-            to calibrate in, a profile, a table, or a cost model; see `puzzle.costs.cost_model`.
+        hardware: What costs describe: "cpu", the default, or "cuda" measured here,
+            "roofline:h100-sxm", an engine to calibrate in, a profile, a table, or a cost model; see
+            `puzzle.costs.cost_model`.
+        profile: Costs that were measured before, instead of `hardware`: the path of a profile, one
+            that the shared library has, by name, a file of the Hub ("me/profiles/h100.json"), or a
+            library with a single one. It may be of another device or of other versions, which the
+            result then says, unless `hardware` says "cpu" or "cuda": then it has to be of that
+            device of this machine.
         minimise: "kl", the default, or a resource to minimise instead under a limit on the KL, by
             the scores alone (as with effort "fast").
         minimize: The same as `minimise`.
         maximize: A throughput to maximise in place of `minimise`.
         objective: Either, such as "throughput" or "memory".
-        library: How variants are fitted and distilled.
+        library: How variants are fitted and distilled; or a library that is shared: its directory,
+            its hub id, or a `SharedLibrary`.
         data: How much text is used. Without it, text of fewer tokens than the defaults of
             `DataConfig` is used as well, with a warning, down to 12 windows: 3,072 tokens.
         tokenizer: Tokenizer; by default the one beside the parent.
@@ -126,6 +147,10 @@ def search(
         >>> result = puzzle.search("model", text,
         ...                        constraints=["throughput >= 1.25x"])  # doctest: +SKIP
     """
+    shared = given_library(library)
+    if shared is None:
+        require_inputs(parent, text)
+    hardware, scenario = planned_costs(hardware, profile, scenario, shared)
     request = Request(
         constraints=constraints,
         scenario=scenario,
@@ -136,12 +161,12 @@ def search(
         minimise=minimised(
             minimise=minimise, minimize=minimize, maximize=maximize, objective=objective
         ),
-        library=library,
+        library=library if isinstance(library, LibraryConfig) else None,
+        profile=None if profile is None else str(profile),
         executor=executor,
         solver=solver,
         seed=seed,
     )
-    watch = Watch(Trackers(callbacks, report_to), shown=progress)
     inputs = Inputs(
         parent=parent,
         text=text,
@@ -153,8 +178,13 @@ def search(
         data=request.data(data),
         shorten=data is None,
     )
+    trackers = Trackers(callbacks, report_to)
+    if shared is not None:
+        own = SharedSearch(library=shared, request=request, inputs=inputs, out=out, resume=resume)
+        return own.run(Watch(trackers, shown=progress, stages=own.stages))
     require_engine(hardware)
     place = open_workspace(out, resume=resume)
+    watch = Watch(trackers, shown=progress)
     with watch.running():
         return _search(request, inputs, place, watch)
 
