@@ -62,7 +62,8 @@ def _size_tile(record: SearchRecord) -> list[Tile]:
     sizes = [readable(QUANTITIES[key], value, "<=") for value in values if value is not None]
     words = f"{key}, {how}: {sizes[0]} to {sizes[1]}"
     name = "smaller" if ratio <= 1 else "larger"
-    return [Tile(name=name, figure=f"{abs(1 - ratio):.0%}", words=words, good=ratio <= 1)]
+    figure = f"{100 * abs(1 - ratio):.0f} %"
+    return [Tile(name=name, figure=figure, words=words, good=ratio <= 1)]
 
 
 def _quality_tile(record: SearchRecord) -> list[Tile]:

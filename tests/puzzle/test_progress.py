@@ -115,7 +115,7 @@ def test_bars_of_other_libraries_are_a_part_of_the_display():
 def test_a_gguf_is_read_within_the_display(tmp_path, capfd):
     file = write_gguf_parent(tmp_path / "model.gguf", parent_model())
     display = StageDisplay("search", ["opening"], redraws=False)
-    with display.running(), display.stage("opening"):
+    with display.running(), display.stage("opening"), bars_of_transformers():
         load_model(file, dtype=torch.float32)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == "search: stage 1 of 1: opening"

@@ -31,7 +31,7 @@ PUBLIC = ROOT / "tests" / "house" / "public_api.txt"
         (["solve", "s.json", "--frontiers=memory"], "did you mean --frontier?"),
         (["search", "--demo", "--preset", "ffn"], "did you mean --space?"),
         (["search", "--demo", "--output_dir=run"], "did you mean --out?"),
-        (["search", "--model", "m"], "unknown arguments --model m; give the parent without"),
+        (["search", "--model", "m"], "unknown argument --model; give the parent without"),
         (["qqq"], "puzzle: error: there is no command 'qqq' (puzzle --help)"),
     ],
 )

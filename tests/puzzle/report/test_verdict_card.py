@@ -20,7 +20,7 @@ def test_the_card_says_what_was_measured_and_where(found):
     speed = card.get("faster") or card["slower"]
     assert speed.figure == f"{measured.ratio('throughput'):.2f}\u00d7"
     assert speed.good == (measured.ratio("throughput") >= 1)
-    assert card["smaller"].figure == f"{1 - measured.ratio('memory'):.0%}"
+    assert card["smaller"].figure == f"{100 * (1 - measured.ratio('memory')):.0f} %"
     assert card["quality kept"].figure == f"{100 * measured.child.agreement:.0f} %"
     assert card["constraints met"].figure == "2 of 2"
     device, date = found.evidence.run["device"], found.evidence.run["date"]
