@@ -175,7 +175,7 @@ def check(problem: ChoiceProblem, solver: str) -> None:
 
 
 # Many examples of each are slow.
-COUNTS = [40, pytest.param(150, marks=pytest.mark.slow)]
+COUNTS = [40, pytest.param(110, marks=pytest.mark.slow)]
 
 
 def check_examples(count: int, solver: str, **units: tuple[float, ...]) -> None:

@@ -40,7 +40,7 @@ def of_each_layer(alternatives):
     return st.tuples(*[some] * SHAPE.layers)
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_child_of_any_search_generates_the_same_with_any_cache(count):
     @settings(
         max_examples=count,
