@@ -39,7 +39,7 @@ from common.texts import docstrings
 
 import puzzle
 from puzzle.choice.layout_choice import EFFORTS, LayoutChoice
-from puzzle.choice.near_scores import near_scores
+from puzzle.choice.sharpening import near_scores
 from puzzle.demo import demo_text
 from puzzle.library.build import Library, build_library, heal
 from puzzle.library.settings import BLDConfig, LibraryConfig

@@ -10,7 +10,7 @@ from functools import cached_property
 from common.programs import choice_problem
 
 from puzzle.choice.layout_choice import EFFORTS, LayoutChoice
-from puzzle.choice.near_scores import near_scores
+from puzzle.choice.sharpening import near_scores
 from puzzle.library.build import BlockLibrary, Library
 from puzzle.library.layers import LibrarySpec
 from puzzle.scoring.exact_scores import ExactScores

@@ -13,6 +13,6 @@ from puzzle.choice.layout_choice import effort_named as effort_named
 from puzzle.choice.layout_choice import refined as refined
 from puzzle.choice.layout_kl import LayoutKL as LayoutKL
 from puzzle.choice.layout_kl import measured_kl as measured_kl
-from puzzle.choice.near_scores import near_optimal as near_optimal
-from puzzle.choice.near_scores import near_scores as near_scores
-from puzzle.choice.near_scores import sharpened as sharpened
+from puzzle.choice.sharpening import near_optimal as near_optimal
+from puzzle.choice.sharpening import near_scores as near_scores
+from puzzle.choice.sharpening import sharpened as sharpened

@@ -15,7 +15,7 @@ import torch
 from puzzle.choice.around import TrustRegion, layout_of, successive_halving
 from puzzle.choice.candidates import other_candidates
 from puzzle.choice.layout_kl import LAYOUTS_KEPT, LayoutKL
-from puzzle.choice.near_scores import near_optimal
+from puzzle.choice.sharpening import near_optimal
 from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library

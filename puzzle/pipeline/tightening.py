@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from puzzle.choice.goals import Goals, Missed
 from puzzle.choice.layout_choice import Choice
-from puzzle.choice.near_scores import near_scores
+from puzzle.choice.sharpening import near_scores
 from puzzle.costs.by_name import PairSeconds, pair_seconds
 from puzzle.library.build import Library
 from puzzle.limits.scenario import Scenario

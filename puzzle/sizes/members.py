@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from puzzle.choice.near_scores import near_optimal, sharpened
+from puzzle.choice.sharpening import near_optimal, sharpened
 from puzzle.hardware.precision import AUTO
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.pipeline.format_choice import choose_formats

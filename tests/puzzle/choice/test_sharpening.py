@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puzzle
-from puzzle.choice.near_scores import near_optimal, near_scores, sharpened
+from puzzle.choice.sharpening import near_optimal, near_scores, sharpened
 from puzzle.executors.executor import InProcess
 from puzzle.scoring import exact_scores
 from puzzle.scoring.exact_scores import exact_of_some, pass_groups, replace_one
