@@ -213,6 +213,7 @@ def searched(tmp_path_factory):
     return save_parent(folder / "parent"), settings
 
 
+@pytest.mark.slow
 def test_a_search_scores_exactly_what_its_best_layouts_are_made_of(searched):
     parent, settings = searched
     result = puzzle.search(parent, text(), constraints="parameters <= 0.8x", **settings)
@@ -226,6 +227,7 @@ def test_a_search_scores_exactly_what_its_best_layouts_are_made_of(searched):
     assert result.predicted.child.kl == pytest.approx(predicted)
 
 
+@pytest.mark.slow
 def test_the_sizes_of_a_nested_family_are_chosen_by_the_same_near_scores(searched):
     parent, settings = searched
     sizes = {"small": "parameters <= 0.6x", "large": "parameters <= 0.8x"}
@@ -239,6 +241,7 @@ def test_the_sizes_of_a_nested_family_are_chosen_by_the_same_near_scores(searche
         assert {scores[layer][label].method for layer, label in enumerate(labels)} == {"exact"}
 
 
+@pytest.mark.slow
 def test_scores_can_be_chosen_apart_from_the_effort(searched):
     parent, settings = searched
     for scores, method in (("exact", "exact"), ("near", "calibrated")):
