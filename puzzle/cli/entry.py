@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from functools import cache
 
 import puzzle
 from puzzle.cli.checks import check_values
@@ -114,9 +113,8 @@ def _print(text: str) -> bool:
     return True
 
 
-@cache
 def make_parser() -> argparse.ArgumentParser:
-    """Returns the parser of all subcommands; a process that calls `main` again builds no other."""
+    """Returns the parser of all subcommands."""
     parser = Parser(
         prog="puzzle",
         description="Neural architecture search for pretrained language models.",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from puzzle.costs.checked import layout_cost
-from puzzle.costs.measured.replies import LEAST_ROUNDS, STEPS, Pair, time_pair
+from puzzle.costs.measured.replies import LEAST_ROUNDS, SHORTEST, Pair, reply_steps, time_pair
 from puzzle.costs.measured.stacks import contexts
 from puzzle.costs.measured.sublayer_times import here
 from puzzle.errors import DamagedArtifactError
@@ -70,7 +70,7 @@ class LayoutTimes(ArtifactStage[Pair]):
     """
 
     kind: ClassVar[str] = "layout-times"
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
     layout: Layout
     scenario: Scenario
     device: str
@@ -108,13 +108,14 @@ class LayoutTimes(ArtifactStage[Pair]):
     def estimate(self, sizes: Sizes) -> Estimate:
         """Returns what the minimum of rounds takes."""
         cost = layout_cost(here(sizes), sizes.own, self.scenario)
-        step = cost["decode_seconds"] / self.scenario.generated_tokens
-        steps = len(contexts(self.scenario)) * (2 + min(STEPS, self.scenario.generated_tokens))
-        rounds, needed = 1 + LEAST_ROUNDS, pair_bytes(sizes.shape, self.scenario)
+        step = max(cost["decode_seconds"] / self.scenario.generated_tokens, SHORTEST)
+        steps = len(contexts(self.scenario)) * (1 + reply_steps(step, self.scenario))
+        rounds, needed = LEAST_ROUNDS, pair_bytes(sizes.shape, self.scenario)
         return Estimate(
             name="measurement",
             work=f"parent and child in turns, {rounds} rounds or more",
-            seconds=2 * rounds * (cost["prefill_seconds"] + steps * step),
+            # The warm-up decodes.
+            seconds=2 * (rounds * cost["prefill_seconds"] + (1 + rounds) * steps * step),
             # Where the two do not fit, they are not timed.
             memory=sizes.used + (needed if needed <= sizes.room else 0.0),
             disk=0.0,

@@ -1,7 +1,7 @@
 """Replies of models that take turns, timed through `generate()`, which is what people call.
 
 A whole reply is not generated. The whole prompt is read, and decoding is timed for a few steps at
-the first, middle and last number of cached tokens, between which a step's seconds change linearly.
+two numbers of cached tokens, whose mean is that of the reply (`stacks.contexts`).
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
-from puzzle.costs.measured.stacks import contexts, mean_step
+from puzzle.costs.measured.stacks import contexts, mean_step, steps_together
 from puzzle.hardware.stopwatch import standard_error
 from puzzle.limits.scenario import Scenario
 from puzzle.models.child import record_length
 from puzzle.progress.bars import Count
 from puzzle.storage.json_values import field_values
 
-# Decode steps timed together: at most STEPS, and as few as fill STEP_SECONDS, but at least two.
-STEPS, STEP_SECONDS = 8, 0.2
-LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 6, 0.01
+STEP_SECONDS = 0.2  # which decode steps that are timed together take
+LEAST_ROUNDS, MOST_ROUNDS, GOAL = 3, 8, 0.01
+PREFILL, DECODE = "prefill", "decode"
 # A clock may show no difference between one token and a few with a tiny model.
 SHORTEST = 1e-9
 
@@ -66,7 +66,7 @@ class Pair:
         parent: The parent's figures.
         child: The child's figures.
         ratio_error: Relative standard error of the ratio of the child's to the parent's seconds.
-        rounds: How often both were timed.
+        rounds: In how many rounds both were timed; only the first had to time both phases.
     """
 
     parent: Reply
@@ -103,7 +103,8 @@ def time_pair(
     """Times parent and child on a scenario, in turns.
 
     The child's seconds are the median ratio to the parent's in the same round, times the parent's
-    median, so that a slow spell of the machine affects both alike.
+    median, so that a slow spell of the machine affects both alike. After the least number of
+    rounds, each times the phase that adds most to the error for the seconds that it takes.
 
     Args:
         parent: A causal language model.
@@ -114,28 +115,61 @@ def time_pair(
         most: Maximum number of rounds.
     """
     runs = [_Replies(model.to(device), scenario, clock) for model in (parent, child)]
-    rows: list[tuple[tuple[float, float], ...]] = []
-    error = math.inf
+    rows: _Rows = {PREFILL: [], DECODE: []}
+    error, turn = math.inf, 0
     with Count("speed", "reply", 2 * (1 + most)) as bar:
-        for turn in range(1 + most):
-            row = []
+        for run in runs:
+            run.warm_up()
+            bar.update(note="warm-up")
+        for turn in range(1, 1 + most):
+            phases = (PREFILL, DECODE) if turn <= LEAST_ROUNDS else (_least_certain(rows, runs),)
+            pairs: dict[str, list[float]] = {phase: [] for phase in phases}
             for run in runs:
-                row.append(run.seconds())
-                bar.update(note=f"round {turn}" if turn else "warm-up")
-            if turn:  # the first is a warm-up
-                rows.append(tuple(row))
-            if len(rows) >= LEAST_ROUNDS:
-                logs = [math.log(sum(b) / sum(a)) for a, b in rows]
-                error = standard_error(logs)
+                for phase in phases:
+                    pairs[phase].append(run.seconds(phase))
+                bar.update(note=f"round {turn}")
+            for phase, (one, other) in pairs.items():
+                rows[phase].append((one, other))
+            if turn >= LEAST_ROUNDS:
+                error = math.hypot(*_errors(rows).values())
                 if error <= GOAL:
                     break
-    phases = []
-    for phase in (0, 1):
-        median = statistics.median(a[phase] for a, _ in rows)
-        ratio = statistics.median(b[phase] / a[phase] for a, b in rows)
-        phases.append((median, ratio * median))
-    replies = [run.reply(phases[0][at], phases[1][at]) for at, run in enumerate(runs)]
-    return Pair(parent=replies[0], child=replies[1], ratio_error=error, rounds=len(rows))
+    seconds = {}
+    for phase, timed in rows.items():
+        median = statistics.median(one for one, _ in timed)
+        seconds[phase] = (median, median * statistics.median(other / one for one, other in timed))
+    replies = [run.reply(seconds[PREFILL][at], seconds[DECODE][at]) for at, run in enumerate(runs)]
+    return Pair(parent=replies[0], child=replies[1], ratio_error=error, rounds=turn)
+
+
+def reply_steps(seconds: float, scenario: Scenario) -> int:
+    """Returns how many decode steps of a whole model, of so many seconds each, are timed together.
+
+    Example:
+        >>> reply_steps(0.5, Scenario()), reply_steps(0.001, Scenario())
+        (1, 8)
+    """
+    return min(steps_together(seconds, STEP_SECONDS), scenario.generated_tokens)
+
+
+_Rows = dict[str, list[tuple[float, float]]]
+
+
+def _errors(rows: _Rows) -> dict[str, float]:
+    """Returns by how much each phase makes the ratio of all seconds uncertain, relative to it."""
+    means = {phase: statistics.fmean(map(sum, timed)) for phase, timed in rows.items()}
+    return {
+        phase: means[phase]
+        / sum(means.values())
+        * standard_error([math.log(other / one) for one, other in timed])
+        for phase, timed in rows.items()
+    }
+
+
+def _least_certain(rows: _Rows, runs: Sequence[_Replies]) -> str:
+    """Returns the phase that adds most to the error for each second that timing it takes."""
+    errors = _errors(rows)
+    return max(errors, key=lambda phase: errors[phase] ** 2 / sum(r.spent[phase] for r in runs))
 
 
 class _Replies:
@@ -143,33 +177,44 @@ class _Replies:
 
     def __init__(self, model: Any, scenario: Scenario, clock: str) -> None:
         self.model, self.scenario, self.clock = model, scenario, clock
-        size = (scenario.batch, scenario.sequence_tokens + STEPS)
+        size = (scenario.batch, scenario.sequence_tokens)
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(1, model.config.vocab_size, size, generator=generator)
         self.tokens = tokens.to(model.device)
-        self.steps = min(STEPS, scenario.generated_tokens)
+        self.steps = 1
+        self.spent = {PREFILL: 0.0, DECODE: 0.0}  # seconds that timing each phase took last
         self.cached_bytes = 0
 
-    def seconds(self) -> tuple[float, float]:
-        """Returns the seconds of prefill and of decoding the whole reply."""
-        length = self.scenario.prompt_tokens
-        prefill, held = generate_seconds(self.model, self.tokens[:, :length], 1, self.clock)
-        self.cached_bytes = held * self.scenario.sequence_tokens // length
-        steps = [(n, self._step_seconds(n)) for n in contexts(self.scenario)]
-        step = max(mean_step(steps, self.scenario), SHORTEST)
-        wanted = math.ceil(min(STEP_SECONDS / step, STEPS))
-        self.steps = min(max(2, wanted), self.scenario.generated_tokens)
-        return prefill, step * self.scenario.generated_tokens
+    def warm_up(self) -> None:
+        """Runs what is timed, but for prompts on a CPU, where decoding warms up what they need."""
+        if self.model.device.type != "cpu":
+            self.seconds(PREFILL)
+        self.seconds(DECODE)
 
-    def _step_seconds(self, cached: int) -> float:
+    def seconds(self, phase: str) -> float:
+        """Returns the seconds of prefill, or of decoding the whole reply."""
+        start = time.perf_counter()
+        seconds = self._prefill() if phase == PREFILL else self._decode()
+        self.spent[phase] = time.perf_counter() - start
+        return seconds
+
+    def _prefill(self) -> float:
+        length = self.scenario.prompt_tokens
+        seconds, held = generate_seconds(self.model, self.tokens[:, :length], 1, self.clock)
+        self.cached_bytes = held * self.scenario.sequence_tokens // length
+        return max(seconds, SHORTEST)
+
+    def _decode(self) -> float:
+        step = max(mean_step([self._step(n) for n in contexts(self.scenario)]), SHORTEST)
+        self.steps = reply_steps(step, self.scenario)
+        return step * self.scenario.generated_tokens
+
+    def _step(self, cached: int) -> float:
         """Returns the seconds of one decode step with `cached` tokens in the cache at first."""
-        one, several = (
-            generate_seconds(
-                self.model, self.tokens[:, : cached + 1], count, self.clock, self._cache(cached)
-            )[0]
-            for count in (1, 1 + self.steps)
-        )
-        return max(several - one, 0.0) / self.steps
+        prompt = self.tokens[:, : cached + 1]
+        watch = _TokenTimes(_clock(self.clock))
+        _generate(self.model, prompt, 1 + self.steps, self._cache(cached), watch)
+        return (watch.times[-1] - watch.times[0]) / self.steps
 
     def _cache(self, cached: int) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
@@ -213,11 +258,39 @@ def generate_seconds(
         clock: "wall" or "cpu", as for `time_pair`.
         cache: The KV cache of the prompts without their last token.
     """
-    now = time.process_time if clock == "cpu" else time.perf_counter
-    known = {} if cache is None else {"past_key_values": cache}
+    now = _clock(clock)
     _wait(prompt_BL.device)
     start = now()
-    output = model.generate(
+    output = _generate(model, prompt_BL, tokens, cache)
+    _wait(prompt_BL.device)
+    seconds = now() - start
+    return seconds, _cache_bytes(getattr(output, "past_key_values", None))
+
+
+class _TokenTimes(StoppingCriteria):
+    """Notes when each token is there; it stops nothing."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
+        _wait(input_ids.device)
+        self.times.append(self.now())
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _generate(
+    model: Any,
+    prompt_BL: torch.Tensor,
+    tokens: int,
+    cache: DynamicCache | None,
+    watch: StoppingCriteria | None = None,
+) -> Any:
+    """Returns what greedy `generate()` does, with so many tokens for each prompt."""
+    known = {} if cache is None else {"past_key_values": cache}
+    watched = {} if watch is None else {"stopping_criteria": StoppingCriteriaList([watch])}
+    return model.generate(
         prompt_BL,
         attention_mask=torch.ones_like(prompt_BL),
         max_new_tokens=tokens,
@@ -226,10 +299,12 @@ def generate_seconds(
         pad_token_id=0,
         return_dict_in_generate=True,
         **known,
+        **watched,
     )
-    _wait(prompt_BL.device)
-    seconds = now() - start
-    return seconds, _cache_bytes(getattr(output, "past_key_values", None))
+
+
+def _clock(name: str) -> Callable[[], float]:
+    return time.process_time if name == "cpu" else time.perf_counter
 
 
 def _wait(device: torch.device) -> None:

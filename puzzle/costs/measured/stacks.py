@@ -1,14 +1,16 @@
-"""What is timed: stacks of one sublayer, as deep as the model, and the model without layers."""
+"""What is timed: stacks of one sublayer, too large for caches, and the model without layers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import DynamicCache
 
+from puzzle.hardware.processor_cache import last_cache_bytes
 from puzzle.hardware.stopwatch import Seconds, Stopwatch
 from puzzle.limits.scenario import Scenario
 from puzzle.models.assembling import random_model
@@ -21,30 +23,64 @@ from search_space.blocks import MIXERS
 from search_space.fusion import with_blocks
 
 NOTHING = Block(Attention("none"), FFN("none"))
-STEPS = 8  # decode steps timed together, since one alone is short
+# Decode steps timed together: on a GPU STEPS; on a CPU as few as fill STEP_SECONDS, at most STEPS.
+STEPS, STEP_SECONDS = 8, 0.02
+# How many times the processor's last cache a stack's weights are, so that a step reads them from
+# memory, as that of a whole model does.
+DECODE_CACHES, PREFILL_CACHES = 3.0, 1.0
+# Of a prompt with so many tokens, reading a weight is a small part of multiplying with it.
+MANY_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How many copies of a block are timed.
+
+    Args:
+        prefill: With a prompt.
+        decode: With one token.
+
+    Example:
+        >>> Depth(prefill=3, decode=12).within(8)
+        Depth(prefill=3, decode=8)
+    """
+
+    prefill: int
+    decode: int
+
+    @property
+    def most(self) -> int:
+        """How many copies there are."""
+        return max(astuple(self))
+
+    def within(self, most: int) -> Depth:
+        """Returns the same of at most so many copies."""
+        return Depth(prefill=min(self.prefill, most), decode=min(self.decode, most))
 
 
 def contexts(scenario: Scenario) -> tuple[int, ...]:
-    """Returns the numbers of cached tokens at which decoding is timed: start, middle, end."""
-    start, end = scenario.prompt_tokens, scenario.sequence_tokens - 1
-    return tuple(sorted({start, (start + end) // 2, end}))
+    """Returns the numbers of cached tokens at which decoding is timed, in ascending order.
 
-
-def mean_step(times: Sequence[tuple[int, float]], scenario: Scenario) -> float:
-    """Returns the mean seconds of a decode step over a reply, interpolated between contexts.
-
-    Args:
-        times: Pairs of context and seconds, by ascending context.
-        scenario: Its reply is decoded at prompt_tokens, prompt_tokens + 1, ... cached tokens.
+    They are the two points of Gauss's rule: the mean over them is the mean over the reply where
+    seconds change with the cached tokens as any polynomial of the third degree does, but for
+    rounding, and exactly where they change linearly.
 
     Example:
-        >>> scenario = Scenario(prompt_tokens=10, generated_tokens=3)
-        >>> mean_step([(10, 1.0), (12, 3.0)], scenario)
-        2.0
+        >>> contexts(Scenario(prompt_tokens=128, generated_tokens=128))
+        (155, 228)
     """
-    steps = np.arange(scenario.prompt_tokens, scenario.sequence_tokens)
-    at, seconds = zip(*times, strict=True)
-    return float(np.interp(steps, at, seconds).mean())
+    start, end = scenario.prompt_tokens, scenario.sequence_tokens - 1
+    inwards = round((end - start) * (1 - 1 / math.sqrt(3)) / 2)
+    return tuple(sorted({start + inwards, end - inwards}))
+
+
+def mean_step(times: Sequence[float]) -> float:
+    """Returns the mean seconds of a decode step over a reply.
+
+    Args:
+        times: Seconds at each of the `contexts`, or at one where they do not depend on it.
+    """
+    return sum(times) / len(times)
 
 
 def fixed_job(
@@ -59,23 +95,24 @@ def fixed_job(
         watch: What takes the time.
         devices: How many devices share the vocabulary.
     """
+    vocab = -(-parent.config.vocab_size // devices)
     depth = stack_depth(parent.shape, NOTHING)
-    model = _model(parent, NOTHING, scenario, device, depth, devices)
+    model = _model(parent, NOTHING, scenario, device, depth, vocab)
     size = (scenario.batch, scenario.prompt_tokens)
     prompt = torch.zeros(size, dtype=torch.long, device=device)
 
     def forward(tokens: torch.Tensor) -> None:
         model(tokens, logits_to_keep=1).logits.argmax(-1)
 
-    step = _graphed(lambda: forward(prompt[:, :1]), watch)
+    step, together = _graphed(lambda: forward(prompt[:, :1]), watch), _Steps(watch)
     return lambda: {
         "prefill": watch.seconds(lambda: forward(prompt)),
-        "decode": watch.seconds(step, STEPS),
+        "decode": together.seconds(step),
     }
 
 
 def stack_depth(shape: ModelShape, block: Block) -> int:
-    """Returns how many copies of a block are timed where memory allows: as many as the model's.
+    """Returns how many copies of a block are timed at most: as many as the model has layers.
 
     A block wider than the parent's gets fewer, which take no more than the parent.
     """
@@ -83,22 +120,52 @@ def stack_depth(shape: ModelShape, block: Block) -> int:
     return max(2, shape.layers // max(1, members))
 
 
+def timed_depth(shape: ModelShape, block: Block, scenario: Scenario, device: str) -> Depth:
+    """Returns how many copies of a block are timed where memory allows.
+
+    On a GPU, they are `stack_depth`, as its cache is overwritten between steps. On a CPU, they are
+    fewer where fewer are already much larger than its cache; a prompt's many tokens hide most
+    of what reading weights takes, so that of these still fewer do.
+
+    Args:
+        shape: The parent's sizes.
+        block: The block.
+        scenario: Batch and lengths.
+        device: Where it runs.
+    """
+    whole = stack_depth(shape, block)
+    if torch.device(device).type != "cpu":
+        return Depth(prefill=whole, decode=whole)
+    weights = counting.block_parameters(shape, block) * scenario.weight_bytes
+    cache = counting.block_kv_bytes(shape, block, contexts(scenario)[0], scenario.cache_bytes)
+    step = weights + scenario.batch * cache
+    decode = _copies(DECODE_CACHES * last_cache_bytes(), step, whole)
+    if scenario.batch * scenario.prompt_tokens < MANY_TOKENS:
+        return Depth(prefill=decode, decode=decode)
+    return Depth(
+        prefill=_copies(PREFILL_CACHES * last_cache_bytes(), weights, whole), decode=decode
+    )
+
+
+def _copies(room: float, one: float, most: int) -> int:
+    """Returns how many copies fill so many bytes: at least two, at most `most`."""
+    return most if room >= one * most else max(2, math.ceil(room / one))
+
+
 def stack_bytes(shape: ModelShape, block: Block, scenario: Scenario, depth: int) -> float:
-    """Returns the bytes of a stack: weights, caches at each of its contexts, embedding and head."""
+    """Returns the bytes of a stack: weights, and caches at each of its contexts."""
     caches = sum(
         counting.block_kv_bytes(shape, block, length, scenario.cache_bytes)
         for length in contexts(scenario)
     )
     weights = counting.block_parameters(shape, block) * scenario.weight_bytes
-    fixed = counting.fixed_parameters(shape) * scenario.weight_bytes
-    return fixed + depth * (weights + scenario.batch * caches)
+    return depth * (weights + scenario.batch * caches)
 
 
 def depth_within(shape: ModelShape, block: Block, scenario: Scenario, room: float) -> int:
     """Returns how deep a stack may be in some bytes of memory; two layers in any case."""
-    depth, empty = stack_depth(shape, block), stack_bytes(shape, block, scenario, 0)
-    one = stack_bytes(shape, block, scenario, 1) - empty
-    return depth if one == 0 else int(max(2, min(depth, (room - empty) // one)))
+    depth, one = stack_depth(shape, block), stack_bytes(shape, block, scenario, 1)
+    return depth if one == 0 else int(max(2, min(depth, room // one)))
 
 
 def stack_job(
@@ -107,7 +174,7 @@ def stack_job(
     scenario: Scenario,
     device: str,
     watch: Stopwatch,
-    depth: int | None = None,
+    depth: Depth,
 ) -> Callable[[], Seconds]:
     """Returns a job that times one block, in seconds per layer.
 
@@ -117,7 +184,7 @@ def stack_job(
         scenario: Batch and lengths.
         device: Where it runs.
         watch: What takes the time.
-        depth: How many copies; by default `stack_depth`.
+        depth: How many copies.
 
     The phases are "prefill", and "decode@n" with n cached tokens; blocks without a cache are
     timed at a single n.
@@ -128,32 +195,56 @@ def stack_job(
         lengths = lengths[:1]
     # A graph is tied to its cache, so on a GPU there is one of each per context.
     steps = {n: _graphed(stack.step(n), watch) for n in lengths} if watch.cuda else {}
+    together = _Steps(watch)
 
     def run() -> Seconds:
-        seconds = {"prefill": watch.seconds(stack.prefill) / stack.depth}
+        seconds = {"prefill": watch.seconds(stack.prefill) / depth.prefill}
         for n in lengths:
-            step = steps.get(n) or stack.step(n)
-            seconds[f"decode@{n}"] = watch.seconds(step, STEPS) / stack.depth
+            seconds[f"decode@{n}"] = together.seconds(steps.get(n) or stack.step(n)) / depth.decode
         return seconds
 
     return run
+
+
+class _Steps:
+    """How many decode steps are timed together: found by the first, which warms up."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+        self.count = STEPS if watch.cuda else 1
+
+    def seconds(self, step: Callable[[], Any]) -> float:
+        """Returns the mean seconds of a step."""
+        seconds = self.watch.seconds(step, self.count)
+        if not self.watch.cuda:
+            self.count = steps_together(seconds)
+        return seconds
+
+
+def steps_together(seconds: float, fill: float = STEP_SECONDS) -> int:
+    """Returns how many decode steps of so many seconds each are timed together on a CPU.
+
+    Args:
+        seconds: Seconds of a step.
+        fill: As few steps as take so many seconds, but at most `STEPS`.
+
+    Example:
+        >>> steps_together(0.03), steps_together(0.004), steps_together(0.0001)
+        (1, 5, 8)
+    """
+    return STEPS if seconds * STEPS <= fill else math.ceil(fill / seconds)
 
 
 class _Stack:
     """Copies of a block one after the other, each with weights and a cache of its own."""
 
     def __init__(
-        self,
-        parent: Parent,
-        block: Block,
-        scenario: Scenario,
-        device: str,
-        depth: int | None = None,
+        self, parent: Parent, block: Block, scenario: Scenario, device: str, depth: Depth
     ) -> None:
-        depth = depth or stack_depth(parent.shape, block)
-        self.model = _model(parent, block, scenario, device, depth)
+        # Neither its embedding nor its head runs.
+        self.model = _model(parent, block, scenario, device, depth.most, vocab=1)
         self.layers = self.model.model.layers
-        self.depth, self.block, self.scenario = len(self.layers), block, scenario
+        self.depth, self.block, self.scenario = depth, block, scenario
         self.head_dim, dtype = parent.shape.head_dim, self.model.dtype
         generator = torch.Generator().manual_seed(0)
         shape = (scenario.batch, scenario.prompt_tokens, parent.shape.hidden)
@@ -162,30 +253,30 @@ class _Stack:
         self.family = parent.family
         self.rope = map_rope(rope, lambda table: table.to(device, dtype))
 
-    def _forward(self, x_BLD: torch.Tensor, cache: DynamicCache, start: int) -> None:
+    def _forward(self, x_BLD: torch.Tensor, cache: DynamicCache, start: int, depth: int) -> None:
         end = start + x_BLD.shape[1]
         rope = map_rope(self.rope, lambda table: table[:, start:end])
-        for layer in self.layers:
+        for layer in self.layers[:depth]:
             inputs = self.family.inputs(layer, x_BLD, rope)
             x_BLD = layer(x_BLD, past_key_values=cache, **inputs)
 
     def prefill(self) -> None:
-        self._forward(self.x_BLD, DynamicCache(config=self.model.config), 0)
+        self._forward(self.x_BLD, DynamicCache(config=self.model.config), 0, self.depth.prefill)
 
     def step(self, cached: int) -> Callable[[], None]:
         """Returns a decode step with `cached` tokens in the cache at first."""
-        cache = DynamicCache(config=self.model.config)
+        cache, depth = DynamicCache(config=self.model.config), self.depth.decode
         if self.block.attention.kind == "gqa":
             size = (self.scenario.batch, self.block.attention.kv_heads or 0, cached, self.head_dim)
-            for index in range(self.depth):
+            for index in range(depth):
                 keys = self.x_BLD.new_zeros(size)
                 cache.update(keys, keys.clone(), index)
         x_BLD = self.x_BLD[:, :1]
         if (
             self.block.attention.kind in MIXERS
         ):  # its state is as large after one token as after all
-            self._forward(x_BLD, cache, 0)
-        return lambda: self._forward(x_BLD, cache, cached)
+            self._forward(x_BLD, cache, 0, depth)
+        return lambda: self._forward(x_BLD, cache, cached, depth)
 
 
 def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
@@ -208,13 +299,13 @@ def _graphed(step: Callable[[], Any], watch: Stopwatch) -> Callable[[], Any]:
 
 
 def _model(
-    parent: Parent, block: Block, scenario: Scenario, device: str, depth: int, devices: int = 1
+    parent: Parent, block: Block, scenario: Scenario, device: str, depth: int, vocab: int
 ) -> PuzzleForCausalLM:
     """Returns a child with the same block in all of its layers and random weights."""
     layout = with_blocks(parent.shape, (block,) * depth)
     config = config_from_layout(parent.config, layout)
-    if devices > 1:
-        config.vocab_size, config.pad_token_id = -(-config.vocab_size // devices), None
+    if vocab != config.vocab_size:
+        config.vocab_size, config.pad_token_id = vocab, None
     model = random_model(config, scenario.served_dtype, device)
     # Weights keep requires_grad, as in any model that is loaded and generates: without it torch
     # copies the whole output head to multiply it with a prompt's last position.

@@ -7,7 +7,7 @@ import logging
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,15 +18,16 @@ from puzzle.costs.calibrated.design import sublayers
 from puzzle.costs.calibrated.engines.engine import check_clock
 from puzzle.costs.device_specs import DeviceSpec
 from puzzle.costs.measured.stacks import (
-    NOTHING,
     STEPS,
+    Depth,
     contexts,
     depth_within,
     fixed_job,
     mean_step,
     stack_bytes,
-    stack_depth,
     stack_job,
+    steps_together,
+    timed_depth,
 )
 from puzzle.costs.roofline import Efficiency, Roofline
 from puzzle.costs.tensor_parallel import require_devices
@@ -56,7 +57,7 @@ from puzzle.models.parent import Parent
 from puzzle.stages import ArtifactStage, Run
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.workspace import Artifact
-from search_space import Block, Layout, SearchSpace
+from search_space import Block, Layout, ModelShape, SearchSpace, counting
 from search_space.device_shares import device_share
 
 FILE, FIXED = "seconds.json", "fixed"
@@ -87,7 +88,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SublayerTimes(ArtifactStage[Times]):
-    """The seconds of sublayers, each timed in a stack as deep as the model, or as memory allows.
+    """The seconds of sublayers, each timed in a stack of copies: `timed_depth`, if memory allows.
 
     Args:
         labels: Labels of blocks that are one sublayer each.
@@ -99,7 +100,7 @@ class SublayerTimes(ArtifactStage[Times]):
     """
 
     kind: ClassVar[str] = "costs"
-    format: ClassVar[int] = 5
+    format: ClassVar[int] = 6
     labels: tuple[str, ...]
     scenario: Scenario
     device: str
@@ -162,15 +163,21 @@ class SublayerTimes(ArtifactStage[Times]):
             "versions": software_versions(),
             "scenario": self.scenario.to_dict(),
             "config": config_from_layout(run.parent.config, own).to_json_string(),
-            "sublayers": list(self.labels),
+            "sublayers": {label: asdict(d) for label, d in self._depths(run.parent.shape).items()},
             "clock": self.clock,
             **({"devices": self.devices} if self.devices > 1 else {}),
         }
 
+    def _depths(self, shape: ModelShape) -> dict[str, Depth]:
+        """Returns how many copies of each sublayer are timed where memory allows."""
+        return {
+            label: timed_depth(shape, Block.from_label(label), self.scenario, self.device)
+            for label in self.labels
+        }
+
     def build(self, run: Run, directory: Path) -> None:
         """Times all sublayers in turns."""
-        blocks = {label: Block.from_label(label) for label in self.labels}
-        measured = _measure(run.parent, blocks, self)
+        measured = _measure(run.parent, self._depths(run.parent.shape), self)
         (directory / FILE).write_text(json.dumps(measured), encoding="utf-8")
 
     def load(self, run: Run, artifact: Artifact) -> Times:
@@ -179,7 +186,7 @@ class SublayerTimes(ArtifactStage[Times]):
             stored = artifact.load_json(FILE)
             seconds, spreads = {}, {}
             for label, phases in stored["samples"].items():
-                seconds[label], spreads[label] = _summary(phases, self.scenario)
+                seconds[label], spreads[label] = _summary(phases)
             for label in stored["out_of_memory"]:
                 seconds[label] = {"prefill": math.inf, "decode": math.inf}
             return Times(
@@ -188,24 +195,40 @@ class SublayerTimes(ArtifactStage[Times]):
 
     def estimate(self, sizes: Sizes) -> Estimate:
         """Returns what the minimum of rounds takes: prompts and a few steps of each stack."""
-        roofline, depth, scenario = here(sizes), sizes.shape.layers, self.scenario
-        rounds = WARM_UP + LEAST_ROUNDS
-        seconds, largest, together = 0.0, 0.0, 0.0
-        for block in (NOTHING, *map(Block.from_label, self.labels)):
+        roofline, shape, scenario = here(sizes), sizes.shape, self.scenario
+        rounds = 1 + WARM_UP + LEAST_ROUNDS  # the first one shows what fits into memory
+        fixed = counting.fixed_parameters(shape) * scenario.weight_bytes
+        seconds, largest, together = rounds * self._fixed_seconds(roofline), 0.0, 0.0
+        depths = self._depths(shape)
+        for label, depth in depths.items():
+            block = Block.from_label(label)
             cost = roofline.block_cost(0, block, scenario)
-            step = cost["decode_seconds"] / scenario.generated_tokens
-            steps = len(contexts(scenario)) if block.attention.kind == "gqa" else 1
-            seconds += rounds * depth * (cost["prefill_seconds"] + steps * STEPS * step)
-            together += stack_bytes(sizes.shape, block, scenario, stack_depth(sizes.shape, block))
-            largest = max(largest, stack_bytes(sizes.shape, block, scenario, 2))
+            step = depth.decode * cost["decode_seconds"] / scenario.generated_tokens
+            count = len(contexts(scenario)) if block.attention.kind == "gqa" else 1
+            steps = count * self._steps(step) * step
+            seconds += rounds * (depth.prefill * cost["prefill_seconds"] + steps)
+            together += stack_bytes(shape, block, scenario, depth.most)
+            largest = max(largest, stack_bytes(shape, block, scenario, 2))
         room = STACKS * sizes.room
+        copies = [each for depth in depths.values() for each in asdict(depth).values()]
         return Estimate(
             name="costs",
-            work=f"{len(self.labels)} sublayers, {rounds} rounds or more, stacks of {depth}",
+            work=f"{len(depths)} sublayers, {rounds} rounds or more, stacks of {min(copies)} to "
+            f"{max(copies)}",
             seconds=seconds,
-            memory=sizes.used + (together if together <= room else max(largest, room)),
+            memory=sizes.used + fixed + (together if together <= room else max(largest, room)),
             disk=0.0,
         )
+
+    def _fixed_seconds(self, roofline: Roofline) -> float:
+        """Returns what a round takes of the model without layers."""
+        cost = roofline.fixed_cost(roofline.shape, self.scenario)
+        step = cost["decode_seconds"] / self.scenario.generated_tokens
+        return cost["prefill_seconds"] + self._steps(step) * step
+
+    def _steps(self, seconds: float) -> int:
+        """Returns how many decode steps of so many seconds are timed together."""
+        return STEPS if torch.device(self.device).type == "cuda" else steps_together(seconds)
 
 
 def here(sizes: Sizes) -> Roofline:
@@ -220,43 +243,37 @@ def here(sizes: Sizes) -> Roofline:
 
 
 def _summary(
-    phases: Mapping[str, list[float]], scenario: Scenario
+    phases: Mapping[str, list[float]],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Returns medians and spreads of prefill and of the mean decode step."""
-    steps = {
-        int(name.partition("@")[2] or scenario.prompt_tokens): values
-        for name, values in phases.items()
-        if name.startswith("decode")
-    }
-    medians = [(at, statistics.median(steps[at])) for at in sorted(steps)]
+    steps = [values for name, values in phases.items() if name.startswith("decode")]
     seconds = {
         "prefill": statistics.median(phases["prefill"]),
-        "decode": mean_step(medians, scenario),
+        "decode": mean_step([statistics.median(values) for values in steps]),
     }
-    return seconds, {
-        "prefill": spread(phases["prefill"]),
-        "decode": max(map(spread, steps.values())),
-    }
+    return seconds, {"prefill": spread(phases["prefill"]), "decode": max(map(spread, steps))}
 
 
 @torch.no_grad()
-def _measure(parent: Parent, blocks: Mapping[str, Block], stage: SublayerTimes) -> dict[str, Any]:
+def _measure(parent: Parent, depths: Mapping[str, Depth], stage: SublayerTimes) -> dict[str, Any]:
     scenario, device = stage.scenario, stage.device
     _warn_of_others(device)
     watch, room = Stopwatch(device, stage.clock), STACKS * free_memory(device)
     fixed = fixed_job(parent, scenario, device, watch, stage.devices)
     timed = _Timed(samples={}, too_large=[], watts={}, drift=0.0)
-    labels, shape = sorted(blocks), parent.shape
-    whole = (stack_bytes(shape, b, scenario, stack_depth(shape, b)) for b in blocks.values())
+    labels, shape, used = sorted(depths), parent.shape, dict(depths)
+    blocks = {label: Block.from_label(label) for label in labels}
+    whole = (stack_bytes(shape, blocks[label], scenario, depths[label].most) for label in labels)
     groups = [labels] if sum(whole) <= room else [[label] for label in labels]
     for group in groups:
         jobs: dict[str, Callable[[], Seconds]] = {FIXED: fixed}
         for label in group:
             block = blocks[label]
             # Only what does not fit beside the others is timed alone, and less deep if need be.
-            less = [depth_within(shape, block, scenario, room)] if len(groups) > 1 else []
+            if len(groups) > 1:
+                used[label] = used[label].within(depth_within(shape, block, scenario, room))
             try:
-                jobs[label] = stack_job(parent, block, scenario, device, watch, *less)
+                jobs[label] = stack_job(parent, block, scenario, device, watch, used[label])
                 jobs[label]()  # memory is allocated when it runs; what does not fit is left out
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -264,7 +281,12 @@ def _measure(parent: Parent, blocks: Mapping[str, Block], stage: SublayerTimes) 
                 jobs.pop(label, None)
                 timed.leave_out(label, device)
         timed.take(jobs, device)
-    record = {"device": device_record(device), "drift": timed.drift, "gpu": _gpu_state(device)}
+    record = {
+        "device": device_record(device),
+        "depths": {label: asdict(depth) for label, depth in used.items()},
+        "drift": timed.drift,
+        "gpu": _gpu_state(device),
+    }
     if watch.cuda:
         record["peak_memory"] = torch.cuda.max_memory_allocated(device)
     return {

@@ -22,14 +22,14 @@ from search_space.device_shares import device_share
 
 
 class MeasuredCosts:
-    """Seconds of each distinct sublayer, timed inside a stack as deep as the model.
+    """Seconds of each distinct sublayer, timed inside a stack of copies.
 
-    A stack of as many copies as the model has layers, each with weights of its own, reads its
-    weights from where the real model does; a single copy timed repeatedly would stay in the
-    processor's cache. All shapes are timed in turn, round after round, and the median is taken,
-    so that a slow spell of the machine affects all of them. Decoding is timed at the first,
-    middle and last number of cached tokens of the scenario, and interpolated between them. On a
-    GPU, times are between CUDA events, decoding runs as a CUDA graph and the L2 cache is
+    A stack of copies, each with weights of its own and together larger than the processor's cache,
+    reads its weights from where the real model does; a single copy timed repeatedly would stay in
+    the cache. All shapes are timed in turn, round after round, and the median is taken, so that a
+    slow spell of the machine affects all of them. Decoding is timed at two numbers of cached tokens
+    of the scenario, whose mean is that of the reply. On a GPU, stacks are as deep as the model,
+    times are between CUDA events, decoding runs as a CUDA graph and the L2 cache is
     overwritten between repeats. A shape that does not fit into memory costs infinity.
 
     A GPU that reports its energy or power gives "energy" as well: the mean power while a

@@ -159,8 +159,9 @@ def test_costs_are_timed_in_what_their_bytes_are_counted_in(machine, tmp_path):
     workspace = Workspace(tmp_path)
     parent = opened(workspace, "bfloat16", "bfloat16")
     for scenario, bytes_each in ((SHORT, 4), (Scenario(weight_dtype="bfloat16"), 2)):
+        depth = stacks.Depth(prefill=2, decode=2)
         stack = stacks._Stack(
-            parent, parent.shape.parent_blocks[0], scenario.served_in("float32"), "cpu"
+            parent, parent.shape.parent_blocks[0], scenario.served_in("float32"), "cpu", depth
         )
         assert stack.model.dtype.itemsize == stack.x_BLD.element_size() == bytes_each
     space = SearchSpace.uniform(parent.shape, attentions=["none"], ffns=[])

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from puzzle.costs.checked import usable_blocks
 from puzzle.costs.measured import stacks
 from puzzle.costs.measured import sublayer_times as measured
-from puzzle.costs.measured.stacks import contexts, mean_step
+from puzzle.costs.measured.stacks import Depth, contexts, mean_step, timed_depth
 from puzzle.costs.measured.sublayers import MeasuredCosts
 from puzzle.costs.protocol import counted_cost
 from puzzle.errors import ConstraintError, CostModelError
@@ -31,9 +31,11 @@ from puzzle.hardware.stopwatch import (
 )
 from puzzle.limits.scenario import Scenario
 from puzzle.models.parent import open_parent
+from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
-from search_space import Block, SearchSpace
+from search_space import Block, SearchSpace, counting
 
+DEPTH = Depth(prefill=3, decode=2)
 SCENARIO = Scenario(batch=2, prompt_tokens=6, generated_tokens=5, weight_dtype="float32")
 
 
@@ -57,16 +59,28 @@ def measure(parent, tmp_path, **options):
     return found, space
 
 
-def test_a_decode_step_costs_the_mean_over_the_reply():
-    def seconds(n):
+@pytest.mark.parametrize("generated", [1, 2, 3, 5, 128, 1000])
+def test_a_decode_step_costs_the_mean_over_the_reply(generated):
+    scenario = Scenario(prompt_tokens=6, generated_tokens=generated)
+
+    def linear(n):
         return 1.0 + 0.25 * n
 
-    times = [(n, seconds(n)) for n in contexts(SCENARIO)]
-    assert contexts(SCENARIO) == (6, 8, 10)
-    expected = sum(seconds(n) for n in range(6, 11)) / 5
-    assert mean_step(times, SCENARIO) == pytest.approx(expected)
-    assert mean_step(times[:1], SCENARIO) == pytest.approx(seconds(6))
+    reply = range(6, 6 + generated)
+    times = [linear(n) for n in contexts(scenario)]
+    assert mean_step(times) == pytest.approx(sum(map(linear, reply)) / generated)
+    assert all(n in reply for n in contexts(scenario))
     assert contexts(Scenario(prompt_tokens=4, generated_tokens=1)) == (4,)
+
+
+def test_a_step_whose_cost_is_curved_is_averaged_too():
+    scenario = Scenario(prompt_tokens=100, generated_tokens=1000)
+
+    def cubic(n):
+        return 1.0 + (n / 1000) ** 3
+
+    mean = sum(map(cubic, range(100, 1100))) / 1000
+    assert mean_step([cubic(n) for n in contexts(scenario)]) == pytest.approx(mean, rel=2e-4)
 
 
 def jobs_of(seconds):
@@ -131,11 +145,54 @@ def test_the_stopwatch_returns_the_mean_of_its_calls():
     assert len(calls) == 5
 
 
+def test_a_stack_runs_as_many_copies_as_it_says(parent):
+    stack = stacks._Stack(parent, Block.from_label("none+gated48"), SCENARIO, "cpu", DEPTH)
+    seen = []
+    for index, layer in enumerate(stack.layers):
+        layer.register_forward_hook(lambda *_, index=index: seen.append(index))
+    with torch.no_grad():
+        stack.prefill()
+        assert seen == [0, 1, 2]
+        stack.step(8)()
+    assert seen[3:] == [0, 1]
+
+
+def test_stacks_are_larger_than_the_processors_cache_and_no_deeper_than_the_model(
+    parent, monkeypatch
+):
+    deep = replace(parent.shape, layers=50)
+    attention, ffn = (Block.from_label(label) for label in ("gqa2+none", "none+gated48"))
+    weights = 4 * counting.block_parameters(deep, ffn)
+    monkeypatch.setattr(stacks, "last_cache_bytes", lambda: 4.5 * weights)
+    prompt = replace(SCENARIO, prompt_tokens=64)
+    assert timed_depth(deep, ffn, prompt, "cpu") == Depth(prefill=5, decode=14)
+    assert timed_depth(deep, ffn, SCENARIO, "cpu") == Depth(prefill=14, decode=14)
+    assert timed_depth(deep, ffn, prompt, "cuda") == Depth(prefill=50, decode=50)
+    # The KV cache is read as well, but not by a prompt.
+    batch = replace(prompt, batch=1000)
+    assert timed_depth(deep, attention, batch, "cpu") == Depth(
+        prefill=timed_depth(deep, attention, prompt, "cpu").prefill, decode=2
+    )
+    monkeypatch.setattr(stacks, "last_cache_bytes", lambda: math.inf)
+    assert timed_depth(deep, ffn, prompt, "cpu") == Depth(prefill=50, decode=50)
+
+
+def test_how_deep_stacks_are_decides_which_times_are_read_again(parent, tmp_path, monkeypatch):
+    monkeypatch.setattr(parent, "shape", replace(parent.shape, layers=50))
+    workspace = Workspace(tmp_path)
+    space = SearchSpace.uniform(parent.shape, attentions=["none"], ffns=["linear"])
+    stage, keys = measured.SublayerTimes.of(space, SCENARIO), []
+    for size in (1.0, math.inf):
+        monkeypatch.setattr(stacks, "last_cache_bytes", lambda size=size: size)
+        keys.append(Run(workspace=workspace, parent=parent).artifact(stage).key)
+    assert keys[0] != keys[1]
+
+
 @pytest.mark.parametrize("label", ["gqa1+none", "gqa1h2+none", "gqa2w5+none"])
 def test_a_stack_decodes_with_as_many_tokens_as_it_says(parent, label):
     seen = []
-    stack = stacks._Stack(parent, Block.from_label(label), SCENARIO, "cpu")
-    attention = stack.layers[-1].self_attn
+    stack = stacks._Stack(parent, Block.from_label(label), SCENARIO, "cpu", DEPTH)
+    attention = stack.layers[DEPTH.decode - 1].self_attn
     hook = attention.register_forward_hook(
         lambda _, args, kwargs, out: seen.append(kwargs["past_key_values"].get_seq_length()),
         with_kwargs=True,
@@ -184,13 +241,14 @@ def test_stacks_that_do_not_fit_together_are_timed_one_at_a_time_and_less_deep(
     monkeypatch.setattr(parent, "shape", deep)
     built, build = [], stacks.stack_job
 
-    def noted(parent, block, scenario, device, watch, depth=None):
+    def noted(parent, block, scenario, device, watch, depth):
         built.append(depth)
         return build(parent, block, scenario, device, watch, depth)
 
     monkeypatch.setattr(measured, "stack_job", noted)
     found, space = measure(parent, tmp_path)
-    assert built == [2] * len(built) != []
+    assert built == [Depth(prefill=2, decode=2)] * len(built) != []
+    assert found.record["depths"]["none+linear"] == {"prefill": 2, "decode": 2}
     assert all(found.block_cost(0, block, SCENARIO)["seconds"] > 0 for block in space.blocks(0)[1:])
     block = Block.from_label("gqa2+gated48")
     sizes = [stacks.stack_bytes(deep, block, SCENARIO, depth) for depth in (7, 8)]
