@@ -262,8 +262,8 @@ def drawn_charts(found, distillation):
         yield chart, chart.figure()
 
 
-def test_page_and_notebook_show_the_same_points_in_the_same_places(found, distillation):
-    text = page(found, distillation=distillation)
+def test_page_and_notebook_show_the_same_points_in_the_same_places(found, distillation, written):
+    text = written.read_text()
     for chart, figure in drawn_charts(found, distillation):
         assert chart.svg() in text
         lines = [line for line in figure.axes[0].lines if line.get_gid() != "vertical"]
@@ -294,14 +294,13 @@ def test_the_legend_and_the_line_say_what_they_are(found):
     assert {cost.name for cost in costs_of(found)} <= texts(costs_chart(costs_of(found)).svg())
 
 
-def test_page_and_notebook_show_the_same_heat_maps(found):
-    text = page(found)
+def test_page_and_notebook_show_the_same_heat_maps(found, page_alone):
     maps = (
         (found.evidence.scores.heat_map(found.layout), found.plot_scores()),
         (error_map(found.evidence.errors, found.layout), found.plot_errors()),
     )
     for heat_map, figure in maps:
-        assert heat_map.svg() in text
+        assert heat_map.svg() in page_alone
         (cells, *_) = figure.axes[0].collections
         values = [value for row in heat_map.cells for value in row if value is not None]
         assert cells.get_array().tolist() == [

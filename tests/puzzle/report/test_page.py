@@ -40,13 +40,6 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture(scope="module")
-def written(found, tmp_path_factory, distillation):
-    path = tmp_path_factory.mktemp("page") / "deep" / "report.html"
-    assert found.report(path, distillation=distillation) == path
-    return path
-
-
 def sections(text):
     return re.findall(r'<section id="(\w+)"', text)
 
@@ -75,13 +68,13 @@ def test_pictures_are_well_formed_and_no_id_is_there_twice(written):
     assert len(ids) == len(set(ids))
 
 
-def test_every_section_is_there_and_those_without_data_are_not(found, written):
+def test_every_section_is_there_and_those_without_data_are_not(found, written, page_alone):
     always = ["layout", "comparison"]
     assert sections(written.read_text()) == [
         *always, "constraints", "frontier", "costs", "scores", "distillation", "sensitivity",
         "use", "reproduce",
     ]  # fmt: skip
-    assert "distillation" not in sections(page(found))
+    assert "distillation" not in sections(page_alone)
     bare = dataclasses.replace(found, evidence=None)
     assert sections(page(bare)) == [*always, "costs", "use"]
     no_errors = dataclasses.replace(found.evidence, errors=(), run={})
@@ -99,11 +92,11 @@ def test_the_verdict_says_what_was_measured(found, written):
     assert f"KL {child.kl:.3f} \u00b1 {child.kl_error:.3f} nats" in verdict
 
 
-def test_a_reloaded_result_gives_the_same_page(found, saved_child):
+def test_a_reloaded_result_gives_the_same_page(page_alone, saved_child):
     again = puzzle.load_result(saved_child)
     # Where the child is, is the only thing that a result in memory does not know.
     places = re.compile(r'<section id="use">.*?</section>', re.DOTALL)
-    assert places.sub("", page(again)) == places.sub("", page(found))
+    assert places.sub("", page(again)) == places.sub("", page_alone)
 
 
 def test_names_cannot_smuggle_elements_into_the_page(found):
