@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from IPython.core.formatters import DisplayFormatter
 
@@ -36,6 +36,7 @@ from solvers import ChoiceProblem, Limit, solve
 SPACE = "{http://www.w3.org/2000/svg}"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=900))
 def test_averaging_a_curve_keeps_its_mean_and_makes_it_short(values):
     points = [(float(i), value) for i, value in enumerate(values)]
