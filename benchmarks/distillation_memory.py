@@ -1,15 +1,21 @@
-"""What distilling the children of the published layouts takes of GPUs: computed, not run.
+"""What training the children of the published layouts takes of GPUs: computed, not run.
 
     python benchmarks/distillation_memory.py
+    python benchmarks/distillation_memory.py --posttraining
 
 Llama 3.3 70B to Super 49B on 16 and 32 GPUs, and Llama 3.1 405B to Ultra 253B, before its FFNs were
 fused, on 90 and 180; sharded, in bfloat16, windows of 4,096 tokens, one per GPU and pass. Hours
 are those of H100 SXM for a billion tokens, at the share of the published rate that a search is
 planned with; nothing that is exchanged is in them.
+
+With `--posttraining`, the hours of sampling answers from the 70B parent or from Super 49B, of DPO
+and of GRPO of the latter: prompts of 512 tokens, answers of 4,096, in bfloat16, engines of eight
+GPUs that answer 256 prompts at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +26,15 @@ import torch
 from transformers import LlamaConfig
 
 from puzzle.distillation import DistillConfig, DistillMemory, distill_flops, distill_memory
-from puzzle.pipeline import Fleet
-from search_space import ModelShape, published_layout
+from puzzle.limits import Scenario
+from puzzle.pipeline import (
+    Fleet,
+    StageSeconds,
+    preference_seconds,
+    reinforcement_seconds,
+    trace_seconds,
+)
+from search_space import Layout, ModelShape, published_layout
 
 SUPER = published_layout("llama-3.3-nemotron-super-49b-v1")
 ULTRA = published_layout("llama-3.1-nemotron-ultra-253b-v1")
@@ -80,8 +93,57 @@ def recipes() -> Iterator[tuple[str, DistillMemory, float]]:
         yield f"{name} on {count} GPUs: {how}", memory, flops * 1e9 / tokens / (count * RATE) / 3600
 
 
+def stages() -> Iterator[tuple[str, StageSeconds]]:
+    """Yields stages of post-training, and what they take."""
+    parent = llama(SUPER.layout.shape)
+    models = {"70B": Layout.parent(SUPER.layout.shape), "49B": SUPER.layout}
+    scenario = Scenario(
+        batch=256, prompt_tokens=512, generated_tokens=4096, weight_dtype="bfloat16"
+    )
+    length, fleets = (
+        scenario.sequence_tokens,
+        {n: Fleet.named(f"{n}xh100-sxm") for n in (8, 32, 64)},
+    )
+    sampled = {"scenario": scenario, "tensor_parallel": 8, "parent": parent}
+    for name, layout in models.items():
+        for count in (8, 64):
+            seconds = trace_seconds(layout, fleets[count], answers=100_000, **sampled)
+            yield f"100,000 answers of the {name} on {count}", seconds
+    for reference in (True, False):
+        how = "" if reference else ", reference given"
+        seconds = preference_seconds(
+            SUPER.layout,
+            fleets[32],
+            pairs=100_000,
+            length=length,
+            reference=reference,
+            parent=parent,
+        )
+        yield f"DPO of the 49B, 100,000 pairs on 32{how}", seconds
+    for reference in (True, False):
+        how = "with a reference" if reference else "without"
+        seconds = reinforcement_seconds(
+            SUPER.layout,
+            fleets[32],
+            fleets[8],
+            steps=100,
+            answers=1024,
+            reference=reference,
+            **sampled,
+        )
+        yield f"GRPO of the 49B, 100 steps of 1,024 answers on 32 and 8, {how}", seconds
+
+
 def main() -> None:
-    """Prints the table, in gigabytes and hours."""
+    """Prints a table, in gigabytes and hours."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--posttraining", action="store_true")
+    if parser.parse_args().posttraining:
+        print("| | sampling | training | hours |\n|---|---|---|---|")
+        for name, seconds in stages():
+            parts = (seconds.sampling / 3600, seconds.training / 3600, seconds.hours)
+            print("| " + " | ".join((name, *(f"{hours:.1f}" for hours in parts))) + " |")
+        return
     print("| | " + " | ".join((*PARTS, "peak", "at", "hours")) + " |")
     print("|---" * (len(PARTS) + 4) + "|")
     for name, memory, hours in recipes():

@@ -39,12 +39,13 @@ from common.texts import docstrings
 
 import puzzle
 from puzzle.choice.layout_choice import EFFORTS, LayoutChoice
+from puzzle.choice.sharpening import near_scores
 from puzzle.demo import demo_text
 from puzzle.library.build import Library, build_library, heal
 from puzzle.library.settings import BLDConfig, LibraryConfig
 from puzzle.models.assembling import assemble
 from puzzle.models.parent import Parent
-from puzzle.pipeline.steps import SCORES
+from puzzle.pipeline.steps import NEAR, SCORES
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
 from puzzle.storage.workspace import Workspace
@@ -183,7 +184,15 @@ def searched(case: Case, stages: Stages) -> tuple[Library, Layout]:
         "library", lambda: build_library(parent, space, text, workspace=workspace, config=config)
     )
     score = SCORES[effort.scores](space=space, layers=library.refs)
-    problem = peer_problem(space, stages("scores", lambda: run.get(score)))
+
+    def scored() -> Scores:
+        scores: Scores = run.get(score)
+        if effort.scores != NEAR:
+            return scores
+        of = partial(peer_problem, space)
+        return near_scores(run, library.refs, scores, of, count=effort.pool)
+
+    problem = peer_problem(space, stages("scores", scored))
     choice = LayoutChoice(
         problem=problem, optimum=solve(problem), layers=library.refs, space=space, effort=effort
     )

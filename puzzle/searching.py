@@ -44,6 +44,7 @@ def search(
     space: SearchSpace | str = "small",
     distinct: int | None = None,
     effort: str = "default",
+    scores: str | None = None,
     hardware: str | os.PathLike[str] | CostModel | None = None,
     profile: Profile | str | os.PathLike[str] | None = None,
     minimise: str | None = None,
@@ -98,6 +99,9 @@ def search(
         effort: How much is measured before a layout is chosen: "fast" takes the optimum of the
             scores; "default" measures some layouts near it and moves to better ones for a few
             minutes; "thorough" continues for longer. See `puzzle.choice.EFFORTS`.
+        scores: How blocks are scored: "fisher", estimates; "hybrid", estimates that are calibrated,
+            and exact where large; "near", exact for the blocks of the best layouts and estimates
+            for others; "exact". By default as the effort says.
         hardware: What costs describe: "cpu", the default, or "cuda" measured here,
             "roofline:h100-sxm", an engine to calibrate in, a profile, a table, or a cost model; see
             `puzzle.costs.cost_model`.
@@ -157,6 +161,7 @@ def search(
         space=space,
         distinct=distinct,
         effort=effort,
+        scores=scores,
         hardware=hardware,
         minimise=minimised(
             minimise=minimise, minimize=minimize, maximize=maximize, objective=objective

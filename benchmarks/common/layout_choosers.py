@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
 
-from common.near_scores import Key, sharpened
 from common.programs import choice_problem
 
 from puzzle.choice.layout_choice import EFFORTS, LayoutChoice
+from puzzle.choice.sharpening import near_scores
 from puzzle.library.build import BlockLibrary, Library
 from puzzle.library.layers import LibrarySpec
-from puzzle.scoring.exact_scores import ExactScores, exact_rows
+from puzzle.scoring.exact_scores import ExactScores
 from puzzle.scoring.fisher_scores import FisherConfig, FisherScores
 from puzzle.scoring.hybrid_scores import HybridConfig, HybridScores
-from puzzle.scoring.scores import Score, Scores
+from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
-from search_space import Block, ModelShape, SearchSpace, counting
+from search_space import ModelShape, SearchSpace, counting
 from solvers import ChoiceProblem, Limit, solve
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,6 @@ class LayoutChooser:
 
     run: Run
     space: SearchSpace
-    known: dict[Key, Score] = field(default_factory=dict)
 
     @cached_property
     def library(self) -> Library:
@@ -68,17 +66,16 @@ class LayoutChooser:
         estimates = self.run.get(HybridScores(**of, config=HybridConfig(trust=None)))
         if how == "hybrid":
             return estimates
-        return sharpened(
-            estimates, lambda scores: self.problem(scores, share), self._exact, count=8
+        started = time.process_time()
+        found = near_scores(
+            self.run,
+            self.library.refs,
+            estimates,
+            lambda scores: self.problem(scores, share),
+            count=EFFORTS["default"].pool,
         )
-
-    def _exact(self, keys: list[tuple[int, str]]) -> Mapping[tuple[int, str], Score]:
-        started, wanted = time.process_time(), {}
-        for layer, label in keys:
-            wanted.setdefault(layer, []).append(Block.from_label(label))
-        rows = exact_rows(self.run, self.library.refs, wanted)
-        logger.info("%d exact scores: %.0f s", len(keys), time.process_time() - started)
-        return {key: rows[key[0]][key[1]] for key in keys}
+        logger.info("near scores: %s, %.0f s", found.methods(), time.process_time() - started)
+        return found
 
     def problem(self, scores: Scores, share: float) -> ChoiceProblem:
         """Returns the program: the least sum of scores within a share of the parameters."""
@@ -112,7 +109,7 @@ class LayoutChooser:
                 optimum=optimum,
                 layers=self.library.refs,
                 space=self.space,
-                effort=replace(EFFORTS[how], scores="exact"),
+                effort=EFFORTS[how],
             )
         )
         seconds = time.process_time() - started

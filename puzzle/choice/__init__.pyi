@@ -3,6 +3,7 @@ from puzzle.choice.around import scores_around as scores_around
 from puzzle.choice.around import successive_halving as successive_halving
 from puzzle.choice.candidates import other_candidates as other_candidates
 from puzzle.choice.layout_choice import EFFORTS as EFFORTS
+from puzzle.choice.layout_choice import METHODS as METHODS
 from puzzle.choice.layout_choice import Choice as Choice
 from puzzle.choice.layout_choice import Effort as Effort
 from puzzle.choice.layout_choice import LayoutChoice as LayoutChoice
@@ -12,3 +13,6 @@ from puzzle.choice.layout_choice import effort_named as effort_named
 from puzzle.choice.layout_choice import refined as refined
 from puzzle.choice.layout_kl import LayoutKL as LayoutKL
 from puzzle.choice.layout_kl import measured_kl as measured_kl
+from puzzle.choice.sharpening import near_optimal as near_optimal
+from puzzle.choice.sharpening import near_scores as near_scores
+from puzzle.choice.sharpening import sharpened as sharpened

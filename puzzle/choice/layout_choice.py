@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -14,12 +15,14 @@ import torch
 from puzzle.choice.around import TrustRegion, layout_of, successive_halving
 from puzzle.choice.candidates import other_candidates
 from puzzle.choice.layout_kl import LAYOUTS_KEPT, LayoutKL
+from puzzle.choice.sharpening import near_optimal
 from puzzle.errors import DamagedArtifactError, DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
 from puzzle.library.settings import LibraryConfig
 from puzzle.library.streams import Streams
 from puzzle.progress.bars import Count
+from puzzle.scoring.exact_scores import exact_seconds, replaced_blocks
 from puzzle.scoring.fisher_scores import FisherScores
 from puzzle.scoring.scores import Score
 from puzzle.stages import ArtifactStage, Run
@@ -30,9 +33,13 @@ from puzzle.storage.plain_values import count_of, make_plain
 from puzzle.storage.workspace import Artifact, ArtifactRef
 from puzzle.text.windows import Windows
 from search_space import Layout, SearchSpace
-from solvers import ChoiceProblem, Solution, pool, problem_to_dict, refine
+from solvers import ChoiceProblem, Solution, problem_to_dict, refine
 
 CHOICE = "choice.json"
+METHODS = ("fisher", "hybrid", "near", "exact")
+# Share of the blocks that a program's best layouts are made of, and how many times some of them
+# are scored exactly until all are, for estimates.
+NEAR_SHARE, NEAR_ROUNDS = 0.1, 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +52,8 @@ class Effort:
             optimum is chosen unmeasured.
         rounds: Maximum number of trust-region rounds around the best (`puzzle.choice.around`).
         moves: Measurements of a local search after that (`solvers.refinement`).
-        scores: What the program minimises: "fisher", "hybrid" or "exact" scores.
+        scores: What the program minimises: "fisher", "hybrid", "near" or "exact" scores. Near ones
+            are exact for the blocks of the program's best `pool` layouts, and estimates for others.
     """
 
     pool: int = 1
@@ -57,6 +65,8 @@ class Effort:
         make_plain(self)
         for name, least in {"pool": 1, "rounds": 0, "moves": 0}.items():
             count_of(name, getattr(self, name), least=least)
+        if self.scores not in METHODS:
+            raise DataError(f"scores={self.scores!r}; allowed: {', '.join(METHODS)}")
 
     @property
     def measures(self) -> bool:
@@ -72,21 +82,25 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         "fast": Effort(),
-        "default": Effort(pool=8, moves=60, scores="exact"),
+        "default": Effort(pool=8, moves=60, scores="near"),
         "thorough": Effort(pool=8, rounds=6, moves=200, scores="exact"),
     }
 )
 
 
-def effort_named(name: str) -> Effort:
-    """Returns one of `EFFORTS`.
+def effort_named(name: str, scores: str | None = None) -> Effort:
+    """Returns one of `EFFORTS`, with its own scores or with others.
+
+    Args:
+        name: Its name.
+        scores: As for `Effort`; its own if not given.
 
     Raises:
-        DataError: There is none of that name.
+        DataError: There is none of that name, or there are no such scores.
     """
     if name not in EFFORTS:
         raise DataError(f"effort={name!r}; allowed: {', '.join(EFFORTS)}")
-    return EFFORTS[name]
+    return EFFORTS[name] if scores is None else replace(EFFORTS[name], scores=scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +242,7 @@ def tried_layouts(values: Any) -> dict[tuple[str, ...], float]:
 
 
 def choice_work(effort: Effort, space: SearchSpace, sizes: Sizes) -> Estimate:
-    """Returns what measuring layouts takes at most.
+    """Returns what measuring layouts takes at most, and before it the exact ones of near scores.
 
     Args:
         effort: How much is measured.
@@ -243,14 +257,25 @@ def choice_work(effort: Effort, space: SearchSpace, sizes: Sizes) -> Estimate:
     stream = float(tokens * space.shape.hidden * sizes.weight_bytes)
     # The parent, three passes over a pool, and each move from the first layer that it changes.
     passes = 1 + (3 if effort.pool > 1 else 0) + 4 * effort.rounds + effort.moves / 2
-    reads = passes * sizes.weights
-    if effort.pool > 1:
+    reads, work = passes * sizes.weights, f"at most {runs} layouts measured"
+    if effort.rounds:
+        work = f"{work}, {effort.rounds} rounds"
+    if effort.pool > 1 and effort.scores == "exact":
         fisher_part = FisherScores(space=space).estimate(sizes)
         seconds, reads = seconds + fisher_part.seconds, reads + fisher_part.reads
+    alone, count, jobs = seconds, replaced_blocks(space), 1
+    if effort.scores == "near":
+        exact = min(count, math.ceil(NEAR_SHARE * count))
+        work, jobs = f"{exact} of {count} blocks exactly; {work}", space.shape.layers
+        seconds += exact * exact_seconds(sizes)
+        # A job of an executor makes a pass of its own, from half way up on average.
+        reads += NEAR_ROUNDS * (jobs / 2 if sizes.workers else 1) * sizes.weights
     return Estimate(
         name="choice",
-        work=f"at most {runs} layouts measured, {effort.rounds} rounds",
+        work=work,
         seconds=seconds,
+        alone=alone,
+        jobs=jobs,
         memory=sizes.pass_memory + sizes.logits(tokens),
         disk=0.0,
         reads=reads,
@@ -282,9 +307,8 @@ def best_of_pool(
     """
     if count < 2:
         return best
-    apart = max(1, len(problem.groups) // 10)
-    near_optimal = pool(problem, count, apart, solver=solver, seed=seed)
-    layouts = [layout_of(best, each.labels) for each in near_optimal]
+    solutions = near_optimal(problem, count, solver=solver, seed=seed)
+    layouts = [layout_of(best, each.labels) for each in solutions]
     return successive_halving([best, *layouts, *others], measure)
 
 

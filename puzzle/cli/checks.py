@@ -50,6 +50,11 @@ def _effort(given: Given) -> None:
         _one_of("effort", given.get("effort"), choice.EFFORTS)
 
 
+def _scores(given: Given) -> None:
+    if "scores" in given.values:
+        _one_of("scores", given.get("scores"), choice.METHODS)
+
+
 def _hardware(given: Given) -> None:
     """Checks the word, and that what it names is there; not what is in a file."""
     word = given.get("hardware", "cpu")
@@ -81,6 +86,8 @@ def _engine(given: Given) -> None:
 CHECKS: tuple[tuple[frozenset[str], Callable[[Given], object]], ...] = (
     (frozenset({"space"}), _space),
     (frozenset({"effort"}), _effort),
+    # What `puzzle solve` calls scores is a file.
+    (frozenset({"effort", "scores"}), _scores),
     (frozenset({"hardware"}), _hardware),
     (frozenset({"hardware", "constraint"}), _constraint),
     (frozenset({"batch", "dtype"}), workload),

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 
 import puzzle
 from puzzle.cli.checks import check_values
@@ -113,8 +114,9 @@ def _print(text: str) -> bool:
     return True
 
 
+@cache
 def make_parser() -> argparse.ArgumentParser:
-    """Returns the parser of all subcommands."""
+    """Returns the parser of all subcommands; a process that calls `main` again builds no other."""
     parser = Parser(
         prog="puzzle",
         description="Neural architecture search for pretrained language models.",

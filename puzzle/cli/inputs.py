@@ -329,7 +329,7 @@ def steps_of(given: Given, shape: ModelShape, *, method: str | None = None) -> S
         space=SearchSpace.preset(shape, given.get("space", SPACE.default)),
         workload=workload(given),
         hardware=given.get("hardware", "cpu"),
-        effort=choice.effort_named(effort),
+        effort=choice.effort_named(effort, given.get("scores")),
         config=library_config(given),
         method=method,
     )

@@ -47,18 +47,23 @@ def distill_flops(
     config = config or DistillConfig()
     names = set(config.losses)
     own, taught = planned_configs(child, parent)
-    layers, head = _forward(own, config.length)
+    layers, head = forward_flops(own, config.length)
     window = (TRAINED + config.gradient_checkpointing) * layers
     if names & LOGIT_LOSSES:
         window += (LOGITS + 1 + config.train_embeddings) * head
     if names != {"lm"} and not offline:
-        layers, head = _forward(taught, config.length)
+        layers, head = forward_flops(taught, config.length)
         window += layers + (LOGITS * head if names & LOGIT_LOSSES - {"lm"} else 0)
     return window * config.step_windows * config.steps
 
 
-def _forward(config: Any, length: int) -> tuple[int, int]:
-    """Returns the operations of one window in a model's layers and in its head."""
+def forward_flops(config: Any, length: int) -> tuple[int, int]:
+    """Returns the operations of one window in a model's layers and in its head.
+
+    Args:
+        config: The config of a child, as `planned_configs` returns it.
+        length: Tokens of the window.
+    """
     shape, layout = shape_of(config), layout_from_config(config)
     layers = 0
     for number, block in enumerate(layout.blocks):

@@ -5,6 +5,10 @@ from puzzle.pipeline.opening import Inputs as Inputs
 from puzzle.pipeline.opening import Opened as Opened
 from puzzle.pipeline.opening import open_run as open_run
 from puzzle.pipeline.opening import open_workspace as open_workspace
+from puzzle.pipeline.planned_posttraining import StageSeconds as StageSeconds
+from puzzle.pipeline.planned_posttraining import preference_seconds as preference_seconds
+from puzzle.pipeline.planned_posttraining import reinforcement_seconds as reinforcement_seconds
+from puzzle.pipeline.planned_posttraining import trace_seconds as trace_seconds
 from puzzle.pipeline.planning import ASSUMED as ASSUMED
 from puzzle.pipeline.planning import Plan as Plan
 from puzzle.pipeline.planning import device_room as device_room

@@ -51,7 +51,7 @@ class Outcome:
         """
         scenario = next(iter(self.opened.workload.scenarios.values()))
         layout = self.attempt.choice.layout
-        goals, scores = self.chooser.goals, self.chooser.scores
+        goals, scores = self.chooser.goals, self.attempt.scores
         layouts = {"parent": Layout.parent(goals.space.shape), "child": layout}
         seconds, quality = self.attempt.seconds.get(scenario, {}), self.quality.to_dict()
         measured = {
@@ -90,8 +90,8 @@ class Outcome:
             **{**settings, "solver": run.solver, "seed": run.seed, "precision": precision},
         )
         return Evidence(
-            problem=goals.problem(self.chooser.scores, timed=True),
-            scores=self.chooser.scores,
+            problem=goals.problem(self.attempt.scores, timed=True),
+            scores=self.attempt.scores,
             errors=tuple(map(library.errors, range(len(library.layers)))),
             constraints=goals.constraints,
             measured=self.attempt.choice.measured,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from puzzle.choice.goals import Goals
-from puzzle.choice.layout_choice import Effort, effort_named
+from puzzle.choice.layout_choice import effort_named
 from puzzle.costs.by_name import has_standard_resources, own_resources, require_hardware
 from puzzle.costs.protocol import STANDARD_UNITS, CostModel
 from puzzle.errors import SettingError
@@ -47,17 +47,18 @@ class Request:
     library: LibraryConfig | None
     profile: str | None = None
     distinct: int | None = None
+    scores: str | None = None
     executor: Executor | None = None
     solver: str = "highs"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        make_plain(self, "effort", "minimise", "solver", "seed")
+        make_plain(self, "effort", "scores", "minimise", "solver", "seed")
         require_hardware(self.hardware)
         units = own_resources(self.hardware)
         parsed = parse_constraints(self.constraints, resources=units)
         object.__setattr__(self, "constraints", parsed)
-        effort_named(self.effort)
+        effort_named(self.effort, self.scores)
         if isinstance(self.space, str) and self.space not in PRESETS:
             raise SettingError(
                 f"space={self.space!r}; allowed: a SearchSpace, {', '.join(PRESETS)}"
@@ -106,7 +107,8 @@ class Request:
         if self.distinct is not None:
             space = replace(space, distinct=self.distinct)
         # Measuring picks the least KL, which is wrong if something else is minimised.
-        effort = effort_named(self.effort) if self.minimise == SCORE else Effort()
+        measured = self.effort if self.minimise == SCORE else "fast"
+        effort = effort_named(measured, self.scores)
         return Steps(
             space=space,
             workload=opened.workload,
@@ -149,6 +151,7 @@ class Request:
             "space": self.space if isinstance(self.space, str) else None,
             "distinct": self.distinct,
             "effort": self.effort,
+            "scores": self.scores,
             "hardware": str(given) if isinstance(given, str | os.PathLike) else None,
             "profile": self.profile,
             "cost_model": None if isinstance(given, str) else type(given).__name__,

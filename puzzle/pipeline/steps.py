@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from puzzle.choice.layout_choice import Effort, LayoutChoice, choice_work
@@ -25,7 +26,7 @@ from puzzle.library.text_length import require_longer_text
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.scoring.exact_scores import ExactScores
 from puzzle.scoring.fisher_scores import FisherScores
-from puzzle.scoring.hybrid_scores import HybridScores
+from puzzle.scoring.hybrid_scores import HybridConfig, HybridScores
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run, Stage
 from puzzle.storage.workspace import ArtifactRef
@@ -35,7 +36,14 @@ from solvers import ChoiceProblem, Solution
 logger = logging.getLogger(__name__)
 # The text of the last figures, and that which says whether healing helped.
 LAST = ("validation", "score")
-SCORES: dict[str, Any] = {"fisher": FisherScores, "hybrid": HybridScores, "exact": ExactScores}
+NEAR = "near"
+# Near scores begin as estimates, some of which the choice makes exact.
+SCORES: dict[str, Any] = {
+    "fisher": FisherScores,
+    "hybrid": HybridScores,
+    NEAR: partial(HybridScores, config=HybridConfig(trust=None)),
+    "exact": ExactScores,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +71,7 @@ class Steps:
         hardware: The hardware that costs describe.
         effort: How much is measured before a layout is chosen.
         config: How variants are made.
-        method: "fisher", "hybrid" or "exact" scores; by default the effort's.
+        method: "fisher", "hybrid", "near" or "exact" scores; by default the effort's.
     """
 
     space: SearchSpace
@@ -105,8 +113,13 @@ class Steps:
         """The stage of the block library."""
         return BlockLibrary(spec=LibrarySpec(space=self.space, config=self.config))
 
+    @property
+    def near(self) -> bool:
+        """Whether the choice makes the scores exact for the blocks of its best layouts."""
+        return (self.method or self.effort.scores) == NEAR
+
     def scores(self, layers: tuple[ArtifactRef, ...] = ()) -> Stage[Scores]:
-        """Returns the stage of the scores.
+        """Returns the stage of the scores; of near ones, that of the estimates they begin as.
 
         Args:
             layers: The library's layers.
@@ -170,7 +183,7 @@ class Steps:
                 whole = WholeLayouts(space=self.space, scenario=each, device=device)
                 estimates.append(whole.estimate(sizes))
         estimates += [library, self.scores().estimate(sizes)]
-        if self.effort.measures:
+        if self.effort.measures or self.near:
             estimates.append(choice_work(self.effort, self.space, sizes))
         estimates.append(self.healing(own).estimate(sizes.for_healing))
         if device is not None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from puzzle.choice.goals import Goals, Missed
 from puzzle.choice.layout_choice import Choice
+from puzzle.choice.sharpening import near_scores
 from puzzle.costs.by_name import PairSeconds, pair_seconds
 from puzzle.library.build import Library
 from puzzle.limits.scenario import Scenario
 from puzzle.pipeline.steps import Priced, Steps
+from puzzle.pipeline.watching import announce_scores
 from puzzle.progress.listeners import announce
 from puzzle.scoring.scores import Scores
 from puzzle.stages import Run
@@ -28,12 +30,15 @@ class Attempt:
     Args:
         solution: The program's solution.
         choice: The layout chosen.
+        scores: The scores that it was chosen by; of near ones, those that its program made exact
+            are.
         seconds: What parent and child take, by scenario; empty if costs describe other hardware.
         missed: The limits that it misses, as measured.
     """
 
     solution: Solution
     choice: Choice
+    scores: Scores
     seconds: Mapping[Scenario, PairSeconds]
     missed: tuple[Missed, ...]
 
@@ -46,7 +51,7 @@ class Chooser:
         run: The run.
         steps: The search.
         goals: Constraints and objective.
-        scores: The scores.
+        scores: The scores; of near ones, the estimates.
         library: The variants.
         priced: The costs.
     """
@@ -66,7 +71,7 @@ class Chooser:
         """
         limits = self.goals.limits
         try:
-            chosen = self.attempt(limits)
+            chosen = self.attempt(limits, self.scores)
         except InfeasibleError as error:
             raise self.goals.in_words(error) from error
         for _ in range(ATTEMPTS - 1):
@@ -76,27 +81,42 @@ class Chooser:
             if limits == before:
                 break
             try:
-                chosen = self.attempt(limits)
+                chosen = self.attempt(limits, chosen.scores)
             except InfeasibleError:
                 break  # the previous layout stays, with the limits that it misses
         warn_of_missed(chosen.missed)
         return chosen
 
-    def attempt(self, limits: tuple[Limit, ...]) -> Attempt:
+    def attempt(self, limits: tuple[Limit, ...], scores: Scores) -> Attempt:
         """Returns the layout chosen within limits, timed if the costs describe this machine.
+
+        Args:
+            limits: The limits.
+            scores: The scores, or of near ones those of an earlier attempt.
 
         Raises:
             InfeasibleError: No layout keeps the limits.
         """
-        problem = self.goals.problem(self.scores, limits)
-        return self.settled(problem, solve(problem, solver=self.run.solver, seed=self.run.seed))
+        if self.steps.near:
+            scores = near_scores(
+                self.run,
+                self.library.refs,
+                scores,
+                lambda some: self.goals.problem(some, limits),
+                count=self.steps.effort.pool,
+            )
+            announce_scores(scores)
+        problem = self.goals.problem(scores, limits)
+        solution = solve(problem, solver=self.run.solver, seed=self.run.seed)
+        return self.settled(problem, solution, scores)
 
-    def settled(self, problem: ChoiceProblem, solution: Solution) -> Attempt:
+    def settled(self, problem: ChoiceProblem, solution: Solution, scores: Scores) -> Attempt:
         """Returns the layout chosen from a program, timed if the costs describe this machine.
 
         Args:
             problem: The program, or what of it may be chosen.
             solution: A solution of it, named by its labels.
+            scores: The scores of the program.
         """
         choice = self.run.get(self.steps.choice(problem, solution, self.library.refs))
         seconds: dict[Scenario, PairSeconds] = {}
@@ -104,11 +124,12 @@ class Chooser:
             taken = pair_seconds(self.run, costs, choice.layout, scenario)
             if taken is not None:
                 seconds[scenario] = taken
-        predicted = self.goals.totals(choice.layout, self.scores)
+        predicted = self.goals.totals(choice.layout, scores)
         announce({"choice/predicted_kl": choice.predicted, **_flat(seconds.values())})
         return Attempt(
             solution=solution,
             choice=choice,
+            scores=scores,
             seconds=seconds,
             missed=self.goals.missed(predicted, seconds),
         )

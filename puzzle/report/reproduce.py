@@ -50,6 +50,8 @@ def search_call(evidence: Evidence, scenario: Scenario, *, parent: str) -> str:
         own = _text(space) if space else "space,  # a SearchSpace of one's own"
         lines += [f"    space={own}{',' if space else ''}"]
         lines.append(f"    effort={_text(settings['effort'])},")
+    if settings.get("scores"):
+        lines.append(f"    scores={_text(settings['scores'])},")
     if settings.get("distinct"):
         lines.append(f"    distinct={settings['distinct']!r},")
     if evidence.minimised != "kl":

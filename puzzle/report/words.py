@@ -19,8 +19,12 @@ def scenario_words(scenario: Scenario) -> str:
 
 
 def methods_words(scores: Scores) -> str:
-    """Returns how many scores each method gave."""
-    return ", ".join(f"{count:,} {name}" for name, count in sorted(scores.methods().items()))
+    """Returns how many scores each method gave, and what it means that some are exact."""
+    methods = scores.methods()
+    words = ", ".join(f"{count:,} {name}" for name, count in sorted(methods.items()))
+    if "exact" in methods and len(methods) > 1:
+        words += "; what is best within other budgets rests on estimates, too"
+    return words
 
 
 def version_words(versions: Mapping[str, str]) -> str:

@@ -1,4 +1,5 @@
 from puzzle.scoring.exact_scores import ExactScores as ExactScores
+from puzzle.scoring.exact_scores import exact_of_some as exact_of_some
 from puzzle.scoring.exact_scores import replace_one as replace_one
 from puzzle.scoring.fisher_scores import FisherConfig as FisherConfig
 from puzzle.scoring.fisher_scores import FisherScores as FisherScores

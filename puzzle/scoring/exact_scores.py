@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,13 @@ from puzzle.storage.workspace import Artifact, ArtifactRef, Workspace
 from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
 
+Key = tuple[int, str]
 SCORES = "scores.json"
 METHODS = {"kl": "exact", "cosine": "cosine"}
 # All layers are scored in this many passes at most, each of which reads the layers above its own;
-# what a kill costs is one of them.
-PASSES = 8
+# what a kill costs is one of them. Where few blocks of a layer are wanted, a pass goes on to more
+# layers until it has this many blocks.
+PASSES, PASS_BLOCKS = 8, 64
 REFERENCE = "parent's outputs"
 
 
@@ -151,9 +153,7 @@ def exact_rows(
     if distance not in DISTANCES:
         raise DataError(f"distance={distance!r}; allowed: {', '.join(DISTANCES)}")
     stages = {
-        layer: ExactLayerScores(
-            layer=layer, variants=layers[layer], blocks=tuple(blocks), distance=distance
-        )
+        layer: _of_blocks(layers, layer, tuple(blocks), distance)
         for layer, blocks in wanted.items()
         if blocks
     }
@@ -161,19 +161,89 @@ def exact_rows(
         run.get(ParentBoundary(part="score", layer=run.parent.shape.layers))
         run.build_all(tuple(stages.values()), unit="layer")
     else:
-        _build_together(run, list(stages.values()))
+        missing = [stage for stage in stages.values() if not run.artifact(stage).sound()]
+        for stage, scores in _in_passes(run, missing):
+            run.store(stage, partial(stage.write, scores=scores))
     run.forget(REFERENCE)
     return {layer: run.get(stages[layer]) if layer in stages else {} for layer in wanted}
 
 
-def _build_together(run: Run, stages: Sequence[ExactLayerScores]) -> None:
-    """Builds missing scores, those of some neighbouring layers in one pass up from them."""
-    missing = [stage for stage in stages if not run.artifact(stage).sound()]
-    size = -(-run.parent.shape.layers // PASSES)
-    for start in counted(range(0, len(missing), size), ExactLayerScores.kind, "pass"):
-        group = missing[start : start + size]
-        for stage, scores in zip(group, _scored(run, group), strict=True):
-            run.store(stage, partial(stage.write, scores=scores))
+def exact_of_some(
+    run: Run, layers: tuple[ArtifactRef, ...], keys: Collection[Key]
+) -> dict[Key, Score]:
+    """Returns the exact scores of some (layer, block label).
+
+    Each is an artifact of its own: a block that was scored for one program is not scored again
+    for another. The parent's own blocks score 0.
+
+    Args:
+        run: The run; its executor may compute several layers at a time.
+        layers: The library's layers.
+        keys: The layer and the block's label of each score.
+    """
+    own, stages = run.parent.shape.parent_blocks, {}
+    for layer, label in keys:
+        if (block := Block.from_label(label)) != own[layer]:
+            stages[layer, label] = _of_blocks(layers, layer, (block,))
+    missing: dict[int, list[Block]] = {}
+    for (layer, _), stage in sorted(stages.items()):
+        if not run.artifact(stage).sound():
+            missing.setdefault(layer, []).extend(stage.blocks)
+    for layer, scores in _new_rows(run, layers, missing) if missing else ():
+        for label, score in scores.items():
+            single = stages[layer, label]
+            run.store(single, partial(single.write, scores={label: score}))
+    run.forget(REFERENCE)
+    exact = {key: run.get(stage)[key[1]] for key, stage in stages.items()}
+    return {key: exact.get(key, Score(kl=0.0)) for key in keys}
+
+
+def _of_blocks(
+    layers: tuple[ArtifactRef, ...], layer: int, blocks: tuple[Block, ...], distance: str = "kl"
+) -> ExactLayerScores:
+    return ExactLayerScores(layer=layer, variants=layers[layer], blocks=blocks, distance=distance)
+
+
+def _new_rows(
+    run: Run, layers: tuple[ArtifactRef, ...], wanted: Mapping[int, Sequence[Block]]
+) -> Iterator[tuple[int, dict[str, Score]]]:
+    """Yields layer and scores by label of some blocks of some layers, as passes return them."""
+    if run.executor is not None:
+        yield from exact_rows(run, layers, wanted).items()
+        return
+    stages = [_of_blocks(layers, layer, tuple(blocks)) for layer, blocks in wanted.items()]
+    for stage, scores in _in_passes(run, stages):
+        yield stage.layer, scores
+
+
+def _in_passes(
+    run: Run, stages: Sequence[ExactLayerScores]
+) -> Iterator[tuple[ExactLayerScores, dict[str, Score]]]:
+    """Yields stages and their scores, those of some neighbouring layers from one pass."""
+    groups = pass_groups([len(each.blocks) for each in stages], run.parent.shape.layers)
+    for group in counted(groups, ExactLayerScores.kind, "pass"):
+        own = stages[group.start : group.stop]
+        yield from zip(own, _scored(run, own), strict=True)
+
+
+def pass_groups(blocks: Sequence[int], depth: int) -> list[range]:
+    """Returns which layers are scored in one pass: some neighbours, more where blocks are few.
+
+    Args:
+        blocks: How many blocks are scored of each layer that is.
+        depth: How many layers the parent has.
+
+    Example:
+        >>> pass_groups([44] * 30, depth=30)[:2], pass_groups([2] * 30, depth=30)
+        ([range(0, 4), range(4, 8)], [range(0, 30)])
+    """
+    least, groups, first = -(-depth // PASSES), [], 0
+    for at in range(1, len(blocks) + 1):
+        whole = at - first >= least and sum(blocks[first:at]) >= PASS_BLOCKS
+        if whole or at == len(blocks):
+            groups.append(range(first, at))
+            first = at
+    return groups
 
 
 def _scored(run: Run, stages: Sequence[ExactLayerScores]) -> list[dict[str, Score]]:

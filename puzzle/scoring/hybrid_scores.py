@@ -13,7 +13,7 @@ from scipy.optimize import isotonic_regression
 from puzzle.errors import DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
-from puzzle.scoring.exact_scores import exact_rows, exact_seconds, replaced_blocks
+from puzzle.scoring.exact_scores import Key, exact_of_some, exact_seconds, replaced_blocks
 from puzzle.scoring.fisher_scores import FisherConfig, FisherScores
 from puzzle.scoring.scores import Score, Scores
 from puzzle.stages import Run, Stage
@@ -22,7 +22,6 @@ from puzzle.storage.workspace import ArtifactRef, Workspace
 from puzzle.text.windows import Windows
 from search_space import Block, SearchSpace
 
-Key = tuple[int, str]
 # Share of the blocks whose calibrated scores are large enough to be replaced, for estimates.
 EXACT_SHARE = 0.1
 
@@ -72,17 +71,18 @@ class HybridScores(Stage[Scores]):
     def result(self, run: Run) -> Scores:
         """Returns the scores; each says whether it is exact or calibrated."""
         estimates = run.get(self.estimated)
-        return calibrated(estimates, partial(_exact, run, self.layers), self.config)
+        return calibrated(estimates, partial(exact_of_some, run, self.layers), self.config)
 
     def estimate(self, sizes: Sizes) -> Estimate:
-        """Returns what Fisher scores and the exact ones take, a tenth of the blocks among them."""
+        """Returns what Fisher scores and the exact ones take, large ones a tenth of the blocks."""
         fisher_part, count = self.estimated.estimate(sizes), replaced_blocks(self.space)
-        exact = min(count, self.config.anchors + math.ceil(EXACT_SHARE * count))
+        large = 0 if self.config.trust is None else math.ceil(EXACT_SHARE * count)
+        exact = min(count, self.config.anchors + large)
         return replace(
             fisher_part,
             work=f"{fisher_part.work}; {exact} of {count} blocks exactly",
             seconds=fisher_part.seconds + exact * exact_seconds(sizes),
-            reads=fisher_part.reads + 4.5 * sizes.weights,
+            reads=fisher_part.reads + (1.5 if self.config.trust is None else 4.5) * sizes.weights,
         )
 
 
@@ -197,11 +197,3 @@ def calibrate(estimates: Scores, exact: Mapping[Key, Score]) -> Scores:
             error = math.hypot(score.error * factor, kl * scatter)
             changes[layer, label] = Score(kl=kl, error=error, method="calibrated")
     return estimates.replaced({**changes, **exact})
-
-
-def _exact(run: Run, layers: tuple[ArtifactRef, ...], keys: list[Key]) -> dict[Key, Score]:
-    wanted: dict[int, list[Block]] = {}
-    for layer, label in keys:
-        wanted.setdefault(layer, []).append(Block.from_label(label))
-    rows = exact_rows(run, layers, wanted)
-    return {(layer, label): rows[layer][label] for layer, label in keys}

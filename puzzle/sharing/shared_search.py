@@ -39,6 +39,7 @@ STAGES = ("choice", "child")
 # What a search in a shared library has no use for, and what these are by default.
 UNUSED: dict[str, tuple[Any, str]] = {
     "space": ("small", "the library has one"),
+    "scores": (None, "the library has its own"),
     "executor": (None, "nothing is fitted by layer jobs"),
 }
 

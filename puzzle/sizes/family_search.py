@@ -47,6 +47,7 @@ def family(
     space: SearchSpace | str = "small",
     distinct: int | None = None,
     effort: str = "default",
+    scores: str | None = None,
     hardware: str | os.PathLike[str] | CostModel = "cpu",
     minimise: str = SCORE,
     library: LibraryConfig | None = None,
@@ -81,6 +82,7 @@ def family(
         space: As for `puzzle.search`.
         distinct: As for `puzzle.search`; not with `nested`.
         effort: As for `puzzle.search`; in a nested family, layouts are measured that keep it so.
+        scores: As for `puzzle.search`.
         hardware: As for `puzzle.search`, of the sizes without one of their own.
         minimise: As for `puzzle.search`; not with `nested`.
         library: As for `puzzle.search`.
@@ -127,6 +129,7 @@ def family(
                 space=space,
                 distinct=distinct,
                 effort=effort,
+                scores=scores,
                 hardware=hardware if size.hardware is None else size.hardware,
                 minimise=minimise,
                 library=library,

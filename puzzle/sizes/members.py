@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from puzzle.choice.sharpening import near_optimal, sharpened
 from puzzle.hardware.precision import AUTO
 from puzzle.limits.scenario import Scenario, Workload
 from puzzle.pipeline.format_choice import choose_formats
@@ -16,6 +18,9 @@ from puzzle.pipeline.outcome import Outcome
 from puzzle.pipeline.request import Request
 from puzzle.pipeline.result import SearchResult
 from puzzle.pipeline.tightening import ATTEMPTS, Attempt, Chooser, warn_of_missed
+from puzzle.pipeline.watching import announce_scores
+from puzzle.scoring.exact_scores import exact_of_some
+from puzzle.scoring.scores import Scores
 from puzzle.sizes.given_sizes import size_named
 from puzzle.stages import Run
 from search_space import Block, ModelShape
@@ -103,7 +108,8 @@ def nested_attempts(members: Mapping[str, Member]) -> tuple[dict[str, Attempt], 
         InfeasibleError: No such layouts keep the limits.
     """
     limits = {name: member.chooser.goals.limits for name, member in members.items()}
-    chosen, nested = _attempt(members, limits)
+    scores = next(iter(members.values())).chooser.scores
+    chosen, nested = _attempt(members, limits, scores)
     for _ in range(ATTEMPTS - 1):
         before, limits = limits, {
             name: member.chooser.goals.tightened(limits[name], chosen[name].missed)
@@ -111,8 +117,9 @@ def nested_attempts(members: Mapping[str, Member]) -> tuple[dict[str, Attempt], 
         }  # fmt: skip
         if limits == before:
             break
+        scores = next(iter(chosen.values())).scores
         try:
-            chosen, nested = _attempt(members, limits)
+            chosen, nested = _attempt(members, limits, scores)
         except InfeasibleError:
             break  # the previous layouts stay, with the limits that they miss
     for attempt in chosen.values():
@@ -121,34 +128,80 @@ def nested_attempts(members: Mapping[str, Member]) -> tuple[dict[str, Attempt], 
 
 
 def _attempt(
-    members: Mapping[str, Member], limits: Mapping[str, tuple[Limit, ...]]
+    members: Mapping[str, Member], limits: Mapping[str, tuple[Limit, ...]], scores: Scores
 ) -> tuple[dict[str, Attempt], Nested]:
     """Solves for all sizes at once; then each is measured among what keeps it between the others.
 
     The largest comes first, so that what it gains leaves more room to the next.
     """
-    names, run = list(members), next(iter(members.values())).opened.run
-    problems = {n: m.chooser.goals.problem(m.chooser.scores, limits[n]) for n, m in members.items()}
-    sizes = {name: _sizes(run, members, problem) for name, problem in problems.items()}
-    nested = _solved(run, list(members.values()), list(problems.values()), list(sizes.values()))
-    at = {
-        name: problems[name].starts + np.array(solution.choices)
-        for name, solution in zip(names, nested.solutions, strict=True)
-    }
+    chooser = next(iter(members.values())).chooser
+    if chooser.steps.near:
+        exact_of = partial(exact_of_some, chooser.run, chooser.library.refs)
+        scores = sharpened(scores, lambda some: _Together(members, limits, some).best(), exact_of)
+        announce_scores(scores)
+    together = _Together(members, limits, scores)
     chosen: dict[str, Attempt] = {}
-    for number in reversed(range(len(names))):
-        name = names[number]
-        room = np.ones(problems[name].size, dtype=bool)
+    for number in reversed(range(len(members))):
+        name, solution = together.names[number], together.nested.solutions[number]
+        program = together.between(number)
+        chosen[name] = members[name].chooser.settled(program, solution, scores)
+        together.place(number, [block.label for block in chosen[name].choice.layout.blocks])
+    return {name: chosen[name] for name in members}, together.nested
+
+
+class _Together:
+    """The program of all sizes, solved, and where each size has its blocks.
+
+    Args:
+        members: The smallest first.
+        limits: Of each.
+        scores: The scores.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        limits: Mapping[str, tuple[Limit, ...]],
+        scores: Scores,
+    ) -> None:
+        self.names, self.members = list(members), list(members.values())
+        self.run = self.members[0].opened.run
+        self.problems = [
+            member.chooser.goals.problem(scores, limits[name]) for name, member in members.items()
+        ]
+        self.sizes = [_sizes(self.run, members, problem) for problem in self.problems]
+        self.nested = _solved(self.run, self.members, self.problems, self.sizes)
+        self._at = [
+            problem.starts + np.array(solution.choices)
+            for problem, solution in zip(self.problems, self.nested.solutions, strict=True)
+        ]
+
+    def between(self, number: int) -> ChoiceProblem:
+        """Returns what of a size's program keeps it between its neighbours."""
+        problem = self.problems[number]
+        room = np.ones(problem.size, dtype=bool)
         for other, sign in ((number - 1, 1), (number + 1, -1)):
-            if 0 <= other < len(names):
-                own, edge = sizes[name], sizes[names[other]]
-                room &= _beyond(problems[name], own, edge, at[names[other]], sign)
-        chooser, solution = members[name].chooser, nested.solutions[number]
-        chosen[name] = chooser.settled(only(problems[name], room), solution)
-        labels = [block.label for block in chosen[name].choice.layout.blocks]
-        rows = zip(problems[name].groups, labels, strict=True)
-        at[name] = problems[name].starts + np.array([row.index(label) for row, label in rows])
-    return {name: chosen[name] for name in names}, nested
+            if 0 <= other < len(self.names):
+                own, edge = self.sizes[number], self.sizes[other]
+                room &= _beyond(problem, own, edge, self._at[other], sign)
+        return only(problem, room)
+
+    def place(self, number: int, labels: Sequence[str]) -> None:
+        """Puts other blocks where the solution has those of a size."""
+        problem = self.problems[number]
+        rows = zip(problem.groups, labels, strict=True)
+        self._at[number] = problem.starts + np.array([row.index(label) for row, label in rows])
+
+    def best(self) -> list[tuple[str, ...]]:
+        """Returns the labels of the solutions, and of the best layouts of each size beside them."""
+        labels = [solution.labels for solution in self.nested.solutions]
+        for number, member in enumerate(self.members):
+            count = member.chooser.steps.effort.pool
+            if count > 1:
+                program, run = self.between(number), self.run
+                best = near_optimal(program, count, solver=run.solver, seed=run.seed)
+                labels += [solution.labels for solution in best]
+        return labels
 
 
 def _solved(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata as packages
 from pathlib import Path
 from platform import python_version
@@ -45,6 +46,8 @@ MANIFEST = "manifest.json"
 # What reading a manifest raises that somebody altered.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 Builder = Callable[[Path], Mapping[str, Any] | None]
+# Each artifact asks, and each answer would be parsed from a file for milliseconds.
+_version = cache(packages.version)
 
 
 def versions() -> dict[str, str]:
@@ -52,7 +55,7 @@ def versions() -> dict[str, str]:
     installed = {"python": python_version()}
     for label in ("puzzle", "torch", "transformers", "numpy"):
         try:
-            installed[label] = packages.version("puzzle-nas" if label == "puzzle" else label)
+            installed[label] = _version("puzzle-nas" if label == "puzzle" else label)
         except packages.PackageNotFoundError:
             installed[label] = "not installed"
     return installed

@@ -48,7 +48,7 @@ def points_of(whole):
 def test_a_search_stopped_anywhere_goes_on_to_the_same_bytes(nursery, whole):
     kills, cuts = points_of(whole)
     chosen = random.Random(0)
-    check(nursery, whole, chosen.sample(kills, 5) + chosen.sample(cuts, 2))
+    check(nursery, whole, chosen.sample(kills, 3) + chosen.sample(cuts, 1))
 
 
 @pytest.mark.exhaustive

@@ -60,12 +60,12 @@ def points_of(operations):
 
 
 def test_a_search_in_which_an_operation_fails_says_so_and_goes_on(nursery, whole):
-    check(nursery, whole, random.Random(0).sample(points_of(whole.operations), 6))
+    check(nursery, whole, random.Random(0).sample(points_of(whole.operations), 3))
     # Whoever cannot read what is there must not take it for something else.
     again = points_of(whole.again)
     format_is_read = [n for n in again if whole.again[n][:2] == ["read", "run/run.json"]]
     assert format_is_read
-    check(nursery, whole, format_is_read + random.Random(1).sample(again, 3), again=True)
+    check(nursery, whole, format_is_read + random.Random(1).sample(again, 1), again=True)
 
 
 @pytest.mark.exhaustive

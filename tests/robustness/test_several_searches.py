@@ -31,7 +31,7 @@ def check(nursery, whole, count, points):
     assert not broken
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_searches_in_one_directory_of_which_one_is_killed(nursery, whole, count):
     operations = range(100, len(whole.operations))
     check(nursery, whole, count, random.Random(count).sample(operations, 1))

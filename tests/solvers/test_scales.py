@@ -174,22 +174,34 @@ def check(problem: ChoiceProblem, solver: str) -> None:
         assert solution.objective <= best + room
 
 
+# Many examples of each are slow.
+COUNTS = [40, pytest.param(110, marks=pytest.mark.slow)]
+
+
+def check_examples(count: int, solver: str, **units: tuple[float, ...]) -> None:
+    """Checks so many problems that are drawn."""
+
+    @settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(problem=mixed(**units))
+    def hold(problem: ChoiceProblem) -> None:
+        check(problem, solver)
+
+    hold()
+
+
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("solver", SOLVERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(problem=mixed(scores=(0.001, 1.0, 1e6, 1e9, 1e12), uses=(1.0,)))
-def test_scores_of_every_size(solver: str, problem: ChoiceProblem) -> None:
-    check(problem, solver)
+def test_scores_of_every_size(solver: str, count: int) -> None:
+    check_examples(count, solver, scores=(0.001, 1.0, 1e6, 1e9, 1e12), uses=(1.0,))
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("solver", SOLVERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(problem=mixed(scores=(1.0,), uses=UNITS))
-def test_resources_of_every_size(solver: str, problem: ChoiceProblem) -> None:
-    check(problem, solver)
+def test_resources_of_every_size(solver: str, count: int) -> None:
+    check_examples(count, solver, scores=(1.0,), uses=UNITS)
 
 
+@pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("solver", SOLVERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(problem=mixed(scores=UNITS, uses=UNITS))
-def test_everything_of_every_size(solver: str, problem: ChoiceProblem) -> None:
-    check(problem, solver)
+def test_everything_of_every_size(solver: str, count: int) -> None:
+    check_examples(count, solver, scores=UNITS, uses=UNITS)

@@ -18,7 +18,7 @@ STORAGE = Option(
     parameter="storage",
     help="what the storage gives to all of them together, such as 12GB/s (default: 3GB/s)",
 )
-SEARCHED = ("space", "effort", "hardware")
+SEARCHED = ("space", "effort", "scores", "hardware")
 
 PLAN = Subcommand(
     name="plan",

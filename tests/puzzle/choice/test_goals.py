@@ -160,7 +160,10 @@ def test_a_miss_of_what_was_predicted_to_take_no_time_is_told_and_tightens_nothi
     assert wanted.tightened(wanted.limits, [one]) == wanted.limits
 
 
-@pytest.mark.parametrize(("slower", "most"), [(1.0, 1), (1.05, 3), (100.0, 3)])
+@pytest.mark.parametrize(
+    ("slower", "most"),
+    [pytest.param(1.0, 1, marks=pytest.mark.slow), (1.05, 3), (100.0, 3)],
+)
 def test_a_search_tightens_what_its_measured_child_misses(
     tmp_path, monkeypatch, caplog, slower, most
 ):

@@ -1,6 +1,7 @@
 """Whatever is in a file that the command line is given, it ends with its own code and one line."""
 
 import json
+import random
 
 import pytest
 
@@ -127,12 +128,15 @@ def test_good_files_are_accepted(run, capsys):
     assert run("toml", b"") == 0
 
 
-def test_bad_files_end_with_their_code_and_one_line(run, capsys):
-    tried, accepted = 0, {}
-    for kind, name, raw in cases():
+@pytest.mark.parametrize("share", [0.15, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_bad_files_end_with_their_code_and_one_line(share, run, capsys):
+    every, accepted, harmless = list(cases()), {}, {}
+    assert len(every) > 500
+    chosen = random.Random(0).sample(every, int(share * len(every)))
+    assert {kind for kind, _, _ in chosen} == {kind for kind, _, _ in every}
+    for kind, name, raw in chosen:
         code = run(kind, raw)  # whatever is raised here would be a traceback
         error = capsys.readouterr().err
-        tried += 1
         assert code in ((0, 2) if kind == "toml" else (0, 1, 2, 3)), (kind, name)
         if code == 0:
             accepted.setdefault(kind, set()).add(name)
@@ -140,5 +144,7 @@ def test_bad_files_end_with_their_code_and_one_line(run, capsys):
             assert len(error.strip().splitlines()) == 1, (kind, name, error)
         if name in RAW and kind not in ("toml", "costs.json", "costs.csv"):
             assert code == 1, (kind, name)
-    assert tried > 500
-    assert accepted == HARMLESS
+    for kind, name, _ in chosen:
+        if name in HARMLESS.get(kind, ()):
+            harmless.setdefault(kind, set()).add(name)
+    assert accepted == harmless

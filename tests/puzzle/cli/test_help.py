@@ -1,5 +1,6 @@
 """Claims about what helps on the command line: suggestions, groups, names, and five questions."""
 
+import io
 import json
 import re
 import shutil
@@ -111,19 +112,13 @@ def test_five_questions_give_a_file_that_search_takes(tmp_path, monkeypatch, cap
         *("./parent", "no-such.txt", "corpus.txt", "gpu", "", "8 128", "4 64 32"),
         *("speed >= 2x", "parameters <= 80%, kl <= 0.3"),
     ]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "puzzle", "new", "mine.toml"],
-        input="".join(f"{answer}\n" for answer in answers),
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{answer}\n" for answer in answers)))
+    assert main(["new", "mine.toml"]) == 0
+    told = capsys.readouterr()
     for said_wrong in ("no file no-such.txt", "--hardware gpu; allowed", "three whole numbers"):
-        assert said_wrong in done.stderr
-    assert "Unknown resource 'speed'" in done.stderr
+        assert said_wrong in told.err
+    assert "Unknown resource 'speed'" in told.err
     assert tomllib.loads((tmp_path / "mine.toml").read_text()) == {
         "parent": "./parent",
         "text": "corpus.txt",
@@ -133,8 +128,7 @@ def test_five_questions_give_a_file_that_search_takes(tmp_path, monkeypatch, cap
         "generated-tokens": 32,
         "constraint": ["parameters <= 80%", "kl <= 0.3"],
     }
-    assert "puzzle search --config mine.toml" in done.stdout
-    monkeypatch.chdir(tmp_path)
+    assert "puzzle search --config mine.toml" in told.out
     assert main(["new", "mine.toml"]) == 2
     assert "exists already" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
@@ -39,15 +40,26 @@ def of_each_layer(alternatives):
     return st.tuples(*[some] * SHAPE.layers)
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
-@given(
-    attentions=of_each_layer(ATTENTIONS),
-    ffns=of_each_layer(FFNS),
-    limits=LIMITS,
-)
-def test_the_child_of_any_search_generates_the_same_with_any_cache(attentions, ffns, limits):
+@pytest.mark.parametrize("count", [6, pytest.param(16, marks=pytest.mark.slow)])
+def test_the_child_of_any_search_generates_the_same_with_any_cache(count):
+    @settings(
+        max_examples=count,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        derandomize=True,
+    )
+    @given(
+        attentions=of_each_layer(ATTENTIONS),
+        ffns=of_each_layer(FFNS),
+        limits=LIMITS,
+    )
+    def holds(attentions, ffns, limits):
+        check_search(attentions, ffns, limits)
+
+    holds()
+
+
+def check_search(attentions, ffns, limits):
     own = SHAPE.parent_blocks[0]
     space = SearchSpace(
         shape=SHAPE,

@@ -40,6 +40,14 @@ STATES = {
 }
 
 
+@contextmanager
+def all_at_once():
+    with ExitStack() as stack:
+        for enter in STATES.values():
+            stack.enter_context(enter())
+        yield
+
+
 def search(source, out):
     return puzzle.search(
         source,
@@ -63,10 +71,14 @@ def usual(tmp_path_factory):
     return source, search(source, folder / "run").child().state_dict()
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_a_search_gives_the_same_child_in_any_state(usual, tmp_path, state):
+@pytest.mark.parametrize(
+    "enter",
+    [all_at_once, *(pytest.param(enter, marks=pytest.mark.slow) for enter in STATES.values())],
+    ids=["all at once", *STATES],
+)
+def test_a_search_gives_the_same_child_in_any_state(usual, tmp_path, enter):
     source, weights = usual
-    with STATES[state]():
+    with enter():
         result = search(source, tmp_path / "run")
         path = result.save(tmp_path / "child")
         exported = puzzle.export(path, tmp_path / "exported", engine="vllm").path
@@ -89,9 +101,7 @@ def test_models_made_under_inference_mode_are_searched_and_distilled(usual, tmp_
 
 
 def test_a_refused_search_leaves_the_session_as_it_was(usual, tmp_path):
-    with ExitStack() as stack:
-        for enter in STATES.values():
-            stack.enter_context(enter())
+    with all_at_once():
         with pytest.raises(puzzle.InfeasibleError):
             puzzle.search(
                 usual[0],

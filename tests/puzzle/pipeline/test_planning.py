@@ -112,8 +112,16 @@ def test_more_devices_divide_the_work_of_layers_and_nothing_else():
     one, many, most = (fleet_plan(f"{count}xh100-sxm") for count in (1, 8, 10**4))
     assert one.seconds > many.seconds > most.seconds
     single, eight, all_ = ({e.name: e for e in each.steps} for each in (one, many, most))
-    for name in ("opening", "healing", "quality", "choice"):
+    for name in ("opening", "healing", "quality"):
         assert single[name].seconds == eight[name].seconds
+    # Layouts are measured by one device, after blocks are scored exactly by all.
+    exact, shared = (
+        each.seconds - each.alone - each.hashed / one.rates.hashing - each.reads / 12e9
+        for each in (single["choice"], eight["choice"])
+    )
+    assert single["choice"].alone == eight["choice"].alone
+    assert shared == pytest.approx(exact * 16 / 126)
+    assert shared > 0
     # 126 layers on eight devices: sixteen rounds, and then reading, in either case.
     computed = single["library"].seconds - single["library"].reads / 12e9
     alone = single["library"].alone

@@ -11,7 +11,7 @@ from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
 from puzzle.text.windows import windows
 from search_space import SearchSpace
-from tests.factories.families import EVERY, WINDOW, family_model
+from tests.factories.families import CONFIGS, WINDOW, family_model
 from tests.factories.parents import SCENARIO, text, tokenizer
 
 # Windows of text longer than those of the attention.
@@ -20,7 +20,14 @@ DATA = puzzle.DataConfig(
 )
 
 
-@pytest.mark.parametrize("name", EVERY)
+# One of each: fused maps, norms around sublayers and windows, experts, and a hybrid.
+OFTEN = ("phi3", "gemma3_text", "qwen3_moe", "lfm2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS],
+)
 def test_a_search_ends_in_a_child_that_loads_and_is_as_small_as_it_says(name, tmp_path):
     result = puzzle.search(
         family_model(name),

@@ -66,7 +66,9 @@ def renamed(found, name):
     return dataclasses.replace(found, evidence=evidence, solution=solution)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [MARKUP, *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES[1:])]
+)
 def test_the_report_and_notebooks_show_names_as_text(found, name):
     result = renamed(found, name)
     for shown in (page(result), result._repr_html_()):

@@ -1,10 +1,7 @@
 """Claims about children whose layers are alike: plain checkpoints of the parent's own type."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -64,17 +61,10 @@ PLAIN = {name: {} for name in CONFIGS} | {
 }
 
 
-def load_without_puzzle(directories, tmp_path):
-    script = tmp_path / "load.py"
-    script.write_text(WITHOUT_PUZZLE)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [sys.executable, "-P", str(script), str(tmp_path / "logits"), *map(str, directories)]
-    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
-    return load_file(tmp_path / "logits")
-
-
 @torch.no_grad()
-def test_stock_transformers_without_puzzle_opens_the_plain_child_of_every_family(tmp_path):
+def test_stock_transformers_without_puzzle_opens_the_plain_child_of_every_family(
+    tmp_path, other_process
+):
     expected = {}
     for name, changes in PLAIN.items():
         model = family_child(name, alike, **changes)
@@ -85,7 +75,10 @@ def test_stock_transformers_without_puzzle_opens_the_plain_child_of_every_family
         assert config.model_type == family_config(name).model_type
         expected[name] = model(torch.arange(3, 43)[None]).logits
     assert len(torch.arange(3, 43)) > 2 * WINDOW
-    logits = load_without_puzzle([tmp_path / "out" / name for name in PLAIN], tmp_path)
+    children = [tmp_path / "out" / name for name in PLAIN]
+    done = other_process.run(WITHOUT_PUZZLE, tmp_path / "logits", *children)
+    assert done.returncode == 0, done.stderr
+    logits = load_file(tmp_path / "logits")
     for name, answer in expected.items():
         torch.testing.assert_close(logits[name], answer, rtol=0, atol=1e-5)
 

@@ -1,9 +1,5 @@
 """Claims about children that load without puzzle."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -33,16 +29,13 @@ save_file({"logits": logits, "text": text}, sys.argv[2])
 
 
 @torch.no_grad()
-def test_a_self_contained_child_loads_without_puzzle_and_says_the_same(tmp_path):
+def test_a_self_contained_child_loads_without_puzzle_and_says_the_same(tmp_path, other_process):
     labels = ["none+gated9", "linear+linear", "gqa1+none"]
     model = child_of(labels)
     model.save_pretrained(tmp_path / "child")
     add_modelling_file(tmp_path / "child")
-    script = tmp_path / "load.py"
-    script.write_text(WITHOUT_PUZZLE)
-    command = [sys.executable, "-P", str(script), str(tmp_path / "child"), str(tmp_path / "out")]
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+    done = other_process.run(WITHOUT_PUZZLE, tmp_path / "child", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
     found, tokens = load_file(tmp_path / "out"), torch.arange(2, 14)[None]
     assert torch.equal(found["logits"], model(tokens).logits)
     text = model.generate(
