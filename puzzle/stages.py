@@ -30,7 +30,8 @@ from puzzle.hardware.torch_state import own_torch_state
 from puzzle.models.parent import Parent, ParentRef
 from puzzle.progress.bars import Count, Hidden, shown_by
 from puzzle.storage.temporary_places import temporary_place
-from puzzle.storage.workspace import Artifact, Workspace, versions
+from puzzle.storage.versions import versions
+from puzzle.storage.workspace import Artifact, Workspace
 from puzzle.text.windows import Windows
 
 T = TypeVar("T")

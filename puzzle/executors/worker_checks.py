@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from puzzle.errors import WorkspaceError
-from puzzle.storage.workspace import versions
+from puzzle.storage.versions import versions
 
 # Seconds until a directory that another machine has made is given up.
 ARRIVAL = 10.0

@@ -24,10 +24,10 @@ from puzzle.models.child_config import ChildConfig, shape_of
 from puzzle.models.dequantising import can_dequantise, dequantised
 from puzzle.models.families import family_of
 from puzzle.models.family import Family
-from puzzle.models.gguf_reading import files_read_once
-from puzzle.models.pretrained import load_config, load_model, load_tokenizer
+from puzzle.models.pretrained import load_config, load_tokenizer
 from puzzle.models.rotary_tables import Rope, map_rope
 from puzzle.models.shards import SINGLE, refuse_non_finite, shard_names
+from puzzle.models.unpacking import unpacked_gguf
 from puzzle.models.unsuitable import (
     refuse_unsuitable_directory,
     refuse_unsuitable_model,
@@ -43,8 +43,6 @@ from puzzle.storage.tensor_files import save_tensors
 from puzzle.storage.workspace import Workspace
 from search_space import ModelShape
 
-# Raised when a GGUF is unpacked into another model than before.
-UNPACKED = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -281,24 +279,26 @@ def open_parent(
         dtype = fast_format(device, workspace=workspace).name
     if not isinstance(source, str | os.PathLike):
         return _from_model(source, tokenizer, DTYPES[dtype], device)
-    path = user_path(source)
+    path, known = user_path(source), None
     unpacked = path.is_file()
     if unpacked:
         if path.suffix != ".gguf":
             raise ParentError(f"{path} is a file; allowed: a .gguf file or a model directory")
-        path = _unpack_gguf(path, workspace, dtype)
+        known = unpacked_gguf(path, workspace, DTYPES[dtype])
+        path = known.directory
     elif not path.is_dir():
         path = _download(str(source), revision, token, local_files_only)
-    if can_dequantise(path):
+    if known is None and can_dequantise(path):
         if tokenizer is None:
             tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         path, unpacked = dequantised(path, workspace, DTYPES[dtype]), True
     # What the files are is noted first, and compared again once they are open.
-    watched = WatchedFiles.of(path, _read_files(path, tokenizer is None))
+    watched = known or WatchedFiles.of(path, _read_files(path, tokenizer is None))
     config = load_config(path, trust_remote_code=trust_remote_code)
     family_of(config)
     config, shards = open_checkpoint(path, config, watched=watched)
-    shards.check()
+    if known is None:
+        shards.check()
     identity = watched.content([*shards.shard_names, "config.json"])
     if tokenizer is None:
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
@@ -369,18 +369,3 @@ def _download(hub_id: str, revision: str | None, token: str | None, local: bool)
             f"{hub_id!r} is neither a local path nor a model that can be downloaded: {error}"
         ) from error
     return Path(directory)
-
-
-def _unpack_gguf(path: Path, workspace: Workspace, dtype: str) -> Path:
-    """Returns a directory with the GGUF as safetensors, made once."""
-
-    def build(directory: Path) -> None:
-        with files_read_once():
-            model, tokenizer = load_model(path, dtype=DTYPES[dtype]), load_tokenizer(path)
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-        watched.require_unchanged()
-
-    watched = WatchedFiles.of(path.parent, [path.name])
-    spec = {"gguf": watched.content(), "dtype": dtype, "format": UNPACKED}
-    return workspace.get_or_build("parent", spec, build).path

@@ -25,7 +25,7 @@ from puzzle.models.parent import Parent
 from puzzle.scoring.scores import Score, Scores
 from puzzle.storage.json_files import interpreting
 from puzzle.storage.json_values import as_count, as_number, as_object, as_text, field_values
-from puzzle.storage.workspace import versions
+from puzzle.storage.versions import versions
 from puzzle.text.data_config import PARTS, DataConfig
 from puzzle.text.windows import Windows
 from solvers import ChoiceProblem, Solution, problem_from_dict, problem_to_dict

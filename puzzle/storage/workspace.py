@@ -11,10 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata as packages
 from pathlib import Path
-from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 from puzzle.errors import DamagedArtifactError, WorkspaceError
@@ -31,6 +28,7 @@ from puzzle.storage.publishing import (
 )
 from puzzle.storage.scratch import scratch_place
 from puzzle.storage.temporary_places import clean_places, temporary_place
+from puzzle.storage.versions import versions
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most uses of a workspace need none of it
     from torch import Tensor
@@ -46,19 +44,7 @@ MANIFEST = "manifest.json"
 # What reading a manifest raises that somebody altered.
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 Builder = Callable[[Path], Mapping[str, Any] | None]
-# Each artifact asks, and each answer would be parsed from a file for milliseconds.
-_version = cache(packages.version)
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that results depend on."""
-    installed = {"python": python_version()}
-    for label in ("puzzle", "torch", "transformers", "numpy"):
-        try:
-            installed[label] = _version("puzzle-nas" if label == "puzzle" else label)
-        except packages.PackageNotFoundError:
-            installed[label] = "not installed"
-    return installed
+Hashes = Mapping[str, str] | None
 
 
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
@@ -174,7 +160,7 @@ class Artifact:
         for number, (name, entry) in enumerate(self.manifest["files"].items()):
             self._check(name, entry, hashes=number % part[1] == part[0])
 
-    def write(self, builder: Builder, *, hashes: Mapping[str, str] | None = None) -> Artifact:
+    def write(self, builder: Builder, *, hashes: Hashes = None) -> Artifact:
         """Build the artifact unless it exists; a second writer waits and then reuses it.
 
         Args:
@@ -196,9 +182,7 @@ class Artifact:
                 self._build(builder, hashes=hashes)
         return self
 
-    def _build(
-        self, builder: Builder, *, replace: bool = False, hashes: Mapping[str, str] | None = None
-    ) -> None:
+    def _build(self, builder: Builder, *, replace: bool = False, hashes: Hashes = None) -> None:
         started = time.time()
         tmp = self.root / "tmp"
         with disk_errors(self.path, self.root), temporary_place(tmp) as place:
@@ -321,13 +305,16 @@ class Workspace:
         """
         return stored_artifact(self.root, ref)
 
-    def get_or_build(self, kind: str, spec: Mapping[str, Any], builder: Builder) -> Artifact:
+    def get_or_build(
+        self, kind: str, spec: Mapping[str, Any], builder: Builder, *, hashes: Hashes = None
+    ) -> Artifact:
         """Return a verified artifact, building it when it is absent or damaged.
 
         Args:
             kind: As for `artifact`.
             spec: As for `artifact`.
             builder: As for `Artifact.write`.
+            hashes: As for `Artifact.write`.
 
         Returns:
             The artifact, every file of it verified.
@@ -347,7 +334,7 @@ class Workspace:
                     return artifact
                 except DamagedArtifactError as error:
                     logger.warning("rebuilding a damaged artifact: %s", error)
-            artifact._build(builder, replace=there)
+            artifact._build(builder, replace=there, hashes=hashes)
         return artifact
 
     @contextmanager

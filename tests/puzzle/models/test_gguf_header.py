@@ -182,7 +182,7 @@ def test_a_gguf_that_is_replaced_while_it_is_unpacked_leaves_no_parent(tmp_path,
     other.model.norm.weight.data.mul_(1.5)
     file = write_gguf_parent(tmp_path / "x.gguf", first)
     new = write_gguf_parent(tmp_path / "new.gguf", other)
-    import puzzle.models.parent as opening
+    import puzzle.models.unpacking as opening
 
     def read_and_replace(path, **options):
         model = load_model(path, **options)

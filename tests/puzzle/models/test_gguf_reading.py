@@ -1,7 +1,9 @@
 """Claims about GGUF files that are read once: the same comes out, and nothing stays changed."""
 
+import hashlib
 import importlib.util
 import threading
+from pathlib import Path
 
 import gguf
 import pytest
@@ -10,6 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.quantization_config import GgufConfig
 
+from puzzle.errors import ParentError
+from puzzle.models import shards
 from puzzle.models.gguf_reading import files_read_once
 from puzzle.models.parent import open_parent
 from puzzle.storage.workspace import Workspace
@@ -71,6 +75,62 @@ def test_a_file_is_read_and_the_names_are_made_once_while_it_is_unpacked(
     monkeypatch.setattr(gguf, "get_tensor_name_map", counting)
     unpacked(file, tmp_path / "run")
     assert sorted(calls) == ["names", "reader"]
+
+
+def test_the_weights_are_hashed_once_by_each_opening(file, tmp_path, monkeypatch):
+    """By the package hashlib for the workspace, or together with the check of what is finite."""
+    whole, looked = [], []
+
+    def hashing(opened, *args):
+        whole.append(Path(opened.name).name)
+        return file_digest(opened, *args)
+
+    def checking(path, names):
+        looked.append(path.name)
+        return read_once(path, names)
+
+    file_digest, read_once = hashlib.file_digest, shards.read_once
+    monkeypatch.setattr(hashlib, "file_digest", hashing)
+    monkeypatch.setattr(shards, "read_once", checking)
+    first = open_parent(file, workspace=Workspace(tmp_path), dtype="float32")
+    assert (whole.count("model.safetensors"), looked) == (0, ["model.safetensors"])
+    again = open_parent(file, workspace=Workspace(tmp_path), dtype="float32")
+    assert (whole.count("model.safetensors"), len(looked)) == (1, 1)
+    assert whole.count("tokenizer.json") == 2
+    monkeypatch.undo()
+    direct = open_parent(first.tensors.directory, workspace=Workspace(tmp_path), dtype="float32")
+    assert first.weights == again.weights == direct.weights
+
+
+def test_what_was_unpacked_and_is_altered_is_found_before_and_while_it_is_used(file, tmp_path):
+    def opened():
+        return open_parent(file, workspace=Workspace(tmp_path), dtype="float32")
+
+    def alter():
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+
+    first = opened()
+    weights = first.tensors.directory / "model.safetensors"
+    name, sound = list(first.tensors)[-1], weights.read_bytes()
+    alter()
+    with pytest.raises(ParentError, match="was changed while it was in use"):
+        first.tensors[name]
+    again = opened()
+    assert weights.read_bytes() == sound
+    assert again.weights == first.weights
+    alter()
+    with pytest.raises(ParentError, match="was changed while it was in use"):
+        again.require_unchanged()
+
+
+def test_a_gguf_with_a_weight_that_is_not_finite_is_named_and_leaves_nothing(tmp_path):
+    model = parent_model(**SIZES, num_attention_heads=2, num_key_value_heads=1)
+    model.model.norm.weight.data[3] = float("nan")
+    with pytest.raises(ParentError, match=r"'model.norm.weight' holds 1 NaN"):
+        unpacked(write_gguf_parent(tmp_path / "x.gguf", model), tmp_path / "run")
+    assert not list((tmp_path / "run").glob("parent/*"))
 
 
 def test_blocks_share_a_reading_and_leave_the_package_as_it_was_after_an_error_too(file):
