@@ -29,7 +29,8 @@ from puzzle.report.comparison import Comparison
 from puzzle.report.evidence import Evidence, costs_record, describe_run
 from puzzle.sharing.profile_places import open_profile
 from puzzle.sharing.shared_library import SharedLibrary
-from puzzle.storage.workspace import Workspace, versions
+from puzzle.storage.versions import versions
+from puzzle.storage.workspace import Workspace
 from search_space import Layout
 from solvers import Solution
 

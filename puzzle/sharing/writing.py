@@ -25,7 +25,7 @@ from puzzle.storage.hashing import hash_file
 from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import publishing_directory, require_replaceable
 from puzzle.storage.tensor_files import save_tensors
-from puzzle.storage.workspace import versions
+from puzzle.storage.versions import versions
 from search_space import SearchSpace
 
 __all__ = ["push", "share"]

@@ -20,6 +20,7 @@ from puzzle.storage.paths import user_path
 from puzzle.storage.publishing import FILES, written_files
 from puzzle.storage.run_directory import run_format
 from puzzle.storage.temporary_places import clean_places, system_directory, temporary_places
+from puzzle.storage.versions import versions
 from puzzle.storage.workspace import (
     MANIFEST,
     RUN_FILE,
@@ -27,7 +28,6 @@ from puzzle.storage.workspace import (
     ArtifactRef,
     discard_stored,
     stored_artifact,
-    versions,
 )
 
 _KEY = re.compile(r"[0-9a-f]{32}")

@@ -29,7 +29,8 @@ from puzzle.library.variants import TENSORS
 from puzzle.models import boundaries
 from puzzle.models.parent import open_parent
 from puzzle.stages import ArtifactStage, Job, perform
-from puzzle.storage.workspace import Workspace, versions
+from puzzle.storage.versions import versions
+from puzzle.storage.workspace import Workspace
 from search_space import SearchSpace
 from tests.factories.parents import parent_model, tokenizer
 from tests.puzzle.test_executors import built, run_of
