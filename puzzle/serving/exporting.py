@@ -147,8 +147,8 @@ def _target(engine: str | None, format: str | None) -> tuple[str, str]:
         raise ExportError(str(error)) from error
     if target.format == "puzzle":
         raise ExportError(
-            "transformers reads a child as it is saved; use save_pretrained. Without puzzle it "
-            "reads children whose layers are alike, exported for 'plain'"
+            "transformers reads a child as it is saved: save() of a result, save_pretrained() of a "
+            "model. Without puzzle it reads children whose layers are alike, exported for 'plain'"
         )
     if format not in (None, target.format):
         raise ExportError(f"{target.name} reads {target.format}, not {format}; leave format out")

@@ -23,7 +23,7 @@ ALIKE = ["gqa3+gated256"] * 3
         (ALIKE, {"attention_bias": True}, {"engine": "tensorrt-llm"}, "attention has biases"),
         (ALIKE, {"mlp_bias": True}, {"engine": "sglang"}, "FFN has biases, and sglang's Llama"),
         (MIXED, {}, {"engine": "vlm"}, "did you mean 'vllm'"),
-        (MIXED, {}, {"engine": "transformers"}, "use save_pretrained"),
+        (MIXED, {}, {"engine": "transformers"}, "as it is saved: save"),
         (MIXED, {}, {"engine": "vllm", "format": "gguf"}, "vllm reads nemotron-nas, not gguf"),
         (MIXED, {}, {"format": "onnx"}, r"format='onnx'; allowed: \['gguf'"),
         (MIXED, {}, {}, "name an engine"),
