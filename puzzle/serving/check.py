@@ -34,6 +34,8 @@ from puzzle.storage.temporary_places import temporary_place
 from search_space.engines import engine_named
 
 TOP = 5
+# The engines in which a budget of thought can be tried.
+LIMITED = ("llama.cpp", "transformers", "vllm")
 PROMPT = "The capital of France is"
 TEXT = (
     "In the beginning the river was narrow, and the people who lived beside it crossed on stones. "
@@ -166,8 +168,9 @@ def serve_check(
         prompt_tokens: Length of the prompt in that measurement; as many tokens are generated.
         threads: CPU threads of the engine.
         timeout: Seconds after which the engine is stopped.
-        budget: For llama.cpp: tokens after which it has to end a thought, which is taken to start
-            with the first token of the greedy text; by default that is not tried.
+        budget: For llama.cpp, transformers and vLLM: tokens after which a thought has to end; by
+            default that is not tried. In llama.cpp it starts with the first token of the greedy
+            text, whatever that is; to the prompt of the others `<think>` is added.
 
     Raises:
         SettingError: A number is out of range, or prompt or text have too few tokens.
@@ -183,12 +186,12 @@ def serve_check(
     _require_numbers({**sizes, "threads": threads}, timeout)
     limit_threads()
     runner = _runner(engine)
+    _require_budget(engine, budget)
     _require_engine(engine, python)
     if engine == "llama.cpp":
         quantisation, dtype = quantisation or "f32", None
     elif quantisation is not None:
         raise ExportError(f"quantisation={quantisation!r} is for llama.cpp; {engine} takes dtype")
-    _require_budget(engine, budget)
     exact = dtype == "float32" or quantisation == "f32"
     with (
         child_directory(directory) as directory,
@@ -216,7 +219,7 @@ def serve_check(
             "top": TOP,
             "new_tokens": new_tokens,
             "speed": _speed(prompt_tokens, repeats) if speed else None,
-            "context": max(len(ids.text), len(ids.prompt), prompt_tokens) * 2 + new_tokens + 8,
+            "context": _context(ids, prompt_tokens, new_tokens + (budget or 0)),
             "threads": threads,
             "end": next(iter(ids.ends), None),
             "exact": exact,
@@ -229,13 +232,20 @@ def serve_check(
     return replace(check, budget=budget, thought=ids.thought(answer.limited))
 
 
+def _context(ids: TokenIds, prompt_tokens: int, generated: int) -> int:
+    """Returns room for all that is asked, and for the tags of a thought."""
+    return max(len(ids.text), len(ids.prompt), prompt_tokens) * 2 + generated + 64
+
+
 def _speed(tokens: int, repeats: int) -> dict[str, int]:
     return {"prompt_tokens": tokens, "new_tokens": tokens, "repeats": repeats}
 
 
 def _require_budget(engine: str, budget: int | None) -> None:
-    if budget is not None and engine != "llama.cpp":
-        raise ExportError(f"budget={budget!r} is for llama.cpp; it cannot be tried in {engine}")
+    if budget is not None and engine not in LIMITED:
+        raise ExportError(
+            f"budget={budget!r} cannot be tried in {engine}; allowed: {', '.join(LIMITED)}"
+        )
 
 
 def _require_numbers(counts: Mapping[str, int], timeout: float) -> None:

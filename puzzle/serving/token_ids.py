@@ -15,7 +15,7 @@ from puzzle.storage.json_files import interpreting, read_object
 from puzzle.storage.json_values import as_count
 from puzzle.storage.plain_values import count_of
 from puzzle.text.template_rendering import rendered_tokens
-from puzzle.text.thoughts import CLOSE
+from puzzle.text.thoughts import CLOSE, OPEN
 
 # Tokens of text before the first whose successor is compared.
 FIRST = 2
@@ -50,20 +50,34 @@ class TokenIds:
         return self.tokenizer.decode(ids) if self.tokenizer is not None else str(list(ids))
 
     def budget(self, tokens: int | None, greedy: Sequence[int]) -> dict[str, Any] | None:
-        """Returns what an engine is told of a thought that starts with the first greedy token.
+        """Returns what an engine is told of a thought.
+
+        Engines that take token ids are given the first greedy token as its start, others the tag,
+        which then ends the prompt.
 
         Args:
             tokens: The most that it may have; None for no limit.
             greedy: Text of the child that was not limited.
 
         Raises:
-            ExportError: The number is negative.
+            ExportError: The number is negative, or there is no tokenizer.
         """
         if tokens is None:
             return None
+        if self.tokenizer is None:
+            raise ExportError(
+                f"budget={tokens!r} needs a tokenizer beside the child, which writes {CLOSE!r}"
+            )
         self.closing = rendered_tokens(self.tokenizer, CLOSE)
         tokens = count_of("budget", tokens, least=0, error=ExportError)
-        return {"tokens": tokens, "start": list(greedy[:1]), "end": self.closing}
+        opening = rendered_tokens(self.tokenizer, OPEN)
+        return {
+            "tokens": tokens,
+            "start": list(greedy[:1]),
+            "end": self.closing,
+            "opening": opening,
+            "tags": [OPEN, CLOSE],
+        }
 
     def thought(self, limited: Sequence[int]) -> int | None:
         """Returns how many tokens stand between start and end of a thought, None without an end."""

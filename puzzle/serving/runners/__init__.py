@@ -10,8 +10,9 @@ engine lives in, without puzzle. The request holds
 - speed: {"prompt_tokens", "new_tokens", "repeats"}, or null;
 - end: a token that ends a text, or null;
 - clock: "cpu" (llama.cpp only) to have tokens per CPU-second of the process, not per second;
-- budget: {"tokens", "start", "end"} (llama.cpp only): after so many tokens of a thought, which
-  starts with the ids of `start`, those of `end` are forced; or missing;
+- budget: {"tokens", "start", "end", "opening", "tags"} (llama.cpp, transformers and vLLM): after
+  so many tokens of a thought the ids of `end` are forced; or missing. In llama.cpp a thought
+  starts with the ids of `start`, elsewhere those of `opening`, a tag, are added to the prompt;
 - own_code: whether the checkpoint's code is puzzle's own file (transformers only);
 - settings: more arguments of the engine (vLLM only); or missing;
 - threads, exact (full precision where the engine would otherwise round its cache).

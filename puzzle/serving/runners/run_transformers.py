@@ -44,6 +44,25 @@ def _generate(model: Any, prompt: list[int], tokens: int, **options: Any) -> lis
     return output[0, len(prompt) :].tolist()
 
 
+def _limited(model: Any, request: dict[str, Any]) -> list[int]:
+    """Returns the start of a thought and what follows with a budget, none if none was wanted."""
+    budget = request.get("budget")
+    if not budget:
+        return []
+    if importlib.util.find_spec("puzzle") is None:
+        sys.exit("a budget of thought is puzzle's own in transformers: install puzzle here")
+    from transformers import LogitsProcessorList
+
+    processor = importlib.import_module("puzzle.models.thinking_budget").ThinkingBudget
+    load = importlib.import_module("puzzle.models.pretrained").load_tokenizer
+    limit = processor(load(request["model"]), budget["tokens"])
+    tokens, opening = budget["tokens"] + len(budget["end"]), budget["opening"]
+    # No end of text before: a thought that is shorter by itself would prove nothing.
+    options = {"min_new_tokens": tokens, "logits_processor": LogitsProcessorList([limit])}
+    written = _generate(model, [*request["prompt"], *opening], tokens, **options)
+    return [opening[-1], *written]
+
+
 def _speed(model: Any, prompt: list[int], tokens: int) -> tuple[float, float]:
     """Returns tokens per second of the prompt and of the tokens after it."""
     times = [time.perf_counter()]
@@ -71,9 +90,16 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         speed = request["speed"] or {"repeats": 0, "prompt_tokens": 0, "new_tokens": 0}
         prompt = (text * speed["prompt_tokens"])[: speed["prompt_tokens"]]
         rates = [_speed(model, prompt, speed["new_tokens"]) for _ in range(speed["repeats"])]
+        limited = _limited(model, request)
     prefill, decode = ([rate[part] for rate in rates] for part in (0, 1))
-    named = f"transformers {transformers.__version__}"
-    return {"version": named, "greedy": greedy, "top": top, "prefill": prefill, "decode": decode}
+    return {
+        "version": f"transformers {transformers.__version__}",
+        "greedy": greedy,
+        "top": top,
+        "prefill": prefill,
+        "decode": decode,
+        "limited": limited,
+    }
 
 
 if __name__ == "__main__":

@@ -20,6 +20,14 @@ def _engine(request: dict[str, Any]) -> Any:
     from vllm import LLM
 
     known = {point.name for point in entry_points(group="vllm.general_plugins")}
+    limits: dict[str, Any] = {"skip_tokenizer_init": True}
+    if budget := request.get("budget"):
+        from vllm.config.reasoning import ReasoningConfig
+
+        # The tags are turned into tokens by vLLM's own tokenizer.
+        start, end = budget["tags"]
+        tags = ReasoningConfig(reasoning_start_str=start, reasoning_end_str=end)
+        limits = {"reasoning_config": tags}
     return LLM(
         model=request["model"],
         dtype="float32" if request["exact"] else "auto",
@@ -27,7 +35,7 @@ def _engine(request: dict[str, Any]) -> Any:
         max_logprobs=request["top"],
         enforce_eager=True,
         enable_prefix_caching=False,
-        skip_tokenizer_init=True,
+        **limits,
         # The checkpoint's own config class is needed only where our plugin is not installed.
         trust_remote_code="puzzle" not in known,
         **request.get("settings", {}),
@@ -40,6 +48,17 @@ def _generate(engine: Any, prompt: list[int], tokens: int, **options: Any) -> An
     params = SamplingParams(temperature=0.0, max_tokens=tokens, detokenize=False, **options)
     (answer,) = engine.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)
     return answer
+
+
+def _limited(engine: Any, request: dict[str, Any]) -> list[int]:
+    """Returns the start of a thought and what follows with a budget, none if none was wanted."""
+    budget = request.get("budget")
+    if not budget:
+        return []
+    tokens, opening = budget["tokens"] + len(budget["end"]), budget["opening"]
+    options = {"thinking_token_budget": budget["tokens"], "ignore_eos": True}
+    answer = _generate(engine, [*request["prompt"], *opening], tokens, **options)
+    return [opening[-1], *answer.outputs[0].token_ids]
 
 
 def _seconds(engine: Any, prompt: list[int], tokens: int) -> float:
@@ -80,6 +99,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         "top": top,
         "prefill": prefill,
         "decode": decode,
+        "limited": _limited(engine, request),
     }
 
 

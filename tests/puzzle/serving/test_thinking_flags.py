@@ -59,5 +59,29 @@ def test_llama_cpp_ends_a_thought_at_exactly_its_budget(tmp_path):
         )
         assert (found.thought, found.passed) == (budget, True)
         assert f"a thought of at most {budget} tokens had {budget}" in str(found)
-    with pytest.raises(ExportError, match="cannot be tried in transformers"):
-        serve_check(tmp_path, engine="transformers", budget=5)
+
+
+@pytest.mark.slow
+def test_transformers_ends_a_thought_at_exactly_its_budget(tmp_path):
+    child_of(["gqa3+gated64", "gqa1+none", "none+gated9"]).save_pretrained(tmp_path)
+    byte_level_tokenizer(eos_token="!").save_pretrained(tmp_path)
+    found = serve_check(
+        tmp_path,
+        engine="transformers",
+        prompt="abc",
+        text="abcdefgh",
+        new_tokens=4,
+        speed=False,
+        budget=5,
+    )
+    assert (found.thought, found.passed) == (5, True)
+
+
+def test_a_budget_that_cannot_be_tried_is_refused(tmp_path):
+    child_of(["gqa3+gated64", "gqa1+none", "none+gated9"]).save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="needs a tokenizer beside the child"):
+        serve_check(tmp_path, engine="transformers", new_tokens=1, speed=False, budget=5)
+    with pytest.raises(
+        ExportError, match=r"cannot be tried in mlx; allowed: llama\.cpp, transformers"
+    ):
+        serve_check(tmp_path, engine="mlx", budget=5)
