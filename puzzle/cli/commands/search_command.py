@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import puzzle
-from puzzle import choice, executors
+from puzzle import executors
 from puzzle.cli.config_file import write_config
 from puzzle.cli.flags import Given, Option, declared_options, grouped
 from puzzle.cli.inputs import (
@@ -51,7 +51,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "scores": {
         "help": "how blocks are scored: from gradients; these calibrated, and exactly where large; "
         "exactly where the best layouts hold them; all exactly (default: as the effort says)",
-        "choices": choice.METHODS,
+        "choices": ("fisher", "hybrid", "near", "exact"),
     },
     "hardware": {
         "help": "what costs describe: cpu (default) or cuda, measured here; roofline:DEVICE such "

@@ -11,8 +11,10 @@ import tomllib
 import pytest
 
 import puzzle
+from puzzle import choice
 from puzzle.cli import main
 from puzzle.cli.commands import COMMANDS
+from puzzle.cli.commands.search_command import CHANGES
 from tests.factories.parents import text
 from tests.puzzle.cli.test_program import ROOT, said
 
@@ -103,6 +105,12 @@ def test_bash_completes_commands_options_their_values_and_files(tmp_path, capsys
             ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert done.stdout.split() == completions.split(), line
+
+
+def test_choices_are_those_of_the_library():
+    """They are written out, so that help needs no torch."""
+    assert CHANGES["effort"]["choices"] == tuple(choice.EFFORTS)
+    assert CHANGES["scores"]["choices"] == choice.METHODS
 
 
 def test_five_questions_give_a_file_that_search_takes(tmp_path, monkeypatch, capsys):
