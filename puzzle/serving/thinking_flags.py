@@ -43,7 +43,9 @@ BUDGETS: Mapping[str, ThinkingFlags | None] = {
     "vllm": ThinkingFlags(
         server=("--reasoning-config", _TAGS),
         request={"thinking_token_budget": BUDGET},
-        note="read in the code of 0.32; in extra_args of Python's SamplingParams it is ignored",
+        note="exact in 0.32 where each tag is one token; of tags cut into several, more is let "
+        "through; in extra_args of Python's SamplingParams it is ignored",
+        tried=True,
     ),
     "llama.cpp": ThinkingFlags(
         server=("--jinja", "--reasoning-budget", BUDGET),
