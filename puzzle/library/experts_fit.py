@@ -242,7 +242,7 @@ class ExpertsFit:
             columns = torch.cat([channels.to(down.device), biases])
             start = down[columns]
             if not train.tokens or not held_out.phi:
-                unfitted = Fit(weight=start, judged=start, error=0.0, ridge=None)
+                unfitted = Fit(weight=start, judged=start, error=0.0, prior=0.0, ridge=None)
                 return Solved(channels=channels, fit=unfitted)
             kept, judges = train.columns(columns), held_out.columns(columns)
             ridges, final = self.fits.config.ridges, self.fits.final

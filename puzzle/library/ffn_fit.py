@@ -74,14 +74,17 @@ class FFNFit:
             size.add_(phi[..., :width].abs().float().sum((0, 1)))
             return phi, target
 
-        wide = self.fits.collect(len(down), counted)
+        # Of the map alone; a norm behind it weights tokens, and its gain is kept off zero.
+        own = attention == self.own.attention and not self.streams.child
+        own = own and self.family.ffn.after is None
+        wide = self.fits.collect(len(down), counted, down if own else None)
         whole = wide[1].power() if rescaling.neutral else self.fits.power(pair)
         power = whole if attention == self.own.attention else self.fits.update_power()
         largest = (size * down[:width].norm(dim=1)).argsort(descending=True)
         narrowest = min((ffn.width or width for ffn in ffns if ffn.kind == "gated"), default=width)
         order = largest
         if narrowest < width and self.fits.config.eliminates:
-            order = self._eliminated(wide[0], down, narrowest)
+            order = self._eliminated(wide[0], down, narrowest, returned=own)
         sums = FFNSums(
             attention=attention, wide=wide, down=down, order=order, largest=largest, power=power
         )
@@ -96,12 +99,19 @@ class FFNFit:
                 before=share, fitted=share
             )
 
-    def _eliminated(self, train: Moments, down: torch.Tensor, narrowest: int) -> torch.Tensor:
-        """Returns the channels in the order of elimination, down to the narrowest width."""
-        gram = train.gram
-        curvature, residual = damped(gram), train.cross - gram @ down
-        fixed = len(down) - (self.own.ffn.width or 0)
-        del gram
+    def _eliminated(
+        self, train: Moments, down: torch.Tensor, narrowest: int, *, returned: bool
+    ) -> torch.Tensor:
+        """Returns the channels in the order of elimination, down to the narrowest width.
+
+        Args:
+            train: The moments.
+            down: The parent's last map.
+            narrowest: The narrowest width.
+            returned: Whether that map returns the targets.
+        """
+        residual = None if returned else train.cross - train.gram @ down
+        curvature, fixed = damped(train.gram), len(down) - (self.own.ffn.width or 0)
         with train.set_aside():
             order = elimination_order(curvature, down, residual, fixed=fixed, least=narrowest)
         return order.to(down.device)
@@ -139,7 +149,9 @@ class FFNFit:
     def _pair(self, attention: Attention, rows: Rows) -> Pair:
         """Returns what enters the map of the FFN behind an attention, and what it should add."""
         added = self.attentions.output(attention, rows)
-        phi = self.family.ffn_features(self.layer, rows.x + added.to(rows.x.dtype))
+        phi = rows.features if attention == self.own.attention else None
+        if phi is None:
+            phi = self.family.ffn_features(self.layer, rows.x + added.to(rows.x.dtype))
         return ones(phi, self.down.bias), rows.update - added
 
     def _own(self, _: Rows, phi: torch.Tensor) -> torch.Tensor:

@@ -158,12 +158,26 @@ class Fitting:
         powers = self.streams.batches(lambda rows: float(rows.update.square().sum()))
         return sum(power for held_out, power in powers if held_out)
 
-    def collect(self, width: int, pair: Callable[[Rows], Pair]) -> tuple[Moments, HeldOut]:
-        """Returns the moments of the fitted windows and the tokens of those held out."""
+    def collect(
+        self, width: int, pair: PairOf, returned_by: torch.Tensor | None = None
+    ) -> tuple[Moments, HeldOut]:
+        """Returns the moments of the fitted windows and the tokens of those held out.
+
+        Args:
+            width: Features.
+            pair: Features and targets of some windows.
+            returned_by: The map that returns the targets, if there is one.
+        """
         train = Moments(width, self.parent.shape.hidden, self.streams.device)
         held_out = HeldOut()
         for late, (phi, target) in self.streams.batches(pair):
-            (held_out if late else train).add(phi.flatten(0, 1), target.flatten(0, 1))
+            phi_TK, y_TD = phi.flatten(0, 1), target.flatten(0, 1)
+            if late:
+                held_out.add(phi_TK, y_TD)
+            else:
+                train.add(phi_TK, y_TD if returned_by is None else None)
+        if returned_by is not None:
+            train.returned_by(returned_by)
         return train, held_out
 
     def fit(
@@ -176,13 +190,13 @@ class Fitting:
     ) -> Fitted:
         """Returns a map's weights and error; `start` is the map it is compared with."""
         power = max(held_out.power() if power is None else power, 1e-30)
-        before = held_out.error(start) / power
         if self.config.start == "puzzle":
-            return self.unfitted(start, before)
+            return self.unfitted(start, held_out.error(start) / power)
         solved = least_squares_fit(train, held_out, prior, self.config.ridges, refit=self.final)
-        if before * power < solved.error:
-            return self.unfitted(start, before)
-        error = LocalError(before=before, fitted=solved.error / power, ridge=solved.ridge)
+        missed = solved.prior if start is prior else held_out.error(start)
+        if missed < solved.error:
+            return self.unfitted(start, missed / power)
+        error = LocalError(before=missed / power, fitted=solved.error / power, ridge=solved.ridge)
         return Fitted(weight=solved.weight, judged=solved.judged, error=error)
 
     def store(self, key: str, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from puzzle.library.streams import Streams
 from puzzle.models.boundaries import Boundaries, in_batches
 from puzzle.models.parent import Parent
 from puzzle.stages import Run
+
+# Bytes of an FFN's features that are kept at most.
+KEPT = 2**29
 
 
 @torch.no_grad()
@@ -42,9 +47,13 @@ def layer_streams(
     above = torch.empty_like(x)
     targets = Boundaries(directory / "targets", tuple(x.shape), torch.float32)
     attention, update = targets[0], targets[1]
+    # A child's stream gives other features.
+    channels = _kept_channels(parent, index, x) if child_x is None else 0
+    features = x.new_empty(*x.shape[:2], channels) if channels else None
 
     def run_rows(rows: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return _halves(parent, layer, x[rows].to(parent.device))
+        with _entering_last_map(parent, layer, None if features is None else features[rows]):
+            return _halves(parent, layer, x[rows].to(parent.device))
 
     for rows, (added, fed, y) in in_batches(range(len(x)), BATCH, run_rows):
         refuse_overflow(y, index)
@@ -60,7 +69,39 @@ def layer_streams(
         train=Streams.split(len(x), held_out),
         child=child_x is not None,
         device=parent.device,
+        features=features,
     )
+
+
+def _kept_channels(parent: Parent, layer: int, x_BLD: torch.Tensor) -> int:
+    """Returns how many features of the parent's FFN are kept of each token; 0 for none.
+
+    A GPU computes them again sooner than it copies them.
+    """
+    ffn = parent.shape.parent_blocks[layer].ffn
+    if ffn.kind != "gated" or parent.device.type != "cpu":
+        return 0
+    width, size = ffn.width or 0, x_BLD[..., 0].numel() * x_BLD.element_size()
+    return width if width * size <= KEPT else 0
+
+
+@contextmanager
+def _entering_last_map(parent: Parent, layer: Any, place: torch.Tensor | None) -> Iterator[None]:
+    """Copies what enters the last map of a layer's FFN to a place meanwhile."""
+    if place is None:
+        yield
+        return
+    slot = parent.family.ffn
+    last: Any = getattr(getattr(layer, slot.module), slot.out)
+
+    def copy(_: Any, entering: tuple[torch.Tensor, ...]) -> None:
+        place.copy_(entering[0])
+
+    hook = last.register_forward_pre_hook(copy)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _halves(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,7 +78,7 @@ class FittedLayer(ArtifactStage[Artifact]):
     """
 
     kind: ClassVar[str] = "library-layer"
-    format: ClassVar[int] = 5
+    format: ClassVar[int] = 6
     library: LibrarySpec
     layer: int
 
@@ -164,7 +164,8 @@ class DistilledLayer(ArtifactStage[Artifact]):
             variants = Variants(run.parent, self.fitted.layer, start)
             errors = LocalError.read(start.load_json(ERRORS))
             with torch.no_grad():
-                training = LayerDistill(variants, streams, config)
+                # Steps run whole variants, which take nothing of the parent's FFN.
+                training = LayerDistill(variants, replace(streams, features=None), config)
                 blocks = self.fitted.library.row(self.fitted.layer)
                 write_variants(directory, *training.train(blocks, errors))
 

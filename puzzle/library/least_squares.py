@@ -8,7 +8,8 @@ were not summed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -34,11 +35,12 @@ class Moments:
         self.cross = torch.zeros(features, outputs, device=device)
         self.tokens = 0
 
-    def add(self, phi_TK: torch.Tensor, y_TD: torch.Tensor) -> None:
-        """Adds a batch of T tokens."""
-        phi_TK, y_TD = phi_TK.float(), y_TD.float()
+    def add(self, phi_TK: torch.Tensor, y_TD: torch.Tensor | None) -> None:
+        """Adds a batch of T tokens; without targets where `returned_by` follows."""
+        phi_TK = phi_TK.float()
         self.tokens += len(phi_TK)
-        self.cross.addmm_(phi_TK.T, y_TD)
+        if y_TD is not None:
+            self.cross.addmm_(phi_TK.T, y_TD.float())
         width = phi_TK.shape[1]
         if width < TRIANGLE:
             self._lower.addmm_(phi_TK.T, phi_TK)
@@ -59,6 +61,10 @@ class Moments:
             gram[at, at] = corner + corner.tril(-1).T
             gram[at, below] = gram[below, at].T
         return gram
+
+    def returned_by(self, weight_KD: torch.Tensor) -> None:
+        """Makes Phi'Y that of the targets Y = Phi W, which fewer products give than the tokens."""
+        torch.mm(self.gram, weight_KD, out=self.cross)
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
@@ -124,12 +130,14 @@ class Fit:
         weight: The map, (k, d).
         judged: The map fitted without the held-out tokens.
         error: ||Phi W - Y||^2 on held-out tokens, of the map fitted without them.
+        prior: The same of the map that the fit started from.
         ridge: The ridge chosen; None where the prior was not beaten.
     """
 
     weight: torch.Tensor
     judged: torch.Tensor
     error: float
+    prior: float
     ridge: float | None
 
 
@@ -150,7 +158,8 @@ def fit(
         train: Moments of the tokens that are fitted.
         held_out: The tokens that choose the ridge.
         prior_KD: Map to start from, (k, d).
-        ridges: Ridges tried, as shares of the mean feature power.
+        ridges: Ridges tried, as shares of the mean feature power: from the one in the middle
+            towards the weaker or the stronger ones for as long as they do better.
         refit: Whether the map that is returned is fitted once more with the ridge that was
             chosen, to all tokens: for weights that nothing is chosen with any more.
 
@@ -162,32 +171,49 @@ def fit(
         2.0
     """
     prior_KD = prior_KD.float()
-    best = Fit(weight=prior_KD, judged=prior_KD, error=held_out.error(prior_KD), ridge=None)
+    missed = held_out.error(prior_KD)
+    best = Fit(weight=prior_KD, judged=prior_KD, error=missed, prior=missed, ridge=None)
     gram = train.gram
     target = train.cross - gram @ prior_KD
     scale = float(gram.diagonal().mean()) if len(gram) else 0.0
     if not scale > 0.0:
         return best
     power = gram.diagonal().clone()
-    last = float("inf")
-    # From the strongest ridge down; once a weaker one does worse, still weaker ones do too.
-    for ridge in sorted(ridges, reverse=True):
+
+    def better(ridge: float, than: float) -> float | None:
+        """Keeps the map of a ridge if it is the best; returns its error if below another one."""
+        nonlocal best
         gram.diagonal().copy_(power + ridge * scale)
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed:
-            break
+            return None
         weight = torch.cholesky_solve(target, factor).add_(prior_KD)
         del factor  # before the next one is made
         error = held_out.error(weight)
         if error < best.error:
-            best = Fit(weight=weight, judged=weight, error=error, ridge=ridge)
-        if error > last:
-            break
-        last = error
+            best = replace(best, weight=weight, judged=weight, error=error, ridge=ridge)
+        return error if error < than else None
+
+    _descend(sorted(ridges), better)
     gram.diagonal().copy_(power)
     if refit and best.ridge is not None:
         return replace(best, weight=_refitted(train.joined(held_out), prior_KD, best))
     return best
+
+
+def _descend(ridges: Sequence[float], better: Callable[[float, float], float | None]) -> None:
+    """Tries neighbours of the middle one for as long as they do better: weaker, else stronger."""
+    middle = len(ridges) // 2
+    first = better(ridges[middle], math.inf)
+    for side in (ridges[:middle][::-1], ridges[middle + 1 :]):
+        last, tried = math.inf if first is None else first, 0
+        for ridge in side:
+            error = better(ridge, last)
+            if error is None:
+                break
+            last, tried = error, tried + 1
+        if tried:
+            return
 
 
 def _refitted(whole: Moments, prior_KD: torch.Tensor, best: Fit) -> torch.Tensor:

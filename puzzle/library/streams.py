@@ -26,6 +26,8 @@ class Streams:
         train: Windows that are fitted; the rest are held out.
         child: Whether x is a child's stream rather than the parent's.
         device: Where batches are run.
+        features: What enters the last map of the parent's FFN, where it is kept and x is the
+            parent's stream.
     """
 
     x: torch.Tensor
@@ -34,6 +36,7 @@ class Streams:
     train: int
     device: torch.device
     child: bool = False
+    features: torch.Tensor | None = None
 
     @staticmethod
     def split(windows: int, held_out: float) -> int:
@@ -68,7 +71,8 @@ class Streams:
         x, attention, update = (
             t[rows].to(self.device) for t in (self.x, self.attention, self.update)
         )
-        return Rows(x=x, attention=attention, update=update)
+        features = None if self.features is None else self.features[rows]
+        return Rows(x=x, attention=attention, update=update, features=features)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,3 +82,4 @@ class Rows:
     x: torch.Tensor
     attention: torch.Tensor
     update: torch.Tensor
+    features: torch.Tensor | None = None

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.boundary import BATCH
+from puzzle.library.layer_streams import KEPT
 from puzzle.library.settings import LibraryConfig
 from search_space import FFN, Attention, Block, ModelShape, counting
+
+# Ridges that a fit tries as a rule, from the one in the middle.
+TRIED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +46,18 @@ def library_work(
     """
     tokens, shape = sizes.tokens("fit"), sizes.shape
     seconds, alone, stored, variants = 0.0, 0.0, 0.0, 0
+    kept = 0.0 if sizes.on_gpu else float(tokens * shape.ffn_width * sizes.weight_bytes)
+    kept = kept if kept <= KEPT else 0.0
     for own, row in zip(shape.parent_blocks, rows, strict=True):
         layer = sizes.forward(tokens, [own])
         # The parent's pass; with an executor, workers read boundaries that one process writes.
         seconds, alone = seconds + layer, alone + layer
-        for fit in _fits(shape, own, row, config):
+        for fit in _fits(shape, own, row, config, kept=kept > 0.0):
             seconds += fit.passes * layer + _fit_seconds(sizes, config, fit)
             stored += fit.stored * sizes.weight_bytes + 4.0 * fit.channels
             variants += len(fit.solved) if fit.stored else 0
-    memory = sizes.used + sizes.layer + fit_memory(sizes, config, eliminates=config.eliminates)
+    fits = fit_memory(sizes, config)
+    memory = sizes.used + sizes.layer + kept + fits
     return Estimate(
         name="library",
         work=f"{variants} variants of {shape.layers} layers, {tokens:,} tokens",
@@ -64,13 +71,12 @@ def library_work(
     )
 
 
-def fit_memory(sizes: Sizes, config: LibraryConfig, *, eliminates: bool) -> float:
+def fit_memory(sizes: Sizes, config: LibraryConfig) -> float:
     """Returns the bytes of the widest fit, beside the layer.
 
     Args:
         sizes: The parent, the text and the machine.
         config: How variants are fitted.
-        eliminates: Whether channels are chosen by elimination.
     """
     shape = sizes.shape
     widest = max(shape.ffn_width, shape.heads * shape.head_dim)
@@ -80,9 +86,9 @@ def fit_memory(sizes: Sizes, config: LibraryConfig, *, eliminates: bool) -> floa
     batch = 3.0 * BATCH * sizes.data.window * widest * sizes.weight_bytes
     # The sums, a part of them and its factor; the map it starts from and what becomes of it.
     fitted = 3 * square + 6 * map_ + 2 * held_out + batch
-    # In float64 the inverse, the map's products, and the map itself; the sums, where they stay.
-    eliminated = (4 if sizes.on_gpu else 5) * square + 5 * map_ + held_out
-    return max(fitted, eliminated) if eliminates else fitted
+    # The inverse in float64, of which a GPU needs a copy while the sums are in the host's memory.
+    eliminated = (4 if sizes.on_gpu else 3) * square + 4 * map_ + held_out
+    return max(fitted, eliminated) if config.eliminates else fitted
 
 
 def healing_work(sizes: Sizes, config: LibraryConfig) -> Estimate:
@@ -95,7 +101,7 @@ def healing_work(sizes: Sizes, config: LibraryConfig) -> Estimate:
         name="healing",
         work=f"both maps of {shape.layers} layers, {tokens:,} tokens",
         seconds=fits + 3 * sizes.forward(tokens, sizes.own.blocks),
-        memory=sizes.used + sizes.layer + fit_memory(sizes, config, eliminates=config.eliminates),
+        memory=sizes.used + sizes.layer + fit_memory(sizes, config),
         disk=sizes.weights,
         reads=2 * sizes.weights,
         scratch=3 * sizes.stream("fit"),
@@ -109,17 +115,25 @@ def _fit_seconds(sizes: Sizes, config: LibraryConfig, fit: _Fit) -> float:
     for features in fit.solved:
         solved = features**2 * (features / 3.0 + 2.0 * outputs)
         evaluated = 2.0 * config.held_out * tokens * features * outputs
-        flops += len(config.ridges) * (solved + evaluated)
+        flops += min(TRIED, len(config.ridges)) * (solved + evaluated)
     if fit.channels and config.eliminates:
-        # The inverse, the best map of all channels, and two products for each block of removals.
-        flops += fit.features**2 * (5.0 * fit.features + 4.0 * outputs)
+        # The inverse in float64, the best map of all channels, and what removals of half change.
+        flops += fit.features**2 * (4.0 * fit.features + 4.0 * outputs)
     return flops / sizes.rates.fits
 
 
 def _fits(
-    shape: ModelShape, own: Block, blocks: tuple[Block, ...], config: LibraryConfig
+    shape: ModelShape, own: Block, blocks: tuple[Block, ...], config: LibraryConfig, *, kept: bool
 ) -> Iterator[_Fit]:
-    """Yields what is fitted in one layer, the parent's own block of which is given."""
+    """Yields what is fitted in one layer, the parent's own block of which is given.
+
+    Args:
+        shape: The parent's sizes.
+        own: Its block.
+        blocks: Those that are fitted.
+        config: How.
+        kept: Whether the features of the parent's FFN are kept of its own pass.
+    """
     hidden, context = shape.hidden, counting.query_heads(shape, own.attention) * shape.head_dim
     attentions = dict.fromkeys(block.attention for block in blocks)
     reduced: dict[int | None, list[int]] = {}
@@ -151,6 +165,7 @@ def _fits(
         if own.ffn.kind == "moe":
             continue
         widths = tuple(ffn.width or 0 for ffn in made if ffn.kind == "gated")
-        yield _Fit(own.ffn.width or hidden, 1.0, widths, sum(widths) * hidden, sum(widths))
+        passes = 0.0 if kept and attention == own.attention else 1.0
+        yield _Fit(own.ffn.width or hidden, passes, widths, sum(widths) * hidden, sum(widths))
         if any(ffn.kind == "linear" for ffn in made):
             yield _Fit(hidden, 0.5, (hidden,), hidden**2)

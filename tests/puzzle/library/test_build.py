@@ -186,6 +186,21 @@ def test_distillation_goes_on_in_smaller_parts_where_memory_runs_out(tmp_path, m
         assert found[1][name].value == pytest.approx(error.value, rel=0.02), name
 
 
+def test_what_is_kept_of_the_parents_own_pass_gives_the_same_library(tmp_path, monkeypatch):
+    workspace, parent, cut = opened(tmp_path, num_hidden_layers=1)
+    computed, features = [], type(parent.family).ffn_features
+    monkeypatch.setattr(
+        type(parent.family), "ffn_features", lambda *args: computed.append(1) or features(*args)
+    )
+    kept = build_library(parent, space_of(parent), cut, workspace=workspace)
+    first = len(computed)
+    monkeypatch.setattr("puzzle.library.layer_streams.KEPT", 0)
+    again = build_library(parent, space_of(parent), cut, workspace=Workspace(tmp_path / "other"))
+    assert first < len(computed) - first
+    for name, error in again.errors(0).items():
+        assert error.value == pytest.approx(kept.errors(0)[name].value, rel=1e-4, abs=1e-9), name
+
+
 def test_a_healed_child_stays_nearer_to_the_parents_stream(tmp_path):
     workspace, parent, cut = opened(tmp_path, windows=64, num_hidden_layers=4)
     label = "none+gated24"

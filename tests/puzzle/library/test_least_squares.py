@@ -2,7 +2,7 @@
 
 import torch
 
-from puzzle.library.least_squares import HeldOut, Moments, fit
+from puzzle.library.least_squares import RIDGES, HeldOut, Moments, fit
 
 
 def test_the_fit_recovers_a_map():
@@ -45,3 +45,32 @@ def test_a_refit_is_the_closed_form_of_all_tokens_with_the_ridge_that_was_chosen
     gram += chosen.ridge * gram.diagonal().mean() * torch.eye(12)
     expected = prior + torch.linalg.solve(gram, phi.T @ (y - phi @ prior))
     torch.testing.assert_close(again.weight, expected)
+
+
+def test_the_ridge_is_the_one_with_the_least_error_on_either_side_of_the_middle():
+    chosen = set()
+    for noise in (0.0, 3.0, 4.0, 6.0):
+        generator = torch.Generator().manual_seed(0)
+        phi = torch.randn(120, 10, generator=generator)
+        y = phi @ torch.randn(10, 3, generator=generator)
+        y += noise * torch.randn(120, 3, generator=generator)
+        prior = torch.zeros(10, 3)
+        train, held_out = Moments(10, 3), HeldOut()
+        train.add(phi[:20], y[:20])
+        held_out.add(phi[20:], y[20:])
+        alone = {ridge: fit(train, held_out, prior, (ridge,)).error for ridge in RIDGES}
+        found = fit(train, held_out, prior)
+        assert alone[found.ridge] == found.error == min(alone.values())
+        assert found.prior == held_out.error(prior)
+        chosen.add(found.ridge)
+    assert len(chosen) == 4
+
+
+def test_products_with_targets_follow_from_the_map_that_returns_them():
+    generator = torch.Generator().manual_seed(0)
+    phi, weight = (torch.randn(shape, generator=generator) for shape in ((40, 6), (6, 3)))
+    one, two = Moments(6, 3), Moments(6, 3)
+    one.add(phi, phi @ weight)
+    two.add(phi, None)
+    two.returned_by(weight)
+    torch.testing.assert_close(two.cross, one.cross)

@@ -67,6 +67,7 @@ def test_the_fits_of_a_layer_of_405b_take_no_more_than_70_gb(tmp_path, monkeypat
     # These do not grow with the model.
     monkeypatch.setattr(elimination, "CHUNK", 8)
     monkeypatch.setattr(elimination, "BLOCK", 4)
+    monkeypatch.setattr(elimination, "CANDIDATES", 8)
     monkeypatch.setattr(Moments, "set_aside", off_the_device)
     space = SearchSpace.preset(run.parent.shape, "default")
     stage = FittedLayer(library=LibrarySpec(space=space), layer=0)
@@ -81,10 +82,11 @@ def test_the_fits_of_a_layer_of_405b_take_no_more_than_70_gb(tmp_path, monkeypat
         data=DATA,
         scenario=Scenario(weight_dtype="float32"),
         rates=Rates(model=1.0, fits=1.0, bandwidth=1.0),
-        on_gpu=True,
+        # LAPACK inverts in place; the copy that a GPU needs besides is not seen here.
+        on_gpu=False,
     )
     assert live.peak <= 70e9 / SQUARE
-    estimate = fit_memory(sizes, stage.library.config, eliminates=True)
+    estimate = fit_memory(sizes, stage.library.config)
     assert live.peak == pytest.approx(estimate, rel=0.15)
 
 
