@@ -85,7 +85,9 @@ def fit_memory(sizes: Sizes, config: LibraryConfig) -> float:
     held_out *= widest * sizes.weight_bytes + 4.0 * shape.hidden
     batch = 3.0 * BATCH * sizes.data.window * widest * sizes.weight_bytes
     # The sums, a part of them and its factor; the map it starts from and what becomes of it.
-    fitted = 3 * square + 6 * map_ + 2 * held_out + batch
+    fitted = 3 * square + 6 * map_ + 2 * held_out
+    # Before, while the sums are made.
+    fitted = max(fitted, square + 2 * map_ + held_out + batch)
     # The inverse in float64, of which a GPU needs a copy while the sums are in the host's memory.
     eliminated = (4 if sizes.on_gpu else 3) * square + 4 * map_ + held_out
     return max(fitted, eliminated) if config.eliminates else fitted
