@@ -38,7 +38,7 @@ from puzzle.demo import demo_text
 from puzzle.library.attention_fit import AttentionFit
 from puzzle.library.boundary import ParentBoundary
 from puzzle.library.build import heal
-from puzzle.library.layers import LibrarySpec
+from puzzle.library.layers import ChildBoundary, LibrarySpec
 from puzzle.library.least_squares import Moments
 from puzzle.library.local_error import LocalError
 from puzzle.models.family import Family
@@ -62,7 +62,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("sums", Moments, "add"),
     ("elimination", puzzle.library.ffn_fit, "elimination_order"),
     ("ridge fits", puzzle.library.fitting, "least_squares_fit"),
-    ("the child's layer", puzzle.library.layers, "LayerOutputs"),
+    ("the child's layer", ChildBoundary, "build"),
 )
 
 
@@ -95,8 +95,6 @@ class Spent:
         with ExitStack() as stack:
             for part, owner, name in PARTS:
                 work = getattr(owner, name)
-                if isinstance(work, type):
-                    owner, name, work = work, "__call__", work.__call__
                 stack.enter_context(patch.object(owner, name, self._bound(part, work)))
             yield
         whole = time.process_time() - started
