@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +26,10 @@ class PrintCompletion(argparse.Action):
         option: str | None = None,
     ) -> None:
         """Prints the script for the shell that is named."""
-        prepare(parser, parser.commands)  # type: ignore[attr-defined]
-        sys.stdout.write(shtab.complete(parser, values) + "\n")
+        # The parser itself goes on reading command lines, in a process that calls `main` again.
+        completed = copy.deepcopy(parser)
+        prepare(completed, parser.commands)  # type: ignore[attr-defined]
+        sys.stdout.write(shtab.complete(completed, values) + "\n")
         parser.exit(0)
 
 

@@ -113,7 +113,8 @@ def test_bars_of_other_libraries_are_a_part_of_the_display():
 
 
 def test_a_gguf_is_read_within_the_display(tmp_path, capfd):
-    file = write_gguf_parent(tmp_path / "model.gguf", parent_model())
+    # Large enough for the tokenizer's end of text: transformers warns of another.
+    file = write_gguf_parent(tmp_path / "model.gguf", parent_model(vocab_size=128))
     display = StageDisplay("search", ["opening"], redraws=False)
     with display.running(), display.stage("opening"), bars_of_transformers():
         load_model(file, dtype=torch.float32)
