@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from puzzle.errors import DataError
 from puzzle.estimates import Estimate, Sizes
 from puzzle.library.build import Library
@@ -257,18 +255,14 @@ def reliability(samples: Samples) -> float:
     halves; the Spearman-Brown formula gives sqrt(2 r / (1 + r)) for their mean with
     the truth. Observations alternate between the halves.
     """
+    # Its import takes most of a CPU-second, which processes that compute no scores do without.
+    from scipy.stats import spearmanr
+
     halves = [
         [sum(means[half::2]) for row in samples for means in row.values() if any(means)]
         for half in (0, 1)
     ]
     if len(halves[0]) < 3:
         return 1.0
-    r = float(np.corrcoef([_ranks(half) for half in halves])[0, 1])
+    r = float(spearmanr(*halves).statistic)
     return (max(0.0, 2 * r / (1 + r))) ** 0.5
-
-
-def _ranks(values: list[float]) -> np.ndarray:
-    # As scipy.stats does, whose import takes most of a CPU-second in each process of a search.
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    return ranks

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -204,7 +204,7 @@ class _FamilyCheck:
         probes = FisherConfig(probes=8)
         estimated = fisher(library, space, cut, workspace=self.workspace, config=probes)
         pairs = [(score.kl, estimated.kl(layer, label)) for layer, label, score in exact.items()]
-        rank = _spearman(np.array(pairs))
+        rank = float(spearmanr(*zip(*pairs, strict=True)).statistic)
         if not rank >= LEAST_RANK:
             self._fail(f"Fisher scores rank blocks otherwise than exact ones (Spearman {rank:.2f})")
         before, fitted = (mean(column) for column in zip(*fits, strict=True))
@@ -257,13 +257,3 @@ def _errors(library: Library) -> Iterator[list[tuple[float, float]]]:
             for key, error in library.errors(layer).items()
             if not key.endswith("none")
         ]
-
-
-def _spearman(pairs: np.ndarray) -> float:
-    """Returns the correlation of ranks, those of equal values averaged."""
-    ranks = []
-    for column in pairs.T:
-        _, at, counts = np.unique(column, return_inverse=True, return_counts=True)
-        ranks.append(np.take(np.cumsum(counts) - (counts - 1) / 2, at))
-    matrix: Any = np.corrcoef(np.stack(ranks))
-    return float(matrix[0, 1])
